@@ -1,0 +1,66 @@
+# `make verify` and `make test` need Python 3.11 or newer and nothing else: whatever is missing in .venv they install first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+# Most of the time goes into tracing and compiling, which is single-threaded: one process a core. A file stays in one
+# process, so that its tests share what is compiled: 5% more CPU time than in a single process, 15% otherwise.
+WORKERS := -n 2 --dist loadfile
+EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+
+.PHONY: help verify test slow bench notebooks lint types lock
+
+help:
+	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
+	@echo 'make test       the tests and doctests, warnings as errors; then those that need 8 (simulated) devices'
+	@echo 'make slow       the tests marked slow, each benchmark once among them'
+	@echo 'make bench      the timings of tests/benchmarks'
+	@echo 'make notebooks  execute every notebook'
+	@echo 'make lint       ruff: rules and formatting'
+	@echo 'make types      basedpyright'
+	@echo 'make lock       resolve requirements.lock anew from pyproject.toml'
+
+verify: $(READY)
+	$(BIN)/python -m theory
+
+test: $(READY)
+	$(PYTEST) $(WORKERS) -m 'not slow and not devices8'
+	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
+
+slow: $(READY)
+	$(PYTEST) -m 'slow and not devices8' --benchmark-disable || [ $$? -eq 5 ]  # 5: there are none
+
+bench: $(READY)
+	$(PYTEST) tests/benchmarks
+
+notebooks: $(READY)
+	$(if $(wildcard notebooks/*.ipynb),$(PYTEST) --nbmake notebooks,@echo 'no notebooks')
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(READY)
+	$(BIN)/basedpyright
+
+# neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that never holds.
+lock: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --universal --fork-strategy fewest --python-version 3.11 \
+	  --extra infinite-width --extra notebooks --extra test --extra dev \
+	  --no-header --no-annotate --no-emit-index-url --quiet --output-file .venv/lock
+	grep -v "sys_platform == 'never'" .venv/lock > requirements.lock
+
+# Each stamp is written last, so an installation that was cut off is begun again from nothing.
+.venv/.locked: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gsjax needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=python3.12" >&2; exit 1; }
+	@echo 'setting up .venv from requirements.lock: about a minute, once'
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.lock
+	@touch $@
+
+$(READY): .venv/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,67 @@
+"""Validation at the public boundary: a bad argument raises a `ValueError` that names it.
+
+Values can only be looked at outside of tracing; shapes always. Under `jit`, `vmap` or `grad` the value checks
+pass silently, and solvers report through their status instead.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+def is_concrete(*values: Any) -> bool:
+    """Whether every leaf of `values` can be looked at, i.e. none is being traced."""
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def require(condition: Any, name: str, expected: str, got: Any) -> None:
+    """Raises `ValueError` naming the argument unless `condition` holds; a traced condition passes."""
+    if is_concrete(condition) and not bool(condition):
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def finite(name: str, value: Any) -> None:
+    """Every entry of `value` is a finite number."""
+    if is_concrete(value):
+        bad = int(np.sum(~np.isfinite(np.asarray(value))))
+        require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
+
+
+def shape(name: str, value: Any, *, ndim: int) -> None:
+    """`value` has `ndim` axes, none of them empty."""
+    got = jnp.shape(value)
+    require(len(got) == ndim, name, f"{ndim} axes", f"shape {got}")
+    require(0 not in got, name, "a non-empty array", f"shape {got}")
+
+
+def labels(name: str, y: Any, n: int) -> None:
+    """`y` holds `n` labels, each -1 or +1."""
+    require(jnp.shape(y) == (n,), name, f"shape ({n},), one label an example", f"shape {jnp.shape(y)}")
+    if is_concrete(y):
+        values = np.unique(np.asarray(y))
+        require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Every entry of `value` is finite and above zero."""
+    if is_concrete(value):
+        array = np.asarray(value)
+        require(
+            np.all(np.isfinite(array) & (array > 0)),
+            name,
+            "finite positive numbers",
+            np.array2string(array, threshold=5),
+        )
+
+
+def times(value: Any) -> None:
+    """`times` is a non-empty, increasing sequence of finite numbers from zero upwards."""
+    shape("times", value, ndim=1)
+    finite("times", value)
+    increasing = (value[0] >= 0) & jnp.all(jnp.diff(value) > 0)
+    require(increasing, "times", "an increasing sequence from 0 upwards", value)

@@ -1,0 +1,40 @@
+"""What every generator and reader returns, and how it is split."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from gsjax import _check
+
+
+class Dataset(NamedTuple):
+    """Examples and labels; unpacks as `x, y`.
+
+    Attributes:
+        x: examples, `(n, ...)`; images as `(n, height, width, channels)`.
+        y: labels, `(n,)`, -1 and +1 for two classes.
+    """
+
+    x: Float[Array, "n ..."]
+    y: Float[Array, " n"]
+
+
+def split(key: Key[Array, ""], dataset: Dataset, n_train: int) -> tuple[Dataset, Dataset]:
+    """Splits at random, without replacement, into `n_train` examples to train on and the rest to test on.
+
+    Raises:
+        ValueError: `n_train` leaves one of the two parts empty.
+
+    >>> whole = Dataset(jax.numpy.ones((10, 2)), jax.numpy.ones(10))
+    >>> train, test = split(jax.random.key(0), whole, 7)
+    >>> train.x.shape, test.y.shape
+    ((7, 2), (3,))
+    """
+    n = len(dataset.y)
+    _check.require(0 < n_train < n, "n_train", f"1 to {n - 1}, as there are {n} examples", n_train)
+    order = jax.random.permutation(key, n)
+    x, y = dataset.x[order], dataset.y[order]
+    return Dataset(x[:n_train], y[:n_train]), Dataset(x[n_train:], y[n_train:])

@@ -1,0 +1,188 @@
+"""The time course of the dual dynamics."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.scipy.linalg import cho_factor, cho_solve
+from jaxtyping import Array, Bool, Float
+
+from gsjax import _check
+from gsjax.dual import problem
+from gsjax.dual.links import Form, Link, link
+from gsjax.features import Features
+from gsjax.objectives import Penalty
+
+_MAX_STEPS = 4096
+_MAX_NEWTON_STEPS = 30
+
+# The SDIRK method of order 4 of Hairer and Wanner (Solving ODEs II, Table IV.6.5): L-stable, stiffly accurate (the last
+# stage is the step's result), with an embedded method of order 3.
+_DIAGONAL = 1 / 4
+_STAGES = (
+    (),
+    (1 / 2,),
+    (17 / 50, -1 / 25),
+    (371 / 1360, -137 / 2720, 15 / 544),
+    (25 / 24, -49 / 48, 125 / 16, -85 / 12),
+)
+_EMBEDDED = (59 / 48, -17 / 96, 225 / 32, -85 / 12, 0.0)
+
+
+class Trajectory(NamedTuple):
+    """The path of the dual variables.
+
+    `times (T,)`, `alpha (T, n)`, `response (T, r)` (Eq. 11 at every time) and `converged`: the integrator
+    reached the last time within its tolerances. Where it did not, the times that it missed hold NaN.
+    """
+
+    times: Float[Array, " T"]
+    alpha: Float[Array, "T n"]
+    response: Float[Array, "T r"]
+    converged: Bool[Array, ""]
+
+
+def integrate(
+    feats: Features,
+    penalty: Penalty,
+    *,
+    times: Float[Array, " T"],
+    learning_rate: float | Float[Array, ""] = 1.0,
+    initial: float | Float[Array, ""] | Float[Array, " n"] = 1e-8,
+    form: Form = "exact",
+) -> Trajectory:
+    """The dual dynamics from `alpha(0) = initial` at increasing `times (T,)` >= 0: Eq. 9, 10 or 18.
+
+    `form` chooses between Eqs. 9 and 10, `SpectralDecoupling` gives Eq. 18. This flow ascends the dual of Eq. 8; it is not the time course of training, with which it shares the optimum;
+    for that see `gsjax.linearized.flow`. Stiff, by `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4
+    whose stages are solved in logit coordinates, so that alpha never leaves (0, 1); in log coordinates for the
+    linearised form, whose fixed point may lie outside. Local errors are held to `sqrt(eps)` of alpha, plus the same
+    of its mean.
+
+    Raises:
+        ValueError: `times` empty, negative or not increasing; `initial` not in (0, 1); a `learning_rate` that is
+            not positive; an unknown `form` or `penalty`.
+
+    >>> from gsjax.features import from_spectrum
+    >>> from gsjax.objectives import Ridge
+    >>> path = integrate(from_spectrum(jnp.eye(2), jnp.ones(2)), Ridge(1.0), times=jnp.array([0.0, 100.0]))
+    >>> [f"{alpha:.3f}" for alpha in path.alpha[-1]], bool(path.converged)
+    (['0.401', '0.401'], True)
+    """
+    rule = link(form)
+    dtype = feats.u.dtype
+    n = feats.u.shape[0]
+    times = jnp.asarray(times, dtype)
+    _check.times(times)
+    _check.positive("learning_rate", learning_rate)
+    initial = jnp.asarray(initial, dtype)
+    _check.require(initial.shape in ((), (n,)), "initial", f"a scalar or shape ({n},)", f"shape {initial.shape}")
+    _check.require(jnp.all((initial > 0) & (initial < 1)), "initial", "dual variables in (0, 1)", initial)
+
+    whitened = problem.whiten(feats, penalty)
+    flow = _Flow(whitened.basis @ whitened.basis.T, whitened.offset, jnp.asarray(learning_rate, dtype))
+    start = jnp.broadcast_to(initial, (n,))
+    rate = jnp.max(jnp.abs(problem.field(whitened, rule, start)) / start) * flow.learning_rate
+    tolerance = float(jnp.finfo(dtype).eps) ** 0.5
+    controller = diffrax.PIDController(rtol=0.0, atol=tolerance, pcoeff=0.3, icoeff=0.4)
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, v, flow: flow.field(rule, v) / rule.speed(v)),
+        _LogitSDIRK(rule),
+        t0=jnp.zeros((), dtype),
+        t1=times[-1],
+        dt0=0.1 / rate,
+        y0=rule.coordinate(start),
+        args=flow,
+        saveat=diffrax.SaveAt(ts=times),
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
+        max_steps=_MAX_STEPS,
+        throw=False,
+    )
+    reached = jnp.all(jnp.isfinite(solution.ys), axis=1, keepdims=True)
+    alpha = jnp.where(reached, rule.from_coordinate(solution.ys), jnp.nan)
+    margins = alpha @ flow.kernel + flow.offset
+    return Trajectory(times, alpha, margins @ feats.u, diffrax.is_successful(solution.result) & jnp.all(reached))
+
+
+class _Flow(NamedTuple):
+    """`d alpha / dt = learning_rate (margin(alpha) - kernel alpha - offset)`."""
+
+    kernel: Float[Array, "n n"]
+    offset: Float[Array, " n"]
+    learning_rate: Float[Array, ""]
+
+    def field(self, rule: Link, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        return self.learning_rate * (rule.margin(v) - self.kernel @ rule.from_coordinate(v) - self.offset)
+
+
+class _LogitSDIRK(diffrax.AbstractAdaptiveSolver):
+    """A diagonally implicit Runge-Kutta method for alpha whose state, and the unknown of whose stages, is v.
+
+    A stage solves `alpha(v) - h gamma field(v) = c`: the left side increases with v and is unbounded, so every c has
+    a solution, and alpha has its digits even where it is 1e-30. Taking the step itself in v would be implicit in a flow
+    with the rate `1 / alpha`, whose stages need not have one.
+    """
+
+    rule: Link
+    term_structure: ClassVar = diffrax.ODETerm
+    interpolation_cls: ClassVar = diffrax.LocalLinearInterpolation
+
+    def order(self, terms: Any) -> int:
+        return 4
+
+    def init(self, terms, t0, t1, y0, args) -> None:
+        return None
+
+    def func(self, terms, t0, y0, args):
+        return terms.vf(t0, y0, args)
+
+    def step(self, terms, t0, t1, y0, args, solver_state, made_jump):
+        h = t1 - t0
+        alpha0 = self.rule.from_coordinate(y0)
+        v, slopes, solved = y0, [], jnp.array(True)
+        for row in _STAGES:
+            known = alpha0 + sum((h * weight * slope for weight, slope in zip(row, slopes, strict=True)), 0 * alpha0)
+            v, ok = _solve_stage(self.rule, args, _DIAGONAL * h, known, v)
+            solved = solved & ok
+            # Not from the field, whose rounding errors a long step would multiply.
+            slopes.append((self.rule.from_coordinate(v) - known) / (_DIAGONAL * h))
+        alpha1 = self.rule.from_coordinate(v)
+        embedded = alpha0 + sum(h * weight * slope for weight, slope in zip(_EMBEDDED, slopes, strict=True))
+        error = (alpha1 - embedded) / (alpha1 + jnp.mean(alpha1))
+        error = jnp.where(solved & jnp.isfinite(error), error, jnp.inf)
+        return v, error, {"y0": y0, "y1": v}, None, diffrax.RESULTS.successful
+
+
+def _solve_stage(rule: Link, flow: _Flow, h, known, guess):
+    """The v with `alpha(v) - h field(v) = known`, by Newton's method, and whether it was found."""
+    eps = jnp.finfo(guess.dtype).eps
+
+    def equation(v):
+        return rule.from_coordinate(v) - h * flow.field(rule, v) - known
+
+    def solve(_, v):
+        def advance(state):
+            v, _, iterations = state
+            speed, pull = rule.speed(v), -jax.jvp(rule.margin, (v,), (jnp.ones_like(v),))[1]
+            scaled = h * flow.learning_rate
+            # In terms of alpha the Jacobian is symmetric and positive definite.
+            jacobian = jnp.eye(v.shape[0], dtype=v.dtype) + scaled * flow.kernel + jnp.diag(scaled * pull / speed)
+            change = -cho_solve(cho_factor(jacobian), equation(v)) / speed
+            change = jnp.minimum(change, 3.0)
+            return v + change, jnp.max(jnp.abs(change)), iterations + 1
+
+        def unfinished(state):
+            return (state[1] > eps**0.75) & (state[2] < _MAX_NEWTON_STEPS)
+
+        v, change, _ = lax.while_loop(unfinished, advance, (v, jnp.full((), jnp.inf, v.dtype), jnp.array(0)))
+        return v, change
+
+    def tangent_solve(linear, rhs):
+        return jnp.linalg.solve(jax.vmap(linear)(jnp.eye(rhs.shape[0], dtype=rhs.dtype)).T, rhs)
+
+    v, change = lax.custom_root(equation, lax.stop_gradient(guess), solve, tangent_solve, has_aux=True)
+    return v, lax.stop_gradient(change) <= eps**0.5

@@ -1,0 +1,85 @@
+"""How a margin determines its dual variable: the exact dynamics (Eq. 9) and the linearised ones (Eq. 10).
+
+At an optimum every dual variable is a function of its margin, `alpha = -loss'(m)`, where the loss is convex. For the
+logistic loss that is `alpha = sigma(-m)`, the equality case of Eq. 6. Eq. 10 puts `-alpha` for `log(1 - alpha)` in
+Eq. 9; then `-log alpha - alpha = m`, so `alpha = W(exp(-m))` with Lambert's W, and the loss that belongs to it is
+`alpha + alpha^2 / 2`. Everything else is common to the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gsjax.dual.lambert import wright_omega
+
+Form = Literal["exact", "linearized"]
+Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
+
+
+class Link(NamedTuple):
+    """A loss on margins and the dual variable that belongs to it, all elementwise.
+
+    `loss(m)` in nats; `alpha(m) = -loss'(m)`; `curvature(m) = loss''(m)`. `coordinate(alpha)` is the axis v on
+    which the flow of alpha is integrated, `from_coordinate(v)` its inverse, `speed(v) = d alpha / d v`, and
+    `margin(v)` the margin that determines this alpha.
+    """
+
+    loss: Elementwise
+    alpha: Elementwise
+    curvature: Elementwise
+    coordinate: Elementwise
+    from_coordinate: Elementwise
+    speed: Elementwise
+    margin: Elementwise
+
+
+def _logistic_curvature(m):
+    return jax.nn.sigmoid(-m) * jax.nn.sigmoid(m)
+
+
+def _omega_loss(m):
+    alpha = wright_omega(-m)
+    return alpha + alpha**2 / 2
+
+
+def _omega_curvature(m):
+    alpha = wright_omega(-m)
+    return alpha / (1 + alpha)
+
+
+LINKS: dict[str, Link] = {
+    "exact": Link(
+        loss=lambda m: jax.nn.softplus(-m),
+        alpha=lambda m: jax.nn.sigmoid(-m),
+        curvature=_logistic_curvature,
+        coordinate=lambda alpha: jnp.log(alpha) - jnp.log1p(-alpha),
+        from_coordinate=jax.nn.sigmoid,
+        speed=_logistic_curvature,
+        margin=lambda v: -v,
+    ),
+    "linearized": Link(
+        loss=_omega_loss,
+        alpha=lambda m: wright_omega(-m),
+        curvature=_omega_curvature,
+        coordinate=jnp.log,
+        from_coordinate=jnp.exp,
+        speed=jnp.exp,
+        margin=lambda v: -v - jnp.exp(v),
+    ),
+}
+
+
+def link(form: str) -> Link:
+    """The link of `form`.
+
+    Raises:
+        ValueError: `form` is neither "exact" (Eq. 9) nor "linearized" (Eq. 10).
+    """
+    if form not in LINKS:
+        raise ValueError(f"form: expected one of {sorted(LINKS)}, got {form!r}")
+    return LINKS[form]

@@ -1,0 +1,84 @@
+"""The dual problem in whitened features, one form for both penalties.
+
+Both penalties are quadratic in the responses, so the dual of Eqs. 5 and 17 is, for margins `m = y yhat`,
+
+    max over alpha of  1.H(alpha) - b.alpha - |B^T alpha|^2 / 2,    with optimal margins  m = B B^T alpha + b.
+
+Ridge (Eq. 8): `B = U S / sqrt(lambda)` and `b = 0`. Spectral decoupling with strengths `L = diag(lambda_i)` and
+targets t: `B B^T = U (U^T L U)^-1 U^T`, which is `1 / lambda` times the identity at full row rank (Eq. 18), and
+`b = B B^T L Y t`. The primal, in whitened coordinates `w = B^T alpha`, is
+
+    min over w of  sum_i loss(m_i) + |w|^2 / 2,    m = B w + b.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array, Float
+
+from gsjax import _check
+from gsjax.dual.links import Link
+from gsjax.features import Features
+from gsjax.objectives import Penalty, Ridge, per_example
+
+
+class Problem(NamedTuple):
+    """Whitened features `basis (n, r)`, the `B` above, and `offset (n,)`, the `b`."""
+
+    basis: Float[Array, "n r"]
+    offset: Float[Array, " n"]
+
+    def linear_term(self, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`B B^T alpha + b (n,)`: what Eqs. 9, 10 and 18 subtract from the entropy's gradient."""
+        return self.basis @ (self.basis.T @ alpha) + self.offset
+
+
+def whiten(feats: Features, penalty: Penalty) -> Problem:
+    """The dual problem of `feats` under `penalty`.
+
+    Raises:
+        ValueError: `penalty` is not known, a ridge strength is not a scalar, or per-example strengths or targets are
+            not `(n,)`.
+
+    >>> from gsjax.features import from_spectrum
+    >>> from gsjax.objectives import Ridge
+    >>> whiten(from_spectrum(jnp.eye(2), jnp.array([1.0, 3.0])), Ridge(1.0)).basis.tolist()
+    [[1.0, 0.0], [0.0, 3.0]]
+    """
+    u, s = feats.u, feats.s
+    n, dtype = u.shape[0], u.dtype
+    if isinstance(penalty, Ridge):
+        strength = jnp.asarray(penalty.strength, dtype)
+        _check.require(strength.shape == (), "penalty.strength", "a scalar", f"shape {strength.shape}")
+        return Problem(u * (s / jnp.sqrt(strength)), jnp.zeros(n, dtype))
+    strength, target = per_example(penalty, n, dtype)
+    # A feature without strength cannot be reached by any theta: it is left out, whatever the penalty would say.
+    reached = s > 0
+    u = jnp.where(reached, u, 0)
+    gram = u.T @ (strength[:, None] * u)
+    factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(reached, 0, 1).astype(dtype)))
+    basis = solve_triangular(factor, u.T, lower=True).T
+    return Problem(basis, basis @ (basis.T @ (strength * feats.y * target)))
+
+
+def field(problem: Problem, link: Link, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The right-hand side of Eq. 9, 10 or 18 at `alpha (n,)`, for a learning rate of one: the dual's gradient.
+
+    >>> from gsjax.dual.links import link
+    >>> field(Problem(jnp.eye(1), jnp.zeros(1)), link("exact"), jnp.array([0.5])).tolist()
+    [-0.5]
+    """
+    return link.margin(link.coordinate(alpha)) - problem.linear_term(alpha)
+
+
+def objective(problem: Problem, alpha: Float[Array, " n"]) -> Float[Array, ""]:
+    """The dual objective of Eq. 8 (and its analogue under spectral decoupling) at `alpha (n,)` in (0, 1), in nats.
+
+    It is maximal at the equilibrium, where it equals the primal's minimum up to a constant that the targets of a
+    spectral decoupling penalty add: `sum_i lambda_i t_i^2 / 2 - |B^T L Y t|^2 / 2`.
+    """
+    entropy = -jnp.sum(alpha * jnp.log(alpha) + (1 - alpha) * jnp.log1p(-alpha))
+    return entropy - problem.offset @ alpha - jnp.sum((problem.basis.T @ alpha) ** 2) / 2

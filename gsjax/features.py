@@ -1,0 +1,174 @@
+"""Tangent features: the singular value decomposition of `Y Phi_0`, and responses to them (Definition 1).
+
+With labels `Y = diag(y)` and the feature matrix `Phi_0` (`n` examples, `m` parameters), Eq. 4 of Pezeshki et al.
+(2021) reads `Y Phi_0 = U S V^T`, `z = U^T Y yhat = S V^T theta`: column `u_j` weighs the examples that make up feature
+`j`, `s_j^2` is the feature's strength, `z_j` how far the network has learned it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gsjax import _check
+
+
+class Features(NamedTuple):
+    """The decomposition `Y Phi_0 = U S V^T` of Eq. 4, without the directions that carry no strength.
+
+    `u (n, r)` has orthonormal columns, `s (r,)` are singular values (`s2`, their squares, are the strengths), `vt
+    (r, m)` are directions in parameter space (None where only a kernel or a spectrum was given), `y (n,)` the labels,
+    and `rank` counts the features that carry strength. Outside of tracing `r == rank`; under `jit`, where shapes
+    cannot depend on values, `r` is the largest possible rank and the features beyond `rank` have `s` exactly zero.
+    """
+
+    u: Float[Array, "n r"]
+    s: Float[Array, " r"]
+    vt: Float[Array, "r m"] | None
+    y: Float[Array, " n"]
+    rank: int | Int[Array, ""]
+
+    @property
+    def s2(self) -> Float[Array, " r"]:
+        """Strengths `s_j^2`, the eigenvalues of the kernel `Y Phi Phi^T Y`."""
+        return self.s**2
+
+    def response(self, logits: Float[Array, "*batch n"]) -> Float[Array, "*batch r"]:
+        """Responses `z = U^T Y yhat`, see `response`."""
+        return response(self, logits)
+
+
+def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
+    """Features of a tangent feature matrix `phi (n, m)` and labels `y (n,)` in {-1, +1} (Eq. 4), strongest first.
+
+    Singular values up to `rtol` times the largest count as zero; the default `max(n, m) * eps` is the rounding of
+    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary.
+
+    Raises:
+        ValueError: `phi` is not a finite, non-empty matrix, `y` is not `n` labels -1 or +1, or no feature has
+            any strength.
+
+    >>> feats = from_ntrf(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), jnp.array([1.0, -1.0]))
+    >>> feats.s.tolist(), feats.rank
+    ([3.0, 2.0], 2)
+    """
+    phi, y = jnp.asarray(phi), jnp.asarray(y)
+    _check.shape("phi", phi, ndim=2)
+    _check.labels("y", y, phi.shape[0])
+    _check.finite("phi", phi)
+    y = y.astype(phi.dtype)
+    u, s, vt = jnp.linalg.svd(y[:, None] * phi, full_matrices=False)
+    if rtol is None:
+        rtol = max(phi.shape) * float(jnp.finfo(phi.dtype).eps)
+    return _truncate(u, s, vt, y, s > rtol * s[0], "phi")
+
+
+def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
+    """Features of a tangent kernel `ntk (n, n)` and labels `y (n,)` in {-1, +1}, strongest first; `vt` is None.
+
+    Eigenvalues `s^2` of `Y K Y` up to `rtol` times the largest count as zero; the default is `n * eps`, so a kernel
+    resolves singular values only down to `sqrt(n * eps)` of the largest, the feature matrix down to `max(n, m) * eps`.
+
+    Raises:
+        ValueError: `ntk` is not a finite, symmetric, positive semi-definite matrix (to rounding), `y` is not `n`
+            labels -1 or +1, or no feature has any strength.
+
+    >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
+    [3.0, 2.0]
+    """
+    ntk, y = jnp.asarray(ntk), jnp.asarray(y)
+    _check.shape("ntk", ntk, ndim=2)
+    n = ntk.shape[0]
+    _check.require(ntk.shape == (n, n), "ntk", "a square matrix", f"shape {ntk.shape}")
+    _check.labels("y", y, n)
+    y = y.astype(ntk.dtype)
+    s2, u = eigenfeatures(y[:, None] * ntk * y)
+    if rtol is None:
+        rtol = n * float(jnp.finfo(ntk.dtype).eps)
+    return _truncate(u, jnp.sqrt(jnp.maximum(s2, 0)), None, y, s2 > rtol * s2[0], "ntk")
+
+
+def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues, largest first, and eigenvectors of a kernel that is checked to be one.
+
+    Raises:
+        ValueError: `kernel` (named `ntk`) is not finite, not symmetric, or has an eigenvalue below `-sqrt(eps)` times
+            the largest.
+    """
+    _check.finite("ntk", kernel)
+    tolerance = jnp.sqrt(jnp.finfo(kernel.dtype).eps)
+    asymmetry = jnp.max(jnp.abs(kernel - kernel.T))
+    _check.require(
+        asymmetry <= tolerance * jnp.max(jnp.abs(kernel)), "ntk", "a symmetric matrix", f"an asymmetry of {asymmetry}"
+    )
+    s2, u = jnp.linalg.eigh(kernel)
+    s2, u = s2[::-1], u[:, ::-1]
+    _check.require(s2[-1] >= -tolerance * s2[0], "ntk", "a positive semi-definite matrix", f"the eigenvalue {s2[-1]}")
+    return s2, u
+
+
+def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array, " n"] | None = None) -> Features:
+    """Features of an analytic instance: `u (n, r)` orthonormal, `s (r,)` >= 0; order and signs stay as given.
+
+    `y` defaults to ones, i.e. logits are read as margins. Every `s_j > 0` counts towards the rank.
+
+    Raises:
+        ValueError: `u` has columns that are not orthonormal (to `sqrt(eps)`), `s` is negative, not finite or not
+            `(r,)`, or `y` is not `n` labels -1 or +1.
+
+    >>> from_spectrum(jnp.eye(2), jnp.array([1.0, 3.0])).s2.tolist()
+    [1.0, 9.0]
+    """
+    u, s = jnp.asarray(u), jnp.asarray(s)
+    dtype = jnp.result_type(u, s, float) if not jnp.issubdtype(u.dtype, jnp.floating) else jnp.result_type(u, s)
+    u, s = u.astype(dtype), s.astype(dtype)
+    _check.shape("u", u, ndim=2)
+    n, r = u.shape
+    _check.require(r <= n, "u", "at most n columns", f"shape {u.shape}")
+    _check.require(s.shape == (r,), "s", f"shape ({r},), one singular value a column of u", f"shape {s.shape}")
+    _check.finite("u", u)
+    _check.finite("s", s)
+    _check.require(jnp.all(s >= 0), "s", "singular values >= 0 (strengths are their squares)", jnp.min(s))
+    defect = jnp.max(jnp.abs(u.T @ u - jnp.eye(r, dtype=dtype)))
+    _check.require(
+        defect <= jnp.sqrt(jnp.finfo(dtype).eps), "u", "orthonormal columns", f"u.T @ u off the identity by {defect}"
+    )
+    y = jnp.ones(n, dtype) if y is None else jnp.asarray(y)
+    _check.labels("y", y, n)
+    return Features(u, s, None, y.astype(dtype), _count(s > 0))
+
+
+def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, "*batch r"]:
+    """Responses `z = U^T Y yhat (..., r)` of centred outputs `logits (..., n)` to the features (Eq. 4).
+
+    Raises:
+        ValueError: the last axis of `logits` is not one output an example.
+
+    >>> response(from_spectrum(jnp.eye(2), jnp.ones(2), jnp.array([1.0, -1.0])), jnp.array([0.5, -0.5])).tolist()
+    [0.5, 0.5]
+    """
+    n = feats.u.shape[0]
+    _check.require(
+        jnp.shape(logits)[-1:] == (n,),
+        "logits",
+        f"shape (..., {n}), one output an example",
+        f"shape {jnp.shape(logits)}",
+    )
+    return (feats.y * logits) @ feats.u
+
+
+def _truncate(u, s, vt, y, keep, name: str) -> Features:
+    rank = _count(keep)
+    if isinstance(rank, int):
+        _check.require(rank > 0, name, "at least one feature of positive strength", "a matrix of rank 0")
+        u, s, vt = u[:, :rank], s[:rank], None if vt is None else vt[:rank]
+    else:
+        s = jnp.where(keep, s, 0)
+    return Features(u, s, vt, y, rank)
+
+
+def _count(keep: Array) -> int | Int[Array, ""]:
+    count = jnp.sum(keep)
+    return int(count) if _check.is_concrete(count) else count

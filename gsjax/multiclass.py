@@ -1,0 +1,189 @@
+"""Features, equilibrium and starvation for softmax cross-entropy with k classes.
+
+The loss of one example with label c is `log sum_j exp(f_j) - f_c = max over p in the simplex of H(p) + (p -
+e_c).f`, tight at `p = softmax(f)`: the analogue of Eq. 6. With `a = e_c - p` in place of `alpha`, all n k outputs
+stacked, `Phi = U S V^T` `(n k, m)`, and ridge strength lambda, the dual of Eq. 8 and the responses of Eq. 11 become
+
+    max over p of  1.H(p) - |Phi^T a|^2 / (2 lambda),      z* = S V^T theta* = (1 / lambda) S^2 U^T a*.
+
+Labels enter through `a`, not through the features. Two classes whose logits are `(-f/2, f/2)` give back the binary
+case.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Integer
+
+from gsjax import _check, starvation
+from gsjax import features as binary
+from gsjax.dual import newton, problem
+from gsjax.objectives import Penalty, Ridge
+
+
+class Features(NamedTuple):
+    """Tangent features of a network with k outputs.
+
+    The decomposition `Phi = U S V^T` of all `n k` outputs: `u (n k, r)` with rows ordered by example, then class; `s
+    (r,)`; `vt (r, m)` or None; `labels (n,)`; and `rank`, the number of features that carry strength.
+    """
+
+    u: Float[Array, "nk r"]
+    s: Float[Array, " r"]
+    vt: Float[Array, "r m"] | None
+    labels: Integer[Array, " n"]
+    rank: int | Int[Array, ""]
+
+    @property
+    def s2(self) -> Float[Array, " r"]:
+        """Strengths `s_j^2`."""
+        return self.s**2
+
+    def response(self, logits: Float[Array, "n k"]) -> Float[Array, " r"]:
+        """Responses `z = U^T f (r,)` of centred outputs `logits (n, k)`."""
+        return self.u.T @ logits.ravel()
+
+
+class Equilibrium(NamedTuple):
+    """The optimum of training, with the solver's own account of it.
+
+    `logits (n, k)`, `response = U^T logits (r,)`, `residual` (the max-norm of `f - Phi
+    Phi^T a / lambda` over 1 + the max-norm of its second term), Newton `iterations`, and `converged`.
+    """
+
+    logits: Float[Array, "n k"]
+    response: Float[Array, " r"]
+    residual: Float[Array, ""]
+    iterations: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def from_ntrf(phi: Float[Array, "n k m"], labels: Integer[Array, " n"], *, rtol: float | None = None) -> Features:
+    """Features of a tangent feature array `phi (n, k, m)` and labels `(n,)` in 0..k-1, strongest first.
+
+    `rtol` as in `features.from_ntrf`.
+
+    Raises:
+        ValueError: `phi` is not finite or not `(n, k, m)`, or `labels` are not `n` integers in 0..k-1.
+
+    >>> from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1])).u.shape
+    (4, 4)
+    """
+    phi, labels = jnp.asarray(phi), jnp.asarray(labels)
+    _check.shape("phi", phi, ndim=3)
+    n, k, m = phi.shape
+    _check_labels(labels, n, k)
+    return _labelled(binary.from_ntrf(phi.reshape(n * k, m), jnp.ones(n * k), rtol=rtol), labels)
+
+
+def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol: float | None = None) -> Features:
+    """Features of a tangent kernel `ntk (n, n, k, k)` and labels `(n,)` in 0..k-1, strongest first; `vt` is None.
+
+    `rtol` as in `features.from_ntk`.
+
+    Raises:
+        ValueError: `ntk` is not a finite, symmetric, positive semi-definite `(n, n, k, k)` array, or `labels` are not
+            `n` integers in 0..k-1.
+
+    >>> from_ntk(jnp.eye(4).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3), jnp.array([0, 1])).s.tolist()
+    [1.0, 1.0, 1.0, 1.0]
+    """
+    ntk, labels = jnp.asarray(ntk), jnp.asarray(labels)
+    _check.shape("ntk", ntk, ndim=4)
+    n, k = ntk.shape[0], ntk.shape[-1]
+    _check.require(ntk.shape == (n, n, k, k), "ntk", "shape (n, n, k, k)", f"shape {ntk.shape}")
+    _check_labels(labels, n, k)
+    stacked = ntk.transpose(0, 2, 1, 3).reshape(n * k, n * k)
+    return _labelled(binary.from_ntk(stacked, jnp.ones(n * k), rtol=rtol), labels)
+
+
+def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = None) -> Equilibrium:
+    """The optimum of `sum_i cross-entropy_i + penalty` for the linearised network; see `dual.equilibrium`.
+
+    `Ridge` acts on the parameters' distance from initialisation, `SpectralDecoupling` on all `n k` centred outputs (its
+    arrays, if any, have `n k` entries, ordered as the rows of `feats.u`). Works under `jit`, `vmap` and `grad`.
+
+    Raises:
+        ValueError: an unknown `penalty`, arrays of the wrong length, or a `tolerance` that is not positive.
+
+    >>> feats = from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
+    >>> [f"{logit:+.3f}" for logit in equilibrium(feats, Ridge(1.0)).logits.ravel()]
+    ['+0.337', '-0.337', '-0.337', '+0.337']
+    """
+    classes = _classes(feats)
+    one_hot = jax.nn.one_hot(feats.labels, classes, dtype=feats.u.dtype)
+    basis, offset = problem.whiten(_unlabelled(feats), penalty)
+
+    def value(outputs):
+        logits = outputs.reshape(-1, classes)
+        return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - jnp.sum(one_hot * logits, axis=-1))
+
+    loss = newton.Loss(
+        value=value,
+        dual=lambda outputs: (one_hot - _probabilities(outputs, classes)).ravel(),
+        gram=lambda outputs, b: _gram(_probabilities(outputs, classes), b),
+    )
+    outputs, info = newton.minimise(loss, basis, offset, tolerance=tolerance)
+    return Equilibrium(
+        outputs.reshape(-1, classes), feats.u.T @ outputs, info.residual, info.iterations, info.converged
+    )
+
+
+def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = True) -> Float[Array, "r r"]:
+    """The starvation matrix `(r, r)`, `d z_j* / d(s_i^2)` at entry `[j, i]`.
+
+    By the closed form of `starvation.matrix`, with `diag(p) - p p^T` for D and `a*` for `alpha*`.
+
+    Raises:
+        ValueError: an unknown `penalty`, or arrays of the wrong length.
+
+    >>> feats = from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
+    >>> starvation_matrix(feats, SpectralDecoupling(1.0)).sum().tolist()
+    0.0
+    """
+    state = equilibrium(feats, penalty)
+    if isinstance(penalty, Ridge):
+        probabilities = jax.nn.softmax(state.logits)
+        pull = jax.nn.one_hot(feats.labels, _classes(feats), dtype=feats.u.dtype) - probabilities
+        gram = _gram(probabilities, feats.u)
+        slopes = starvation.sensitivity(feats.s2, gram, feats.u.T @ pull.ravel(), penalty.strength)
+    else:
+        slopes = jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)
+    slopes = starvation.orient(slopes, state.response) if oriented else slopes
+    return jnp.where(state.converged, slopes, jnp.nan)
+
+
+def _probabilities(outputs, classes):
+    return jax.nn.softmax(outputs.reshape(-1, classes))
+
+
+def _gram(probabilities: Float[Array, "n k"], basis: Float[Array, "nk r"]) -> Float[Array, "r r"]:
+    """`B^T W B` with one block `diag(p) - p p^T` an example."""
+    means = jnp.einsum("nk,nkr->nr", probabilities, basis.reshape(*probabilities.shape, -1))
+    return basis.T @ (probabilities.reshape(-1, 1) * basis) - means.T @ means
+
+
+def _classes(feats: Features) -> int:
+    return feats.u.shape[0] // feats.labels.shape[0]
+
+
+def _labelled(feats: binary.Features, labels) -> Features:
+    return Features(feats.u, feats.s, feats.vt, labels, feats.rank)
+
+
+def _unlabelled(feats: Features) -> binary.Features:
+    return binary.Features(feats.u, feats.s, feats.vt, jnp.ones_like(feats.u[:, 0]), feats.rank)
+
+
+def _check_labels(labels, n: int, k: int) -> None:
+    _check.require(
+        jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == (n,),
+        "labels",
+        f"integers of shape ({n},), one an example",
+        f"{labels.dtype} of shape {labels.shape}",
+    )
+    in_range = jnp.all((labels >= 0) & (labels < k))
+    _check.require(in_range, "labels", f"class indices in 0..{k - 1}", f"{jnp.min(labels)}..{jnp.max(labels)}")

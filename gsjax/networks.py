@@ -1,0 +1,203 @@
+"""Networks in NTK parametrisation (Pezeshki et al. 2021, Eq. 1), as flax.linen modules.
+
+    h^(0) = x / sqrt(d_0),    f^(l) = W^(l) h^(l-1),    h^(l) = sqrt(gamma / d_l) xi(f^(l)),    W ~ N(0, 1),
+
+without biases; the output is f^(L+1), a linear readout of the last h. The factor sits in the forward pass,
+not in the initialisation, so that the tangent kernel has a limit as the widths grow. Parameters take the
+input's dtype.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+from jaxtyping import Array, Float, Real
+
+from gsjax import _check
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "erf": jax.scipy.special.erf,
+    "tanh": jnp.tanh,
+    "linear": lambda f: f,
+}
+
+
+@functools.cache
+def gamma(activation: str) -> float:
+    """The constant of Eq. 1 that keeps the norm from layer to layer: 1 / E[xi(g)^2], g ~ N(0, 1).
+
+    Exact for "relu" (2) and "linear" (1), to float64 rounding for "erf" and "tanh".
+
+    Raises:
+        ValueError: no such activation.
+
+    >>> gamma("relu")
+    2.0
+    """
+    _known(activation)
+    if activation in (exact := {"relu": 2.0, "linear": 1.0}):
+        return exact[activation]
+    # The trapezoid rule converges geometrically for an analytic integrand with Gaussian tails (Gauss-Hermite
+    # only like exp(-c sqrt(n)) for tanh, which has poles). Steps of 1/16 leave an error far below rounding.
+    g = np.arange(-160, 161) / 16
+    density = np.exp(-(g**2) / 2)
+    xi = {"erf": scipy.special.erf, "tanh": np.tanh}[activation]
+    return float(density.sum() / (density @ xi(g) ** 2))
+
+
+class MLP(nn.Module):
+    """Fully connected network of Eq. 1 (Pezeshki et al. 2021).
+
+    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives
+    `(n,)` for one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(d_(l-1), d_l)`.
+
+    Attributes:
+        widths: the sizes d_1, ..., d_L of the hidden layers; `()` is the linear model W x / sqrt(d_0).
+        outputs: k.
+        activation: xi: "relu", "erf", "tanh" or "linear".
+
+    Raises:
+        ValueError: a width or `outputs` below one, an unknown activation, x without a batch axis or empty.
+
+    >>> x = jnp.ones((5, 3))
+    >>> variables = MLP((8, 8)).init(jax.random.key(0), x)
+    >>> MLP((8, 8)).apply(variables, x).shape
+    (5,)
+    """
+
+    widths: Sequence[int]
+    outputs: int = 1
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        self.widths = _sizes("widths", self.widths)
+        self.outputs = _size("outputs", self.outputs)
+        _known(self.activation)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Real[Array, "n ..."]) -> Float[Array, " n"] | Float[Array, "n k"]:
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`."""
+        x = jnp.asarray(x)
+        _check.require(x.ndim >= 2 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
+        d0 = math.prod(x.shape[1:])
+        h = x.reshape(-1, d0) / math.sqrt(d0)
+        xi = ACTIVATIONS[self.activation]
+        for layer, width in enumerate(self.widths, 1):
+            h = math.sqrt(gamma(self.activation) / width) * xi(_dense(width, layer, h.dtype)(h))
+        return _readout(h, self.outputs, len(self.widths) + 1)
+
+
+class CNN(nn.Module):
+    """Convolutional network in the NTK parametrisation, with global average pooling and a linear readout.
+
+    Eq. 1 (Pezeshki et al. 2021) at every position p of the image, with c_l channels in the place of d_l and a
+    sum over the q x q offsets o of the kernel:
+
+        h^(0) = x / sqrt(c_0),
+        f^(l)(p) = (1/q) sum_o W^(l)_o h^(l-1)(p + o),    h^(l) = sqrt(gamma / c_l) xi(f^(l)),
+
+    and yhat = W mean_p h^(L)(p). Each layer thus divides by the root of its fan-in q q c_(l-1), as does
+    `stax.Conv` of neural-tangents with `parameterization="ntk"`. With "CIRCULAR" padding and stride 1, the
+    variance of f^(l) over the weights, averaged over positions, is the mean of |h^(l-1)|^2; with "SAME" the
+    zeros beyond the border take some of it away.
+
+    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c_0)` gives `(n,)` for
+    one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(q, q, c_(l-1), c_l)`, the last
+    one `(c_L, k)`.
+
+    Attributes:
+        channels: the numbers c_1, ..., c_L of channels.
+        outputs: k.
+        activation: xi: "relu", "erf", "tanh" or "linear".
+        kernel_size: q.
+        strides: one a layer; `()` is 1 throughout.
+        padding: "SAME" (zeros) or "CIRCULAR".
+
+    Raises:
+        ValueError: a size below one, strides not one a layer, an unknown activation or padding, x not of four
+            axes or empty.
+
+    >>> x = jnp.ones((5, 8, 8, 1))
+    >>> variables = CNN((4, 4)).init(jax.random.key(0), x)
+    >>> CNN((4, 4)).apply(variables, x).shape
+    (5,)
+    """
+
+    channels: Sequence[int]
+    outputs: int = 1
+    activation: str = "relu"
+    kernel_size: int = 3
+    strides: Sequence[int] = ()
+    padding: str = "SAME"
+
+    def __post_init__(self) -> None:
+        self.channels = _sizes("channels", self.channels)
+        self.outputs = _size("outputs", self.outputs)
+        _known(self.activation)
+        self.kernel_size = _size("kernel_size", self.kernel_size)
+        self.strides = _sizes("strides", self.strides) or (1,) * len(self.channels)
+        one_a_layer = len(self.strides) == len(self.channels)
+        _check.require(one_a_layer, "strides", f"{len(self.channels)} of them, one a layer", self.strides)
+        known = self.padding in ("SAME", "CIRCULAR")
+        _check.require(known, "padding", "'SAME' or 'CIRCULAR'", repr(self.padding))
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Real[Array, "n height width c"]) -> Float[Array, " n"] | Float[Array, "n k"]:
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c_0)`."""
+        x = jnp.asarray(x)
+        _check.shape("x", x, ndim=4)
+        h = x / math.sqrt(x.shape[-1])
+        xi, q = ACTIVATIONS[self.activation], self.kernel_size
+        for layer, (channels, stride) in enumerate(zip(self.channels, self.strides, strict=True), 1):
+            convolve = nn.Conv(
+                channels,
+                (q, q),
+                stride,
+                padding=self.padding,
+                use_bias=False,
+                kernel_init=nn.initializers.normal(1.0),
+                param_dtype=h.dtype,
+                name=f"W{layer}",
+            )
+            h = math.sqrt(gamma(self.activation) / channels) * xi(convolve(h) / q)
+        return _readout(h.mean(axis=(1, 2)), self.outputs, len(self.channels) + 1)
+
+
+def _dense(width: int, layer: int, dtype: Any) -> nn.Dense:
+    init = nn.initializers.normal(1.0)
+    return nn.Dense(width, use_bias=False, kernel_init=init, param_dtype=dtype, name=f"W{layer}")
+
+
+def _readout(h: Float[Array, "n d"], outputs: int, layer: int) -> Float[Array, " n"] | Float[Array, "n k"]:
+    f = _dense(outputs, layer, h.dtype)(h)
+    return f[:, 0] if outputs == 1 else f
+
+
+def _known(activation: str) -> None:
+    _check.require(activation in ACTIVATIONS, "activation", f"one of {sorted(ACTIVATIONS)}", repr(activation))
+
+
+def _size(name: str, value: Any) -> int:
+    try:
+        size = operator.index(value)
+    except TypeError:
+        size = 0
+    _check.require(size >= 1, name, "whole numbers of at least 1", repr(value))
+    return size
+
+
+def _sizes(name: str, values: Any) -> tuple[int, ...]:
+    _check.require(isinstance(values, Sequence), name, "a sequence of whole numbers", repr(values))
+    return tuple(_size(name, value) for value in values)

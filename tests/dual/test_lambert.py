@@ -1,0 +1,102 @@
+"""Lambert's W and Wright's omega against SciPy and mpmath, their derivatives against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import scipy.special
+
+from gsjax.dual import closed_form
+from gsjax.dual.lambert import lambertw, wright_omega
+
+w_of = jax.jit(lambertw)  # one program instead of one for every operation
+omega_of = jax.jit(wright_omega)
+
+ACCURACY = {jnp.float32: 4e-6, jnp.float64: 1e-14}
+
+
+def exact(function, points) -> np.ndarray:
+    """`function` at the points as floats, in 40 digits."""
+    with mpmath.workdps(40):
+        return np.array([float(function(mpmath.mpf(float(x)))) for x in points])
+
+
+@pytest.mark.parametrize("low", [1e-30, 1e-6, 1.0], ids=str)
+def test_lambertw_of_positive_arguments(x64, low):
+    x = np.asarray(jnp.asarray(np.geomspace(low, 1e12, 181)))
+    np.testing.assert_allclose(w_of(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
+    np.testing.assert_allclose(w_of(x), scipy.special.lambertw(x).real, rtol=ACCURACY[x64])
+
+
+def test_lambertw_of_negative_arguments(x64):
+    x = np.asarray(jnp.asarray(-np.concatenate([np.geomspace(1e-30, 0.3, 100), np.linspace(0.3, 0.36, 50)])))
+    np.testing.assert_allclose(w_of(x), exact(mpmath.lambertw, x), rtol=10 * ACCURACY[x64])
+
+
+def test_lambertw_at_the_branch_point(x64):
+    eps = float(jnp.finfo(x64).eps)
+    # Near -1/e W behaves as -1 + sqrt(2 (e x + 1)): rounding of x moves it by the root of rounding.
+    np.testing.assert_allclose(w_of(jnp.asarray(-1 / math.e)), -1, atol=4 * math.sqrt(eps))
+    for distance in (1e-6, 1e-4, 1e-2):
+        x = np.asarray(jnp.asarray(-1 / math.e + distance))
+        error = abs(float(w_of(x)) - exact(mpmath.lambertw, [x])[0])
+        assert error <= 8 * eps / math.sqrt(2 * math.e * distance)
+
+
+def test_lambertw_of_zero_and_outside_its_domain(x64):
+    assert float(lambertw(jnp.zeros(()))) == 0
+    assert float(jax.grad(lambertw)(jnp.zeros(()))) == 1
+    assert np.isnan(w_of(-0.4))
+    for x in (-0.4, np.nan, np.array([1.0, -1.0])):
+        with pytest.raises(ValueError, match=r"^x: expected .+, got "):
+            lambertw(x)
+
+
+def test_derivatives_of_lambertw():
+    with jax.enable_x64(True):
+        x = jnp.concatenate([-jnp.geomspace(0.35, 1e-8, 30), jnp.geomspace(1e-8, 1e12, 60)])
+        w = scipy.special.lambertw(x).real
+        first = jax.jit(jax.vmap(jax.grad(lambertw)))(x)
+        np.testing.assert_allclose(first, np.exp(-w) / (1 + w), rtol=1e-12)
+        second = jax.jit(jax.vmap(jax.grad(jax.grad(lambertw))))(x)
+        np.testing.assert_allclose(second, -np.exp(-2 * w) * (2 + w) / (1 + w) ** 3, rtol=1e-11)
+        np.testing.assert_allclose(jax.jit(jax.vmap(jax.jacfwd(lambertw)))(x), first, rtol=1e-14)
+
+
+def test_batched_compiled_and_looped_agree(x64):
+    x = jnp.geomspace(0.1, 1e3, 6).reshape(2, 3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(jax.vmap(lambertw)))(x), lambertw(x), rtol=ACCURACY[x64])
+    assert lambertw(x).dtype == x64
+    assert lambertw(2).dtype == x64  # whole numbers are read as floats
+    np.testing.assert_allclose(lambertw(2), 0.8526055020137255, rtol=ACCURACY[x64])
+    assert closed_form.lambertw is lambertw
+
+
+def test_wright_omega_over_the_whole_range_of_margins(x64):
+    lowest = math.log(float(jnp.finfo(x64).tiny)) + 1  # below it omega leaves the normal numbers
+    x = np.asarray(jnp.asarray(np.linspace(max(lowest, -800), 800, 1601)))
+    np.testing.assert_allclose(omega_of(x), scipy.special.wrightomega(x.astype(float)), rtol=ACCURACY[x64])
+    np.testing.assert_array_equal(omega_of(jnp.array([-800.0, -1e30])), 0)
+    assert float(omega_of(jnp.asarray(1e15))) == pytest.approx(1e15)
+
+
+def test_wright_omega_against_forty_digits():
+    with jax.enable_x64(True):
+        x = np.concatenate([np.linspace(-40, 40, 81), [-37.0, -36.0, 0.0, 1.0, 1 + 1e-12]])
+        reference = exact(lambda x: mpmath.lambertw(mpmath.exp(x)), x)
+        np.testing.assert_allclose(omega_of(x), reference, rtol=4e-15)
+
+
+def test_derivatives_of_wright_omega():
+    with jax.enable_x64(True):
+        x = jnp.linspace(-800, 800, 161)
+        w = scipy.special.wrightomega(x)
+        first = jax.jit(jax.vmap(jax.grad(wright_omega)))(x)
+        np.testing.assert_allclose(first, w / (1 + w), rtol=1e-13, atol=1e-300)
+        second = jax.jit(jax.vmap(jax.grad(jax.grad(wright_omega))))(x)
+        np.testing.assert_allclose(second, w / (1 + w) ** 3, rtol=1e-12, atol=1e-300)

@@ -1,0 +1,207 @@
+"""The shape of the repository: who imports whom, what the lock pins, what is tracked."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+# In the order in which data flows: a room imports from itself, from rooms before it, and from leaves.
+COMPUTING = (
+    "networks",
+    "tangent",
+    "features",
+    "objectives",
+    "dual",
+    "starvation",
+    "multiclass",
+    "linearized",
+    "training",
+    "methods",
+    "probes",
+)
+ROOMS = (*COMPUTING, "data", "records", "sweeps", "plotting", "diagnosis", "cli")
+LEAVES = ("_check", "statistics")
+
+
+def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
+    """Line and absolute dotted name of everything imported in a module of `package`, at whatever depth."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *filter(None, [node.module])])
+            yield from ((node.lineno, f"{module}.{alias.name}") for alias in node.names)
+
+
+def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that are evaluated when a module is imported: all but the bodies of functions."""
+    yield node
+    for field, value in ast.iter_fields(node):
+        if field == "body" and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        for child in value if isinstance(value, list) else [value]:
+            if isinstance(child, ast.AST):
+                yield from run_at_import(child)
+
+
+def dotted(node: ast.AST) -> str:
+    """`a.b.c` of an attribute chain, `?` for what is no name."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def offence(room: str, target: str) -> str | None:
+    """What is wrong with a module of `room` importing the dotted name `target`, if anything is."""
+    top, *rest = target.split(".")
+    if top in ("theory", "experiments", "tests"):
+        return "the library does not know who uses it"
+    if top == "matplotlib" and room != "plotting":
+        return "matplotlib is for plotting.py alone"
+    if top != "gsjax" or room == "__init__":
+        return None
+    other = rest[0] if rest else ""
+    if other in LEAVES or other == room:
+        return None
+    if other not in ROOMS:
+        return "not a room"
+    if room in LEAVES:
+        return "a leaf imports no room"
+    if ROOMS.index(other) > ROOMS.index(room):
+        return "a room below"
+    if room in ("data", "records") and other in COMPUTING:
+        return f"{room} does not compute"
+    return None
+
+
+def violations(package: Path) -> list[str]:
+    """Every breach of the layout in the modules of `package`, as `file:line: what`."""
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        parts = file.relative_to(package).with_suffix("").parts
+        room, here = parts[0], file.relative_to(package.parent).as_posix()
+        if room not in (*ROOMS, *LEAVES, "__init__"):
+            found.append(f"{here}:1: {room} is not a room")
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        for line, target in imports(tree, ["gsjax", *parts[:-1]]):
+            if reason := offence(room, target):
+                found.append(f"{here}:{line}: imports {target}: {reason}")
+        for node in run_at_import(tree):
+            if isinstance(node, ast.Name | ast.Attribute) and dotted(node).endswith(("jit", "pmap")):
+                found.append(f"{here}:{node.lineno}: jit at import")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and dotted(node.func).endswith("config.update"):
+                found.append(f"{here}:{node.lineno}: sets a global switch of jax")
+    return found
+
+
+def test_rooms_import_only_from_rooms_above():
+    assert violations(ROOT / "gsjax") == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "complaint"),
+    [
+        ("features.py", "from gsjax import dual", "features.py:1: imports gsjax.dual: a room below"),
+        ("features.py", "from gsjax.dual.equilibrium import equilibrium", "a room below"),
+        ("features.py", "def f():\n    import gsjax.training", "features.py:2: imports gsjax.training"),
+        (
+            "dual/__init__.py",
+            "from ..starvation import matrix",
+            "imports gsjax.starvation.matrix: a room below",
+        ),
+        ("dual/sd.py", "from .. import linearized", "dual/sd.py:1: imports gsjax.linearized"),
+        ("starvation.py", "from gsjax import Ridge", "imports gsjax.Ridge: not a room"),
+        ("data/moons.py", "from gsjax import networks", "data does not compute"),
+        ("records.py", "from gsjax import features", "records does not compute"),
+        ("statistics.py", "from gsjax import records", "a leaf imports no room"),
+        ("helpers.py", "", "helpers is not a room"),
+        ("diagnosis.py", "def draw():\n    import matplotlib.pyplot", "matplotlib is for plotting.py alone"),
+        ("networks.py", "from theory import claim", "the library does not know who uses it"),
+        ("networks.py", "import jax\nf = jax.jit(abs)", "networks.py:2: jit at import"),
+        ("networks.py", "import jax\n@jax.jit\ndef f(x): return x", "jit at import"),
+        ("networks.py", "from jax import jit\nclass A:\n    f = jit(abs)", "networks.py:3: jit at import"),
+        ("networks.py", "import jax\njax.config.update('jax_enable_x64', True)", "sets a global switch"),
+    ],
+)
+def test_a_breach_of_the_layout_is_found(tmp_path, file, source, complaint):
+    path = tmp_path / "gsjax" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(source)
+    [found] = violations(tmp_path / "gsjax")
+    assert complaint in found
+
+
+def test_what_the_layout_allows_is_left_alone(tmp_path):
+    sources = {
+        "__init__.py": "from gsjax.dual import equilibrium",
+        "_check.py": "import jax",
+        "dual/__init__.py": "from gsjax.dual.solve import f\nfrom . import solve\nfrom .. import features",
+        "dual/solve.py": "import jax\nfrom .. import _check\ndef f(g): return jax.jit(g)",
+        "dual/status.py": "import jax\nf = lambda g: jax.jit(g)",
+        "plotting.py": "import matplotlib.pyplot\nfrom gsjax import records, statistics",
+    }
+    for name, source in sources.items():
+        (tmp_path / "gsjax" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "gsjax" / name).write_text(source)
+    assert violations(tmp_path / "gsjax") == []
+
+
+def test_the_lock_pins_every_version_and_names_no_index():
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    pin = re.compile(r"[a-z0-9][a-z0-9._-]*==[0-9][^\s;]*( ; .+)?")
+    assert [line for line in lines if not pin.fullmatch(line)] == []
+
+
+def test_the_lock_is_complete_for_the_project_and_leaves_tensorflow_out():
+    lock = map(Requirement, (ROOT / "requirements.lock").read_text().splitlines())
+    locked = {canonicalize_name(requirement.name): str(requirement.specifier)[2:] for requirement in lock}
+    assert {"tensorflow", "tf2jax"}.isdisjoint(locked)
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = project["dependencies"] + [
+        requirement
+        for extra in ("infinite-width", "notebooks", "test", "dev")
+        for requirement in extras[extra]
+    ]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+
+
+def test_no_tracked_file_names_a_machine_or_an_index():
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    telltale = re.compile(
+        r"(?<![\w.~$}])/(?:root|home|Users|work|tmp|opt|srv|mnt)/\w"  # a folder of one machine
+        r"|\bpypi\.\w+|pythonhosted\.\w|index-url[ =]\w|registry\.\w+\.\w+|file:/{3}"
+    )
+    for file in filter(Path.is_file, (ROOT / name for name in listing.stdout.decode().split("\0"))):
+        match = telltale.search(file.read_bytes().decode(errors="ignore"))
+        assert match is None, f"{file.relative_to(ROOT)}: {match.group()}"
+
+
+def test_importing_the_library_does_not_import_matplotlib():
+    code = "import gsjax, sys; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_experiments_are_listed():
+    command = [sys.executable, "-m", "experiments"]
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    names = [file.stem for file in (ROOT / "experiments").glob("*.py") if not file.stem.startswith("_")]
+    assert listing == [*(sorted(names) or ["no experiments yet"]), ""]

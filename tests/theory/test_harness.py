@@ -1,0 +1,448 @@
+"""`python -m theory` on invented claims: verdicts, exit status, and what it leaves behind in every case."""
+
+import base64
+import errno
+import html.parser
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import theory
+from gsjax import plotting
+from gsjax.statistics import Slope
+from theory.__main__ import main
+from theory.claim import Claim, Control, Observation, run
+from theory.report import to_json
+
+SCHEMA = {
+    "name": str,
+    "reference": str,
+    "statement": str,
+    "predicted": (float, str),
+    "observed": (float, str),
+    "tolerance": (float, str),
+    "holds": bool,
+    "seconds": float,
+    "control": dict,
+    "details": dict,
+    "error": (str, type(None)),
+    "figure": (str, type(None)),
+}
+CONTROL_SCHEMA = {"name": str, "statement": str, "observed": (float, str), "holds": bool}
+
+
+def two_plus(shift=0.0, *, figure=None, details=None):
+    return Observation.equal(2.0, 2.0 + shift, 1e-9, figure=figure, details=details or {})
+
+
+def claim(name="two", check=two_plus, control=None):
+    return Claim(
+        name,
+        "arithmetic, Eq. 1",
+        "1 + 1 = 2",
+        check,
+        Control("shifted", "1 + 1 + 1", control or {"shift": 1.0}),
+    )
+
+
+def figure():
+    return plotting.spectrum([2.0, 1.0], [1.0, -0.5]).figure
+
+
+def raising(**options):
+    raise RuntimeError("no convergence")
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Puts invented claims in the place of the real ones, each keyword a file."""
+
+    def put(**modules):
+        for name, content in modules.items():
+            module = types.ModuleType(f"theory.{name}")
+            vars(module)["CLAIMS"] = tuple(content)
+            monkeypatch.setitem(sys.modules, f"theory.{name}", module)
+        monkeypatch.setattr(theory, "MODULES", tuple(modules))
+
+    return put
+
+
+def strict_json(path):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def verdicts(path):
+    return {entry["name"]: (entry["holds"], entry["control"]["holds"]) for entry in strict_json(path)}
+
+
+# Verdicts.
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
+def test_equal_is_absolute_near_zero_and_relative_far_from_it(shape):
+    for scale, gap in ((0.0, 0.009), (1000.0, 9.0)):
+        predicted = np.full(shape, scale)
+        assert Observation.equal(predicted, predicted + gap, 0.01).holds
+        assert not Observation.equal(predicted, predicted + 1.2 * gap + 0.002, 0.01).holds
+
+
+def test_equal_can_be_judged_again_from_the_three_numbers():
+    rng = np.random.default_rng(0)
+    for shape in ((), (4,), (2, 3)):
+        for tolerance in (1e-3, 1e-1):
+            predicted = rng.normal(size=shape)
+            seen = Observation.equal(predicted, predicted + 0.05 * rng.normal(size=shape), tolerance)
+            p, o = float(seen.predicted), float(seen.observed)
+            assert seen.holds == (abs(o - p) <= tolerance * (1 + abs(p)))
+
+
+def test_equal_notices_one_wrong_entry_and_takes_one_number_for_all():
+    observed = np.zeros((20, 20))
+    assert Observation.equal(0.0, observed, 1e-6).holds
+    observed[3, 4] = -1.0
+    seen = Observation.equal(0.0, observed, 1e-6, details={"n": 20})
+    assert not seen.holds
+    assert seen.observed == 1.0
+    assert seen.details["n"] == 20
+
+
+def test_below_is_strict_without_a_tolerance():
+    assert Observation.below(0.0, [-1.0, -1e-300]).holds
+    assert not Observation.below(0.0, [-1.0, 0.0]).holds
+    assert Observation.below(0.0, [-1.0, 1e-13], tolerance=1e-12).holds
+    assert not Observation.below(0.0, 1e-11, tolerance=1e-12).holds
+
+
+@pytest.mark.parametrize(
+    ("slope", "holds"),
+    [
+        (Slope(-0.5, -0.55, -0.45), True),
+        (Slope(-0.5, -0.9, -0.1), False),  # says nothing
+        (Slope(-0.55, -0.62, -0.5), False),
+        (Slope(-0.9, -0.92, -0.88), False),
+    ],
+)
+def test_a_slope_holds_if_its_whole_interval_is_within_tolerance(slope, holds):
+    seen = Observation.slope(-0.5, slope, 0.1)
+    assert seen.holds is holds
+    assert seen.details["interval"] == slope[1:]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "check",
+    [
+        lambda bad: Observation(1.0, bad, 1.0, holds=True),
+        lambda bad: Observation(bad, bad, 1.0, holds=True),
+        lambda bad: Observation("finite", 1.0, bad, holds=True),
+        lambda bad: Observation.equal(1.0, bad, 1.0),
+        lambda bad: Observation.equal(bad, bad, 1.0),
+        lambda bad: Observation.equal([1.0, 1.0], [1.0, bad], 1.0),
+        lambda bad: Observation.equal(1.0, 1.0, bad),
+        lambda bad: Observation.below(5.0, [-np.inf, bad]),
+        lambda bad: Observation.slope(-0.5, Slope(bad, bad, bad), 0.1),
+    ],
+)
+def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
+    with np.errstate(invalid="ignore"):  # inf - inf
+        record = run(claim(check=lambda shift=0.0: check(bad)))
+    assert record.verdict == "fails"
+    json.dumps(to_json(record), allow_nan=False)
+
+
+@pytest.mark.parametrize("observed", [np.zeros(3), np.zeros((2, 1)), np.zeros((0,))])
+def test_shapes_that_differ_are_an_error_not_a_broadcast(observed):
+    with pytest.raises(ValueError, match=r"^observed: expected shape \(2,\)"):
+        Observation.equal(np.zeros(2), observed, 1.0)
+
+
+def test_nothing_to_compare_is_an_error():
+    for compare in (Observation.equal, Observation.below):
+        with pytest.raises(ValueError, match="at least one entry"):
+            compare(0.0, [], 1.0)
+
+
+@pytest.mark.parametrize("name", ["", "two words", "../up", "-option", "a/b"])
+def test_a_name_that_is_no_file_name_is_refused(name):
+    with pytest.raises(ValueError, match=r"^name: expected"):
+        claim(name)
+
+
+# Exit status and records.
+
+
+def test_claims_that_hold_with_controls_that_fail_exit_0(install, tmp_path, capsys):
+    install(numbers=[claim("one"), claim("two", lambda shift=0.0: two_plus(shift, figure=figure))])
+    assert main(["--out", str(tmp_path), "--json", str(tmp_path / "else" / "where.json")]) == 0
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "else", "report.html", "two.png"]
+    assert (tmp_path / "else" / "where.json").read_bytes() == (tmp_path / "claims.json").read_bytes()
+    out = capsys.readouterr().out
+    assert "1/2 ✓ one" in out
+    assert "2 of 2 claims hold, 2 of 2 controls fail as they should" in out
+
+
+def test_claims_json_has_the_keys_that_tools_rely_on(install, tmp_path):
+    details = {
+        "norms": jnp.ones(2),
+        "rows": [{"width": np.int64(4), "loss": np.float32(0.5)}],
+        "slope": Slope(1.0, 0.0, np.inf),
+    }
+    install(numbers=[claim("one", lambda shift=0.0: two_plus(shift, details=details)), claim("bad", raising)])
+    main(["--out", str(tmp_path)])
+    for entry in strict_json(tmp_path / "claims.json"):
+        for schema, part in ((SCHEMA, entry), (CONTROL_SCHEMA, entry["control"])):
+            for key, kind in schema.items():
+                assert isinstance(part[key], kind), key
+    first = strict_json(tmp_path / "claims.json")[0]["details"]
+    assert first == {
+        "norms": [1.0, 1.0],
+        "rows": [{"width": 4, "loss": 0.5}],
+        "slope": {"value": 1.0, "low": 0.0, "high": "inf"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("faulty", "expected", "word"),
+    [
+        (claim("faulty", lambda shift=1.0: two_plus(shift), control={"shift": 2.0}), (False, False), "fails"),
+        (claim("faulty", control={"shift": 0.0}), (True, True), "holds, control holds"),
+        (claim("faulty", raising), (False, False), "RuntimeError: no convergence"),
+        (claim("faulty", lambda: two_plus()), (True, False), "control: TypeError"),
+        (claim("faulty", lambda shift=0.0: None), (False, False), "error"),
+        (
+            claim("faulty", lambda shift=0.0: two_plus(shift, figure=raising)),
+            (True, False),
+            "figure: RuntimeError",
+        ),
+    ],
+    ids=["claim fails", "control holds", "check raises", "control raises", "no observation", "figure raises"],
+)
+def test_one_faulty_claim_exits_1_and_the_others_go_on(install, tmp_path, capsys, faulty, expected, word):
+    install(numbers=[claim("before"), faulty, claim("after")])
+    assert main(["--out", str(tmp_path)]) == 1
+    assert verdicts(tmp_path / "claims.json") == {
+        "before": (True, False),
+        "faulty": expected,
+        "after": (True, False),
+    }
+    printed = capsys.readouterr()
+    assert word in printed.out
+    assert not printed.err
+
+
+def test_what_a_check_raises_is_in_the_record(install, tmp_path):
+    install(numbers=[claim("bad", raising)])
+    main(["--out", str(tmp_path)])
+    (entry,) = strict_json(tmp_path / "claims.json")
+    assert entry["error"] == entry["observed"] == entry["control"]["error"] == "RuntimeError: no convergence"
+    assert "in raising" in entry["details"]["traceback"]
+
+
+def test_the_control_is_judged_by_the_check_of_its_claim():
+    record = run(claim(control={"shift": 0.5}))
+    assert (record.control.predicted, record.control.observed, record.control.tolerance) == (2.0, 2.5, 1e-9)
+
+
+def test_checks_run_in_float64_and_the_switch_is_left_as_it_was(install, tmp_path):
+    install(
+        numbers=[claim("wide", lambda shift=0.0: two_plus(shift + float(jnp.ones(()).dtype != "float64")))]
+    )
+    assert main(["--out", str(tmp_path)]) == 0
+    assert jnp.ones(()).dtype == jnp.float32
+
+
+# Selection.
+
+
+def test_only_takes_names_of_claims_and_of_files(install, tmp_path):
+    install(sums=[claim("one"), claim("two")], products=[claim("three"), claim("four")])
+    for only, expected in (
+        (["two"], ["two"]),
+        (["products"], ["three", "four"]),
+        (["sums", "four"], ["one", "two", "four"]),
+    ):
+        assert main(["--only", *only, "--out", str(tmp_path)]) == 0
+        assert list(verdicts(tmp_path / "claims.json")) == expected
+
+
+def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, capsys):
+    install(sums=[claim("theorem_2"), claim("theorem_2_slope")])
+    assert main(["--only", "theorem_2", "thoerem_2", "--out", str(tmp_path / "out")]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.count("\n") == 1
+    assert "'thoerem_2'; did you mean theorem_2" in printed.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_module_exits_2_for_a_name_that_no_real_claim_has(tmp_path):
+    command = [sys.executable, "-m", "theory", "--only", "zzzz", "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(theory.__file__).parents[1]
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "theory: no claim or file of claims is called 'zzzz'; see --list\n"
+
+
+def test_list_names_every_claim_and_runs_none(install, capsys):
+    install(sums=[claim("one", raising)], products=[claim("three")])
+    assert main(["--list"]) == 0
+    assert re.findall(r"^(\S+) +(\S+) +arithmetic", capsys.readouterr().out, re.M) == [
+        ("sums", "one"),
+        ("products", "three"),
+    ]
+
+
+def test_two_claims_of_one_name_are_refused(install):
+    install(sums=[claim("one")], products=[claim("one")])
+    with pytest.raises(ValueError, match=r"'one' is in theory/sums.py and theory/products.py"):
+        theory.claims()
+
+
+# The folder.
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, sources and text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.sources, self.links, self.text, self.open = [], [], [], "", []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        if tag not in {"meta", "img", "br"}:
+            self.open.append(tag)
+        self.sources += [value for key, value in attrs if key in {"src", "srcset", "data"}]
+        self.links += [value for key, value in attrs if key == "href"]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_needs_no_other_file_and_escapes_what_it_shows(install, tmp_path):
+    nasty = "<script>alert(1)</script> & λ < s²"
+    details = {nasty: [{nasty: nasty}], "norm": 1.5e-13, "many\nlines": "a\n<b>"}
+    shown = Claim(
+        "shown",
+        nasty,
+        nasty,
+        lambda shift=0.0: two_plus(shift, figure=figure, details=details),
+        Control(nasty, nasty, {"shift": 1.0}),
+    )
+    install(numbers=[shown, claim("bad", raising)])
+    main(["--out", str(tmp_path)])
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert not page.open
+    assert not {"script", "link", "iframe", "object", "b"} & set(page.tags)
+    assert page.text.count(nasty) >= 6
+    assert "1.5 × 10−13" in page.text
+    assert "RuntimeError: no convergence" in page.text
+    assert not re.search(r"https?:|url\(|@import", text)
+    assert page.links == ["#shown", "#bad"]
+    (source,) = page.sources
+    kind, image = source.split(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(image) == (tmp_path / "shown.png").read_bytes()
+
+
+def test_the_report_says_what_it_was_made_with(install, tmp_path):
+    install(numbers=[claim()])
+    main(["--out", str(tmp_path)])
+    text = Page((tmp_path / "report.html").read_text()).text
+    for part in (jax.__version__, np.__version__, "float64", "python", "platform", "devices"):
+        assert part in text
+
+
+def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys):
+    def interrupt(shift=0.0):
+        raise KeyboardInterrupt
+
+    install(numbers=[claim("one"), claim("two", interrupt), claim("three")])
+    assert main(["--out", str(tmp_path)]) == 130
+    assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
+    assert "2 not reached" in Page((tmp_path / "report.html").read_text()).text
+    printed = capsys.readouterr()
+    assert printed.err == f"theory: interrupted; what was checked is in {tmp_path}\n"
+    assert "1 of 3 claims hold" in printed.out
+
+
+def test_a_killed_run_leaves_what_it_has_checked(tmp_path):
+    code = f"""
+import os, sys, types, theory
+from theory.__main__ import main
+from theory.claim import *
+control = Control("c", "c", {{"x": 1.0}})
+module = types.ModuleType("theory.killed")
+module.CLAIMS = (Claim("one", "", "", lambda x=0.0: Observation.equal(0.0, x, 0.1), control),
+                 Claim("two", "", "", lambda x=0.0: os._exit(9), control))
+sys.modules["theory.killed"], theory.MODULES = module, ("killed",)
+main(["--out", {str(tmp_path)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    assert done.returncode == 9
+    assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_path, capsys, monkeypatch):
+    install(numbers=[claim("one"), claim("two"), claim("three")])
+    replace = Path.replace
+    written = []
+
+    def full(self, target):
+        written.append(target)
+        if len(written) > 3:  # both files of the first claim, one of the second
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    assert main(["--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"theory: cannot write {tmp_path / 'report.html'}: No space left on device\n"
+    assert "2 of 3 claims hold" in printed.out
+    assert len(verdicts(tmp_path / "claims.json")) == 2
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
+
+
+@pytest.mark.parametrize("option", ["--out", "--json"])
+def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(
+    install, tmp_path, capsys, option
+):
+    install(numbers=[claim("one", raising)])
+    taken = tmp_path / "taken"
+    if option == "--out":
+        taken.write_text("a file")
+    else:
+        taken.mkdir()
+    assert main(["--out", str(tmp_path / "out"), option, str(taken)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith(f"theory: cannot write {taken}: ")
+    assert printed.err.count("\n") == 1
+    assert not printed.out
+
+
+def test_a_terminal_gets_a_bar_and_a_log_gets_plain_lines(install, tmp_path, capsys, monkeypatch):
+    install(numbers=[claim("one")])
+    main(["--out", str(tmp_path)])
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    main(["--out", str(tmp_path)])
+    assert "━" in capsys.readouterr().out

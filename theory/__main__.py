@@ -1,0 +1,105 @@
+"""`python -m theory`: checks the claims, prints a table and writes a report."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from theory import claims, report
+from theory.claim import Claim, Record, run
+from theory.page import summary
+
+
+@dataclass(frozen=True)
+class Options:
+    """Check every numbered claim of the theory, each with a control that has to fail.
+
+    Exits with 0 if every claim holds and every control fails, 1 if not, 2 if the run cannot be done as asked.
+    """
+
+    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
+    """Claims to check, by their own names or by the names of their files in theory/; all by default."""
+    out: Path = Path("results/theory")
+    """Folder for claims.json, report.html and the figures."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
+    """One more file to write the contents of claims.json to."""
+    list: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Only print the file, name and reference of each claim."""
+
+
+def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Claim]:
+    """The claims whose name, or whose file's name, is in `only`; all of them if `only` is empty.
+
+    Raises:
+        ValueError: a name that is neither.
+    """
+    names = {*found, *(module for module, _ in found.values())}
+    for name in only:
+        if name not in names:
+            close = difflib.get_close_matches(name, sorted(names))
+            hint = f"did you mean {', '.join(close)}?" if close else "see --list"
+            raise ValueError(f"no claim or file of claims is called {name!r}; {hint}")
+    return [claim for name, (module, claim) in found.items() if not only or {name, module} & set(only)]
+
+
+def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
+    """Runs the claims one by one, adding to `records` and renewing the files after each."""
+    report.prepare(options.out, options.json)
+    made_with = report.environment()
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("", total=len(selected))
+        for claim in selected:
+            progress.update(task, description=claim.name)
+            records.append(report.draw(run(claim), options.out))
+            report.write(records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with)
+            console.print(report.line(records[-1], f"{len(records)}/{len(selected)}"))
+            progress.advance(task)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status."""
+    options = tyro.cli(Options, args=arguments, prog="python -m theory")
+    # What is no terminal has no width to fit: a log keeps one line a claim.
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 180
+    console = Console(width=width, highlight=False)
+    records: list[Record] = []
+    with jax.enable_x64(True):
+        found = claims()
+        if options.list:
+            for name, (module, claim) in found.items():
+                print(f"{module:24}{name:32}{claim.reference}")
+            return 0
+        try:
+            selected = select(found, options.only)
+        except ValueError as error:
+            print(f"theory: {error}", file=sys.stderr)
+            return 2
+        try:
+            check(selected, options, console, records)
+            status = 0 if all(record.passes for record in records) else 1
+        except OSError as error:
+            print(f"theory: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
+            status = 2
+        except KeyboardInterrupt:
+            print(f"theory: interrupted; what was checked is in {options.out}", file=sys.stderr)
+            status = 130
+    if records:
+        console.print(report.table(records, console.width))
+        console.print(summary(records, len(selected)), style="green" if status == 0 else "bold red")
+        console.print(f"report: {options.out / 'report.html'}")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

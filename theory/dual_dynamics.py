@@ -1,0 +1,186 @@
+"""The dual dynamics: the field of Eq. 9, its approximation Eq. 10, and what Theorem 1 says of its fixed points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from jax.scipy.special import entr
+
+from gsjax import Ridge, dual, features, linearized, plotting
+from gsjax.dual import problem
+from gsjax.dual.links import link
+from gsjax.statistics import loglog_slope
+from theory import instances
+from theory.claim import Claim, Control, Observation
+
+
+def gradient(misprint: bool = False) -> Observation:
+    """The field of Eq. 9 against the gradient of Eq. 8, written out with K = Y Phi Phi^T Y, at random alpha."""
+    strength = 0.1
+    errors = {}
+    for name in ("pair", "random", "moons", "digits"):
+        feats = instances.feats(name)
+        kernel = (feats.u * feats.s2) @ feats.u.T
+        if misprint:
+            feats = feats._replace(u=feats.u.T)
+
+        def objective(alpha, kernel=kernel):
+            return jnp.sum(entr(alpha) + entr(1 - alpha)) - alpha @ kernel @ alpha / (2 * strength)
+
+        alpha = jax.random.uniform(jax.random.key(4), (kernel.shape[0],), minval=0.01, maxval=0.99)
+        field = problem.field(problem.whiten(feats, Ridge(strength)), link("exact"), alpha)
+        expected = jax.grad(objective)(alpha)
+        errors[name] = float(jnp.max(jnp.abs(field - expected)) / jnp.max(jnp.abs(expected)))
+    return Observation.equal(0.0, list(errors.values()), 1e-12, details=instances.table(errors))
+
+
+def invariance(form: str = "exact") -> Observation:
+    """The largest outward component of the field on the faces of a cube inside (0, 1)^n, over random points of the faces.
+
+    The faces lie where `|logit alpha_i|` exceeds by one the largest linear term that any alpha in the cube can have.
+    The hardest instance known: 20 equal examples and one of the other class.
+    """
+    opposed = features.from_ntk(jnp.ones((21, 21)), jnp.ones(21).at[20].set(-1))
+    outward = {}
+    for name, feats in {"opposed": opposed, "pair": instances.feats("pair")}.items():
+        whitened = problem.whiten(feats, Ridge(1.0))
+        n = feats.u.shape[0]
+        bound = jnp.max(jnp.sum(jnp.abs(whitened.basis @ whitened.basis.T), axis=1)) + 1
+        key_points, key_axes = jax.random.split(jax.random.key(5))
+        points = jax.random.uniform(key_points, (4000, n)).at[:1000].set(1.0).at[1000:2000].set(0.0)
+        points = points.at[2000:3000].set(jnp.round(points[2000:3000]))
+        points = jnp.clip(points, jax.nn.sigmoid(-bound), jax.nn.sigmoid(bound))
+        axes = jax.random.randint(key_axes, (4000,), 0, n)
+        for side in (-1.0, 1.0):
+            on_face = points.at[jnp.arange(4000), axes].set(jax.nn.sigmoid(side * bound))
+            field = jax.vmap(lambda alpha, w=whitened: problem.field(w, link(form), alpha))(on_face)
+            outward[f"{name}, alpha_i near {(side + 1) // 2:g}"] = float(jnp.max(side * field[jnp.arange(4000), axes]))
+    return Observation.below(0.0, list(outward.values()), details=instances.table(outward))
+
+
+def approximation(shift: float = 0.0) -> Observation:
+    """Slope, in the size of alpha, of the relative difference of the fixed points of Eqs. 9 and 10.
+
+    `shift` is added to the strengths that Eq. 10 sees, in units of lambda.
+    """
+    strengths = np.geomspace(1e-6, 1e-3, 7)
+    sizes, errors = [], []
+    for name in ("pair", "random", "digits"):
+        feats = instances.feats(name)
+        u, s2 = feats.u, feats.s2
+
+        @jax.jit
+        def both(strength, u=u, s2=s2):
+            scaled = strength * s2[-1]
+            exact = dual.equilibrium(features.from_spectrum(u, jnp.sqrt(s2)), Ridge(scaled))
+            shifted = features.from_spectrum(u, jnp.sqrt(s2 + shift * scaled))
+            return exact.alpha, dual.equilibrium(shifted, Ridge(scaled), form="linearized").alpha
+
+        pairs = [both(strength) for strength in strengths]
+        sizes.append([float(jnp.max(exact)) for exact, _ in pairs])
+        errors.append([float(jnp.max(jnp.abs(approximate / exact - 1))) for exact, approximate in pairs])
+    slopes = [np.polyfit(np.log(a), np.log(e), 1)[0] for a, e in zip(sizes, errors, strict=True)]
+    rows = [{"instance": n, "slope": float(s)} for n, s in zip(("pair", "random", "digits"), slopes, strict=True)]
+    return Observation.equal(2.0, slopes, 0.1, details={"instances": rows, "lambda / smallest s^2": strengths.tolist()})
+
+
+def attraction(kernels: Mapping[str, np.ndarray] | None = None) -> Observation:
+    """The largest eigenvalue of the Jacobian of Eq. 10 at a fixed point that an independent root finder has found."""
+    if kernels is None:
+        kernels = {}
+        for name in ("pair", "random", "deficient", "moons", "digits"):
+            feats = instances.feats(name)
+            kernels[name] = np.asarray((feats.u * feats.s2) @ feats.u.T)
+    strength = 1.0
+    largest = {}
+    for name, kernel in kernels.items():
+        matrix = jnp.asarray(kernel) / strength + jnp.eye(len(kernel))
+
+        def field(log_alpha, _, matrix=matrix):
+            return -log_alpha - matrix @ jnp.exp(log_alpha)
+
+        start = jnp.full(len(kernel), -jnp.log(jnp.max(jnp.diag(matrix))))
+        solver = optimistix.LevenbergMarquardt(rtol=1e-12, atol=1e-12)
+        log_alpha = optimistix.root_find(field, solver, start, max_steps=1000).value
+        alpha = jnp.exp(log_alpha)
+        if not bool(jnp.all(alpha < 1)):
+            continue  # the theorem speaks of fixed points in (0, 1)^n
+        jacobian = jax.jacfwd(lambda a, matrix=matrix: -jnp.log(a) - matrix @ a)(alpha)
+        largest[name] = float(np.max(np.linalg.eigvals(np.asarray(jacobian)).real))
+    return Observation.below(0.0, list(largest.values()), details=instances.table(largest))
+
+
+def shared_optimum(time: float = 1e6) -> Observation:
+    """Responses of the dual flow of Eq. 9 and of the primal flow of training at one time, in units of the former."""
+    penalty = Ridge(0.1)
+    errors = {}
+    for name in ("pair", "random", "digits"):
+        feats = instances.feats(name)
+        times = jnp.array([time])
+        ascent = dual.integrate(feats, penalty, times=times).response[-1]
+        training = linearized.flow(feats, penalty, times=times).response[-1]
+        errors[name] = float(jnp.max(jnp.abs(training - ascent)) / jnp.max(jnp.abs(ascent)))
+
+    def draw():
+        figure, axes = plotting.panels(columns=2)
+        feats, times = instances.feats("pair"), jnp.geomspace(1e-4, 1e4, 200)
+        for ax, title, flow in (
+            (axes[0, 0], "dual flow, Eq. 9", dual.integrate),
+            (axes[0, 1], "primal flow of training", linearized.flow),
+        ):
+            plotting.paths(times, flow(feats, penalty, times=times).response, ax)
+            ax.set_title(title)
+        return figure
+
+    return Observation.equal(0.0, list(errors.values()), 1e-4, details=instances.table(errors), figure=draw)
+
+
+CLAIMS = (
+    Claim(
+        name="eq9-gradient",
+        reference="Eqs. 8, 9",
+        statement="The field of Eq. 9 is the gradient of the dual objective, Eq. 8.",
+        check=gradient,
+        control=Control("misprint", "U^T S^2 U for U S^2 U^T, as in the text after Theorem 2", {"misprint": True}),
+    ),
+    Claim(
+        name="eq9-invariance",
+        reference="Eq. 9",
+        statement="(0, 1)^n is invariant: close to its faces the field of Eq. 9 points inwards.",
+        check=invariance,
+        control=Control("eq10", "the field of Eq. 10, whose entropy has no upper wall", {"form": "linearized"}),
+    ),
+    Claim(
+        name="eq10-approximation",
+        reference="Eq. 10",
+        statement="For lambda << s_k^2 the fixed point of Eq. 10 differs from that of Eq. 9, relatively, as alpha^2.",
+        check=approximation,
+        control=Control(
+            "no-lambda", "S^2 in the place of S^2 + lambda I: the difference is of first order", {"shift": -1.0}
+        ),
+    ),
+    Claim(
+        name="theorem1-attraction",
+        reference="Theorem 1",
+        statement="A fixed point of Eq. 10 in (0, 1)^n is attractive: every eigenvalue of the Jacobian is negative.",
+        check=attraction,
+        control=Control(
+            "indefinite",
+            "a matrix with strengths 25 and -15 in the place of a Gram matrix",
+            {"kernels": {"indefinite": np.array([[5.0, 20.0], [20.0, 5.0]])}},
+        ),
+    ),
+    Claim(
+        name="flows-share-optimum",
+        reference="Eqs. 3, 5, 9",
+        statement="The dual flow and the gradient flow of training end at the same responses.",
+        check=shared_optimum,
+        control=Control(
+            "on-the-way", "compared at time 1: the dual flow is not the time course of training", {"time": 1.0}
+        ),
+    ),
+)

@@ -1,0 +1,78 @@
+"""The problems on which the claims are checked: analytic ones, and tangent features of real networks on real data."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from scipy import optimize
+
+from gsjax import data, features, networks, tangent
+from gsjax.features import Features
+
+
+def rotation(delta: Float[Array, ""] | float) -> Float[Array, "2 2"]:
+    """The U of Eq. 15: two examples, two features, coupled by `delta`."""
+    cosine = jnp.sqrt(1 - jnp.asarray(delta) ** 2)
+    return jnp.array([[cosine, -delta], [delta, cosine]])
+
+
+def orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
+    """A random orthogonal matrix, uniform in the sense of Haar."""
+    return jax.random.orthogonal(key, n)
+
+
+@functools.cache
+def phi(name: str) -> tuple[Float[Array, "n m"], Float[Array, " n"]]:
+    """Tangent features at initialisation, and labels: "moons" or "digits", n = 200, or "random", n = 24, m = 60."""
+    key = jax.random.key(0)
+    if name == "random":
+        return jax.random.normal(key, (24, 60)) * 2.0 ** -(jnp.arange(60.0) ** 0.5), jnp.sign(
+            jnp.cos(jnp.arange(24.0) ** 2)
+        )
+    x, y = data.two_moons(key, 200) if name == "moons" else data.digits((3, 8), n=200)
+    network = networks.MLP((64, 64))
+    return tangent.ntrf(network.apply, network.init(key, x), x), y
+
+
+@functools.cache
+def feats(name: str) -> Features:
+    """Features of an instance: the three of `phi`, or "pair" (Eq. 15 with delta = 1/2, strengths 9 and 4), or "deficient"
+    (24 examples, 8 features)."""
+    if name == "pair":
+        return features.from_spectrum(rotation(0.5), jnp.array([3.0, 2.0]))
+    if name == "deficient":
+        return features.from_spectrum(orthogonal(jax.random.key(1), 24)[:, :8], jnp.linspace(4, 1, 8))
+    return features.from_ntrf(*phi(name))
+
+
+NAMES = ("pair", "random", "deficient", "moons", "digits")
+
+
+def worst(check: Callable[[Features], Float[Array, "..."]], names: Iterable[str] = NAMES) -> dict[str, float]:
+    """The largest entry of `check(feats)` on each of the named instances."""
+    return {name: float(np.max(check(feats(name)))) for name in names}
+
+
+def table(errors: dict[str, float]) -> dict[str, list[dict[str, object]]]:
+    """The details of an observation: one row an instance."""
+    return {"instances": [{"instance": name, "error": error} for name, error in errors.items()]}
+
+
+def minimum(objective: Callable[[Float[Array, " m"]], Float[Array, ""]], size: int) -> optimize.OptimizeResult:
+    """The minimum over theta `(size,)` of a smooth convex objective, by SciPy's L-BFGS-B from zero.
+
+    It shares nothing with the library's solver but the objective.
+    """
+    value_and_grad = jax.jit(jax.value_and_grad(objective))
+
+    def evaluate(theta):
+        value, grad = value_and_grad(jnp.asarray(theta))
+        return float(value), np.asarray(grad)
+
+    options = {"maxiter": 20_000, "maxfun": 40_000, "gtol": 1e-11, "ftol": 1e-16, "maxcor": 50}
+    return optimize.minimize(evaluate, np.zeros(size), jac=True, method="L-BFGS-B", options=options)

@@ -1,0 +1,185 @@
+"""What a run leaves in its folder: `claims.json`, `report.html` and a PNG file for each figure.
+
+Every file appears whole or not at all, and all of them are renewed after each claim, so a run that is
+interrupted leaves what it had computed. JSON has no NaN or infinity: they are written as the strings "nan",
+"inf" and "-inf".
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from theory.claim import Record, describe
+from theory.page import number, observed, page, plain
+
+PACKAGES = (
+    "gsjax", "jax", "jaxlib", "flax", "diffrax", "optax", "neural-tangents",
+    "numpy", "scipy", "scikit-learn", "matplotlib",
+)  # fmt: skip
+
+
+def prepare(out: Path, json_path: Path | None) -> None:
+    """Makes the folders and finds out now, not after the first claim, whether they can be written.
+
+    Raises:
+        OSError: they cannot, or `json_path` is a folder.
+    """
+    targets = [out / "claims.json", *([json_path] if json_path else [])]
+    for path in targets:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+
+
+def draw(record: Record, out: Path) -> Record:
+    """Saves the figure of a record as `NAME.png`; a figure that cannot be drawn is the record's error."""
+    if record.observation.figure is None:
+        return record
+    image = io.BytesIO()
+    try:
+        record.observation.figure().savefig(image, format="png", metadata={"Software": None})
+    except Exception as exception:  # noqa: BLE001  like a check, drawing is foreign code
+        return record._replace(error=f"figure: {describe(exception)}")
+    figure = f"{record.claim.name}.png"
+    _write(out / figure, image.getvalue())
+    return record._replace(figure=figure)
+
+
+def write(
+    records: Sequence[Record],
+    *,
+    out: Path,
+    json_path: Path | None = None,
+    planned: int,
+    made_with: Mapping[str, str],
+) -> None:
+    """Writes `claims.json` and `report.html` of the records so far.
+
+    Args:
+        records: of the claims that were run, in order.
+        out: the folder; figures of the records are read from it.
+        json_path: one more place for `claims.json`.
+        planned: how many claims the run was asked for.
+        made_with: of `environment`.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    content = json.dumps([to_json(r) for r in records], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    for path in (out / "claims.json", *([json_path] if json_path else [])):
+        _write(path, content.encode())
+    _write(out / "report.html", page(records, out, planned, made_with).encode())
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """The record in the types of JSON, with the keys that tools rely on first."""
+    claim, seen, control = record.claim, record.observation, record.control
+    return {
+        "name": claim.name,
+        "reference": claim.reference,
+        "statement": claim.statement,
+        "predicted": plain(seen.predicted),
+        "observed": plain(seen.observed),
+        "tolerance": plain(seen.tolerance),
+        "holds": seen.holds,
+        "seconds": round(record.seconds, 3),
+        "control": {
+            "name": claim.control.name,
+            "statement": claim.control.statement,
+            "observed": plain(control.observed),
+            "holds": control.holds,
+            "error": record.control_error,
+            "details": plain(control.details),
+        },
+        "details": plain(seen.details),
+        "error": record.error,
+        "figure": record.figure,
+    }
+
+
+def environment() -> dict[str, str]:
+    """Where and with what a run takes place: versions, platform, devices, commit, date."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    devices = jax.devices()
+    found["platform"] = platform.platform()
+    found["devices"] = f"{len(devices)} × {devices[0].device_kind}"
+    found["precision"] = "float64" if jax.numpy.ones(()).dtype == "float64" else "float32"
+    if commit := _commit():
+        found["commit"] = commit
+    found["started"] = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return found
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this file is in, if it is in one."""
+    git = ("git", "-C", str(Path(__file__).parent))
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changes = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.strip() + (" with uncommitted changes" if changes.stdout else "")
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def line(record: Record, position: str) -> Text:
+    """One line for a claim that has just been run."""
+    style = "green" if record.passes else "bold red"
+    text = Text(f"{position} {'✓' if record.passes else '✗'} {record.claim.name}", style=style)
+    text.append(f"  {record.verdict}, control {record.control_verdict}, {record.seconds:.1f} s", style="dim")
+    for who, error in (("", record.error), ("control: ", record.control_error)):
+        if error is not None:
+            text.append(f"  {who}{error.splitlines()[0]}", style="red")
+    return text
+
+
+def table(records: Sequence[Record], width: int) -> Table:
+    """The table at the end of a run; references take a column only where `width` leaves room for them."""
+    result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    result.add_column("claim", no_wrap=True)
+    if width >= 110:
+        result.add_column("reference")
+    for heading in ("predicted", "observed", "tolerance"):
+        result.add_column(heading, overflow="fold")
+    for heading in ("verdict", "control"):
+        result.add_column(heading, no_wrap=True)
+    result.add_column("s", justify="right", no_wrap=True)
+    for record in records:
+        claim, seen = record.claim, record.observation
+        names = [claim.name, claim.reference] if width >= 110 else [claim.name]
+        cells = [Text(cell) for cell in (*names, number(seen.predicted), observed(seen), number(seen.tolerance))]
+        verdict = Text(record.verdict, style="green" if record.verdict == "holds" else "bold red")
+        control = Text(record.control_verdict, "green" if record.control_verdict == "fails" else "bold red")
+        result.add_row(*cells, verdict, control, f"{record.seconds:.1f}")
+    return result

@@ -1,0 +1,116 @@
+"""The network and its tangent features: Eqs. 3 and 4, and the limit of infinite width."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from gsjax import data, features, networks, plotting, tangent
+from gsjax.statistics import loglog_slope
+from theory import instances
+from theory.claim import Claim, Control, Observation
+
+
+def linearisation(base: int = 0) -> Observation:
+    """Slope, in the size of the step, of what Eq. 3 leaves out; `base` seeds the parameters at which Phi is taken."""
+    network = networks.MLP((64, 64), activation="erf")
+    sizes = np.geomspace(1e-3, 1e-1, 5)
+    x, _ = data.digits((3, 8), n=50)
+    theta, unravel = ravel_pytree(network.init(jax.random.key(0), x))
+    phi = tangent.ntrf(network.apply, network.init(jax.random.key(base), x), x)
+
+    @jax.jit
+    @jax.vmap
+    def errors(key):
+        direction = jax.random.normal(key, theta.shape)
+
+        def error(size):
+            step = size * direction
+            change = network.apply(unravel(theta + step), x) - network.apply(unravel(theta), x)
+            return jnp.linalg.norm(change - phi @ step)
+
+        return jax.lax.map(error, jnp.asarray(sizes))
+
+    left_out = errors(jax.random.split(jax.random.key(1), 6))
+    slope = loglog_slope(sizes, left_out)
+    return Observation.slope(2.0, slope, 0.1, details={"step sizes": sizes.tolist(), "directions": 6})
+
+
+def responses(labels: str = "as given") -> Observation:
+    """U^T Y Phi theta against S V^T theta for random theta."""
+
+    def error(name):
+        phi, y = instances.phi(name)
+        feats = instances.feats(name)
+        assert feats.vt is not None
+        theta = jax.random.normal(jax.random.key(2), (8, phi.shape[1]))
+        seen = feats if labels == "as given" else feats._replace(y=jnp.ones_like(y))
+        by_outputs = seen.response(theta @ phi.T)
+        by_parameters = (theta @ feats.vt.T) * feats.s
+        return jnp.max(jnp.abs(by_outputs - by_parameters)) / jnp.max(jnp.abs(by_parameters))
+
+    errors = {name: float(error(name)) for name in ("random", "moons", "digits")}
+    return Observation.equal(0.0, list(errors.values()), 1e-12, details=instances.table(errors))
+
+
+WIDTHS = (64, 128, 256, 512)
+
+
+@functools.cache
+def _kernels(width: int, seeds: int):
+    x, _ = data.digits((3, 8), n=20)
+    network = networks.MLP((width, width))
+
+    def kernel(key):
+        return tangent.ntk(network.apply, network.init(key, x), x)
+
+    return jax.jit(lambda keys: jax.lax.map(kernel, keys))(jax.random.split(jax.random.key(3), seeds))
+
+
+def infinite_width(depth: int = 2, seeds: int = 24) -> Observation:
+    """Slope, in the width, of the distance between the empirical kernel of two hidden layers and a limit of `depth`."""
+    x, _ = data.digits((3, 8), n=20)
+    limit = tangent.infinite_ntk(networks.MLP((1,) * depth), x)
+    distances = [jnp.linalg.norm(_kernels(width, seeds) - limit, axis=(1, 2)) for width in WIDTHS]
+    errors = np.stack(distances, axis=1) / jnp.linalg.norm(limit)
+    slope = loglog_slope(WIDTHS, errors)
+
+    def draw():
+        figure, axes = plotting.panels()
+        label = r"$\|K - K_\infty\| / \|K_\infty\|$"
+        plotting.error_against_width(WIDTHS, errors, slope, reference=-0.5, ax=axes[0, 0], label=label)
+        return figure
+
+    return Observation.slope(-0.5, slope, 0.15, details={"widths": WIDTHS, "seeds": seeds}, figure=draw)
+
+
+CLAIMS = (
+    Claim(
+        name="eq3-linearisation",
+        reference="Eq. 3",
+        statement="yhat = Phi_0 theta to first order: what it leaves out of f(theta_0 + theta) - f(theta_0) grows as the "
+        "square of theta (erf network on real digits).",
+        check=linearisation,
+        control=Control(
+            "phi-elsewhere", "Phi taken at other parameters than theta_0: the error is of first order", {"base": 1}
+        ),
+    ),
+    Claim(
+        name="eq4-responses",
+        reference="Eq. 4, Definition 1",
+        statement="U^T Y yhat = S V^T theta for yhat = Phi_0 theta.",
+        check=responses,
+        control=Control("labels-forgotten", "responses without Y", {"labels": "forgotten"}),
+    ),
+    Claim(
+        name="infinite-width",
+        reference="Jacot et al. 2018, Theorem 1; Eq. 1",
+        statement="The empirical kernel approaches the analytic one as width^(-1/2) (two hidden ReLU layers, real digits).",
+        check=infinite_width,
+        control=Control("another-depth", "the limit of one hidden layer", {"depth": 1}),
+    ),
+)
