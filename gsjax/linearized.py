@@ -83,7 +83,8 @@ def flow(
         max_steps=_MAX_STEPS,
         throw=False,
     )
-    reached = jnp.all(jnp.isfinite(solution.ys), axis=1, keepdims=True)
-    response = jnp.where(reached, solution.ys, jnp.nan) * feats.s
+    states = jnp.asarray(solution.ys)
+    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
+    response = jnp.where(reached, states, jnp.nan) * feats.s
     converged = diffrax.is_successful(solution.result) & jnp.all(reached)
     return Flow(times, feats.y * (response @ feats.u.T), response, converged)

@@ -1,18 +1,19 @@
 """Finite networks trained on Eqs. 5 and 17 of Pezeshki et al. (2021): to the optimum, and in the course of time.
 
-Outputs and parameters are centred at initialisation, as in Eq. 3: with `theta_0` the parameters at the start,
+Outputs and parameters are centred at their values at initialisation, theta_0, as in Eq. 3:
 
-    L(theta) = sum_i log(1 + exp(-y_i yhat_i)) + penalty(theta - theta_0, yhat),    yhat = f(theta) - f(theta_0),
+    L(theta) = sum_i log(1 + exp(-y_i yhat_i)) + penalty(theta - theta_0, yhat),   yhat = f(theta) - f(theta_0),
 
-a sum over examples, in nats (module `objectives`). Where the network is linear in its parameters, the minimum of L is what
-`dual.equilibrium` solves for, and gradient descent follows `linearized.flow`.
+a sum over examples, in nats (module `objectives`). For a network that is linear in its parameters, the minimum
+of L is what `dual.equilibrium` computes, and gradient descent follows `linearized.flow`.
 
-`init` and `step` are the two halves of the optimiser, `fit` is the loop around them and `descend` is plain gradient
-descent. None of them compiles anything by itself: wrap them in `jax.jit`, and over seeds in `jax.vmap`.
+`init` and `step` are the optimiser, `fit` is the loop around them, `descend` is plain gradient descent. Each is
+one program under `jax.jit`; outside of it, every call compiles anew.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,41 +21,54 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree, Real
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from gsjax import _check
 from gsjax.objectives import Penalty, objective
 
 ApplyFn = Callable[[Any, Any], Any]
 
+# Twice the usual memory saves a third of the iterations where the kernel is ill-conditioned, and its inner
+# products are cheap beside the gradient of a full batch.
 _OPTIMIZER = optax.lbfgs(memory_size=20)
 
 
-class State(NamedTuple):
-    """What the optimiser carries from step to step.
+class Origin(NamedTuple):
+    """Where training started: `params`, and the outputs `logits (n,)` there."""
 
-    `params` as `apply_fn` takes them; `origin`, the same at initialisation, and `origin_logits (n,)`, the outputs
-    there, about which everything is centred; `optimizer`, the state of optax.
+    params: PyTree
+    logits: Float[Array, " n"]
+
+
+class State(NamedTuple):
+    """What training carries from step to step.
+
+    `params` as `apply_fn` takes them, the `origin` about which everything is centred, and the optimiser's own state.
     """
 
     params: PyTree
-    origin: PyTree
-    origin_logits: Float[Array, " n"]
+    origin: Origin
     optimizer: Any
 
 
 class Info(NamedTuple):
-    """Of the new parameters: `objective`, the L above; `gradient_norm`, ||dL/dtheta||_2; and whether the line search was
-    `stalled`, having found no better parameters along its direction."""
+    """How a state stands.
+
+    At its params, the `objective` L and `gradient_norm`, ||dL/dtheta||_2; and how many `evaluations` of L and its
+    gradient the last line search took.
+    """
 
     objective: Float[Array, ""]
     gradient_norm: Float[Array, ""]
-    stalled: Bool[Array, ""]
+    evaluations: Int[Array, ""]
 
 
 class Fit(NamedTuple):
-    """A trained network: `params`; its centred outputs `logits (n,)`; `objective` and `gradient_norm` there;
-    `initial_gradient_norm`, in whose units the tolerance was; `iterations` of the optimiser; and `converged`."""
+    """A trained network.
+
+    `params`, the centred outputs `logits (n,)`, `objective` and `gradient_norm` there, the `initial_gradient_norm`
+    that the tolerance is relative to, `iterations`, and whether training `converged`.
+    """
 
     params: PyTree
     logits: Float[Array, " n"]
@@ -66,7 +80,7 @@ class Fit(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """The time course of training: `times (T,)`, centred outputs `logits (T, n)`, `objective (T,)`, and the last `params`."""
+    """The course of training: `times (T,)`, centred outputs `logits (T, n)`, `objective (T,)`, last `params`."""
 
     times: Float[Array, " T"]
     logits: Float[Array, "T n"]
@@ -75,109 +89,212 @@ class Descent(NamedTuple):
 
 
 def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalty) -> State:
+    """The state of training at `params`, which become the origin; arguments and errors are those of `fit`.
+
+    >>> from gsjax.objectives import Ridge
+    >>> state = init(lambda w, x: x @ w, jnp.zeros(2), jnp.eye(2), jnp.ones(2), Ridge(1.0))
+    >>> state.origin.logits.tolist()
+    [0.0, 0.0]
+    """
     x, y = _checked(apply_fn, params, x, y)
-    trainable, _ = _split(params)
     origin = Origin(params, apply_fn(params, x))
-    value, gradient = jax.value_and_grad(_loss(apply_fn, origin, x, y, penalty))(trainable)
-    *rest, search = _OPTIMIZER.init(trainable)
-    return State(params, origin, (*rest, search._replace(value=value, grad=gradient)))
+    trainable, _ = _trainable(params)
+    state = State(params, origin, _OPTIMIZER.init(trainable))
+    # Left to optax, the first evaluation would be a branch of the step, and `vmap` runs both branches of every step.
+    value, grad = jax.value_and_grad(_loss(apply_fn, origin, x, y, penalty))(trainable)
+    *rest, search = state.optimizer
+    return state._replace(optimizer=(*rest, search._replace(value=value, grad=grad)))
 
 
 def step(
     apply_fn: ApplyFn, state: State, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalty
 ) -> tuple[State, Info]:
-    loss = _loss(apply_fn, state.origin, jnp.asarray(x), jnp.asarray(y), penalty)
-    trainable, join = _split(state.params)
+    """One step of L-BFGS with a zoom line search (Nocedal and Wright 2006, Algorithms 7.4 and 3.5).
+
+    `state` comes from `init`, or from a step, with the same x `(n, ...)`, y `(n,)` and `penalty`.
+
+    >>> from gsjax.objectives import Ridge
+    >>> x, y = jnp.eye(2), jnp.ones(2)
+    >>> state = init(lambda w, x: x @ w, jnp.zeros(2), x, y, Ridge(1.0))
+    >>> state, info = step(lambda w, x: x @ w, state, x, y, Ridge(1.0))
+    >>> bool(info.objective < 2 * jnp.log(2))
+    True
+    """
+    trainable, rebuild = _trainable(state.params)
     search = state.optimizer[-1]
     updates, optimizer = _OPTIMIZER.update(
-        search.grad, state.optimizer, trainable, value=search.value, grad=search.grad, value_fn=loss
+        search.grad,
+        state.optimizer,
+        trainable,
+        value=search.value,
+        grad=search.grad,
+        value_fn=_loss(apply_fn, state.origin, jnp.asarray(x), jnp.asarray(y), penalty),
     )
-    state = State(join(optax.apply_updates(trainable, updates)), state.origin, optimizer)
+    params = rebuild(optax.apply_updates(trainable, updates))
+    state = State(params, state.origin, optimizer)
     return state, _info(state)
 
 
-class Origin(NamedTuple):
-    params: PyTree
-    logits: Array
+def fit(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    x: Real[Array, "n ..."],
+    y: Real[Array, " n"],
+    penalty: Penalty,
+    *,
+    tolerance: float | None = None,
+    max_steps: int = 2000,
+) -> Fit:
+    """Trains on the full batch to a minimum of L (Eq. 5 or 17 of Pezeshki et al. 2021), by L-BFGS.
 
+    Stops when ||dL/dtheta||_2 is at most `tolerance` times what it was at initialisation. That ratio keeps its
+    meaning when widths, output scales or the number of examples change, as the gradient changes its units with
+    them. Where there are kinks at the minimum, as for ReLU under `Ridge`, the gradient need not vanish there,
+    and `converged` comes out false.
 
-class State(NamedTuple):
-    params: PyTree
-    origin: Origin
-    optimizer: Any
+    One seed, or many:
 
+        train = jax.jit(lambda params: fit(network.apply, params, x, y, penalty))
+        train_all = jax.jit(jax.vmap(lambda key: fit(network.apply, network.init(key, x), x, y, penalty)))
 
-def _info(state):
-    search = state.optimizer[-1]
-    return Info(
-        search.value,
-        optax.tree.norm(search.grad),
-        search.info.num_linesearch_steps,
-        search.info.decrease_error,
-        search.info.curvature_error,
-        search.learning_rate,
-    )
+    Under `vmap` all seeds take as many steps, and trials within each, as the slowest of them needs, with the
+    same results; on one CPU `lax.map` in its place is faster.
 
+    Args:
+        apply_fn: `apply_fn(params, x)` -> `(n,)`.
+        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained.
+        x: examples, `(n, ...)`.
+        y: labels -1 and +1, `(n,)`.
+        penalty: `Ridge` on theta - theta_0, or `SpectralDecoupling` on yhat.
+        tolerance: on the gradient norm, relative to the initial one. The default, sqrt(eps), is where the
+            objective is within rounding of its minimum.
+        max_steps: bound on the iterations; where it is reached, `converged` is false.
 
-class Info(NamedTuple):
-    objective: Any
-    gradient_norm: Any
-    ls: Any
-    de: Any
-    ce: Any
-    lr: Any
+    Raises:
+        ValueError: x empty, labels other than `(n,)` of -1 and +1, NaN or infinity in x or the parameters,
+            outputs that are not `(n,)`, an unknown `penalty`, a `tolerance` that is not positive, `max_steps`
+            below one.
 
-
-def fit(apply_fn, params, x, y, penalty, *, tolerance=None, max_steps=1000, trace=False):
+    >>> from gsjax.objectives import Ridge
+    >>> fitted = fit(lambda w, x: x @ w, jnp.zeros(2), jnp.eye(2), jnp.ones(2), Ridge(1.0))
+    >>> fitted.logits.tolist(), bool(fitted.converged)
+    ([0.4011, 0.4011], True)
+    """
+    _check.require(max_steps >= 1, "max_steps", "at least 1", max_steps)
     state = init(apply_fn, params, x, y, penalty)
-    info0 = _info(state)
-    dtype = info0.gradient_norm.dtype
-    tol = float(jnp.finfo(dtype).eps) ** 0.5 if tolerance is None else tolerance
-    target = tol * info0.gradient_norm
-    if trace:
+    initial = _info(state).gradient_norm
+    eps = float(jnp.finfo(initial.dtype).eps)
+    if tolerance is not None:
+        _check.positive("tolerance", tolerance)
+        if _check.is_concrete(tolerance) and tolerance < 8 * eps:
+            warnings.warn(f"tolerance {tolerance} is below what {initial.dtype} holds ({8 * eps:.1e})", stacklevel=2)
+    target = initial * (eps**0.5 if tolerance is None else tolerance)
 
-        def body(state, _):
-            state, info = step(apply_fn, state, x, y, penalty)
-            return state, info
+    def unfinished(carry: tuple[State, Array]) -> Array:
+        state, iterations = carry
+        return (_info(state).gradient_norm > target) & (iterations < max_steps)  # a NaN ends it, too
 
-        return lax.scan(body, state, None, length=max_steps)
+    def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
+        state, iterations = carry
+        return step(apply_fn, state, x, y, penalty)[0], iterations + 1
 
-    def cond(c):
-        state, k = c
-        return (_info(state).gradient_norm > target) & (k < max_steps)
-
-    def body(c):
-        state, k = c
-        return step(apply_fn, state, x, y, penalty)[0], k + 1
-
-    state, k = lax.while_loop(cond, body, (state, 0))
-    i = _info(state)
-    return Fit(
-        state.params,
-        apply_fn(state.params, x) - state.origin.logits,
-        i.objective,
-        i.gradient_norm,
-        info0.gradient_norm,
-        k,
-        i.gradient_norm <= target,
-    )
+    state, iterations = lax.while_loop(unfinished, advance, (state, jnp.array(0)))
+    info = _info(state)
+    logits = apply_fn(state.params, jnp.asarray(x)) - state.origin.logits
+    converged = info.gradient_norm <= target
+    return Fit(state.params, logits, info.objective, info.gradient_norm, initial, iterations, converged)
 
 
-def _loss(apply_fn, origin, x, y, penalty):
-    start, join = _split(origin.params)
+def descend(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    x: Real[Array, "n ..."],
+    y: Real[Array, " n"],
+    penalty: Penalty,
+    *,
+    step_size: float,
+    steps: Sequence[int] | Int[Array, " T"],
+) -> Descent:
+    """Gradient descent on L from `params`, theta <- theta - step_size dL/dtheta, recorded after given steps.
 
-    def loss(trainable):
-        logits = apply_fn(join(trainable), x) - origin.logits
-        return objective(penalty, jax.tree.map(jnp.subtract, trainable, start), logits, y.astype(logits.dtype))
+    L is a sum over examples, so step k stands for the time `k * step_size` of the gradient flow, the time axis of
+    `linearized.flow`. The error of that grows like `step_size`. Beyond 2 over the curvature of L, which is about
+    `s_1^2 / 4 + lambda` (ridge) or `s_1^2 (1 / 4 + lambda)` (spectral decoupling), the descent does not settle, and
+    `objective` shows it.
+
+    Args:
+        apply_fn, params, x, y, penalty: as in `fit`.
+        step_size: positive.
+        steps: increasing numbers of steps, `(T,)`, from 0 upwards.
+
+    Raises:
+        ValueError: as in `fit`; a `step_size` that is not positive; `steps` empty, negative or not increasing.
+
+    >>> from gsjax.objectives import Ridge
+    >>> course = descend(lambda w, x: x @ w, jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1), Ridge(1.0),
+    ...                  step_size=0.5, steps=[0, 1, 100])
+    >>> course.times.tolist(), course.logits[:, 0].tolist()
+    ([0.0, 0.5, 50.0], [0.0, 0.25, 0.4011])
+    """
+    x, y = _checked(apply_fn, params, x, y)
+    _check.positive("step_size", step_size)
+    steps = jnp.asarray(steps)
+    _check.shape("steps", steps, ndim=1)
+    increasing = jnp.issubdtype(steps.dtype, jnp.integer) & (steps[0] >= 0) & jnp.all(jnp.diff(steps) > 0)
+    _check.require(increasing, "steps", "increasing whole numbers from 0 upwards", steps)
+
+    origin = Origin(params, apply_fn(params, x))
+    trainable, rebuild = _trainable(params)
+    loss = _loss(apply_fn, origin, x, y, penalty)
+    gradient = jax.grad(loss)
+
+    def update(_: Array, trainable: PyTree) -> PyTree:
+        return jax.tree.map(lambda w, g: w - step_size * g, trainable, gradient(trainable))
+
+    def record(trainable: PyTree, count: Array) -> tuple[PyTree, tuple[Array, Array]]:
+        trainable = lax.fori_loop(0, count, update, trainable)
+        return trainable, (apply_fn(rebuild(trainable), x) - origin.logits, loss(trainable))
+
+    trainable, (logits, objectives) = lax.scan(record, trainable, jnp.diff(steps, prepend=0))
+    times = steps * jnp.asarray(step_size, logits.dtype)
+    return Descent(times, logits, objectives, rebuild(trainable))
+
+
+def _loss(
+    apply_fn: ApplyFn, origin: Origin, x: Array, y: Array, penalty: Penalty
+) -> Callable[[PyTree], Float[Array, ""]]:
+    """L as a function of what is trained."""
+    start, rebuild = _trainable(origin.params)
+
+    def loss(trainable: PyTree) -> Float[Array, ""]:
+        logits = apply_fn(rebuild(trainable), x) - origin.logits
+        theta = jax.tree.map(jnp.subtract, trainable, start)
+        return objective(penalty, theta, logits, y.astype(logits.dtype))
 
     return loss
 
 
-def _split(params):
+def _info(state: State) -> Info:
+    search = state.optimizer[-1]  # evaluated L and its gradient at the new params, so nobody else has to
+    return Info(search.value, optax.tree.norm(search.grad), search.info.num_linesearch_steps)
+
+
+def _trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
+    """What is trained, and how `params` is put together again around it."""
     if isinstance(params, Mapping) and "params" in params:
         return params["params"], lambda trainable: {**params, "params": trainable}
     return params, lambda trainable: trainable
 
 
-def _checked(apply_fn, params, x, y):
-    return jnp.asarray(x), jnp.asarray(y)
+def _checked(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
+    x, y = jnp.asarray(x), jnp.asarray(y)
+    _check.require(x.ndim >= 1 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
+    _check.finite("x", x)
+    _check.labels("y", y, len(x))
+    leaves = jax.tree.leaves(_trainable(params)[0])
+    _check.require(sum(map(jnp.size, leaves)), "params", "at least one parameter to train", "none")
+    for leaf in leaves:
+        _check.finite("params", leaf)
+    shape = getattr(jax.eval_shape(apply_fn, params, x), "shape", None)
+    _check.require(shape == (len(x),), "apply_fn", f"outputs of shape ({len(x)},)", f"shape {shape}")
+    return x, y

@@ -10,7 +10,15 @@ import importlib
 
 from theory.claim import Claim
 
-MODULES: tuple[str, ...] = ("tangent_features", "duality", "dual_dynamics", "closed_forms")
+MODULES: tuple[str, ...] = (
+    "tangent_features",
+    "duality",
+    "dual_dynamics",
+    "closed_forms",
+    "starvation",
+    "spectral_decoupling",
+    "multiclass",
+)
 """The files of claims, in the order in which they are checked."""
 
 

@@ -14,6 +14,7 @@ import jax
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
 
 from theory import claims, report
 from theory.claim import Claim, Record, run
@@ -74,7 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 180
     console = Console(width=width, highlight=False)
     records: list[Record] = []
-    with jax.enable_x64(True):
+    # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
+    with jax.enable_x64(True), threadpool_limits(1, "blas"):
         found = claims()
         if options.list:
             for name, (module, claim) in found.items():

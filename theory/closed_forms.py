@@ -55,7 +55,7 @@ def permutation(angle: float = 0.0) -> Observation:
 
 
 def _perturbed_identity(key, delta, n: int = SIZE):
-    """The orthogonal matrix exp(delta A), with A antisymmetric and of entries N(0, 1): off-diagonal entries of order delta."""
+    """The orthogonal matrix exp(delta A), A antisymmetric with entries N(0, 1): off-diagonal entries of order delta."""
     a = jnp.triu(jax.random.normal(key, (n, n)), 1)
     return jax.scipy.linalg.expm(delta * (a - a.T))
 
@@ -91,22 +91,22 @@ CLAIMS = (
     Claim(
         name="eq12-equal-strengths",
         reference="Eq. 12",
-        statement="Equal strengths: alpha_i = lambda W(s^2/lambda + 1)/(s^2 + lambda) and z_j = s^2 W(s^2/lambda + 1)/(s^2 + lambda) "
-        "sum_i u_ij solve Eq. 10 for any orthogonal U.",
+        statement="Equal strengths: alpha_i = lambda W(s^2/lambda + 1)/(s^2 + lambda) and "
+        "z_j = s^2 W(s^2/lambda + 1)/(s^2 + lambda) sum_i u_ij solve Eq. 10 for any orthogonal U.",
         check=equal_strengths,
         control=Control("unequal", "strengths that differ by up to 10%", {"spread": 0.1}),
     ),
     Claim(
         name="eq13-permutation",
         reference="Eq. 13",
-        statement="U a permutation: every feature has its own alpha and z, as in Eq. 12 with s_i^2 and without the sum.",
+        statement="U a permutation: each feature has its own alpha and z, as in Eq. 12 with s_i^2 and without the sum.",
         check=permutation,
         control=Control("rotated", "U rotated away from the permutation, by entries of order 0.01", {"angle": 0.01}),
     ),
     Claim(
         name="lemma1",
         reference="Lemma 1, Eq. 14",
-        statement="For U a perturbed identity, Lemma 1 gives alpha* up to an error of second order in the perturbation.",
+        statement="U a perturbed identity: Lemma 1 gives alpha* up to an error of second order in the perturbation.",
         check=lemma1,
         control=Control(
             "order-0", "the fixed point of the unperturbed identity: the error is of first order", {"order": 0}

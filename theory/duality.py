@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize
 
-from gsjax import Ridge, dual, objectives
+from gsjax import Ridge, objectives
 from gsjax.dual import problem
 from theory import instances
 from theory.claim import Claim, Control, Observation
@@ -50,7 +50,7 @@ def strong_duality(factor: float = 1.0, names: tuple[str, ...] = DATA) -> Observ
     primal, maximum = [], []
     for name in names:
         feats, penalty = instances.feats(name), Ridge(STRENGTH)
-        alpha = dual.equilibrium(feats, penalty).alpha
+        alpha = instances.equilibrium(feats, penalty).alpha
         maximum.append(float(problem.objective(problem.whiten(feats, penalty), alpha)))
         primal.append(float(_primal(name, factor).fun))
     rows = [
@@ -64,7 +64,7 @@ def responses_at_optimum(power: int = 2) -> Observation:
     errors = {}
     for name in DATA:
         (phi, _), feats = instances.phi(name), instances.feats(name)
-        alpha = dual.equilibrium(feats, Ridge(STRENGTH)).alpha
+        alpha = instances.equilibrium(feats, Ridge(STRENGTH)).alpha
         predicted = feats.s**power * (feats.u.T @ alpha) / STRENGTH
         measured = feats.response(phi @ jnp.asarray(_primal(name, 1.0).x))
         errors[name] = float(jnp.max(jnp.abs(measured - predicted)) / (1 + jnp.max(jnp.abs(predicted))))

@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 from scipy import optimize
 
-from gsjax import data, features, networks, tangent
+from gsjax import data, dual, features, networks, starvation, tangent
 from gsjax.features import Features
+
+equilibrium = jax.jit(dual.equilibrium, static_argnames=("form", "tolerance"))
+matrix = jax.jit(starvation.matrix, static_argnames=("form", "oriented"))
 
 
 def rotation(delta: Float[Array, ""] | float) -> Float[Array, "2 2"]:
@@ -41,8 +44,11 @@ def phi(name: str) -> tuple[Float[Array, "n m"], Float[Array, " n"]]:
 
 @functools.cache
 def feats(name: str) -> Features:
-    """Features of an instance: the three of `phi`, or "pair" (Eq. 15 with delta = 1/2, strengths 9 and 4), or "deficient"
-    (24 examples, 8 features)."""
+    """Features of an instance, by name.
+
+    One of the three of `phi`; "pair", Eq. 15 with delta = 1/2 and strengths 9 and 4; or "deficient", 8 features of 24
+    examples.
+    """
     if name == "pair":
         return features.from_spectrum(rotation(0.5), jnp.array([3.0, 2.0]))
     if name == "deficient":

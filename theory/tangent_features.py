@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from gsjax import data, features, networks, plotting, tangent
+from gsjax import data, networks, plotting, tangent
 from gsjax.statistics import loglog_slope
 from theory import instances
 from theory.claim import Claim, Control, Observation
@@ -30,8 +30,8 @@ def linearisation(base: int = 0) -> Observation:
 
         def error(size):
             step = size * direction
-            change = network.apply(unravel(theta + step), x) - network.apply(unravel(theta), x)
-            return jnp.linalg.norm(change - phi @ step)
+            moved, given = (jnp.asarray(network.apply(unravel(at), x)) for at in (theta + step, theta))
+            return jnp.linalg.norm(moved - given - phi @ step)
 
         return jax.lax.map(error, jnp.asarray(sizes))
 
@@ -92,8 +92,8 @@ CLAIMS = (
     Claim(
         name="eq3-linearisation",
         reference="Eq. 3",
-        statement="yhat = Phi_0 theta to first order: what it leaves out of f(theta_0 + theta) - f(theta_0) grows as the "
-        "square of theta (erf network on real digits).",
+        statement="yhat = Phi_0 theta to first order: what it leaves out of f(theta_0 + theta) - f(theta_0) grows "
+        "as the square of theta (erf network on real digits).",
         check=linearisation,
         control=Control(
             "phi-elsewhere", "Phi taken at other parameters than theta_0: the error is of first order", {"base": 1}
@@ -109,7 +109,7 @@ CLAIMS = (
     Claim(
         name="infinite-width",
         reference="Jacot et al. 2018, Theorem 1; Eq. 1",
-        statement="The empirical kernel approaches the analytic one as width^(-1/2) (two hidden ReLU layers, real digits).",
+        statement="The empirical kernel approaches the analytic one as width^(-1/2) (two hidden ReLU layers, digits).",
         check=infinite_width,
         control=Control("another-depth", "the limit of one hidden layer", {"depth": 1}),
     ),

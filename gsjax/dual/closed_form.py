@@ -85,7 +85,7 @@ def theorem2_slope(
 
         -delta s_2^2 / (lambda (s_2^2 + lambda)) W_1 / (x_1 (1 + W_1)) W_2 / (1 + W_2) (1 - a_1 / a_2),
 
-    negative for `delta > 0` and `s_1^2 > s_2^2`. Its relative error is of second order in `delta`.
+    negative for `delta > 0` and `s_1^2 > s_2^2`. Its error is of second order in `delta`.
 
     Raises:
         ValueError: `delta` is not in (-1, 1), `s2` not two positive numbers, or `strength` not positive.

@@ -102,8 +102,9 @@ def integrate(
         max_steps=_MAX_STEPS,
         throw=False,
     )
-    reached = jnp.all(jnp.isfinite(solution.ys), axis=1, keepdims=True)
-    alpha = jnp.where(reached, rule.from_coordinate(solution.ys), jnp.nan)
+    states = jnp.asarray(solution.ys)
+    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
+    alpha = jnp.where(reached, rule.from_coordinate(states), jnp.nan)
     margins = alpha @ flow.kernel + flow.offset
     return Trajectory(times, alpha, margins @ feats.u, diffrax.is_successful(solution.result) & jnp.all(reached))
 

@@ -1,0 +1,144 @@
+"""The primal flow: gradient descent on the parameters in the limit of small steps, and the same optimum as the dual."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+from scipy.special import expit
+
+from gsjax import Ridge, SpectralDecoupling, features, linearized
+from tests.instances import dense, equilibrium, instance, slope
+
+EXAMPLE = instance(0)
+TIMES = np.array([0, 0.1, 0.5, 1, 2, 1e2, 1e4])
+STRENGTHS, TARGETS = np.array([0.1, 0.4, 2.0, 0.7, 0.2]), np.array([1.0, -0.5, 0.3, 2.5, 0.0])
+PENALTIES = {
+    "ridge": Ridge(0.3),
+    "decoupling": SpectralDecoupling(0.3),
+    "targets": SpectralDecoupling(STRENGTHS, TARGETS),
+}
+penalties = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+
+
+@jax.jit
+def _flow(u, s, y, penalty, times, learning_rate):
+    return linearized.flow(
+        features.from_spectrum(u, s, y), penalty, times=times, learning_rate=learning_rate
+    )
+
+
+def flow(penalty, *, example=EXAMPLE, times=TIMES, learning_rate=1.0) -> linearized.Flow:
+    """`linearized.flow`, compiled once for every kind of penalty."""
+    return _flow(example.u, example.s, example.y, dense(penalty, 5), times, float(learning_rate))
+
+
+def gradient(theta, penalty):
+    """That of Eq. 5 or 17 for `yhat = Phi theta`, written out anew."""
+    phi, y = EXAMPLE.phi, EXAMPLE.y
+    f = phi @ theta
+    descent = -phi.T @ (y * expit(-y * f))
+    if isinstance(penalty, Ridge):
+        return descent + penalty.strength * theta
+    return descent + phi.T @ (penalty.strength * (f - penalty.target))
+
+
+@penalties
+def test_it_ends_at_the_equilibrium(penalty):
+    with jax.enable_x64(True):
+        for example in (EXAMPLE, instance(0, rank=3)):
+            path = flow(penalty, example=example)
+            assert bool(path.converged)
+            assert path.logits.shape == path.response.shape == (len(TIMES), 5)
+            np.testing.assert_array_equal(path.times, TIMES)
+            np.testing.assert_array_equal(path.logits[0], 0)
+            end = equilibrium(example.u, example.s, example.y, penalty)
+            np.testing.assert_allclose(path.response[-1], end.response, atol=1e-6)
+            np.testing.assert_allclose(path.response, example.y * path.logits @ example.u, atol=1e-10)
+
+
+def test_single_precision():
+    path = flow(Ridge(0.3))
+    assert path.logits.dtype == path.response.dtype == jnp.float32
+    assert bool(path.converged)
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(path.logits, flow(Ridge(0.3)).logits, atol=5e-3)
+
+
+@penalties
+def test_gradient_descent_approaches_it_linearly_in_the_step(penalty):
+    steps = np.array([0.04, 0.02, 0.01, 0.005])
+    with jax.enable_x64(True):
+        limit = np.asarray(flow(penalty).logits[4])
+    errors = []
+    for step in steps:
+        theta = np.zeros(8)
+        for _ in range(round(TIMES[4] / step)):
+            theta -= step * gradient(theta, penalty)
+        errors.append(np.abs(EXAMPLE.phi @ theta - limit).max())
+    assert slope(steps, errors) == pytest.approx(1, abs=0.1)
+    assert errors[-1] < 0.02
+
+
+@penalties
+def test_the_path_is_that_of_another_integrator(penalty):
+    path = scipy.integrate.solve_ivp(
+        lambda _, theta: -gradient(theta, penalty), (0, 2), np.zeros(8), t_eval=TIMES[:5], rtol=1e-11, atol=1e-12
+    )
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(flow(penalty).logits[:5], (EXAMPLE.phi @ path.y).T, atol=1e-6)
+
+
+def test_a_very_strong_ridge_leaves_a_linear_equation_with_a_solution_in_closed_form():
+    # alpha stays at 1/2 to first order in 1 / lambda: dphi/dt = S U^T 1 / 2 - lambda phi.
+    strengths = np.array([50.0, 100.0, 200.0, 400.0])
+    pull = EXAMPLE.s**2 * EXAMPLE.u.sum(0) / 2
+    errors = []
+    with jax.enable_x64(True):
+        for strength in strengths:
+            times = TIMES / strength
+            expected = -np.expm1(-strength * times)[:, None] * pull / strength
+            errors.append(np.abs(flow(Ridge(strength), times=times).response - expected).max())
+    assert slope(strengths, errors) == pytest.approx(-2, abs=0.1)
+
+
+def test_the_learning_rate_is_a_unit_of_time():
+    with jax.enable_x64(True):
+        slow = flow(Ridge(0.3), learning_rate=0.25, times=4 * TIMES)
+        np.testing.assert_allclose(slow.logits, flow(Ridge(0.3)).logits, atol=1e-6)
+
+
+def test_the_strongest_feature_is_learned_first():
+    example = EXAMPLE._replace(u=EXAMPLE.u * np.sign(EXAMPLE.u.sum(0)))
+    with jax.enable_x64(True):
+        path = flow(Ridge(0.3), example=example, times=1e-4 * np.arange(7))
+        rate = np.asarray(path.response[1]) / 1e-4
+        np.testing.assert_allclose(rate, example.s**2 * example.u.sum(0) / 2, rtol=1e-2)
+
+
+FEATS = features.from_spectrum(np.eye(2), np.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("argument", "options"),
+    [
+        ("times", {"times": np.array([])}),
+        ("times", {"times": np.array([-1.0, 1.0])}),
+        ("times", {"times": np.array([1.0, 1.0])}),
+        ("times", {"times": np.array([0.0, np.nan])}),
+        ("times", {"times": np.ones((2, 2))}),
+        ("learning_rate", {"learning_rate": 0.0}),
+        ("learning_rate", {"learning_rate": np.nan}),
+        ("learning_rate", {"learning_rate": np.ones(2)}),
+        ("penalty", {"penalty": None}),
+        ("penalty.strength", {"penalty": Ridge(np.ones(2))}),
+        ("penalty.strength", {"penalty": SpectralDecoupling(np.ones(3))}),
+        ("penalty.target", {"penalty": SpectralDecoupling(1.0, np.ones(3))}),
+    ],
+)
+def test_bad_input_is_named(argument, options):
+    arguments = {"penalty": Ridge(1.0), "times": np.array([0.0, 1.0]), **options}
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
+        linearized.flow(FEATS, **arguments)
