@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jaxtyping import Array
 
 
 def is_concrete(*values: Any) -> bool:
@@ -48,15 +49,23 @@ def labels(name: str, y: Any, n: int) -> None:
 
 
 def positive(name: str, value: Any) -> None:
-    """Every entry of `value` is finite and above zero."""
+    """Every entry of `value` is a finite number above zero."""
     if is_concrete(value):
         array = np.asarray(value)
-        require(
-            np.all(np.isfinite(array) & (array > 0)),
-            name,
-            "finite positive numbers",
-            np.array2string(array, threshold=5),
-        )
+        numbers = jnp.issubdtype(array.dtype, jnp.number)
+        good = numbers and np.all(np.isfinite(array) & (array > 0))
+        require(good, name, "finite positive numbers", np.array2string(array, threshold=5))
+
+
+def scalar(name: str, value: Any) -> None:
+    """`value` has no axes."""
+    require(jnp.shape(value) == (), name, "a scalar", f"shape {jnp.shape(value)}")
+
+
+def as_float(value: Any) -> Array:
+    """`value` as an array of floating point numbers: of its own dtype, or the default one if it has whole numbers."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def times(value: Any) -> None:

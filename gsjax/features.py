@@ -54,7 +54,7 @@ def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | 
     >>> feats.s.tolist(), feats.rank
     ([3.0, 2.0], 2)
     """
-    phi, y = jnp.asarray(phi), jnp.asarray(y)
+    phi, y = _check.as_float(phi), jnp.asarray(y)
     _check.shape("phi", phi, ndim=2)
     _check.labels("y", y, phi.shape[0])
     _check.finite("phi", phi)
@@ -78,7 +78,7 @@ def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | N
     >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
     [3.0, 2.0]
     """
-    ntk, y = jnp.asarray(ntk), jnp.asarray(y)
+    ntk, y = _check.as_float(ntk), jnp.asarray(y)
     _check.shape("ntk", ntk, ndim=2)
     n = ntk.shape[0]
     _check.require(ntk.shape == (n, n), "ntk", "a square matrix", f"shape {ntk.shape}")
@@ -121,8 +121,8 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
     >>> from_spectrum(jnp.eye(2), jnp.array([1.0, 3.0])).s2.tolist()
     [1.0, 9.0]
     """
-    u, s = jnp.asarray(u), jnp.asarray(s)
-    dtype = jnp.result_type(u, s, float) if not jnp.issubdtype(u.dtype, jnp.floating) else jnp.result_type(u, s)
+    u, s = _check.as_float(u), _check.as_float(s)
+    dtype = jnp.result_type(u, s)
     u, s = u.astype(dtype), s.astype(dtype)
     _check.shape("u", u, ndim=2)
     n, r = u.shape

@@ -56,8 +56,10 @@ def flow(
     n, dtype = feats.u.shape[0], feats.u.dtype
     times = jnp.asarray(times, dtype)
     _check.times(times)
+    _check.scalar("learning_rate", learning_rate)
     _check.positive("learning_rate", learning_rate)
     if isinstance(penalty, Ridge):
+        _check.scalar("penalty.strength", penalty.strength)
         decay, pull, target = jnp.asarray(penalty.strength, dtype), jnp.zeros(n, dtype), jnp.zeros(n, dtype)
     else:
         pull, target = per_example(penalty, n, dtype)

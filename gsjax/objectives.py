@@ -63,7 +63,7 @@ Penalty = Ridge | SpectralDecoupling
 
 def _is_numeric(value) -> bool:
     # Tree transformations rebuild these classes around leaves that are no numbers (None, sharding specs, ...).
-    return isinstance(value, (int, float)) or hasattr(value, "dtype")
+    return isinstance(value, (int, float, str, list, tuple)) or hasattr(value, "dtype")
 
 
 def _positive(name: str, value) -> None:
@@ -78,6 +78,7 @@ def penalty_value(penalty: Penalty, theta: PyTree, logits: Float[Array, " n"]) -
         ValueError: `penalty` is neither `Ridge` nor `SpectralDecoupling`, or its arrays do not have `n` entries.
     """
     if isinstance(penalty, Ridge):
+        _check.scalar("penalty.strength", penalty.strength)
         return penalty.strength / 2 * jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(theta)]))
     strength, target = per_example(penalty, logits.shape[0], logits.dtype)
     return jnp.sum(strength / 2 * (logits - target) ** 2)

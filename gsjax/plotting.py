@@ -218,17 +218,19 @@ def error_against_width(
     ax: Axes | None = None,
     *,
     label: str = "error",
+    xlabel: str = "width",
 ) -> Axes:
-    """Errors that should vanish with the width: seeds, geometric means with intervals, and the fitted line.
+    """Errors that should vanish with the width, or with another size: seeds, means with intervals, the fitted line.
 
     Args:
-        widths: shape (w,), positive.
+        widths: sizes, shape (w,), positive. Whole numbers are written out along the axis.
         errors: one row a seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
             geometric mean (`statistics.bootstrap_mean` of the logarithm).
         slope: of `statistics.loglog_slope`; its line is drawn and its interval written in the legend.
         reference: an exponent; drawn as a dashed guide below the data.
         ax: axes to draw into, e.g. those of another series; a new figure by default.
         label: of the series in the legend.
+        xlabel: what the sizes are.
 
     Raises:
         ValueError: shapes that differ, entries that are not positive, `ax` that is no matplotlib axes.
@@ -255,19 +257,20 @@ def error_against_width(
         ax.plot(ends, center[1] * (ends / center[0]) ** slope.value, color=color)
     if reference is not None:
         below = 0.8 * errors[:, np.argmin(widths)].min()  # a guide beside the data, not hidden behind the fit
-        power = f"width$^{{{reference:g}}}$"
+        power = f"slope {reference:g}".replace("-", "−")
         ax.plot(ends, below * (ends / ends[0]) ** reference, "--", color="0.35", linewidth=1.3, label=power)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ticks = np.unique(widths).tolist()
-    ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 7)]))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_locator(NullLocator())
+    if np.all(widths == np.round(widths)):
+        ticks = np.unique(widths).tolist()
+        ax.xaxis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 7)]))
+        ax.xaxis.set_major_formatter("{x:g}")
+        ax.xaxis.set_minor_locator(NullLocator())
     if np.ptp(np.log10(ax.get_ylim())) < 2:
         ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("width")
+    ax.set_xlabel(xlabel)
     ax.set_ylabel("error")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return ax

@@ -20,9 +20,9 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
         d z* / d s^2 = (1 / lambda) (I + S^2 C / lambda)^-1 diag(c),
 
     one linear solve for all entries. Under spectral decoupling the optimum does not depend on the strengths, and
-    the matrix is zero. `oriented=True` multiplies row j by the sign of `z_j*`, without which the sign of an entry is as
-    arbitrary as that of a singular vector; `oriented=False` keeps the signs of `feats.u`. NaN where the equilibrium
-    did not converge.
+    the matrix is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero), without which
+    the sign of an entry is as arbitrary as that of a singular vector; `oriented=False` keeps the signs of `feats.u`.
+    NaN where the equilibrium did not converge.
 
     Raises:
         ValueError: an unknown `form` or `penalty`, or per-example arrays of the wrong length.
@@ -36,10 +36,11 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     if isinstance(penalty, Ridge):
         curvature = link(form).curvature(feats.u @ state.response)
         gram = feats.u.T @ (curvature[:, None] * feats.u)
-        slopes = sensitivity(feats.s2, gram, feats.u.T @ state.alpha, penalty.strength)
+        pull = feats.u.T @ state.alpha
+        slopes = sensitivity(feats.s2, gram, pull, penalty.strength)
     else:
-        slopes = jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)
-    slopes = orient(slopes, state.response) if oriented else slopes
+        pull, slopes = state.response, jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)
+    slopes = orient(slopes, pull) if oriented else slopes
     return jnp.where(state.converged, slopes, jnp.nan)
 
 

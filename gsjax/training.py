@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from gsjax import _check
@@ -98,10 +99,10 @@ def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Arr
     """
     x, y = _checked(apply_fn, params, x, y)
     origin = Origin(params, apply_fn(params, x))
-    trainable, _ = _trainable(params)
-    state = State(params, origin, _OPTIMIZER.init(trainable))
+    theta, _ = _ravel(params)
+    state = State(params, origin, _OPTIMIZER.init(theta))
     # Left to optax, the first evaluation would be a branch of the step, and `vmap` runs both branches of every step.
-    value, grad = jax.value_and_grad(_loss(apply_fn, origin, x, y, penalty))(trainable)
+    value, grad = jax.value_and_grad(_loss(apply_fn, origin, x, y, penalty))(theta)
     *rest, search = state.optimizer
     return state._replace(optimizer=(*rest, search._replace(value=value, grad=grad)))
 
@@ -120,18 +121,17 @@ def step(
     >>> bool(info.objective < 2 * jnp.log(2))
     True
     """
-    trainable, rebuild = _trainable(state.params)
+    theta, unravel = _ravel(state.params)
     search = state.optimizer[-1]
     updates, optimizer = _OPTIMIZER.update(
         search.grad,
         state.optimizer,
-        trainable,
+        theta,
         value=search.value,
         grad=search.grad,
         value_fn=_loss(apply_fn, state.origin, jnp.asarray(x), jnp.asarray(y), penalty),
     )
-    params = rebuild(optax.apply_updates(trainable, updates))
-    state = State(params, state.origin, optimizer)
+    state = State(unravel(theta + updates), state.origin, optimizer)
     return state, _info(state)
 
 
@@ -244,46 +244,43 @@ def descend(
     _check.require(increasing, "steps", "increasing whole numbers from 0 upwards", steps)
 
     origin = Origin(params, apply_fn(params, x))
-    trainable, rebuild = _trainable(params)
+    theta, unravel = _ravel(params)
     loss = _loss(apply_fn, origin, x, y, penalty)
     gradient = jax.grad(loss)
 
-    def update(_: Array, trainable: PyTree) -> PyTree:
-        return jax.tree.map(lambda w, g: w - step_size * g, trainable, gradient(trainable))
+    def record(theta: Array, count: Array) -> tuple[Array, tuple[Array, Array]]:
+        theta = lax.fori_loop(0, count, lambda _, theta: theta - step_size * gradient(theta), theta)
+        return theta, (apply_fn(unravel(theta), x) - origin.logits, loss(theta))
 
-    def record(trainable: PyTree, count: Array) -> tuple[PyTree, tuple[Array, Array]]:
-        trainable = lax.fori_loop(0, count, update, trainable)
-        return trainable, (apply_fn(rebuild(trainable), x) - origin.logits, loss(trainable))
-
-    trainable, (logits, objectives) = lax.scan(record, trainable, jnp.diff(steps, prepend=0))
+    theta, (logits, objectives) = lax.scan(record, theta, jnp.diff(steps, prepend=0))
     times = steps * jnp.asarray(step_size, logits.dtype)
-    return Descent(times, logits, objectives, rebuild(trainable))
+    return Descent(times, logits, objectives, unravel(theta))
 
 
 def _loss(
     apply_fn: ApplyFn, origin: Origin, x: Array, y: Array, penalty: Penalty
-) -> Callable[[PyTree], Float[Array, ""]]:
-    """L as a function of what is trained."""
-    start, rebuild = _trainable(origin.params)
+) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
+    """L as a function of the vector of parameters."""
+    start, unravel = _ravel(origin.params)
 
-    def loss(trainable: PyTree) -> Float[Array, ""]:
-        logits = apply_fn(rebuild(trainable), x) - origin.logits
-        theta = jax.tree.map(jnp.subtract, trainable, start)
-        return objective(penalty, theta, logits, y.astype(logits.dtype))
+    def loss(theta: Float[Array, " m"]) -> Float[Array, ""]:
+        logits = apply_fn(unravel(theta), x) - origin.logits
+        return objective(penalty, theta - start, logits, y.astype(logits.dtype))
 
     return loss
 
 
 def _info(state: State) -> Info:
-    search = state.optimizer[-1]  # evaluated L and its gradient at the new params, so nobody else has to
-    return Info(search.value, optax.tree.norm(search.grad), search.info.num_linesearch_steps)
+    search = state.optimizer[-1]  # it has evaluated L and its gradient at the params of the state
+    return Info(search.value, jnp.linalg.norm(search.grad), search.info.num_linesearch_steps)
 
 
-def _trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is trained, and how `params` is put together again around it."""
+def _ravel(params: PyTree) -> tuple[Float[Array, " m"], Callable[[Array], PyTree]]:
+    """What is trained as one vector, which compiles faster than a tree, and the way back to `params`."""
     if isinstance(params, Mapping) and "params" in params:
-        return params["params"], lambda trainable: {**params, "params": trainable}
-    return params, lambda trainable: trainable
+        theta, unravel = ravel_pytree(params["params"])
+        return theta, lambda theta: {**params, "params": unravel(theta)}
+    return ravel_pytree(params)
 
 
 def _checked(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
@@ -291,10 +288,9 @@ def _checked(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, 
     _check.require(x.ndim >= 1 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
     _check.finite("x", x)
     _check.labels("y", y, len(x))
-    leaves = jax.tree.leaves(_trainable(params)[0])
-    _check.require(sum(map(jnp.size, leaves)), "params", "at least one parameter to train", "none")
-    for leaf in leaves:
-        _check.finite("params", leaf)
+    theta, _ = _ravel(params)
+    _check.require(theta.size, "params", "at least one parameter to train", "none")
+    _check.finite("params", theta)
     shape = getattr(jax.eval_shape(apply_fn, params, x), "shape", None)
     _check.require(shape == (len(x),), "apply_fn", f"outputs of shape ({len(x)},)", f"shape {shape}")
     return x, y

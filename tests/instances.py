@@ -1,4 +1,7 @@
-"""Problems that the tests of the computing core share, and second ways to their solutions that share no code with it."""
+"""Problems that the tests of the computing core share, and second ways to their solutions."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
 
 from __future__ import annotations
 
@@ -51,7 +54,7 @@ class Instance(NamedTuple):
 
 
 def instance(seed: int, *, n: int = 5, m: int = 8, rank: int | None = None, condition: float = 30.0) -> Instance:
-    """A random instance: U Haar, strengths `s` log-spaced over `condition` and jittered, all but `rank` of them zero."""
+    """A random instance: U Haar, `s` log-spaced over `condition` and jittered, all but `rank` of them zero."""
     rng = np.random.default_rng(seed)
     s = 2 * condition ** -np.linspace(0, 1, n) * rng.uniform(0.9, 1.1, n)
     s = np.where(np.arange(n) < (n if rank is None else rank), np.sort(s)[::-1], 0)
@@ -119,7 +122,7 @@ def primal_minimum(phi: np.ndarray, y: np.ndarray, penalty: Any) -> np.ndarray:
 
 
 def softmax_minimum(phi: np.ndarray, labels: np.ndarray, penalty: Any) -> np.ndarray:
-    """`theta (m,)` at the minimum of softmax cross-entropy and penalty for features `phi (n, k, m)`, written out anew."""
+    """`theta (m,)` at the minimum of softmax cross-entropy and penalty, for `phi (n, k, m)`, written out anew."""
     n, k, m = phi.shape
     flat = phi.reshape(n * k, m)
     one_hot = np.eye(k)[labels]

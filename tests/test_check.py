@@ -34,7 +34,7 @@ def test_what_is_wrong_is_said(message, call):
 
 
 def test_a_long_array_does_not_fill_the_message():
-    with pytest.raises(ValueError, match="^x: expected finite positive numbers") as error:
+    with pytest.raises(ValueError, match=r"^x: expected finite positive numbers") as error:
         _check.positive("x", -np.ones(10_000))
     assert len(str(error.value)) < 200
 

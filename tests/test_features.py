@@ -1,5 +1,8 @@
 """Features: the decomposition of Eq. 4, its two ways in, ranks, and bad input."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import jax
@@ -24,8 +27,8 @@ def test_the_factors_multiply_to_the_labelled_feature_matrix(x64, n, m):
     assert feats.vt is not None
     tolerance = ROUNDING[x64]
     np.testing.assert_allclose((feats.u * feats.s) @ feats.vt, y[:, None] * phi, atol=tolerance)
-    np.testing.assert_allclose(feats.u.T @ feats.u, np.eye(feats.rank), atol=tolerance)
-    np.testing.assert_allclose(feats.vt @ feats.vt.T, np.eye(feats.rank), atol=tolerance)
+    np.testing.assert_allclose(feats.u.T @ feats.u, np.eye(min(n, m)), atol=tolerance)
+    np.testing.assert_allclose(feats.vt @ feats.vt.T, np.eye(min(n, m)), atol=tolerance)
     assert np.all(np.diff(feats.s) <= 0)
     assert feats.rank == min(n, m) == feats.u.shape[1]
     assert {leaf.dtype for leaf in (feats.u, feats.s, feats.vt, feats.y)} == {jnp.dtype(x64)}
@@ -127,9 +130,7 @@ def test_tracing_hides_the_rank_from_the_shapes_and_changes_nothing_else(x64):
         np.testing.assert_allclose(square_root(traced), square_root(eager), atol=100 * ROUNDING[x64])
 
 
-@pytest.mark.parametrize(
-    "penalty", [Ridge(0.3), SpectralDecoupling(0.3, 0.5)], ids=["ridge", "spectral decoupling"]
-)
+@pytest.mark.parametrize("penalty", [Ridge(0.3), SpectralDecoupling(0.3, 0.5)], ids=["ridge", "spectral decoupling"])
 def test_features_without_strength_take_no_part_in_the_equilibrium(penalty):
     problem = instance(4, rank=3)
 

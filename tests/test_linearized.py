@@ -1,5 +1,8 @@
 """The primal flow: gradient descent on the parameters in the limit of small steps, and the same optimum as the dual."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import jax
@@ -25,9 +28,7 @@ penalties = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES
 
 @jax.jit
 def _flow(u, s, y, penalty, times, learning_rate):
-    return linearized.flow(
-        features.from_spectrum(u, s, y), penalty, times=times, learning_rate=learning_rate
-    )
+    return linearized.flow(features.from_spectrum(u, s, y), penalty, times=times, learning_rate=learning_rate)
 
 
 def flow(penalty, *, example=EXAMPLE, times=TIMES, learning_rate=1.0) -> linearized.Flow:

@@ -1,5 +1,8 @@
 """Softmax cross-entropy: direct minimisation, the binary case inside it, relabelling, starvation, bad input."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import jax
@@ -127,9 +130,7 @@ def test_decoupling_at_full_rank_leaves_every_example_an_equation_of_its_own():
     other = np.random.default_rng(6).standard_normal((N, K, M))
     with jax.enable_x64(True):
         state = solve(multiclass.from_ntrf(phi, labels), SpectralDecoupling(0.2))
-        np.testing.assert_allclose(
-            0.2 * state.logits, np.eye(K)[labels] - softmax(state.logits, axis=1), atol=1e-9
-        )
+        np.testing.assert_allclose(0.2 * state.logits, np.eye(K)[labels] - softmax(state.logits, axis=1), atol=1e-9)
         np.testing.assert_allclose(
             solve(multiclass.from_ntrf(other, labels), SpectralDecoupling(0.2)).logits, state.logits, atol=1e-8
         )
@@ -178,11 +179,11 @@ FEATS = multiclass.from_ntrf(PHI, LABELS)
         ("ntk", lambda: multiclass.from_ntk(-NTK, LABELS)),
         ("ntk", lambda: multiclass.from_ntk(NTK + np.triu(np.ones((3, 3)), 1), LABELS)),
         ("labels", lambda: multiclass.from_ntk(NTK, np.array([0, 3]))),
-        ("penalty", lambda: multiclass.equilibrium(FEATS, None)),  # pyright: ignore
+        ("penalty", lambda: multiclass.equilibrium(FEATS, None)),
         ("penalty.strength", lambda: multiclass.equilibrium(FEATS, Ridge(np.ones(6)))),
         ("penalty.target", lambda: multiclass.equilibrium(FEATS, SpectralDecoupling(1.0, np.ones(2)))),
         ("tolerance", lambda: multiclass.equilibrium(FEATS, Ridge(1.0), tolerance=0.0)),
-        ("penalty", lambda: multiclass.starvation_matrix(FEATS, 1.0)),  # pyright: ignore
+        ("penalty", lambda: multiclass.starvation_matrix(FEATS, 1.0)),
         ("logits", lambda: FEATS.response(jnp.ones((2, 2)))),
     ],
 )

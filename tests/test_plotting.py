@@ -160,7 +160,7 @@ def test_error_against_width_draws_the_means_the_fit_and_the_reference():
     np.testing.assert_allclose(points(fit), points(means)[[0, -1]])
     (x0, y0), (x1, y1) = points(reference)
     np.testing.assert_allclose(y1 / y0, x0 / x1)
-    assert legend(ax) == ["error: slope −0.50 [−0.50, −0.50]", "width$^{-1}$"]
+    assert legend(ax) == ["error: slope −0.50 [−0.50, −0.50]", "slope −1"]
 
 
 def test_a_second_series_gets_a_colour_of_its_own():

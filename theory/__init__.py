@@ -18,6 +18,7 @@ MODULES: tuple[str, ...] = (
     "starvation",
     "spectral_decoupling",
     "multiclass",
+    "practice",
 )
 """The files of claims, in the order in which they are checked."""
 

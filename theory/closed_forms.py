@@ -78,10 +78,15 @@ def lemma1(order: int = 1) -> Observation:
 
     def draw():
         figure, axes = plotting.panels()
-        ax = plotting.error_against_width(
-            deltas, errors, slope, reference=2.0, ax=axes[0, 0], label="error of Lemma 1 in $\\alpha^*$"
+        plotting.error_against_width(
+            deltas,
+            errors,
+            slope,
+            reference=2.0,
+            ax=axes[0, 0],
+            label=r"Lemma 1, $\alpha^*$",
+            xlabel=r"off-diagonal $\delta$",
         )
-        ax.set_xlabel(r"off-diagonal $\delta$")
         return figure
 
     return Observation.slope(2.0, slope, 0.1, details={"delta": deltas.tolist(), "seeds": 8}, figure=draw)

@@ -46,13 +46,16 @@ def phi(name: str) -> tuple[Float[Array, "n m"], Float[Array, " n"]]:
 def feats(name: str) -> Features:
     """Features of an instance, by name.
 
-    One of the three of `phi`; "pair", Eq. 15 with delta = 1/2 and strengths 9 and 4; or "deficient", 8 features of 24
-    examples.
+    One of the three of `phi`; "few digits", 50 of the digits; "pair", Eq. 15 with delta = 1/2 and strengths 9 and 4; or
+    "deficient", 8 features of 24 examples.
     """
     if name == "pair":
         return features.from_spectrum(rotation(0.5), jnp.array([3.0, 2.0]))
     if name == "deficient":
         return features.from_spectrum(orthogonal(jax.random.key(1), 24)[:, :8], jnp.linspace(4, 1, 8))
+    if name == "few digits":
+        rows, y = phi("digits")
+        return features.from_ntrf(rows[:50], y[:50])
     return features.from_ntrf(*phi(name))
 
 

@@ -71,4 +71,5 @@ def _loss(rule: Link) -> newton.Loss:
         value=lambda m: jnp.sum(rule.loss(m)),
         dual=rule.alpha,
         gram=lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis),
+        absorbed=lambda m: rule.absorbed(rule.alpha(m)),
     )

@@ -26,7 +26,8 @@ class Link(NamedTuple):
 
     `loss(m)` in nats; `alpha(m) = -loss'(m)`; `curvature(m) = loss''(m)`. `coordinate(alpha)` is the axis v on
     which the flow of alpha is integrated, `from_coordinate(v)` its inverse, `speed(v) = d alpha / d v`, and
-    `margin(v)` the margin that determines this alpha.
+    `margin(v)` the margin that determines this alpha. `absorbed(alpha)` is what the link has taken over of the linear
+    term.
     """
 
     loss: Elementwise
@@ -36,6 +37,7 @@ class Link(NamedTuple):
     from_coordinate: Elementwise
     speed: Elementwise
     margin: Elementwise
+    absorbed: Elementwise
 
 
 def _logistic_curvature(m):
@@ -61,6 +63,7 @@ LINKS: dict[str, Link] = {
         from_coordinate=jax.nn.sigmoid,
         speed=_logistic_curvature,
         margin=lambda v: -v,
+        absorbed=jnp.zeros_like,
     ),
     "linearized": Link(
         loss=_omega_loss,
@@ -70,6 +73,7 @@ LINKS: dict[str, Link] = {
         from_coordinate=jnp.exp,
         speed=jnp.exp,
         margin=lambda v: -v - jnp.exp(v),
+        absorbed=lambda alpha: alpha,
     ),
 }
 

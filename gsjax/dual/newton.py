@@ -27,17 +27,18 @@ _TRIALS = 40
 class Loss(NamedTuple):
     """A convex loss on `m (n,)`.
 
-    Its `value`, the dual variables `dual(m) = -loss'(m) (n,)`, and `gram(m, B) (r, r)`,
-    the curvature `B^T loss''(m) B`.
+    Its `value`; the dual variables `dual(m) = -loss'(m) (n,)`; the curvature `gram(m, B) = B^T loss''(m) B (r, r)`; and
+    `absorbed(m) (n,)`, which the residual counts to the linear term, where the loss has taken over a part of it.
     """
 
     value: Callable[[Float[Array, " n"]], Float[Array, ""]]
     dual: Callable[[Float[Array, " n"]], Float[Array, " n"]]
     gram: Callable[[Float[Array, " n"], Float[Array, "n r"]], Float[Array, "r r"]]
+    absorbed: Callable[[Float[Array, " n"]], Float[Array, " n"]] = jnp.zeros_like
 
 
 class Info(NamedTuple):
-    """`residual`: max-norm of `m - B B^T dual(m) - b` over 1 + max-norm of its linear term `B B^T dual(m) + b`."""
+    """`residual`: max-norm of `m - B B^T dual(m) - b` over 1 + max-norm of `B B^T dual(m) + b + absorbed(m)`."""
 
     residual: Float[Array, ""]
     iterations: Int[Array, ""]
@@ -82,7 +83,7 @@ def minimise(
 
     def residual(margins):
         linear = basis @ (basis.T @ loss.dual(margins)) + offset
-        return jnp.max(jnp.abs(margins - linear)) / (1 + jnp.max(jnp.abs(linear)))
+        return jnp.max(jnp.abs(margins - linear)) / (1 + jnp.max(jnp.abs(linear + loss.absorbed(margins))))
 
     def accepted(margins):
         if tolerance is not None:
@@ -97,7 +98,7 @@ def minimise(
         norms2 = jnp.sum(basis**2, axis=0)
         top = jnp.max(norms2)
         low = jnp.maximum(jnp.min(jnp.where(norms2 > 0, norms2, top)), eps * top) + jnp.finfo(basis.dtype).tiny
-        levels = low * (top / low) ** jnp.linspace(0, 1, _PATH_LENGTH, dtype=basis.dtype)
+        levels = low * jnp.maximum(top / low, 1) ** jnp.linspace(0, 1, _PATH_LENGTH, dtype=basis.dtype)
         path = (basis.T @ loss.dual(offset)) / (norms2 + levels[:, None])
         steps = jax.vmap(lambda p, dm: search(offset, dm, jnp.zeros_like(p), p))(path, path @ basis.T)
         starts = steps[:, None] * path

@@ -51,17 +51,19 @@ def whiten(feats: Features, penalty: Penalty) -> Problem:
     u, s = feats.u, feats.s
     n, dtype = u.shape[0], u.dtype
     if isinstance(penalty, Ridge):
-        strength = jnp.asarray(penalty.strength, dtype)
-        _check.require(strength.shape == (), "penalty.strength", "a scalar", f"shape {strength.shape}")
-        return Problem(u * (s / jnp.sqrt(strength)), jnp.zeros(n, dtype))
+        _check.scalar("penalty.strength", penalty.strength)
+        return Problem(u * (s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))), jnp.zeros(n, dtype))
     strength, target = per_example(penalty, n, dtype)
     # A feature without strength cannot be reached by any theta: it is left out, whatever the penalty would say.
     reached = s > 0
-    u = jnp.where(reached, u, 0)
-    gram = u.T @ (strength[:, None] * u)
-    factor = jnp.linalg.cholesky(gram + jnp.diag(jnp.where(reached, 0, 1).astype(dtype)))
-    basis = solve_triangular(factor, u.T, lower=True).T
-    return Problem(basis, basis @ (basis.T @ (strength * feats.y * target)))
+    root = jnp.sqrt(strength)
+    q = root[:, None] * jnp.where(reached, u, 0)
+    # Orthonormal columns by Cholesky, twice: once would square the ratio of the strengths.
+    for _ in range(2):
+        factor = jnp.linalg.cholesky(q.T @ q + jnp.diag(jnp.where(reached, 0, 1).astype(dtype)))
+        q = solve_triangular(factor, q.T, lower=True).T
+    basis = q / root[:, None]
+    return Problem(basis, basis @ (q.T @ (root * feats.y * target)))
 
 
 def field(problem: Problem, link: Link, alpha: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -1,5 +1,8 @@
 """The closed forms: Eqs. 12 and 13 solve Eq. 10, Lemma 1 and Theorem 2 are exact to the order that they claim."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import functools

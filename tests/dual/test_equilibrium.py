@@ -1,7 +1,11 @@
-"""Equilibria: published numbers, independent solutions, invariances, derivatives, speed of convergence, honesty of the status."""
+"""Equilibria: published numbers, independent solutions, invariances, derivatives, convergence, status."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import chex
@@ -17,7 +21,6 @@ from gsjax import Ridge, SpectralDecoupling, dual, features
 from gsjax.dual import newton, problem
 from gsjax.dual.links import link
 from tests.instances import (
-    ROUNDING,
     SOLVED,
     Instance,
     central_differences,
@@ -269,16 +272,16 @@ def test_only_the_ratio_of_strengths_to_the_penalty_matters(x64, form):
 def test_batched_is_looped():
     examples = [instance(seed) for seed in range(4)]
     u, s, _, y = (np.stack(leaves) for leaves in zip(*examples, strict=True))
-    penalties = Ridge(np.array([1e-6, 1e-2, 1.0, 1e3]))
+    strengths = np.array([1e-6, 1e-2, 1.0, 1e3])
 
     def single(u, s, y, penalty):
         return dual.equilibrium(features.from_spectrum(u, s, y), penalty)
 
     with jax.enable_x64(True):
-        batched = jax.jit(jax.vmap(single))(u, s, y, penalties)
+        batched = jax.jit(jax.vmap(single))(u, s, y, Ridge(strengths))
         assert bool(jnp.all(batched.converged))
         for i, example in enumerate(examples):
-            alone = solve(example, Ridge(penalties.strength[i]))
+            alone = solve(example, Ridge(strengths[i]))
             for name in ("alpha", "response", "residual"):
                 np.testing.assert_allclose(getattr(batched, name)[i], getattr(alone, name), atol=1e-9)
             assert abs(int(batched.iterations[i]) - int(alone.iterations)) <= 1
@@ -387,7 +390,7 @@ def test_convergence_is_quadratic(form):
             path, infos = zip(*(margins(u, s, strength, k) for k in range(12)), strict=True)
             assert not bool(infos[0].converged)
             errors = [float(np.abs(m - path[-1]).max()) for m in path]
-            for error, following in zip(errors, errors[1:], strict=False):
+            for error, following in itertools.pairwise(errors):
                 if error < 0.3 and following > 1e-12:
                     before.append(error)
                     after.append(following)
@@ -409,7 +412,8 @@ def arc_cosine(rng, n):
     k0 = (np.pi - angle) / np.pi
     k1 = (np.sin(angle) + (np.pi - angle) * cosine) / np.pi
     kernel = np.outer(norms, norms) / 20 * (k1 + cosine * k0)
-    return (kernel + kernel.T) / 2, np.sign(np.maximum(x @ rng.standard_normal((20, 8)), 0) @ rng.standard_normal(8) + 0.1)
+    teacher = np.maximum(x @ rng.standard_normal((20, 8)), 0) @ rng.standard_normal(8)
+    return (kernel + kernel.T) / 2, np.where(teacher > 0, 1.0, -1.0)
 
 
 def log_spaced(rng, n):

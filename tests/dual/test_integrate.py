@@ -1,9 +1,13 @@
 """The dual flow: its ends, its path against SciPy's integrator, what it ascends, and bad input."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import functools
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +16,10 @@ import scipy.integrate
 from scipy.special import xlogy
 
 from gsjax import Ridge, SpectralDecoupling, dual, features
-from tests.instances import dense, equilibrium, instance, orthogonal, ridge_field
+from gsjax.dual import problem
+from gsjax.dual.integrate import _Flow, _LogitSDIRK
+from gsjax.dual.links import link
+from tests.instances import dense, equilibrium, instance, orthogonal, ridge_field, slope
 
 N = 5
 TIMES = np.array([0, 1e-3, 1e-2, 0.1, 1, 5, 20, 100])
@@ -24,9 +31,7 @@ STRENGTHS, TARGETS = np.array([0.1, 0.4, 2.0, 0.7, 0.2]), np.array([1.0, -0.5, 0
 @functools.partial(jax.jit, static_argnames="form")
 def _integrate(u, s, y, penalty, times, learning_rate, initial, *, form) -> dual.Trajectory:
     feats = features.from_spectrum(u, s, y)
-    return dual.integrate(
-        feats, penalty, times=times, learning_rate=learning_rate, initial=initial, form=form
-    )
+    return dual.integrate(feats, penalty, times=times, learning_rate=learning_rate, initial=initial, form=form)
 
 
 def integrate(penalty, *, example=EXAMPLE, times=TIMES, learning_rate=1.0, initial=1e-8, form="exact"):
@@ -71,9 +76,8 @@ def test_it_does_so_in_single_precision(strength):
 
 
 @pytest.mark.parametrize("form", ["exact", "linearized"])
-@pytest.mark.parametrize("initial", [1e-8, 0.3])
-def test_the_path_is_that_of_another_integrator(form, initial):
-    strength = 0.1
+@pytest.mark.parametrize(("initial", "strength"), [(1e-8, 0.1), (0.3, 0.1), (1e-8, 1e-4)])
+def test_the_path_is_that_of_another_integrator(form, initial, strength):
     with jax.enable_x64(True):
         path = integrate(Ridge(strength), form=form, initial=initial)
         other = scipy.integrate.solve_ivp(
@@ -121,6 +125,25 @@ def test_it_ascends_the_dual_objective():
         value = entropy.sum(1) - ((alpha @ EXAMPLE.kernel) * alpha).sum(1) / (2 * strength)  # Eq. 8
         assert np.all(np.diff(value) > -1e-12)
         assert value[-1] - value[0] > 0.1
+
+
+def test_the_method_is_of_fourth_order():
+    rule = link("exact")
+    whitened = problem.whiten(features.from_spectrum(EXAMPLE.u, EXAMPLE.s, EXAMPLE.y), Ridge(10.0))
+
+    @jax.jit
+    def end(step):  # away from alpha = 0, where the flow is stiff and the order of the stages shows
+        flow = _Flow(whitened.basis @ whitened.basis.T, whitened.offset, jnp.ones(()))
+        field = diffrax.ODETerm(lambda t, v, flow: flow.field(rule, v) / rule.speed(v))
+        start = rule.coordinate(jnp.full(N, 0.4))
+        return diffrax.diffeqsolve(field, _LogitSDIRK(rule), 0.0, 0.5, step, start, args=flow).ys
+
+    with jax.enable_x64(True):
+        whitened = jax.tree.map(jnp.float64, whitened)
+        steps = 0.5 / np.array([4, 8, 16, 32])
+        ends = [np.asarray(end(step)) for step in [*steps, 0.5 / 512]]
+        errors = [np.abs(v - ends[-1]).max() for v in ends[:-1]]
+        assert slope(steps, errors) == pytest.approx(4, abs=0.1)
 
 
 def test_the_learning_rate_is_a_unit_of_time():

@@ -54,7 +54,7 @@ def test_lambertw_of_zero_and_outside_its_domain(x64):
     assert np.isnan(w_of(-0.4))
     for x in (-0.4, np.nan, np.array([1.0, -1.0])):
         with pytest.raises(ValueError, match=r"^x: expected .+, got "):
-            lambertw(x)
+            lambertw(jnp.asarray(x))
 
 
 def test_derivatives_of_lambertw():
@@ -72,8 +72,8 @@ def test_batched_compiled_and_looped_agree(x64):
     x = jnp.geomspace(0.1, 1e3, 6).reshape(2, 3)
     np.testing.assert_allclose(jax.jit(jax.vmap(jax.vmap(lambertw)))(x), lambertw(x), rtol=ACCURACY[x64])
     assert lambertw(x).dtype == x64
-    assert lambertw(2).dtype == x64  # whole numbers are read as floats
-    np.testing.assert_allclose(lambertw(2), 0.8526055020137255, rtol=ACCURACY[x64])
+    assert lambertw(jnp.asarray(2)).dtype == x64  # whole numbers are read as floats
+    np.testing.assert_allclose(lambertw(jnp.asarray(2)), 0.8526055020137255, rtol=ACCURACY[x64])
     assert closed_form.lambertw is lambertw
 
 

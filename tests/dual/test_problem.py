@@ -1,5 +1,8 @@
 """The dual problem: its whitened form against Eqs. 8, 9 and 18 as printed, and duality between it and training."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
 from __future__ import annotations
 
 import jax
@@ -38,9 +41,10 @@ def constant(whitened, penalty, y):
     if isinstance(penalty, Ridge):
         return 0.0
     pull = penalty.strength * y * penalty.target
-    return np.sum(penalty.strength * np.broadcast_to(penalty.target, y.shape) ** 2) / 2 - np.sum(
-        (whitened.basis.T @ pull) ** 2
-    ) / 2
+    return (
+        np.sum(penalty.strength * np.broadcast_to(penalty.target, y.shape) ** 2) / 2
+        - np.sum((whitened.basis.T @ pull) ** 2) / 2
+    )
 
 
 def test_ridge_gives_the_kernel_over_its_strength(x64):
