@@ -20,9 +20,9 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
         d z* / d s^2 = (1 / lambda) (I + S^2 C / lambda)^-1 diag(c),
 
     one linear solve for all entries. Under spectral decoupling the optimum does not depend on the strengths, and
-    the matrix is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero), without which
-    the sign of an entry is as arbitrary as that of a singular vector; `oriented=False` keeps the signs of `feats.u`.
-    NaN where the equilibrium did not converge.
+    the matrix is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero), without
+    which the sign of an entry is as arbitrary as that of a singular vector; `oriented=False` keeps the signs of
+    `feats.u`. NaN where the equilibrium did not converge.
 
     Raises:
         ValueError: an unknown `form` or `penalty`, or per-example arrays of the wrong length.

@@ -131,7 +131,7 @@ def step(
         grad=search.grad,
         value_fn=_loss(apply_fn, state.origin, jnp.asarray(x), jnp.asarray(y), penalty),
     )
-    state = State(unravel(theta + updates), state.origin, optimizer)
+    state = State(unravel(optax.apply_updates(theta, updates)), state.origin, optimizer)
     return state, _info(state)
 
 
@@ -201,7 +201,7 @@ def fit(
     state, iterations = lax.while_loop(unfinished, advance, (state, jnp.array(0)))
     info = _info(state)
     logits = apply_fn(state.params, jnp.asarray(x)) - state.origin.logits
-    converged = info.gradient_norm <= target
+    converged = (info.gradient_norm <= target) & jnp.isfinite(target)
     return Fit(state.params, logits, info.objective, info.gradient_norm, initial, iterations, converged)
 
 
@@ -265,7 +265,8 @@ def _loss(
 
     def loss(theta: Float[Array, " m"]) -> Float[Array, ""]:
         logits = apply_fn(unravel(theta), x) - origin.logits
-        return objective(penalty, theta - start, logits, y.astype(logits.dtype))
+        value = objective(penalty, theta - start, logits, y.astype(logits.dtype))
+        return value.astype(theta.dtype)  # whatever that of the penalty's strength: optax carries one dtype
 
     return loss
 
@@ -275,7 +276,7 @@ def _info(state: State) -> Info:
     return Info(search.value, jnp.linalg.norm(search.grad), search.info.num_linesearch_steps)
 
 
-def _ravel(params: PyTree) -> tuple[Float[Array, " m"], Callable[[Array], PyTree]]:
+def _ravel(params: PyTree) -> tuple[Float[Array, " m"], Callable[[Any], PyTree]]:
     """What is trained as one vector, which compiles faster than a tree, and the way back to `params`."""
     if isinstance(params, Mapping) and "params" in params:
         theta, unravel = ravel_pytree(params["params"])

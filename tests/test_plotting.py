@@ -21,13 +21,9 @@ DRAWINGS = {
     "no starvation at all": lambda ax=None: plotting.starvation(np.zeros((1, 1)), [1.0], ax=ax),
     "paths": lambda ax=None: plotting.paths([0.0, 0.1, 1.0], np.ones((3, 2)), ax=ax),
     "many paths": lambda ax=None: plotting.paths([0.1, 1.0], np.ones((2, 30)), ax=ax),
-    "errors": lambda ax=None: plotting.error_against_width(
-        WIDTHS, ERRORS, loglog_slope(WIDTHS, ERRORS), -0.5, ax=ax
-    ),
+    "errors": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS, loglog_slope(WIDTHS, ERRORS), -0.5, ax=ax),
     "errors over decades": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS**4, ax=ax),
-    "signs": lambda ax=None: plotting.sign_map(
-        [0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax
-    ),
+    "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
 }
 drawings = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
 

@@ -30,9 +30,7 @@ def test_slope_does_not_depend_on_units_or_on_the_level_of_a_seed():
     rng = np.random.default_rng(2)
     errors = power_law(rng, -0.5, seeds=6)
     rescaled = errors * np.exp(rng.normal(size=(6, 1)))
-    np.testing.assert_allclose(
-        loglog_slope(WIDTHS / 64, 1e-9 * rescaled), loglog_slope(WIDTHS, errors), rtol=1e-9
-    )
+    np.testing.assert_allclose(loglog_slope(WIDTHS / 64, 1e-9 * rescaled), loglog_slope(WIDTHS, errors), rtol=1e-9)
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95])
@@ -73,9 +71,7 @@ def test_more_confidence_is_wider_and_more_seeds_narrower():
     values = np.random.default_rng(7).normal(size=(4, 16)).ravel()
     width = [np.subtract(*bootstrap_mean(values, level=level)[:0:-1]) for level in (0.5, 0.9, 0.99)]
     assert width[0] < width[1] < width[2]
-    assert np.subtract(*bootstrap_mean(np.tile(values, 4))[:0:-1]) < 0.6 * np.subtract(
-        *bootstrap_mean(values)[:0:-1]
-    )
+    assert np.subtract(*bootstrap_mean(np.tile(values, 4))[:0:-1]) < 0.6 * np.subtract(*bootstrap_mean(values)[:0:-1])
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,6 +35,8 @@ class Options:
     """Folder for claims.json, report.html and the figures."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
     """One more file to write the contents of claims.json to."""
+    jobs: int = 2
+    """Claims checked at a time; most of a check is compiling, which keeps one core busy."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Only print the file, name and reference of each claim."""
 
@@ -54,18 +57,30 @@ def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Cla
 
 
 def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
-    """Runs the claims one by one, adding to `records` and renewing the files after each."""
+    """Runs the claims, `options.jobs` at a time, adding to `records` in order and renewing the files after each."""
     report.prepare(options.out, options.json)
     made_with = report.environment()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    pool = ThreadPoolExecutor(options.jobs)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(selected))
-        for claim in selected:
-            progress.update(task, description=claim.name)
-            records.append(report.draw(run(claim), options.out))
-            report.write(records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with)
-            console.print(report.line(records[-1], f"{len(records)}/{len(selected)}"))
-            progress.advance(task)
+        try:
+            for claim, pending in [(claim, pool.submit(_run, claim)) for claim in selected]:
+                progress.update(task, description=claim.name)
+                records.append(report.draw(pending.result(), options.out))
+                report.write(
+                    records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with
+                )
+                console.print(report.line(records[-1], f"{len(records)}/{len(selected)}"))
+                progress.advance(task)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _run(claim: Claim) -> Record:
+    # A thread starts with the global setting, whatever its parent's context.
+    with jax.enable_x64(True):
+        return run(claim)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -58,10 +58,10 @@ def integrate(
     """The dual dynamics from `alpha(0) = initial` at increasing `times (T,)` >= 0: Eq. 9, 10 or 18.
 
     `form` chooses between Eqs. 9 and 10, `SpectralDecoupling` gives Eq. 18. This flow ascends the dual of Eq. 8; it is
-    not the time course of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4
-    whose stages are solved in logit coordinates, so that alpha never leaves (0, 1); in log coordinates for the
-    linearised form, whose fixed point may lie outside. Local errors are held to `sqrt(eps)` of alpha, plus the same
-    of its mean.
+    not the time course of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by
+    `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4 whose stages are solved in logit coordinates, so
+    that alpha never leaves (0, 1); in log coordinates for the linearised form, whose fixed point may lie outside. Local
+    errors are held to `sqrt(eps)` of alpha, plus the same of its mean.
 
     Raises:
         ValueError: `times` empty, negative or not increasing; `initial` not in (0, 1); a `learning_rate` that is

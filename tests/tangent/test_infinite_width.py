@@ -61,8 +61,7 @@ def by_quadrature(network, x, y):
         density = np.exp(-(g**2) / 2)
         xi = {"relu": lambda f: np.maximum(f, 0), "erf": scipy.special.erf, "linear": lambda f: f}
         q1, q2 = (
-            factor * float(density @ xi[network.activation](math.sqrt(q) * g) ** 2 / density.sum())
-            for q in (q1, q2)
+            factor * float(density @ xi[network.activation](math.sqrt(q) * g) ** 2 / density.sum()) for q in (q1, q2)
         )
         cov = factor * kappa
         theta = cov + factor * kappa_dot * theta

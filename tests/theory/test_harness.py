@@ -256,9 +256,7 @@ def test_the_control_is_judged_by_the_check_of_its_claim():
 
 
 def test_checks_run_in_float64_and_the_switch_is_left_as_it_was(install, tmp_path):
-    install(
-        numbers=[claim("wide", lambda shift=0.0: two_plus(shift + float(jnp.ones(()).dtype != "float64")))]
-    )
+    install(numbers=[claim("wide", lambda shift=0.0: two_plus(shift + float(jnp.ones(()).dtype != "float64")))])
     assert main(["--out", str(tmp_path)]) == 0
     assert jnp.ones(()).dtype == jnp.float32
 
@@ -288,9 +286,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, c
 
 def test_the_module_exits_2_for_a_name_that_no_real_claim_has(tmp_path):
     command = [sys.executable, "-m", "theory", "--only", "zzzz", "--out", str(tmp_path / "out")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=Path(theory.__file__).parents[1]
-    )
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(theory.__file__).parents[1])
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "theory: no claim or file of claims is called 'zzzz'; see --list\n"
 
@@ -422,9 +418,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_pat
 
 
 @pytest.mark.parametrize("option", ["--out", "--json"])
-def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(
-    install, tmp_path, capsys, option
-):
+def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(install, tmp_path, capsys, option):
     install(numbers=[claim("one", raising)])
     taken = tmp_path / "taken"
     if option == "--out":

@@ -1,0 +1,358 @@
+"""Training: the optimum of a linear model is the dual's, its course is the flow's, and what is reported is true."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
+from __future__ import annotations
+
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from gsjax import Ridge, SpectralDecoupling, features, linearized, networks, training
+from tests.instances import ROUNDING, decoupled_margins, dense, equilibrium, instance, primal_minimum, slope
+
+FULL, DEFICIENT = instance(0), instance(0, rank=3)
+PENALTIES = {
+    "ridge": Ridge(0.3),
+    "decoupling": SpectralDecoupling(0.3),
+    "targets": SpectralDecoupling(np.array([0.1, 0.4, 2.0, 0.7, 0.2]), np.array([1.0, -0.5, 0.3, 2.5, 0.0])),
+}
+penalties = pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
+
+
+def linear(w, x):
+    """A network whose tangent features are x itself."""
+    return x @ w
+
+
+def network(variables, x):
+    """A tanh network on a scale and with a shift that are not trained, so that one program serves many tests."""
+    outputs = networks.MLP((16,), activation="tanh").apply({"params": variables["params"]}, x)
+    return variables["constants"]["scale"] * outputs + variables["constants"]["shift"]
+
+
+def start(key, x, *, scale=1.0, shift=0.0):
+    constants = {"scale": jnp.asarray(scale, x.dtype), "shift": jnp.asarray(shift, x.dtype)}
+    return dict(networks.MLP((16,)).init(key, x)) | {"constants": constants}
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+def _fit(apply_fn, params, x, y, penalty, tolerance, max_steps):
+    return training.fit(apply_fn, params, x, y, penalty, tolerance=tolerance, max_steps=max_steps)
+
+
+def fit(apply_fn, params, x, y, penalty, *, tolerance=None, max_steps=2000) -> training.Fit:
+    """`training.fit`, compiled once for every network, kind of penalty and shape."""
+    if tolerance is None:
+        tolerance = float(jnp.finfo(x.dtype).eps) ** 0.5
+    return _fit(apply_fn, params, x, y, dense(penalty, len(y)), tolerance, max_steps)
+
+
+def data(n=20, d=6, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)
+
+
+@functools.partial(jax.jit, static_argnames="apply_fn")
+@functools.partial(jax.value_and_grad, argnums=1)
+def loss(apply_fn, params, origin, x, y, penalty):
+    """Eqs. 5 and 17, written out anew, and their gradient."""
+    logits = apply_fn(params, x) - apply_fn(origin, x)
+    theta = ravel_pytree(params)[0] - ravel_pytree(origin)[0]
+    value = jnp.logaddexp(0, -y * logits).sum()
+    if isinstance(penalty, Ridge):
+        return value + penalty.strength / 2 * (theta**2).sum()
+    return value + (penalty.strength / 2 * (logits - penalty.target) ** 2).sum()
+
+
+@penalties
+@pytest.mark.parametrize("example", [FULL, DEFICIENT], ids=["full", "deficient"])
+def test_a_linear_network_ends_at_the_equilibrium_of_the_dual(penalty, example):
+    with jax.enable_x64(True):
+        start = np.random.default_rng(1).standard_normal(8)
+        fitted = fit(linear, start, example.phi, example.y, penalty, tolerance=1e-9)
+        assert bool(fitted.converged)
+        predicted = equilibrium(example.u, example.s, example.y, penalty).response
+        np.testing.assert_allclose((example.y * fitted.logits) @ example.u, predicted, atol=1e-6)
+        minimum = example.phi @ primal_minimum(example.phi, example.y, penalty)
+        np.testing.assert_allclose(fitted.logits, minimum, atol=1e-6)
+        np.testing.assert_allclose(fitted.logits, example.phi @ (fitted.params - start), atol=1e-12)
+
+
+def test_the_linear_mlp_on_more_examples_than_parameters():
+    with jax.enable_x64(True):
+        x, y = data(n=5, d=3)
+        mlp = networks.MLP(())
+        u, s, _ = np.linalg.svd(y[:, None] * x / np.sqrt(3))
+        for penalty in (Ridge(0.3), SpectralDecoupling(0.3)):
+            fitted = fit(mlp.apply, mlp.init(jax.random.key(0), x), x, y, penalty, tolerance=1e-9)
+            predicted = equilibrium(u, np.append(s, [0, 0]), y, penalty).response
+            np.testing.assert_allclose((y * fitted.logits) @ u, predicted, atol=1e-6)
+
+
+def test_theta_is_the_sum_of_examples_that_eq_7_says():
+    with jax.enable_x64(True):
+        fitted = fit(linear, np.zeros(8), FULL.phi, FULL.y, Ridge(0.3), tolerance=1e-9)
+        alpha = jax.nn.sigmoid(-FULL.y * fitted.logits)
+        np.testing.assert_allclose(fitted.params, (alpha * FULL.y) @ FULL.phi / 0.3, atol=1e-7)
+
+
+def test_under_spectral_decoupling_a_network_reaches_the_same_margin_on_every_example():
+    with jax.enable_x64(True):
+        x, y = data()
+        fitted = fit(network, start(jax.random.key(0), x), x, y, SpectralDecoupling(0.3), tolerance=1e-9)
+        assert bool(fitted.converged)
+        np.testing.assert_allclose(y * fitted.logits, decoupled_margins(np.full(20, 0.3), np.zeros(20), y), atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [Ridge(0.3), SpectralDecoupling(0.3)], ids=["ridge", "decoupling"])
+def test_what_is_reported_is_what_was_reached(x64, penalty):
+    x, y = (a.astype(x64) for a in data())
+    params = start(jax.random.key(0), x)
+    eps = float(jnp.finfo(x64).eps)
+    initial = norm(loss(network, params, params, x, y, penalty)[1]["params"])
+    for steps in (3, 2000):
+        fitted = fit(network, params, x, y, penalty, max_steps=steps)
+        value, gradient = loss(network, fitted.params, params, x, y, penalty)
+        reached = norm(gradient["params"])
+        np.testing.assert_allclose(fitted.objective, value, rtol=20 * eps)
+        np.testing.assert_allclose(fitted.gradient_norm, reached, rtol=1e-3, atol=100 * eps)
+        np.testing.assert_allclose(fitted.initial_gradient_norm, initial, rtol=20 * eps)
+        assert int(fitted.iterations) == 3 if steps == 3 else 3 < int(fitted.iterations) < 200
+        assert bool(fitted.converged) == (steps > 3) == (reached <= eps**0.5 * initial)
+        np.testing.assert_allclose(fitted.logits, network(fitted.params, x) - network(params, x), atol=20 * eps)
+        assert {leaf.dtype for leaf in jax.tree.leaves((fitted.params, fitted[1:5]))} == {jnp.dtype(x64)}
+
+
+def norm(tree):
+    return float(jnp.linalg.norm(ravel_pytree(tree)[0]))
+
+
+def test_single_precision_with_64_bit_types_on():
+    with jax.enable_x64(True):
+        x, y = (a.astype(np.float32) for a in data())
+        fitted = fit(network, start(jax.random.key(0), x), x, y, Ridge(0.3))  # whose strength is a float64 here
+        assert bool(fitted.converged)
+        assert fitted.logits.dtype == fitted.gradient_norm.dtype == jnp.float32
+
+
+def test_the_criterion_does_not_see_units():
+    """Outputs divided by c and lambda by c^2: the same run in other units, c times further from the origin."""
+    with jax.enable_x64(True):
+        x, y = data()
+        params = start(jax.random.key(0), x, scale=2.0**-10)
+        fitted = fit(network, params, x, y, Ridge(0.3 * 2.0**-20), max_steps=20000)
+        assert bool(fitted.converged)
+        assert float(fitted.gradient_norm) <= 2**-26 * float(fitted.initial_gradient_norm)
+        alpha = jax.nn.sigmoid(-y * fitted.logits)
+        assert norm(jax.tree.map(jnp.subtract, fitted.params, params)) > 100
+        assert float(alpha.max()) < 0.45  # it was trained: in these units a fixed threshold would let it stop early
+
+
+def test_outputs_are_centred():
+    with jax.enable_x64(True):
+        x, y = data()
+        given = fit(network, start(jax.random.key(0), x), x, y, Ridge(0.3))
+        shifted = fit(network, start(jax.random.key(0), x, shift=7.0), x, y, Ridge(0.3))
+        mirrored = fit(network, start(jax.random.key(0), x, scale=-1.0), x, -y, Ridge(0.3))
+        np.testing.assert_allclose(shifted.logits, given.logits, atol=1e-7)
+        np.testing.assert_allclose(mirrored.logits, -given.logits, atol=1e-7)
+
+
+def test_seeds_under_vmap_are_seeds_in_a_loop():
+    with jax.enable_x64(True):
+        x, y = data()
+        keys = jax.random.split(jax.random.key(0), 3)
+        batched = jax.jit(jax.vmap(lambda key: training.fit(network, start(key, x), x, y, Ridge(0.3))))(keys)
+        assert len({int(i) for i in batched.iterations}) > 1  # or no seed would have to wait for another
+        for i in range(3):
+            alone = fit(network, start(keys[i], x), x, y, Ridge(0.3))
+            np.testing.assert_allclose(batched.logits[i], alone.logits, atol=1e-8)
+            assert int(batched.iterations[i]) == int(alone.iterations)
+            assert bool(batched.converged[i])
+
+
+def test_steps_by_hand_are_the_steps_of_fit():
+    with jax.enable_x64(True):
+        x, y = data()
+        params = start(jax.random.key(0), x)
+        state = training.init(network, params, x, y, Ridge(0.3))
+        step = jax.jit(functools.partial(training.step, network))
+        infos = []
+        for _ in range(3):
+            state, info = step(state, x, y, Ridge(0.3))
+            infos.append(info)
+        assert 20 * np.log(2) > infos[0].objective > infos[1].objective > infos[2].objective
+        assert min(int(info.evaluations) for info in infos) >= 1
+        fitted = fit(network, params, x, y, Ridge(0.3), max_steps=3)
+        np.testing.assert_allclose(infos[-1].gradient_norm, fitted.gradient_norm, rtol=1e-9)
+        chex.assert_trees_all_close(state.params, fitted.params, rtol=1e-9)
+
+
+def test_it_is_traced_once_for_all_problems_of_a_shape():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def train(w, x, y, penalty, tolerance, max_steps):
+        return training.fit(linear, w, x, y, penalty, tolerance=tolerance, max_steps=max_steps).converged
+
+    for seed, strength in enumerate((0.1, 1.0, 10.0)):
+        x, y = data(seed=seed)
+        assert bool(train(jnp.zeros(6), x, y, Ridge(strength), 1e-3 / strength, 100 + seed))
+
+
+def test_only_the_parameters_of_variables_are_trained():
+    def apply_fn(variables, x):
+        return x @ variables["params"]["w"] + x @ variables["constants"]["v"]
+
+    x, y = data()
+    variables = {"params": {"w": jnp.zeros(6)}, "constants": {"v": jnp.ones(6)}}
+    fitted = training.fit(apply_fn, variables, x, y, Ridge(1.0))
+    course = training.descend(apply_fn, variables, x, y, Ridge(1.0), step_size=0.1, steps=[3])
+    for trained in (fitted.params, course.params):
+        np.testing.assert_array_equal(trained["constants"]["v"], 1)
+        assert float(jnp.linalg.norm(trained["params"]["w"])) > 0.1
+
+
+def test_a_minimum_on_a_kink_is_not_reported_as_converged():
+    def apply_fn(w, x):
+        return -jnp.abs(w - 1)[0] * x[:, 0]
+
+    fitted = training.fit(apply_fn, jnp.zeros(1), np.ones((1, 1)), np.ones(1), Ridge(0.01), max_steps=50)
+    np.testing.assert_allclose(fitted.params, 1, atol=0.01)
+    assert not bool(fitted.converged)
+
+
+def test_a_run_that_meets_nan_ends_there():
+    fitted = training.fit(lambda w, x: jnp.sqrt(x @ w - 1), jnp.ones(1), np.ones((1, 1)), np.ones(1), Ridge(1.0))
+    assert not bool(fitted.converged)
+    assert int(fitted.iterations) <= 1
+
+
+def test_a_start_at_the_optimum_is_converged():
+    x, y = np.ones((2, 3)), np.array([1.0, -1.0])
+    fitted = training.fit(linear, jnp.zeros(3), x, y, Ridge(1.0))
+    assert bool(fitted.converged)
+    assert int(fitted.iterations) == 0
+    assert float(fitted.gradient_norm) == 0
+
+
+@jax.jit
+def descend(x, y, penalty, step_size, steps) -> training.Descent:
+    return training.descend(linear, jnp.ones(8), x, y, penalty, step_size=step_size, steps=steps)
+
+
+@penalties
+def test_the_course_of_a_linear_network_is_the_flow_to_first_order_in_the_step(penalty):
+    with jax.enable_x64(True):
+        feats = features.from_spectrum(FULL.u, FULL.s, FULL.y)
+        flow = linearized.flow(feats, penalty, times=np.array([0, 0.5, 1, 4]))
+        sizes, errors = np.array([0.02, 0.01, 0.005, 0.0025]), []
+        for size in sizes:
+            course = descend(FULL.phi, FULL.y, dense(penalty, 5), size, np.round(flow.times / size).astype(int))
+            np.testing.assert_allclose(course.times, flow.times, rtol=1e-12)
+            errors.append(float(jnp.max(jnp.abs(course.logits - flow.logits))))
+        assert slope(sizes, errors) == pytest.approx(1, abs=0.05)
+        assert errors[-1] < 5e-3
+
+
+def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
+    with jax.enable_x64(True):
+        x, y = data()
+        params = start(jax.random.key(0), x)
+        often = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[0, 1, 2, 5])
+        once = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[5])
+        by_hand, logits, objectives = params, [], []
+        for _ in range(6):
+            logits.append(network(by_hand, x) - network(params, x))
+            value, gradient = loss(network, by_hand, params, x, y, Ridge(0.3))
+            objectives.append(float(value))
+            moved = jax.tree.map(lambda w, g: w - 0.1 * g, by_hand, gradient)
+            by_hand = moved | {"constants": params["constants"]}
+        np.testing.assert_allclose(often.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_allclose(often.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_array_equal(often.times, 0.1 * np.array([0, 1, 2, 5]))
+        np.testing.assert_allclose(once.logits[-1], often.logits[-1], atol=1e-14)
+        chex.assert_trees_all_close(once.params, often.params, atol=1e-14)
+
+
+def test_descent_over_seeds(x64):
+    x, y = (a.astype(x64) for a in data())
+
+    def course(key):
+        params = start(key, x)
+        return training.descend(network, params, x, y, SpectralDecoupling(0.3), step_size=0.1, steps=[0, 10])
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    batched = jax.jit(jax.vmap(course))(keys)
+    assert batched.logits.shape == (3, 2, 20)
+    assert batched.logits.dtype == batched.times.dtype == x64
+    np.testing.assert_allclose(batched.logits[1], jax.jit(course)(keys[1]).logits, atol=ROUNDING[x64])
+
+
+X, Y, W = np.ones((4, 2)), np.array([1.0, -1.0, 1.0, 1.0]), np.zeros(2)
+GOOD = {"apply_fn": linear, "params": W, "x": X, "y": Y, "penalty": Ridge(1.0)}
+BAD = {
+    "labels of 0 and 1": ({"y": np.array([0.0, 1.0, 1.0, 0.0])}, "y: expected labels -1 and \\+1"),
+    "too few labels": ({"y": Y[:3]}, r"y: expected shape \(4,\)"),
+    "labels in a column": ({"y": Y[:, None]}, r"y: expected shape \(4,\)"),
+    "NaN in x": ({"x": np.where(X > 0, np.nan, X)}, "x: expected finite numbers"),
+    "no examples": ({"x": X[:0], "y": Y[:0]}, "x: expected a non-empty array"),
+    "x without a batch": ({"x": np.float64(1.0)}, "x: expected a non-empty array"),
+    "infinite parameters": ({"params": W + np.inf}, "params: expected finite numbers"),
+    "no parameters": ({"params": {}, "apply_fn": lambda p, x: x[:, 0]}, "params: expected at least one"),
+    "two outputs": (
+        {"apply_fn": lambda w, x: x * w},
+        r"apply_fn: expected outputs of shape \(4,\), got shape \(4, 2\)",
+    ),
+    "a tuple of outputs": ({"apply_fn": lambda w, x: (x @ w, x)}, "apply_fn: expected outputs"),
+    "an unknown penalty": ({"penalty": "ridge"}, "penalty: expected Ridge or SpectralDecoupling"),
+    "targets of another length": ({"penalty": SpectralDecoupling(1.0, np.zeros(3))}, "penalty.target: expected"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD.values(), ids=BAD)
+def test_bad_input_is_named(change, message):
+    arguments = GOOD | change
+    with pytest.raises(ValueError, match=message):
+        training.fit(**arguments)
+    with pytest.raises(ValueError, match=message):
+        training.descend(**arguments, step_size=0.1, steps=[1])
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-3, np.nan, np.inf])
+def test_a_tolerance_is_positive(tolerance):
+    with pytest.raises(ValueError, match="tolerance: expected finite positive"):
+        training.fit(**GOOD, tolerance=tolerance)
+
+
+def test_max_steps_is_at_least_one():
+    with pytest.raises(ValueError, match="max_steps: expected at least 1, got 0"):
+        training.fit(**GOOD, max_steps=0)
+
+
+def test_a_tolerance_below_rounding_is_warned_of():
+    with pytest.warns(UserWarning, match="tolerance 1e-08 is below what float32 holds"):
+        training.fit(**GOOD, tolerance=1e-8, max_steps=1)
+
+
+@pytest.mark.parametrize("step_size", [0.0, -0.1, np.nan])
+def test_a_step_size_is_positive(step_size):
+    with pytest.raises(ValueError, match="step_size: expected finite positive"):
+        training.descend(**GOOD, step_size=step_size, steps=[1])
+
+
+@pytest.mark.parametrize("steps", [[-1, 2], [2, 2], [3, 1], [0.5, 1.5]], ids=str)
+def test_steps_increase_from_zero(steps):
+    with pytest.raises(ValueError, match="steps: expected increasing whole numbers"):
+        training.descend(**GOOD, step_size=0.1, steps=steps)
+
+
+def test_steps_are_not_empty():
+    with pytest.raises(ValueError, match="steps: expected a non-empty array"):
+        training.descend(**GOOD, step_size=0.1, steps=[])
