@@ -10,6 +10,9 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2 --dist loadfile
 EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
 
+# Two BLAS threads wait for each other on small matrices, the more so beside the threads of XLA.
+export OPENBLAS_NUM_THREADS := 1
+
 .PHONY: help verify test slow bench notebooks lint types lock
 
 help:

@@ -29,7 +29,9 @@ def require(condition: Any, name: str, expected: str, got: Any) -> None:
 def finite(name: str, value: Any) -> None:
     """Every entry of `value` is a finite number."""
     if is_concrete(value):
-        bad = int(np.sum(~np.isfinite(np.asarray(value))))
+        array = np.asarray(value)
+        require(jnp.issubdtype(array.dtype, jnp.number), name, "finite numbers", repr(value))
+        bad = int(np.sum(~np.isfinite(array)))
         require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
 
 

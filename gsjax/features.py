@@ -16,12 +16,12 @@ from gsjax import _check
 
 
 class Features(NamedTuple):
-    """The decomposition `Y Phi_0 = U S V^T` of Eq. 4, without the directions that carry no strength.
+    """The decomposition `Y Phi_0 = U S V^T` of Eq. 4.
 
     `u (n, r)` has orthonormal columns, `s (r,)` are singular values (`s2`, their squares, are the strengths), `vt
     (r, m)` are directions in parameter space (None where only a kernel or a spectrum was given), `y (n,)` the labels,
-    and `rank` counts the features that carry strength. Outside of tracing `r == rank`; under `jit`, where shapes
-    cannot depend on values, `r` is the largest possible rank and the features beyond `rank` have `s` exactly zero.
+    and `rank` counts the features that carry strength. Of a feature matrix or a kernel, `r == rank` outside of tracing;
+    under `jit`, where shapes cannot depend on values, the features beyond `rank` are kept, with `s` exactly zero.
     """
 
     u: Float[Array, "n r"]

@@ -151,7 +151,8 @@ def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = Tru
     if isinstance(penalty, Ridge):
         probabilities = jax.nn.softmax(state.logits)
         residuals = jax.nn.one_hot(feats.labels, _classes(feats), dtype=feats.u.dtype) - probabilities
-        pull = feats.u.T @ residuals.ravel()
+        # As in `starvation.matrix`: U^T a alone would lose digits where s^2 >> lambda.
+        pull = penalty.strength * (feats.u.T @ residuals.ravel() + state.response) / (feats.s2 + penalty.strength)
         slopes = starvation.sensitivity(feats.s2, _gram(probabilities, feats.u), pull, penalty.strength)
     else:
         pull, slopes = state.response, jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gsjax import _check
@@ -63,7 +64,7 @@ Penalty = Ridge | SpectralDecoupling
 
 def _is_numeric(value) -> bool:
     # Tree transformations rebuild these classes around leaves that are no numbers (None, sharding specs, ...).
-    return isinstance(value, (int, float, str, list, tuple)) or hasattr(value, "dtype")
+    return isinstance(value, (int, float, str, list, tuple, np.ndarray, np.generic, jax.Array))
 
 
 def _positive(name: str, value) -> None:

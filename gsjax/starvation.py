@@ -36,7 +36,8 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     if isinstance(penalty, Ridge):
         curvature = link(form).curvature(feats.u @ state.response)
         gram = feats.u.T @ (curvature[:, None] * feats.u)
-        pull = feats.u.T @ state.alpha
+        # U^T alpha alone is the difference of large numbers where s^2 >> lambda; there it is lambda z / s^2.
+        pull = penalty.strength * (feats.u.T @ state.alpha + state.response) / (feats.s2 + penalty.strength)
         slopes = sensitivity(feats.s2, gram, pull, penalty.strength)
     else:
         pull, slopes = state.response, jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)

@@ -110,6 +110,7 @@ def test_penalties_are_immutable():
         ("strength", lambda: SpectralDecoupling(np.array([1.0, np.nan]))),
         ("strength", lambda: SpectralDecoupling([1.0, -1.0])),
         ("target", lambda: SpectralDecoupling(1.0, float("inf"))),
+        ("target", lambda: SpectralDecoupling(1.0, "a")),
         ("target", lambda: SpectralDecoupling(1.0, np.array([0.0, np.nan]))),
         ("penalty", lambda: penalty_value(None, None, jnp.ones(2))),
         ("penalty", lambda: penalty_value(0.1, None, jnp.ones(2))),

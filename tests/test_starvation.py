@@ -52,7 +52,8 @@ def test_the_closed_form_is_the_derivative_of_the_response(form):
         with jax.enable_x64(True):
             closed = matrix(example, Ridge(strength), form=form, oriented=False)
             arguments = (example.s**2, example.u, example.y, penalty)
-            np.testing.assert_allclose(closed, slopes(*arguments, form=form), rtol=1e-8, atol=1e-10)
+            if form == "exact":  # of the other, differences will do: its derivative is another program to compile
+                np.testing.assert_allclose(closed, slopes(*arguments, form=form), rtol=1e-8, atol=1e-10)
 
             def relative(x, s2, *arguments):
                 return response(s2 * np.exp(x), *arguments, form=form)
@@ -68,6 +69,21 @@ def test_single_precision_gives_the_same_matrix():
     single = matrix(example, Ridge(0.1))
     assert single.dtype == np.float32
     np.testing.assert_allclose(single, double, rtol=1e-3, atol=1e-4 * np.abs(double).max())
+
+
+def test_single_precision_holds_for_features_far_above_the_penalty():
+    # There U^T alpha = lambda z / s^2 is a small difference of large numbers.
+    s = np.array([30.0, 10.0, 3.0, 1.0, 0.3])
+    answers = 0
+    for seed in range(20):
+        example = instance(seed)._replace(s=s)
+        with jax.enable_x64(True):
+            double = np.diag(matrix(example, Ridge(1e-5)))
+        single = np.diag(matrix(example, Ridge(1e-5)))
+        if not np.isnan(single).any():  # NaN says that the equilibrium did not converge
+            np.testing.assert_allclose(single, double, rtol=0.03)
+            answers += 1
+    assert answers >= 10
 
 
 def test_below_full_rank_it_is_the_matrix_of_the_features_that_there_are():

@@ -320,15 +320,15 @@ def test_derivatives_are_those_of_the_solution(form, penalty):
         state = dual.equilibrium(feats, penalty(0.2 * jnp.exp(x[15])), form=form)
         return jnp.concatenate([state.alpha, state.response])
 
-    jacobians = jax.jit(lambda *args: (jax.jacfwd(optimum)(*args), jax.jacrev(optimum)(*args)))
+    both = (jax.jacfwd, jax.jacrev) if penalty is Ridge and form == "exact" else (jax.jacrev,)
+    jacobians = jax.jit(lambda *args: [jacobian(optimum)(*args) for jacobian in both])
     with jax.enable_x64(True):
         x = np.zeros(16)
         for rank in (5, 3):
             u, s, _, y = instance(8, rank=rank)
-            forward, backward = jacobians(x, u, s, y)
             expected = central_differences(optimum, x, 1e-3, u, s, y)
-            np.testing.assert_allclose(forward, expected, atol=1e-8)
-            np.testing.assert_allclose(backward, forward, atol=1e-11)
+            for found in jacobians(x, u, s, y):
+                np.testing.assert_allclose(found, expected, atol=1e-8)
             assert np.abs(expected).max() > 0.01
 
 
@@ -422,7 +422,10 @@ def log_spaced(rng, n):
     return (kernel + kernel.T) / 2, rng.choice([-1.0, 1.0], n)
 
 
-@pytest.mark.parametrize("kernel", [wishart, arc_cosine, log_spaced])
+@pytest.mark.parametrize(
+    "kernel",
+    [arc_cosine, pytest.param(wishart, marks=pytest.mark.slow), pytest.param(log_spaced, marks=pytest.mark.slow)],
+)
 def test_at_most_twelve_iterations_from_a_cold_start_with_a_thousand_examples(kernel):
     matrix, y = kernel(np.random.default_rng(0), 1000)
     with jax.enable_x64(True):

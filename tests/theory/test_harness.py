@@ -389,7 +389,7 @@ module = types.ModuleType("theory.killed")
 module.CLAIMS = (Claim("one", "", "", lambda x=0.0: Observation.equal(0.0, x, 0.1), control),
                  Claim("two", "", "", lambda x=0.0: os._exit(9), control))
 sys.modules["theory.killed"], theory.MODULES = module, ("killed",)
-main(["--out", {str(tmp_path)!r}])
+main(["--jobs", "1", "--out", {str(tmp_path)!r}])
 """
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
     assert done.returncode == 9
