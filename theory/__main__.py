@@ -6,9 +6,10 @@ import difflib
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
 import jax
@@ -57,30 +58,37 @@ def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Cla
 
 
 def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
-    """Runs the claims, `options.jobs` at a time, adding to `records` in order and renewing the files after each."""
+    """Runs the claims, `options.jobs` at a time; after each, renews `records`, in the claims' order, and the files."""
     report.prepare(options.out, options.json)
     made_with = report.environment()
+    order = {claim.name: place for place, claim in enumerate(selected)}
+    recording = Lock()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    pool = ThreadPoolExecutor(options.jobs)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("", total=len(selected))
-        try:
-            for claim, pending in [(claim, pool.submit(_run, claim)) for claim in selected]:
-                progress.update(task, description=claim.name)
-                records.append(report.draw(pending.result(), options.out))
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = progress.add_task("", total=len(selected))
+
+    def check_one(claim: Claim) -> None:
+        # A thread starts with the global setting, whatever its parent's context.
+        with jax.enable_x64(True):
+            record = run(claim)
+            # Recorded before this thread takes up another claim, so that nothing that was computed can be lost.
+            with recording:
+                record = report.draw(record, options.out)
+                records.append(record)
+                records.sort(key=lambda each: order[each.claim.name])
                 report.write(
                     records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with
                 )
-                console.print(report.line(records[-1], f"{len(records)}/{len(selected)}"))
-                progress.advance(task)
+                console.print(report.line(record, f"{len(records)}/{len(selected)}"))
+                progress.update(task, advance=1, description=claim.name)
+
+    pool = ThreadPoolExecutor(options.jobs)
+    with progress:
+        try:
+            for pending in as_completed([pool.submit(check_one, claim) for claim in selected]):
+                pending.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _run(claim: Claim) -> Record:
-    # A thread starts with the global setting, whatever its parent's context.
-    with jax.enable_x64(True):
-        return run(claim)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(f"{module:24}{name:32}{claim.reference}")
             return 0
         try:
+            if options.jobs < 1:
+                raise ValueError(f"--jobs: expected 1 or more, got {options.jobs}")
             selected = select(found, options.only)
         except ValueError as error:
             print(f"theory: {error}", file=sys.stderr)

@@ -379,21 +379,39 @@ def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys
     assert "1 of 3 claims hold" in printed.out
 
 
-def test_a_killed_run_leaves_what_it_has_checked(tmp_path):
+def test_no_jobs_is_one_line(install, tmp_path, capsys):
+    install(numbers=[claim("one")])
+    assert main(["--jobs", "0", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "theory: --jobs: expected 1 or more, got 0\n"
+
+
+@pytest.mark.parametrize(
+    ("jobs", "first", "second"),
+    [
+        (1, "Observation.equal(0.0, x, 0.1)", "os._exit(9)"),
+        (2, "once_there_is_a_report(lambda: os._exit(9))", "Observation.equal(0.0, x, 0.1)"),
+    ],
+    ids=["one after the other", "the later one is done first"],
+)
+def test_a_killed_run_leaves_what_it_has_checked(tmp_path, jobs, first, second):
     code = f"""
-import os, sys, types, theory
+import os, pathlib, sys, time, types, theory
 from theory.__main__ import main
 from theory.claim import *
+def once_there_is_a_report(then):
+    while not pathlib.Path({str(tmp_path)!r}, "report.html").exists():
+        time.sleep(0.01)
+    then()
 control = Control("c", "c", {{"x": 1.0}})
 module = types.ModuleType("theory.killed")
-module.CLAIMS = (Claim("one", "", "", lambda x=0.0: Observation.equal(0.0, x, 0.1), control),
-                 Claim("two", "", "", lambda x=0.0: os._exit(9), control))
+module.CLAIMS = (Claim("one", "", "", lambda x=0.0: {first}, control),
+                 Claim("two", "", "", lambda x=0.0: {second}, control))
 sys.modules["theory.killed"], theory.MODULES = module, ("killed",)
-main(["--jobs", "1", "--out", {str(tmp_path)!r}])
+main(["--jobs", "{jobs}", "--out", {str(tmp_path)!r}])
 """
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)
     assert done.returncode == 9
-    assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
+    assert verdicts(tmp_path / "claims.json") == {"one" if jobs == 1 else "two": (True, False)}
     assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
 
 
