@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Annotated
 
 import jax
@@ -62,7 +62,7 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
     report.prepare(options.out, options.json)
     made_with = report.environment()
     order = {claim.name: place for place, claim in enumerate(selected)}
-    recording = Lock()
+    recording, closed = Lock(), Event()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     task = progress.add_task("", total=len(selected))
@@ -70,17 +70,23 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
     def check_one(claim: Claim) -> None:
         # A thread starts with the global setting, whatever its parent's context.
         with jax.enable_x64(True):
-            record = run(claim)
-            # Recorded before this thread takes up another claim, so that nothing that was computed can be lost.
-            with recording:
-                record = report.draw(record, options.out)
-                records.append(record)
-                records.sort(key=lambda each: order[each.claim.name])
-                report.write(
-                    records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with
-                )
-                console.print(report.line(record, f"{len(records)}/{len(selected)}"))
-                progress.update(task, advance=1, description=claim.name)
+            try:
+                record = None if closed.is_set() else run(claim)
+                # Recorded before this thread takes up another claim, so that nothing that was computed can be lost.
+                with recording:
+                    if record is not None and not closed.is_set():
+                        record_one(record)
+            except BaseException:
+                closed.set()
+                raise
+
+    def record_one(record: Record) -> None:
+        record = report.draw(record, options.out)
+        records.append(record)
+        records.sort(key=lambda each: order[each.claim.name])
+        report.write(records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with)
+        console.print(report.line(record, f"{len(records)}/{len(selected)}"))
+        progress.update(task, advance=1, description=record.claim.name)
 
     pool = ThreadPoolExecutor(options.jobs)
     with progress:
@@ -89,6 +95,8 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
                 pending.result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            with recording:  # what is being written is written whole; what comes later comes too late
+                closed.set()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

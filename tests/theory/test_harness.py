@@ -371,7 +371,7 @@ def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys
         raise KeyboardInterrupt
 
     install(numbers=[claim("one"), claim("two", interrupt), claim("three")])
-    assert main(["--out", str(tmp_path)]) == 130
+    assert main(["--jobs", "1", "--out", str(tmp_path)]) == 130
     assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
     assert "2 not reached" in Page((tmp_path / "report.html").read_text()).text
     printed = capsys.readouterr()
@@ -427,7 +427,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_pat
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", full)
-    assert main(["--out", str(tmp_path)]) == 2
+    assert main(["--jobs", "1", "--out", str(tmp_path)]) == 2
     printed = capsys.readouterr()
     assert printed.err == f"theory: cannot write {tmp_path / 'report.html'}: No space left on device\n"
     assert "2 of 3 claims hold" in printed.out
