@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import pytest
 
 from gsjax import Ridge, dual, features
-from tests.instances import ROUNDING, instance
+from gsjax.networks import MLP
+from gsjax.tangent import ntk
+from gsjax.tangent.operator import ntk_operator
+from tests.instances import ROUNDING, instance, orthogonal
 
 
 def square_root(feats: features.Features) -> np.ndarray:
@@ -165,6 +169,104 @@ def test_batched_over_labellings():
             np.testing.assert_allclose(product, y[:, None] * problem.phi, atol=1e-12)
 
 
+def as_operator(kernel, *, tags: object = lx.positive_semidefinite_tag) -> lx.MatrixLinearOperator:
+    return lx.MatrixLinearOperator(jnp.asarray(kernel, float), tags)
+
+
+def counted(operator):
+    """The same operator, and a list that grows with the products it makes."""
+    calls = []
+
+    def product(v):
+        jax.debug.callback(lambda: calls.append(None))
+        return operator.mv(v)
+
+    tags = lx.positive_semidefinite_tag
+    return lx.FunctionLinearOperator(product, operator.in_structure(), tags, closure_convert=False), calls
+
+
+def test_leading_features_of_a_network_are_those_of_its_kernel():
+    network, n, top = MLP((16,), activation="tanh"), 200, 4
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (n, 6)) * np.arange(1, 7)
+        y = np.where(x[:, 0] > 0, 1, -1)
+        variables = jax.jit(network.init)(jax.random.key(1), x)
+        feats = features.from_operator(ntk_operator(network.apply, variables, x), y, top=top)
+        expected = features.from_ntk(jax.jit(ntk, static_argnums=0)(network.apply, variables, x), y)
+    assert feats.rank == top
+    assert feats.vt is None
+    np.testing.assert_array_equal(feats.y, y)
+    np.testing.assert_allclose(feats.s2, expected.s2[:top], rtol=1e-10)
+    u, leading = np.asarray(feats.u), np.asarray(expected.u)[:, :top]
+    np.testing.assert_allclose(u.T @ u, np.eye(top), atol=1e-12)
+    np.testing.assert_allclose(u @ u.T, leading @ leading.T, atol=1e-6)
+
+
+def test_krylov_spaces_grow_until_the_tolerance_is_met():
+    n, top, tolerance = 300, 4, 1e-6
+    with jax.enable_x64(True):
+        # Strengths so close that the first Krylov space does not resolve them.
+        s2 = np.linspace(2, 1, n)
+        operator, calls = counted(lx.DiagonalLinearOperator(jnp.asarray(s2)))
+        feats = features.from_operator(operator, np.ones(n), top=top, tolerance=tolerance)
+        jax.effects_barrier()
+        # Each space and the vectors found in it; then one of half the dimension, to see that none was missed.
+        assert len(calls) == 68 + top + 136 + top + 68
+        for most, found in (
+            (71, "none are yet"),
+            (200, r"\d are after 72, the largest residual is"),
+            (280, "they are after 212, but"),
+        ):
+            with pytest.raises(ValueError, match=rf"^max_products: expected \d+ or more, .*, got {most}; {found}"):
+                features.from_operator(operator, np.ones(n), top=top, tolerance=tolerance, max_products=most)
+    residual = np.linalg.norm((s2[:, None] - np.asarray(feats.s2)) * np.asarray(feats.u), axis=0)
+    assert np.all(residual <= tolerance * np.asarray(feats.s2))
+    np.testing.assert_allclose(feats.s2, s2[:top], rtol=1e-10)
+
+
+U, V = (orthogonal(np.random.default_rng(0), n) for n in (300, 30))
+POINTS = np.random.default_rng(1).standard_normal((300, 12))
+COPIES = np.repeat(POINTS[:10], 30, axis=0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "rank"),
+    [
+        ((U[:, :10] * [5, 5, 5, 4, 4, 3, 1.5, 1, 0.9, 0.5]) @ U[:, :10].T, 6),
+        (2 * np.eye(300), 6),
+        (COPIES @ COPIES.T, 6),
+        (POINTS[:, :4] @ POINTS[:, :4].T, 4),
+    ],
+    ids=["repeated strengths", "one strength", "copies", "low rank"],
+)
+def test_an_exhausted_krylov_space_hides_no_feature(x64, kernel, rank):
+    """In exact arithmetic it is as large as there are different strengths."""
+    y = np.random.default_rng(2).choice([-1, 1], 300)
+    feats = features.from_operator(as_operator(kernel), y, top=6)
+    assert feats.rank == rank
+    assert {leaf.dtype for leaf in (feats.u, feats.s, feats.y)} == {jnp.dtype(x64)}
+    tolerance, s2, u = ROUNDING[x64], np.asarray(feats.s2), y[:, None] * np.asarray(feats.u)
+    np.testing.assert_allclose(s2, np.linalg.eigvalsh(kernel)[: -rank - 1 : -1], rtol=tolerance)
+    np.testing.assert_allclose(kernel @ u, u * s2, atol=tolerance * s2[0])
+    np.testing.assert_allclose(u.T @ u, np.eye(rank), atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("scale", "expected"), [(0, "at least one feature"), (-1, "a positive semi"), (np.nan, "finite")]
+)
+def test_an_operator_that_is_no_kernel_shows_in_its_krylov_space(scale, expected):
+    with pytest.raises(ValueError, match=f"^operator: expected {expected}"):
+        features.from_operator(as_operator(scale * np.eye(300)), np.ones(300), top=6)
+
+
+def test_strengths_that_the_precision_does_not_resolve_are_refused():
+    kernel = (V * 100.0 ** -np.arange(30)) @ V.T
+    operator = as_operator(kernel)
+    assert features.from_operator(operator, np.ones(30), top=2).rank == 2
+    with pytest.raises(ValueError, match=r"^top: expected features that float32 resolves .*, got 3; 1 are after 30, "):
+        features.from_operator(operator, np.ones(30), top=3, tolerance=1e-6)
+
+
 ONES = np.ones(2)
 EYE = np.eye(2)
 
@@ -202,6 +304,20 @@ EYE = np.eye(2)
         ("s", lambda: features.from_spectrum(EYE, np.array([1.0, np.nan]))),
         ("y", lambda: features.from_spectrum(EYE, ONES, np.array([1.0, 0.5]))),
         ("y", lambda: features.from_spectrum(EYE, ONES, np.ones(3))),
+        ("operator", lambda: features.from_operator(EYE, ONES, top=1)),
+        ("operator", lambda: features.from_operator(as_operator(EYE, tags=()), ONES, top=1)),
+        ("operator", lambda: features.from_operator(lx.IdentityLinearOperator(EYE), ONES, top=1)),
+        ("operator", lambda: features.from_operator(as_operator(-EYE), ONES, top=1)),
+        ("operator", lambda: features.from_operator(as_operator(np.diag([1, -0.1])), ONES, top=1)),
+        ("operator", lambda: features.from_operator(as_operator(np.zeros((2, 2))), ONES, top=1)),
+        ("operator", lambda: features.from_operator(as_operator(EYE * np.nan), ONES, top=1)),
+        ("operator", lambda: jax.jit(lambda k: features.from_operator(as_operator(k), ONES, top=1).s)(EYE)),
+        ("y", lambda: features.from_operator(as_operator(EYE), np.ones(3), top=1)),
+        ("y", lambda: features.from_operator(as_operator(EYE), np.array([1, 0]), top=1)),
+        ("top", lambda: features.from_operator(as_operator(EYE), ONES, top=0)),
+        ("top", lambda: features.from_operator(as_operator(EYE), ONES, top=3)),
+        ("tolerance", lambda: features.from_operator(as_operator(EYE), ONES, top=1, tolerance=0.0)),
+        ("max_products", lambda: features.from_operator(as_operator(EYE), ONES, top=1, max_products=1)),
         ("logits", lambda: features.from_spectrum(EYE, ONES).response(jnp.ones(3))),
         ("logits", lambda: features.from_spectrum(EYE, ONES).response(jnp.ones((2, 3)))),
     ],

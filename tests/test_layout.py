@@ -31,7 +31,7 @@ COMPUTING = (
     "probes",
 )
 ROOMS = (*COMPUTING, "data", "records", "sweeps", "plotting", "diagnosis", "cli")
-LEAVES = ("_check", "statistics")
+LEAVES = ("_check", "_progress", "statistics")
 
 
 def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:

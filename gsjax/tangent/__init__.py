@@ -2,5 +2,6 @@
 
 from gsjax.tangent.empirical import ntk, ntrf
 from gsjax.tangent.infinite_width import infinite_ntk
+from gsjax.tangent.operator import ntk_operator
 
-__all__ = ["infinite_ntk", "ntk", "ntrf"]
+__all__ = ["infinite_ntk", "ntk", "ntk_operator", "ntrf"]

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
+from gsjax.tangent import blocks, layers
+from gsjax.tangent.cache import Blocks, fingerprint
+from gsjax.tangent.calls import ApplyFn, check_call, guarded, hashable, separable
+from gsjax.tangent.factors import Plan, factors, plan
 
-ApplyFn = Callable[[Any, Any], Any]
-Jacobian = Callable[[Array], PyTree]
+METHODS = ("auto", "structured", "jacobian")
 
-# How many numbers one block of the Jacobian may hold: 256 MiB in float32, 512 MiB in float64.
+# How many numbers the factors of a block, or the block itself, may hold: 256 MiB in float32, 512 MiB in float64.
 _BLOCK = 2**26
 
 
@@ -35,8 +38,8 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
         `jax.flatten_util.ravel_pytree`.
 
     Raises:
-        ValueError: x empty; NaN or infinity in x or the parameters; no parameters; an output of another
-            shape.
+        ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
+            point numbers; an output of another shape.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -44,9 +47,12 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     [[1.0, 2.0], [3.0, 4.0]]
     """
     x = jnp.asarray(x)
-    outputs = _check_call(apply_fn, params, x, "x")
-    columns = jax.tree.leaves(_jacobian(apply_fn, params, x))
-    return jnp.concatenate(columns, axis=1).reshape(len(x), *outputs, -1)
+    outputs = check_call(apply_fn, params, x, "x")
+    apply_fn, n = hashable(apply_fn), len(x)
+    everything = _plan(apply_fn, "jacobian", *_abstract(params, x), math.prod(outputs), n, n)
+    run = _compiled if _check.is_concrete(params, x) else _inline
+    phi = jnp.concatenate(run(factors, everything)(params, x).gradients, axis=1).reshape(n, *outputs, -1)
+    return guarded(phi, run(separable, apply_fn)(params, x[:4]))
 
 
 def ntk(
@@ -55,28 +61,45 @@ def ntk(
     x1: Real[Array, "n1 ..."],
     x2: Real[Array, "n2 ..."] | None = None,
     *,
+    method: str = "auto",
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The empirical neural tangent kernel Phi(x1) Phi(x2)^T, with Phi of Eq. 2 (Pezeshki et al. 2021).
 
-    A sum over parameters, without a factor. Computed block by block, so that Phi is never held: the peak is
-    the kernel, a copy of it, and the Jacobians of two blocks. With `x2=None` each pair of blocks is computed
-    once, and the result is symmetric to the last bit. Outside of `jax.jit` every call compiles anew.
+    A sum over parameters, without a factor. Phi is never formed: what the kernel of a dense or convolutional flax
+    layer contributes is contracted from the layer's inputs and the cotangents of its outputs, all other parameters
+    contribute through their gradients example by example; exact for any network. With `x2=None` the result is
+    symmetric to the last bit.
+
+    The peak of memory is the kernel and a few blocks (twice the kernel for outputs `(n, k)`). Several blocks are
+    computed in steps that show their progress; under a transformation such as `jax.jit`, and with `mesh`, in one
+    program. Compiled programs are kept for `apply_fn` if it can be hashed: pass the same function again, e.g.
+    `network.apply`, not a new lambda.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
         params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
-        batch_size: at most so many examples in a block; if None, as many as keep a block's Jacobian, of k m
-            numbers an example, within 2^26 numbers (256 MiB in float32), but at least one.
+        method: "structured" as above; "jacobian" takes all parameters for other ones; "auto" is "structured".
+        batch_size: at most so many examples in a block; if None, as many as keep what is computed for a block
+            within 2^26 numbers (256 MiB in float32), but at least one.
+        mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its rows whole,
+            without use of the symmetry.
+        cache: a folder in which finished blocks are kept. A call with the same arguments after an interruption
+            computes the missing ones only. The folder holds half of a symmetric kernel.
 
     Returns:
         `(n1, n2)`, or `(n1, n2, k, k)` when the network returns `(n, k)`, k = 1 included.
 
     Raises:
-        ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or
-            the parameters; no parameters; an output of another shape; `batch_size` below one.
+        ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
+            parameters; no parameters, or some that are not floating point numbers; an output of another shape, or
+            one that depends on other examples of the batch (under `jax.jit`: a kernel of NaN); an unknown method;
+            `batch_size` below one; a cache of another kernel, a damaged one, or one asked for under a
+            transformation or with a mesh.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -84,97 +107,68 @@ def ntk(
     [[5.0, 11.0], [11.0, 25.0]]
     """
     x1 = jnp.asarray(x1)
-    outputs = _check_call(apply_fn, params, x1, "x1")
+    outputs = check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
         x2 = jnp.asarray(x2)
         same = x2.ndim > 0 and x2.shape[1:] == x1.shape[1:]
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
-        _check_call(apply_fn, params, x2, "x2")
+        check_call(apply_fn, params, x2, "x2")
+    traced = not _check.is_concrete(params, x1, x2)
+    _check.require(method in METHODS, "method", f"one of {METHODS}", repr(method))
     _check.require(batch_size is None or batch_size >= 1, "batch_size", "at least 1", batch_size)
+    _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
+    _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
 
-    k = math.prod(outputs)
+    apply_fn = hashable(apply_fn)
+    k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
+    if mesh is not None:
+        n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
+    plan_of = functools.partial(_plan, apply_fn, method, *_abstract(params, x1), k)
     if batch_size is None:
-        m = sum(jnp.size(leaf) for leaf in jax.tree.leaves(_trainable(params)[0]))
-        batch_size = max(1, _BLOCK // (k * m))
-    jacobian = functools.partial(_jacobian, apply_fn, params)
-    if x2 is None:
-        padded = _symmetric(jacobian, _blocks(x1, batch_size))
-        upper = padded[: len(x1) * k, : len(x1) * k]
-        kernel = jnp.triu(upper) + jnp.triu(upper, 1).T
+        batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
+    grid = blocks.grid(n, m, batch_size)
+    best = plan_of(grid.size, grid.width)
+
+    run = _inline if traced else _compiled
+    independent = run(separable, apply_fn)(params, x1[:4])
+    if mesh is not None:
+        kernel = run(blocks.over_devices, best, grid, mesh)(params, x1, x2)
+    elif traced or (len(grid.pairs()) == 1 and cache is None):
+        kernel = run(blocks.in_one_program, best, grid)(params, x1, x2)
     else:
-        padded = _rectangular(jacobian, _blocks(x1, batch_size), _blocks(x2, batch_size))
-        kernel = padded[: len(x1) * k, : len(x2) * k]
+        kept = None
+        if cache is not None:
+            kept = Blocks(cache, fingerprint(apply_fn, params, x1, x2, method, grid))
+        kernel = blocks.in_steps(best, grid, params, x1, x2, kept)
+    kernel = guarded(kernel, independent)
     return kernel.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else kernel
 
 
-def _symmetric(jacobian: Jacobian, blocks: Array) -> Float[Array, "nk nk"]:
-    """The kernel on and above the diagonal, a row of blocks after another; below stand zeros."""
-    rows = jax.tree.map(jnp.zeros_like, jax.eval_shape(jacobian, blocks[0]))
-    leaves = jax.tree.leaves(rows)
-    size, dtype = len(leaves[0]), jnp.result_type(*leaves)
-
-    def step(carry: tuple[Array, PyTree], pair: tuple[Array, Array]) -> tuple[tuple[Array, PyTree], None]:
-        kernel, rows = carry
-        i, j = pair
-        columns = jacobian(blocks[j])
-        # Every row of blocks starts on the diagonal, so no Jacobian is computed for the rows alone.
-        rows = lax.cond(i == j, lambda: columns, lambda: rows)
-        return (lax.dynamic_update_slice(kernel, _contract(rows, columns), (i * size, j * size)), rows), None
-
-    i, j = np.triu_indices(len(blocks))
-    carry = jnp.zeros((len(blocks) * size,) * 2, dtype), rows
-    return lax.scan(step, carry, (jnp.asarray(i), jnp.asarray(j)))[0][0]
+def _abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The parameters and one example without their values, in a form that can be hashed."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: (params, x[:1])))
+    return tree, tuple(leaves)
 
 
-def _rectangular(jacobian: Jacobian, blocks1: Array, blocks2: Array) -> Float[Array, "nk mk"]:
-    def row(block: Array) -> Array:
-        rows = jacobian(block)
-        return jnp.concatenate(lax.map(lambda other: _contract(rows, jacobian(other)), blocks2), axis=1)
-
-    return jnp.concatenate(lax.map(row, blocks1))
-
-
-def _jacobian(apply_fn: ApplyFn, params: PyTree, x: Array) -> PyTree[Float[Array, "nk _"]]:
-    """The Jacobian of `apply_fn`, every leaf flattened to a matrix, its rows the outputs of the examples."""
-    trainable, rebuild = _trainable(params)
-
-    def output(trainable: PyTree, example: Array) -> Array:
-        return apply_fn(rebuild(trainable), example[None])[0]
-
-    jacobian = jax.vmap(jax.jacrev(output), in_axes=(None, 0))(trainable, x)
-    return jax.tree.map(lambda leaf, of: leaf.reshape(-1, jnp.size(of)), jacobian, trainable)
+@functools.lru_cache(maxsize=64)
+def _plan(
+    apply_fn: ApplyFn,
+    method: str,
+    tree: Any,
+    leaves: tuple[jax.ShapeDtypeStruct, ...],
+    k: int,
+    rows: int,
+    columns: int,
+) -> Plan:
+    params, x = jax.tree.unflatten(tree, leaves)
+    structure = layers.unstructured(params) if method == "jacobian" else layers.structure(apply_fn, params, x)
+    return plan(apply_fn, params, structure, k, rows, columns)
 
 
-def _contract(rows: PyTree, columns: PyTree) -> Float[Array, "nk mk"]:
-    """Inner products over all parameters; not in the reduced precision that accelerators default to."""
-    products = jax.tree.map(lambda a, b: jnp.matmul(a, b.T, precision="highest"), rows, columns)
-    return jax.tree.reduce(jnp.add, products)
+def _inline(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+    return functools.partial(function, *static)
 
 
-def _blocks(x: Array, batch_size: int) -> Array:
-    """Splits into blocks of one size, as even as can be, filled up with copies of the last example."""
-    count = -(-len(x) // batch_size)
-    size = -(-len(x) // count)
-    filled = jnp.pad(x, [(0, count * size - len(x))] + [(0, 0)] * (x.ndim - 1), mode="edge")
-    return filled.reshape(count, size, *x.shape[1:])
-
-
-def _trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is differentiated, and how `params` is put together again around it."""
-    if isinstance(params, Mapping) and "params" in params:
-        return params["params"], lambda trainable: {**params, "params": trainable}
-    return params, lambda trainable: trainable
-
-
-def _check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
-    """Checks what both functions are given; returns the shape of one example's output, `()` or `(k,)`."""
-    _check.require(x.ndim and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
-    _check.finite(name, x)
-    leaves = jax.tree.leaves(_trainable(params)[0])
-    _check.require(sum(map(jnp.size, leaves)), "params", "at least one parameter to differentiate", "none")
-    for leaf in leaves:
-        _check.finite("params", leaf)
-    shape = tuple(getattr(jax.eval_shape(apply_fn, params, x), "shape", ()))
-    right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
-    _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
-    return shape[1:]
+def _compiled(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
+    """The function compiled; compiled once for the same `static` arguments."""
+    return functools.partial(jax.jit(function, static_argnums=range(len(static))), *static)

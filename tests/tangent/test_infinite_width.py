@@ -1,9 +1,13 @@
-"""The kernel of infinite width against quadrature, hand formulas and wide networks; its singular points."""
+"""The kernel of infinite width against quadrature, hand formulas and wide networks; its singular points.
+
+Convolutional networks, and whatever else goes through neural-tangents, in test_neural_tangents.py.
+"""
 
 from __future__ import annotations
 
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,9 +20,9 @@ from gsjax import networks
 from gsjax.networks import CNN, MLP
 from gsjax.tangent import infinite_ntk, ntk
 
-CLOSED = ("erf", "linear", "relu")
+ACTIVATIONS = ("erf", "linear", "relu", "tanh")
 compiled = jax.jit(infinite_ntk, static_argnums=0)
-activations = pytest.mark.parametrize("activation", CLOSED)
+activations = pytest.mark.parametrize("activation", ACTIVATIONS)
 
 
 def points(n=6, d=4, seed=0):
@@ -41,10 +45,12 @@ def moments(activation, q1, q2, cov):
         xi = math.sqrt(q1 * q2) * scipy.integrate.quad(product, lower, upper, epsabs=1e-13)[0]
         return xi, (upper - lower) / (2 * math.pi)
     # A plain two-dimensional grid: the trapezoid rule of an analytic integrand with Gaussian tails.
-    g = np.arange(-90, 91) / 10
+    g = np.arange(-180, 181) / 20
     density = np.exp(-(g[:, None] ** 2 + g**2) / 2) / np.exp(-(g**2) / 2).sum() ** 2
     u = np.broadcast_to(math.sqrt(q1) * g[:, None], density.shape)
     v = cov / q1 * u + math.sqrt(q2 - cov**2 / q1) * g
+    if activation == "tanh":
+        return (density * np.tanh(u) * np.tanh(v)).sum(), (density / np.cosh(u) ** 2 / np.cosh(v) ** 2).sum()
     xi = (density * scipy.special.erf(u) * scipy.special.erf(v)).sum()
     return xi, (density * np.exp(-(u**2) - v**2)).sum() * 4 / math.pi
 
@@ -59,7 +65,7 @@ def by_quadrature(network, x, y):
         # The variances are one-dimensional: xi(g sqrt(q))^2 on a fine grid.
         g = np.arange(-4000, 4001) / 320
         density = np.exp(-(g**2) / 2)
-        xi = {"relu": lambda f: np.maximum(f, 0), "erf": scipy.special.erf, "linear": lambda f: f}
+        xi = {"relu": lambda f: np.maximum(f, 0), "erf": scipy.special.erf, "tanh": np.tanh, "linear": lambda f: f}
         q1, q2 = (
             factor * float(density @ xi[network.activation](math.sqrt(q) * g) ** 2 / density.sum()) for q in (q1, q2)
         )
@@ -180,12 +186,28 @@ def test_images_are_flattened_and_jit_agrees():
     np.testing.assert_allclose(compiled(MLP((4,)), x, x[:2]), flat, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("q", [1e-4, 1.0, 30.0])
+def test_tanh_has_its_variance_and_slope_at_equal_points(q):
+    """With one hidden layer: Theta(x, x) = gamma (E[tanh(g sqrt(q))^2] + q E[tanh'(g sqrt(q))^2]), at all scales."""
+    g = np.arange(-40000, 40001) / 4000
+    density = np.exp(-(g**2) / 2) / np.exp(-(g**2) / 2).sum()
+    u = math.sqrt(q) * g
+    expected = networks.gamma("tanh") * (density @ np.tanh(u) ** 2 + q * (density @ np.cosh(u) ** -4.0))
+    with jax.enable_x64(True):
+        x = jnp.full((1, 3), math.sqrt(q))
+        kernel = compiled(MLP((4,), 1, "tanh"), jnp.concatenate([x, -x]))
+        np.testing.assert_allclose(kernel, expected * np.array([[1, -1], [-1, 1]]), rtol=1e-12)
+
+
 def test_bad_input_is_named():
     x = jnp.ones((3, 2))
-    with pytest.raises(ValueError, match=r"^network: .*\['erf', 'linear', 'relu'\].*'tanh'"):
-        infinite_ntk(MLP((4,), activation="tanh"), x)
-    with pytest.raises(ValueError, match=r"^network: .*MLP, got CNN"):
-        infinite_ntk(CNN((4,)), x)  # pyright: ignore[reportArgumentType]
+    expected = r"^network: .*MLP or CNN, or a kernel_fn of neural-tangents, got "
+    with pytest.raises(ValueError, match=expected + "Dense"):
+        infinite_ntk(nn.Dense(1), x)
+    with pytest.raises(ValueError, match=expected + "tuple"):
+        infinite_ntk((abs, abs, abs), x)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"^x1: .*4 axes, got shape \(3, 2\)"):
+        infinite_ntk(CNN((4,)), x)
     with pytest.raises(ValueError, match=r"^x1: .*non-empty"):
         infinite_ntk(MLP((4,)), x[:0])
     with pytest.raises(ValueError, match=r"^x1: .*non-empty"):

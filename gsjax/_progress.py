@@ -1,0 +1,35 @@
+"""Progress of long work: a bar on a terminal, plain lines otherwise, and nothing where there is nothing to wait for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+_PATIENCE = 3.0  # seconds before the first sign
+_INTERVAL = 30.0  # seconds between plain lines
+
+
+def track(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items one after another; once that has taken a few seconds, standard error says how many are done.
+
+    >>> list(track("abc", "letters"))
+    ['a', 'b', 'c']
+    """
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=len(items), visible=False)
+        due = time.monotonic() + _PATIENCE
+        for done, item in enumerate(items, 1):
+            yield item
+            late = time.monotonic() >= due
+            progress.update(task, completed=done, visible=late or None)
+            if late and not console.is_terminal and done < len(items):
+                console.print(f"{what}: {done} of {len(items)}")
+                due = time.monotonic() + _INTERVAL

@@ -1,0 +1,150 @@
+"""The tangent kernel, block after block: in one program, in steps that can be watched and kept, or over devices.
+
+Blocks have one size, as even as can be; the last one starts early enough to be full, and what it shares with the
+one before is computed twice. A symmetric kernel is computed on and above the diagonal of blocks and mirrored.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, PyTree
+
+from gsjax import _progress
+from gsjax.tangent.cache import Blocks
+from gsjax.tangent.factors import Factors, Plan, contract, factors
+
+Kernel = Float[Array, "nk mk"]
+
+
+class Grid(NamedTuple):
+    """How a kernel is cut: where its blocks of rows and columns start, and how many examples they have."""
+
+    rows: tuple[int, ...]
+    columns: tuple[int, ...] | None  # None: those of a symmetric kernel, the rows
+    size: int
+    width: int
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """The starts of all blocks to compute, in an order that needs factors of few rows."""
+        if self.columns is None:
+            return list(itertools.combinations_with_replacement(self.rows, 2))
+        return list(itertools.product(self.rows, self.columns))
+
+
+def grid(n: int, m: int | None, batch_size: int) -> Grid:
+    """Cuts a kernel of n by m examples, or a symmetric one (m None), into blocks of at most `batch_size`."""
+
+    def cut(n: int) -> tuple[tuple[int, ...], int]:
+        count = -(-n // batch_size)
+        size = -(-n // count)
+        return tuple(min(start, n - size) for start in range(0, n, size)), size
+
+    rows, size = cut(n)
+    columns, width = (None, size) if m is None else cut(m)
+    return Grid(rows, columns, size, width)
+
+
+def in_one_program(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+    """All blocks in one compiled loop."""
+    symmetric, others = x2 is None, x1 if x2 is None else x2
+    pairs = grid.pairs()
+    rows = factors(plan, params, _block(x1, 0, grid.size))
+    if len(pairs) == 1:
+        return symmetrise(contract(rows, rows)) if symmetric else contract(rows, factors(plan, params, others))
+
+    def step(carry: tuple[Kernel, Factors], pair: Array) -> tuple[tuple[Kernel, Factors], None]:
+        kernel, rows = carry
+        i, j = pair
+        columns = factors(plan, params, _block(others, j, grid.width))
+        if symmetric:
+            # Every row of blocks starts on the diagonal: no factors are computed for the rows alone.
+            rows = lax.cond(i == j, lambda: columns, lambda: rows)
+        else:
+            rows = lax.cond(j == 0, lambda: factors(plan, params, _block(x1, i, grid.size)), lambda: rows)
+        return (_place(grid, kernel, contract(rows, columns), i, j), rows), None
+
+    kernel = _empty(plan, grid, params, x1, x2)
+    return lax.scan(step, (kernel, rows), jnp.asarray(pairs))[0][0]
+
+
+def in_steps(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:
+    """A compiled step a block, with a sign of progress; blocks that are kept are not computed again."""
+    compute = jax.jit(factors, static_argnums=0)
+    place = jax.jit(_place, static_argnums=0, donate_argnums=1)
+    product = jax.jit(contract)
+    kernel = jax.jit(_empty, static_argnums=(0, 1))(plan, grid, params, x1, x2)
+    others = x1 if x2 is None else x2
+    rows, at = None, None
+    for i, j in _progress.track(grid.pairs(), "blocks of the tangent kernel"):
+        block = blocks.load(i, j) if blocks else None
+        if block is None:
+            if at != i:
+                rows, at = compute(plan, params, x1[i : i + grid.size]), i
+            same = x2 is None and i == j
+            columns = rows if same else compute(plan, params, others[j : j + grid.width])
+            block = product(rows, columns)
+            if blocks:
+                blocks.save(i, j, np.asarray(block))
+        kernel = place(grid, kernel, block, i, j)
+    return kernel
+
+
+def over_devices(plan: Plan, grid: Grid, mesh: Mesh, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+    """Rows sharded over the first axis of `mesh`; `grid` is that of one device."""
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # shardings are ours to choose here, also if its axes are explicit
+    axis, n = mesh.axis_names[0], len(x1)
+    spread, whole = PartitionSpec(axis), PartitionSpec()
+    filled = jnp.pad(x1, [(0, -n % mesh.shape[axis])] + [(0, 0)] * (x1.ndim - 1), mode="edge")
+    local = functools.partial(in_one_program, plan, grid)
+    # Nothing is communicated within, and what the loops carry starts as constants that vary over no axis.
+    shards = jax.shard_map(local, mesh=mesh, in_specs=(whole, spread, whole), out_specs=spread, check_vma=False)
+    kernel = shards(params, filled, x1 if x2 is None else x2)
+    kernel = kernel[: len(kernel) // len(filled) * n]
+    if x2 is None:
+        kernel = symmetrise(kernel)
+    return lax.with_sharding_constraint(kernel, NamedSharding(mesh, spread)) if len(filled) == n else kernel
+
+
+def symmetrise(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The upper triangle and its mirror image, equal to the last bit."""
+
+    def mirror(_, kernel: Array) -> Array:
+        return jnp.triu(kernel) + jnp.triu(kernel, 1).T
+
+    # Fused with what computes it, the kernel would be computed for either triangle apart, and rounded differently. XLA
+    # fuses nothing into a loop, but it dissolves a loop of one step.
+    return lax.fori_loop(0, 2, mirror, kernel)
+
+
+def _block(x: Array, start: int | Array, size: int) -> Array:
+    return lax.dynamic_slice_in_dim(x, start, size)
+
+
+def _empty(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+    """A kernel of zeros of the type that its blocks have."""
+
+    def block(params: PyTree, x1: Array, x2: Array) -> Kernel:
+        return contract(factors(plan, params, x1[: grid.size]), factors(plan, params, x2[: grid.width]))
+
+    x2 = x1 if x2 is None else x2
+    shape = jax.eval_shape(block, params, x1, x2)
+    k = shape.shape[0] // grid.size
+    return jnp.zeros((len(x1) * k, len(x2) * k), shape.dtype)
+
+
+def _place(grid: Grid, kernel: Kernel, block: Kernel, i: int | Array, j: int | Array) -> Kernel:
+    """Writes the block of rows from i and columns from j into the kernel, and its mirror image if that is symmetric."""
+    k = len(block) // grid.size
+    if grid.columns is not None:
+        return lax.dynamic_update_slice(kernel, block, (i * k, j * k))
+    block = lax.cond(i == j, symmetrise, lambda block: block, block)
+    kernel = lax.dynamic_update_slice(kernel, block, (i * k, j * k))
+    return lax.dynamic_update_slice(kernel, block.T, (j * k, i * k))

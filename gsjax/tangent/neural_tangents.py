@@ -1,0 +1,211 @@
+"""neural-tangents 0.6.5 on a jax that it does not know: the only file here that does.
+
+Its last release is of 2023. It imports names that jax has moved or dropped since, and, beside them, a part of its
+own that needs TensorFlow. `load` lends it the names while it is imported. Its analytic kernels (`stax`, `predict`)
+then work, and so do the empirical ones by `NtkImplementation.JACOBIAN_CONTRACTION` and `NTK_VECTOR_PRODUCTS`; the
+third, `STRUCTURED_DERIVATIVES`, relies on more of jax's interior than can be lent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import itertools
+import math
+import sys
+import threading
+from collections.abc import Callable, Iterator, MutableMapping
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.core
+import jax.extend.core
+import jax.interpreters.ad
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from gsjax.networks import ACTIVATIONS, CNN, gamma
+
+# E[xi(u) xi(v)] and E[xi'(u) xi'(v)] of a Gaussian (u, v), from its covariance and its two variances.
+DualActivation = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+_MOVED = ("ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")
+_LOCK = threading.RLock()
+
+
+def load() -> ModuleType:
+    """The module `neural_tangents`, imported on the first call.
+
+    jax is left as it was, and so is the table of modules, also when the import fails. From then on a plain
+    `import neural_tangents` finds the module too.
+
+    Raises:
+        ModuleNotFoundError: neural-tangents is not installed.
+
+    >>> load().__version__
+    '0.6.5'
+    """
+    with _LOCK:
+        loaded = sys.modules.get("neural_tangents")
+        return loaded if loaded else _import()
+
+
+def cnn_ntk(
+    network: CNN, dual: DualActivation, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w c"] | None
+) -> Float[Array, "n1 n2"]:
+    """The tangent kernel of one output of `network` in the limit of many channels (Arora et al. 2019).
+
+    Args:
+        network: its kernel size, strides, padding and activation count, its numbers of channels do not.
+        dual: the expectations of its activation.
+        x1: examples, `(n1, h, w, c)`.
+        x2: examples, `(n2, h, w, c)`; x1 if None.
+
+    Returns:
+        `(n1, n2)`.
+
+    Raises:
+        ModuleNotFoundError: neural-tangents is not installed.
+
+    >>> network = CNN((64,), activation="linear", padding="CIRCULAR")
+    >>> cnn_ntk(network, lambda cov, q1, q2: (cov, jnp.ones_like(cov)), jnp.full((1, 4, 4, 1), 2.0), None).tolist()
+    [[8.0]]
+    """
+    stax = load().stax
+    xi = ACTIVATIONS[network.activation]
+    nonlinearity = stax.Elementwise(xi, lambda *moments: dual(*moments)[0], lambda *moments: dual(*moments)[1])
+    layers, scale = [], 1.0
+    for channels, stride in zip(network.channels, network.strides, strict=True):
+        if network.padding == "CIRCULAR" and stride > 1:
+            layers.append(_recentred(network.kernel_size, stride))
+        window = (network.kernel_size,) * 2
+        convolution = stax.Conv(channels, window, (stride,) * 2, network.padding, W_std=scale, parameterization="ntk")
+        scale = math.sqrt(gamma(network.activation))
+        layers += [convolution[2], nonlinearity[2]]
+    readout = stax.Dense(1, W_std=scale, parameterization="ntk")
+    layers += [stax.GlobalAvgPool()[2], readout[2]]
+
+    # The pooling needs the covariance of every two positions.
+    kernel = stax.Identity()[2](x1, x2, diagonal_batch=True, diagonal_spatial=False)
+    for layer in layers:
+        kernel = layer(kernel)
+    return kernel.ntk
+
+
+def _import() -> ModuleType:
+    before = set(sys.modules)
+    primitive = jax.extend.core.Primitive("zeros_like")
+    util = ModuleType("jax.util")
+    vars(util).update(safe_map=_safe_map, safe_zip=_safe_zip)
+    stubs = {"jax.util": util, "neural_tangents.experimental": ModuleType("neural_tangents.experimental")}
+    moved = {name: getattr(jax.extend.core, name) for name in _MOVED}
+    try:
+        with (
+            _lent(jax.core.__dict__, moved),
+            _lent(jax.interpreters.ad.__dict__, {"zeros_like_p": primitive}),
+            _lent(sys.modules, stubs),
+        ):
+            package = importlib.import_module("neural_tangents")
+            empirical = importlib.import_module("neural_tangents._src.empirical")
+            linear = importlib.import_module("neural_tangents._src.stax.linear")
+    except BaseException as error:
+        for name in set(sys.modules) - before:
+            if name.split(".")[0] == "neural_tangents":
+                del sys.modules[name]
+        if isinstance(error, ModuleNotFoundError) and error.name in ("neural_tangents", "frozendict"):
+            message = "this kernel needs neural-tangents: install the extra gsjax[infinite-width]"
+            raise ModuleNotFoundError(message, name=error.name) from error
+        raise
+    # Without the stub, whoever imports the real one is told that TensorFlow is missing.
+    del package.__dict__["experimental"]
+    linear.__dict__["_conv_kernel_full_spatial_shared"] = _patch_covariance
+    # It asks shapes without values for their size, which jax no longer wants to answer.
+    basis = empirical.__dict__["_std_basis"]
+    empirical.__dict__["_std_basis"] = lambda like: basis(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
+    return package
+
+
+@contextlib.contextmanager
+def _lent(namespace: MutableMapping[str, Any], names: dict[str, Any]) -> Iterator[None]:
+    """`names` in `namespace`, for the time of the context."""
+    own = {name: namespace[name] for name in names if name in namespace}
+    namespace.update(names)
+    try:
+        yield
+    finally:
+        for name in names:
+            del namespace[name]
+        namespace.update(own)
+
+
+def _safe_zip(*sequences: Any) -> list[tuple[Any, ...]]:
+    return list(zip(*sequences, strict=True))
+
+
+def _safe_map(function: Callable[..., Any], *sequences: Any) -> list[Any]:
+    return [function(*values) for values in zip(*sequences, strict=True)]
+
+
+def _patch_covariance(
+    covariance: Array | None, window: tuple[int, ...], strides: tuple[int, ...], padding: Any, batch_ndim: int
+) -> Array | None:
+    """The covariance of means over patches: at (p, p'), the mean over offsets o of the one at (p + o, p' + o).
+
+    In the place of neural-tangents' own, a convolution of one channel: in float64, XLA's (jaxlib 0.10.2, CPU) reads
+    before its padded operand, and the process dies where that is the first on its page. As there, the spatial axes
+    leave in reverse order.
+
+    Args:
+        covariance: `(n1[, n2], h, h, w, w, ...)`; None and scalars pass.
+        window: the patch, one size a spatial axis.
+        strides: one a spatial axis.
+        padding: SAME, VALID or CIRCULAR, an enumeration of neural-tangents.
+        batch_ndim: 1 or 2, the number of leading axes.
+    """
+    if covariance is None or not covariance.ndim:
+        return covariance
+    for spatial, (size, stride) in enumerate(zip(window, strides, strict=True)):
+        axes = (batch_ndim + 2 * spatial, batch_ndim + 2 * spatial + 1)
+        shape = tuple(covariance.shape[axis] for axis in axes)
+        rule = "VALID" if padding.name == "VALID" else "SAME"
+        pads = lax.padtype_to_pads(shape, (size, size), (stride, stride), rule)
+        widths = [(0, 0)] * covariance.ndim
+        for axis, pad in zip(axes, pads, strict=True):
+            widths[axis] = pad
+        padded = jnp.pad(covariance, widths, "wrap" if padding.name == "CIRCULAR" else "constant")
+        shifted = (_shifted(padded, axes, offset, size, stride) for offset in range(size))
+        covariance = functools.reduce(jnp.add, shifted) / size
+    pairs = [(axis, axis + 1) for axis in range(batch_ndim, covariance.ndim, 2)]
+    return covariance.transpose(*range(batch_ndim), *itertools.chain(*reversed(pairs)))
+
+
+def _shifted(padded: Array, axes: tuple[int, int], offset: int, size: int, stride: int) -> Array:
+    for axis in axes:
+        padded = lax.slice_in_dim(padded, offset, padded.shape[axis] - size + offset + 1, stride, axis)
+    return padded
+
+
+def _recentred(size: int, stride: int) -> Callable[[Any], Any]:
+    """Moves the images to where a circular convolution of stax then takes the patches that flax would.
+
+    flax wraps (q - 1) // 2 positions around on the left whatever the stride, stax as many as "SAME" pads.
+    """
+
+    def left(length: int) -> int:
+        [(before, _)] = lax.padtype_to_pads((length,), (size,), (stride,), "SAME")
+        return (size - 1) // 2 - before
+
+    def layer(kernel: Any) -> Any:
+        def rolled(covariance: Array | None, batch_ndim: int) -> Array | None:
+            if covariance is None or not covariance.ndim:
+                return covariance
+            axes = tuple(range(batch_ndim, covariance.ndim))
+            return jnp.roll(covariance, [left(covariance.shape[axis]) for axis in axes], axes)
+
+        cov1, cov2 = rolled(kernel.cov1, 1), rolled(kernel.cov2, 1)
+        return kernel.replace(cov1=cov1, cov2=cov2, nngp=rolled(kernel.nngp, 2), ntk=rolled(kernel.ntk, 2))
+
+    return layer

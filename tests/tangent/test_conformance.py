@@ -1,0 +1,56 @@
+"""Every architecture, every way to its kernel: the same numbers, and as few parameters as can be left to chance."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from gsjax.tangent import layers, ntk, ntrf
+from gsjax.tangent.calls import trainable
+
+from .architectures import CASES
+
+cases = pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+N = 6
+
+
+def gram(phi):
+    return phi @ phi.T if phi.ndim == 2 else np.einsum("akm,blm->abkl", phi, phi)
+
+
+def as_matrix(kernel):
+    return kernel if kernel.ndim == 2 else kernel.transpose(0, 2, 1, 3).reshape(N * kernel.shape[2], -1)
+
+
+@cases
+def test_structured_versus_the_gram_matrix_of_the_features(case):
+    with jax.enable_x64(True):
+        apply_fn, params, x = case.problem(N)
+        expected = gram(np.asarray(ntrf(apply_fn, params, x)))
+        kernel = np.asarray(ntk(apply_fn, params, x, method="structured", batch_size=3))
+        scale = np.abs(expected).max()
+        assert kernel.shape == expected.shape
+        np.testing.assert_allclose(kernel, expected, rtol=0, atol=1e-13 * scale)
+
+        matrix = as_matrix(kernel)
+        np.testing.assert_array_equal(matrix, matrix.T)
+        assert np.linalg.eigvalsh(matrix)[0] > -1e-13 * scale * len(matrix)
+
+
+@cases
+def test_structured_versus_jacobian_in_single_precision(case):
+    apply_fn, params, x = case.problem(N, seed=1)
+    expected = ntk(apply_fn, params, x, method="jacobian")
+    kernel = np.asarray(ntk(apply_fn, params, x))
+    np.testing.assert_array_equal(as_matrix(kernel), as_matrix(kernel).T)
+    assert kernel.dtype == expected.dtype == np.float32
+    np.testing.assert_allclose(kernel, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+
+
+@cases
+def test_all_parameters_that_act_in_layers_alone_are_found(case):
+    apply_fn, params, x = case.problem(N)
+    found = layers.structure(apply_fn, *jax.eval_shape(lambda: (params, x[:1])))
+    leaves = jax.tree.leaves(trainable(params)[0])
+    assert sum(leaves[leaf].size for leaf in found.rest) == case.rest
