@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+import numpy as np
+from jaxtyping import Array, PyTree
 
 from gsjax import _check
 
@@ -22,7 +25,7 @@ def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
 
 
 def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
-    """Checks the shapes and values that `apply_fn` is given; returns one example's output shape, `()` or `(k,)`."""
+    """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
     _check.require(x.ndim and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
     _check.finite(name, x)
     leaves = jax.tree.leaves(trainable(params)[0])
@@ -34,29 +37,9 @@ def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[
     shape = tuple(getattr(jax.eval_shape(apply_fn, params, x), "shape", ()))
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
+    own = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"
+    _check.require(_separable(apply_fn, *abstract(params, x)), "apply_fn", own, "one that does")
     return shape[1:]
-
-
-def separable(apply_fn: ApplyFn, params: PyTree, x: Array) -> Bool[Array, ""]:
-    """Whether the first example has the same output alone as after up to three others (zeros, if x has no more).
-
-    It has not if examples are mixed, as by batch normalisation in training mode, or if random numbers are drawn for
-    the whole batch. Parameters are moved a little, since an output that is centred vanishes where they are.
-    """
-    tree, rebuild = trainable(params)
-    waves = jax.tree.map(lambda leaf: 1 + jnp.cos(jnp.arange(jnp.size(leaf))).reshape(jnp.shape(leaf)) / 8, tree)
-    moved = rebuild(jax.tree.map(lambda leaf, wave: (leaf * wave).astype(jnp.result_type(leaf)), tree, waves))
-    others = x[1:4] if len(x) > 1 else jnp.zeros_like(x)
-    alone, beside = apply_fn(moved, x[:1])[0], apply_fn(moved, jnp.concatenate([others, x[:1]]))[-1]
-    scale = jnp.maximum(jnp.abs(beside), jnp.abs(alone))
-    return ~jnp.any(jnp.abs(beside - alone) > jnp.sqrt(jnp.finfo(scale.dtype).eps) * scale)
-
-
-def guarded(result: Array, independent: Array) -> Array:
-    """The result, if every example's output is its own; otherwise an error, or NaN where values are traced."""
-    expected = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"
-    _check.require(independent, "apply_fn", expected, "one that does")
-    return result if _check.is_concrete(independent) else jnp.where(independent, result, jnp.nan)
 
 
 def hashable(apply_fn: ApplyFn) -> ApplyFn:
@@ -66,3 +49,40 @@ def hashable(apply_fn: ApplyFn) -> ApplyFn:
     except TypeError:
         return lambda params, x: apply_fn(params, x)
     return apply_fn
+
+
+def abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
+    """The tree of the parameters and one example, and its leaves without their values; both can be hashed."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: (params, x[:1])))
+    return tree, tuple(leaves)
+
+
+@functools.lru_cache(maxsize=64)
+def _separable(apply_fn: ApplyFn, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> bool:
+    """Whether an example has the same output alone as after three others.
+
+    It has not if examples are mixed, as by batch normalisation in training mode, or if random numbers are drawn for
+    the whole batch. That is a property of the network, hence looked at for random parameters: also while the true
+    ones are traced, and where an output that is centred would vanish. Passed if it closes over values being traced.
+    """
+    random = np.random.default_rng(0)
+
+    def values(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> Array:
+        if not jnp.issubdtype(like.dtype, jnp.floating):
+            return jnp.asarray(random.integers(0, 2, shape), like.dtype)
+        spread = math.sqrt(math.prod(shape[:-1]) if len(shape) > 1 else 1)
+        return jnp.asarray(np.abs(random.standard_normal(shape) + (len(shape) < 2)) / spread, like.dtype)
+
+    with jax.ensure_compile_time_eval():
+        drawn = [values(leaf, leaf.shape) for leaf in leaves[:-1]]
+        x = values(leaves[-1], (4, *leaves[-1].shape[1:]))
+        params, _ = jax.tree.unflatten(tree, [*drawn, x])
+
+        @jax.jit
+        def separable(params: PyTree, x: Array) -> Array:
+            beside, alone = apply_fn(params, x)[-1], apply_fn(params, x[-1:])[0]
+            scale = jnp.maximum(jnp.abs(beside), jnp.abs(alone))
+            return ~jnp.any(jnp.abs(beside - alone) > jnp.sqrt(jnp.finfo(scale.dtype).eps) * scale)
+
+        found = separable(params, x)
+    return bool(found) if _check.is_concrete(found) else True

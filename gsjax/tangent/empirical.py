@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree, Real
 from gsjax import _check
 from gsjax.tangent import blocks, layers
 from gsjax.tangent.cache import Blocks, fingerprint
-from gsjax.tangent.calls import ApplyFn, check_call, guarded, hashable, separable
+from gsjax.tangent.calls import ApplyFn, abstract, check_call, hashable
 from gsjax.tangent.factors import Plan, factors, plan
 
 METHODS = ("auto", "structured", "jacobian")
@@ -39,7 +39,7 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape.
+            point numbers; an output of another shape, or one that depends on other examples of the batch.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -49,10 +49,9 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     x = jnp.asarray(x)
     outputs = check_call(apply_fn, params, x, "x")
     apply_fn, n = hashable(apply_fn), len(x)
-    everything = _plan(apply_fn, "jacobian", *_abstract(params, x), math.prod(outputs), n, n)
+    everything = _plan(apply_fn, "jacobian", *abstract(params, x), math.prod(outputs), n, n)
     run = _compiled if _check.is_concrete(params, x) else _inline
-    phi = jnp.concatenate(run(factors, everything)(params, x).gradients, axis=1).reshape(n, *outputs, -1)
-    return guarded(phi, run(separable, apply_fn)(params, x[:4]))
+    return jnp.concatenate(run(factors, everything)(params, x).gradients, axis=1).reshape(n, *outputs, -1)
 
 
 def ntk(
@@ -97,16 +96,15 @@ def ntk(
     Raises:
         ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
             parameters; no parameters, or some that are not floating point numbers; an output of another shape, or
-            one that depends on other examples of the batch (under `jax.jit`: a kernel of NaN); an unknown method;
-            `batch_size` below one; a cache of another kernel, a damaged one, or one asked for under a
-            transformation or with a mesh.
+            one that depends on other examples of the batch; an unknown method; `batch_size` below one; a cache of
+            another kernel, a damaged one, or one asked for under a transformation or with a mesh.
 
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntk(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[5.0, 11.0], [11.0, 25.0]]
     """
-    x1 = jnp.asarray(x1)
+    apply_fn, x1 = hashable(apply_fn), jnp.asarray(x1)
     outputs = check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
         x2 = jnp.asarray(x2)
@@ -119,18 +117,16 @@ def ntk(
     _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
     _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
 
-    apply_fn = hashable(apply_fn)
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
-    plan_of = functools.partial(_plan, apply_fn, method, *_abstract(params, x1), k)
+    plan_of = functools.partial(_plan, apply_fn, method, *abstract(params, x1), k)
     if batch_size is None:
         batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
     best = plan_of(grid.size, grid.width)
 
     run = _inline if traced else _compiled
-    independent = run(separable, apply_fn)(params, x1[:4])
     if mesh is not None:
         kernel = run(blocks.over_devices, best, grid, mesh)(params, x1, x2)
     elif traced or (len(grid.pairs()) == 1 and cache is None):
@@ -140,14 +136,7 @@ def ntk(
         if cache is not None:
             kept = Blocks(cache, fingerprint(apply_fn, params, x1, x2, method, grid))
         kernel = blocks.in_steps(best, grid, params, x1, x2, kept)
-    kernel = guarded(kernel, independent)
     return kernel.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else kernel
-
-
-def _abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The parameters and one example without their values, in a form that can be hashed."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: (params, x[:1])))
-    return tree, tuple(leaves)
 
 
 @functools.lru_cache(maxsize=64)

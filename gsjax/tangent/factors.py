@@ -67,11 +67,9 @@ def plan(apply_fn: ApplyFn, params: PyTree, structure: Structure, k: int, rows: 
     numbers = sum(call.h.size + k * call.y.size for call in structure.calls.values())
     numbers += k * sum(sizes[leaf] for leaf in (*structure.rest, *biases))
     for leaf, places in kernels.items():
-        calls = [structure.calls[place] for place in places]
-        inputs = [jax.eval_shape(call.inputs, call.h) for call in calls]
-        positions = sum(len(h) for h in inputs)
-        groups, fan_in = inputs[0].shape[1:]
-        fan_out = sizes[leaf] // (groups * fan_in)
+        calls = [structure.calls[place].sizes() for place in places]
+        positions = sum(size[0] for size in calls)
+        groups, fan_in, fan_out = calls[0][1:]
         by_products = rows * columns * positions**2 * (fan_in + k**2 * fan_out)
         by_gradients = ((rows + columns) * k * positions + rows * columns * k**2) * fan_in * fan_out
         if by_products <= by_gradients:
@@ -87,34 +85,26 @@ def factors(plan: Plan, params: PyTree, x: Shaped[Array, "n ..."]) -> Factors:
     inputs, cotangents, gradients = _pull_back(plan, params, x)
     calls = plan.structure.calls
 
-    def patches(place: int, h: Array, g: Array) -> Float[Array, "positions groups fan_in"]:
-        return calls[place].inputs(h).astype(jnp.result_type(h, g))
-
-    def slopes(place: int, g: Array) -> Float[Array, "k positions groups fan_out"]:
-        return jax.vmap(calls[place].cotangents)(g)
-
-    def products(h: dict[int, Array], g: dict[int, Array]) -> list[Float[Array, "k groups fan_in fan_out"]]:
-        """The gradients of one example, sums over the positions of all calls."""
-        each = {
-            place: jnp.einsum("pci,kpco->kcio", patches(place, h[place], g[place]), slopes(place, g[place]))
+    def gradient(h: dict[int, Array], g: dict[int, Array]) -> Float[Array, "k groups fan_out fan_in"]:
+        """Of one example, by the kernel of the calls that h and g are of: a sum over positions and calls."""
+        return _sum(
+            jnp.concatenate([_outer(g[place], piece) for piece in calls[place].inputs(h[place])], axis=-1)
             for place in h
-        }
-        return [_sum(each[place] for place in places) for places in by_gradients]
+        )
 
-    by_gradients = [places for leaf, places in plan.kernels.items() if leaf not in plan.gram]
-    if by_gradients:
-        needed = [place for places in by_gradients for place in places]
-        gradients += _each(products, *({place: of[place] for place in needed} for of in (inputs, cotangents)))
+    def patches(place: int) -> Float[Array, "n positions groups fan_in"]:
+        return jnp.concatenate(jax.vmap(calls[place].inputs)(inputs[place]), axis=-1)
+
+    grams = []
+    for leaf, places in plan.kernels.items():
+        if leaf in plan.gram:
+            h, g = [patches(place) for place in places], [cotangents[place] for place in places]
+            grams.append(Gram(jnp.concatenate(h, axis=1), jnp.concatenate(g, axis=2)))
+        else:
+            gradients.append(_each(gradient, *({place: of[place] for place in places} for of in (inputs, cotangents))))
     for places in plan.biases.values():
-        gradients.append(_sum(jax.vmap(functools.partial(slopes, p))(cotangents[p]).sum(2) for p in places))
-
-    def gram(places: list[int]) -> Gram:
-        h = [jax.vmap(functools.partial(patches, p))(inputs[p], cotangents[p]) for p in places]
-        g = [jax.vmap(functools.partial(slopes, p))(cotangents[p]) for p in places]
-        return Gram(jnp.concatenate(h, axis=1), jnp.concatenate(g, axis=2))
-
-    rows = [gradient.reshape(-1, gradient[0, 0].size) for gradient in gradients]
-    return Factors(rows, [gram(places) for leaf, places in plan.kernels.items() if leaf in plan.gram])
+        gradients.append(_sum(cotangents[place].sum(2) for place in places))
+    return Factors([gradient.reshape(-1, gradient[0, 0].size) for gradient in gradients], grams)
 
 
 def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
@@ -123,9 +113,9 @@ def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
 
 
 def _pull_back(plan: Plan, params: PyTree, x: Array) -> tuple[dict[int, Array], dict[int, Array], list[Array]]:
-    """Of every example: inputs and output cotangents of its layers, gradients by the remaining leaves.
+    """What layers are applied to, the cotangents of their outputs, and the gradients by the remaining leaves.
 
-    Axes `(n, ...)` for inputs, `(n, k, ...)` for the others.
+    Of every example, with axes `(n, ...)`, `(n, k, positions, groups, fan_out)` and `(n, k, ...)`.
     """
     tree, rebuild = trainable(params)
     leaves, treedef = jax.tree.flatten(tree)
@@ -138,7 +128,7 @@ def _pull_back(plan: Plan, params: PyTree, x: Array) -> tuple[dict[int, Array], 
             def visit(place: int, layer: Layer, h: Array, y: Array) -> Array:
                 if place not in calls:
                     return y
-                inputs[place] = h
+                inputs[place] = h.astype(y.dtype)
                 return y + shifts[place]
 
             replaced = dict(enumerate(leaves)) | dict(zip(rest, values, strict=True))
@@ -148,9 +138,19 @@ def _pull_back(plan: Plan, params: PyTree, x: Array) -> tuple[dict[int, Array], 
         shifts = {place: jnp.zeros(call.y.shape, call.y.dtype) for place, call in calls.items()}
         output, pull, inputs = jax.vjp(run, shifts, [jnp.asarray(leaves[leaf]) for leaf in rest], has_aux=True)
         basis = jnp.eye(output.size, dtype=output.dtype).reshape(-1, *output.shape)
-        return inputs, *jax.vmap(pull)(basis)
+        cotangents, gradients = jax.vmap(pull)(basis)
+        return inputs, {place: jax.vmap(calls[place].cotangents)(g) for place, g in cotangents.items()}, gradients
 
     return jax.vmap(one)(x)
+
+
+def _outer(
+    g: Float[Array, "k positions groups fan_out"], h: Float[Array, "positions groups fan_in"]
+) -> Float[Array, "k groups fan_out fan_in"]:
+    """The sum over positions of the outer products; fan_in, the larger one, goes last."""
+    if h.shape[1] == 1:  # a batch of one is slower than none
+        return jnp.einsum("kpo,pi->koi", g[:, :, 0], h[:, 0], precision="highest")[:, None]
+    return jnp.einsum("kpco,pci->kcoi", g, h, precision="highest")
 
 
 def _sum(terms: Iterable[Array]) -> Array:

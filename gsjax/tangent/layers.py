@@ -35,10 +35,16 @@ class Call(NamedTuple):
 
     kernel: int | None  # which leaf of the parameters, if such calls are its only use
     bias: int | None
-    inputs: Callable[[Array], Array]  # what the layer is applied to -> (positions, groups, fan_in)
+    inputs: Callable[[Array], list[Array]]  # what the layer is applied to -> (positions, groups, fan_in), in pieces
     cotangents: Callable[[Array], Array]  # cotangent of its output -> (positions, groups, fan_out)
     h: jax.ShapeDtypeStruct  # what the layer is applied to
     y: jax.ShapeDtypeStruct  # its output
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Positions, groups, fan_in and fan_out."""
+        pieces, g = jax.eval_shape(self.inputs, self.h), jax.eval_shape(self.cotangents, self.y)
+        positions, groups, fan_out = g.shape
+        return positions, groups, sum(piece.shape[-1] for piece in pieces), fan_out
 
 
 class Structure(NamedTuple):
@@ -88,8 +94,7 @@ def structure(apply_fn: ApplyFn, params: PyTree, x: jax.ShapeDtypeStruct) -> Str
     # A leaf with more than one role, e.g. in layers of different numbers of groups, has no gradient of one form.
     roles = defaultdict(set)
     for call in calls.values():
-        h, y = jax.eval_shape(call.inputs, call.h), jax.eval_shape(call.cotangents, call.y)
-        roles[call.kernel].add(("kernel", h.shape[1:], y.shape[1:]))
+        roles[call.kernel].add(("kernel", *call.sizes()[1:]))
         roles[call.bias].add(("bias",))
     rest |= {leaf for leaf, found in roles.items() if leaf is not None and len(found) > 1}
 
@@ -159,18 +164,21 @@ def _call(layer: Layer, kernel: int | None, bias: int | None, h: Array, y: Array
     return Call(kernel, bias, inputs, cotangents, *shapes)
 
 
-def _vectors(axis: tuple[int, ...]) -> Callable[[Array], Array]:
+def _vectors(axis: tuple[int, ...]) -> Callable[[Array], list[Array]]:
     """Takes what a dense layer is applied to along `axis` apart into vectors, `(positions, 1, fan_in)`."""
 
-    def vectors(h: Array) -> Array:
+    def vectors(h: Array) -> list[Array]:
         fan_in = math.prod(h.shape[a] for a in axis)
-        return jnp.moveaxis(h, axis, range(-len(axis), 0)).reshape(-1, 1, fan_in)
+        return [jnp.moveaxis(h, axis, range(-len(axis), 0)).reshape(-1, 1, fan_in)]
 
     return vectors
 
 
-def _patches(layer: nn.Conv) -> Callable[[Array], Array]:
-    """Cuts what a convolution is applied to into the patches that its kernel meets, `(positions, groups, fan_in)`."""
+def _patches(layer: nn.Conv) -> Callable[[Array], list[Array]]:
+    """Cuts what a convolution is applied to into the patches that its kernel meets.
+
+    Pieces `(positions, groups, fan_in)`, which joined along fan_in are the patches.
+    """
     size = _axes(layer.kernel_size)
 
     def each(value):
@@ -179,7 +187,7 @@ def _patches(layer: nn.Conv) -> Callable[[Array], Array]:
     strides, dilation, spread = each(layer.strides), each(layer.kernel_dilation), each(layer.input_dilation)
     extent = [(q - 1) * d + 1 for q, d in zip(size, dilation, strict=True)]
 
-    def patches(h: Array) -> Array:
+    def patches(h: Array) -> list[Array]:
         h = h.reshape(-1, *h.shape[-len(size) - 1 :])
         padding = layer.padding
         if padding == "CIRCULAR" or padding == "REFLECT":
@@ -193,12 +201,18 @@ def _patches(layer: nn.Conv) -> Callable[[Array], Array]:
         borders = [(0, 0, 0), *((*pair, d - 1) for pair, d in zip(pairs, spread, strict=True)), (0, 0, 0)]
         h = lax.pad(h, jnp.zeros((), h.dtype), borders)
 
-        counts = [(s - e) // t + 1 for s, e, t in zip(h.shape[1:-1], extent, strides, strict=True)]
-        windows = []
-        for offset in itertools.product(*map(range, size)):
-            start = [o * d for o, d in zip(offset, dilation, strict=True)]
-            window = [slice(a, a + (c - 1) * t + 1, t) for a, c, t in zip(start, counts, strides, strict=True)]
-            windows.append(h[:, *window].reshape(math.prod(counts) * len(h), layer.feature_group_count, -1))
-        return jnp.concatenate(windows, axis=-1)
+        h = h.reshape(*h.shape[:-1], layer.feature_group_count, -1)
+
+        def windows(h: Array, axis: int) -> list[Array]:
+            """What every offset of the kernel along a spatial axis, counted from 0, meets."""
+            q, e, d, t = size[axis], extent[axis], dilation[axis], strides[axis]
+            length = h.shape[axis + 1] - e + 1
+            return [lax.slice_in_dim(h, o * d, o * d + length, t, axis + 1) for o in range(q)]
+
+        for axis in reversed(range(1, len(size))):
+            h = jnp.concatenate(windows(h, axis), axis=-1)
+        # Copying all offsets along the first axis too would cost more than the products it saves.
+        pieces = windows(h, 0) if len(size) > 1 else [jnp.concatenate(windows(h, 0), axis=-1)]
+        return [piece.reshape(-1, *piece.shape[-2:]) for piece in pieces]
 
     return patches

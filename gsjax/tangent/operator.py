@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent.calls import ApplyFn, check_call, guarded, hashable, separable, trainable
+from gsjax.tangent.calls import ApplyFn, check_call, hashable, trainable
 
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> lx.FunctionLinearOperator:
@@ -35,22 +35,20 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape, or one that depends on other examples of the batch (under
-            `jax.jit`: products that are NaN); from `.mv`, a vector of another shape.
+            point numbers; an output of another shape, or one that depends on other examples of the batch; from
+            `.mv`, a vector of another shape.
 
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
     [5.0, 11.0]
     """
-    x = jnp.asarray(x)
+    apply_fn, x = hashable(apply_fn), jnp.asarray(x)
     check_call(apply_fn, params, x, "x")
-    apply_fn = hashable(apply_fn)
     structure = jax.eval_shape(apply_fn, params, x)
     pushforward = jax.jit(_linearise, static_argnums=0)(apply_fn, params, x)
-    one = guarded(jnp.ones((), structure.dtype), jax.jit(separable, static_argnums=0)(apply_fn, params, x[:4]))
     return lx.FunctionLinearOperator(
-        Partial(_product(), pushforward, trainable(params)[0], one),
+        Partial(_product(), pushforward, trainable(params)[0]),
         structure,
         (lx.symmetric_tag, lx.positive_semidefinite_tag),
         # What the function closes over are leaves of the Partial already. Converted, it would be a new function, hence
@@ -71,11 +69,11 @@ def _linearise(apply_fn: ApplyFn, params: PyTree, x: Array) -> Callable[[PyTree]
 def _product() -> Callable[..., Array]:
     """One jitted function for all operators, so that they share its programs."""
 
-    def product(pushforward: Callable[[PyTree], Array], variables: PyTree, one: Array, vector: Array) -> Array:
+    def product(pushforward: Callable[[PyTree], Array], variables: PyTree, vector: Array) -> Array:
         output = jax.eval_shape(pushforward, variables)
         expected = f"shape {output.shape}, that of the network's output"
         _check.require(vector.shape == output.shape, "vector", expected, f"shape {vector.shape}")
         (direction,) = jax.linear_transpose(pushforward, variables)(vector.astype(output.dtype))
-        return one * pushforward(direction)
+        return pushforward(direction)
 
     return jax.jit(product)
