@@ -14,7 +14,7 @@ from gsjax.networks import CNN, MLP
 
 
 class Case(NamedTuple):
-    network: nn.Module
+    network: Any
     shape: tuple[int, ...]  # of one example
     tokens: int | None = None  # examples are whole numbers below it
     compiled: bool = False  # the network's apply is
@@ -196,6 +196,33 @@ class Centred(nn.Module):
         return apply_fn({"params": layers}, x) - apply_fn(origin, x)
 
 
+class Regrouped:
+    """A kernel in two convolutions, of one group and of two: its gradient is no sum of products of one form."""
+
+    def init(self, key, x):
+        return {"kernel": jnp.ones((3, 3, 2, 4))}
+
+    def apply(self, params, x):
+        def convolved(h, groups):
+            convolution: Any = nn.Conv(4, (3, 3), use_bias=False, feature_group_count=groups)
+            return jnp.tanh(convolution.apply({"params": params}, h))
+
+        return convolved(convolved(x, 1), 2).mean((1, 2, 3))
+
+
+class Inside(nn.Module):
+    """A network that is transformed where it is applied, example by example, with its parameters as they are."""
+
+    network: nn.Module = Plain()
+
+    def init(self, key, x):
+        return self.network.init(key, x)
+
+    def apply(self, params, x):
+        apply_fn: Callable[..., Any] = self.network.apply
+        return jax.vmap(lambda example: apply_fn(params, example[None])[0])(x)
+
+
 image, vector, series = (8, 8, 3), (5,), (6, 4)
 CASES = {
     "mlp": Case(MLP((6, 5)), vector),
@@ -218,5 +245,7 @@ CASES = {
     "dropout off": Case(Dropout(), vector),
     "lifted": Case(Lifted(), (4,), rest=20 + 40 + 8 + 2),
     "other layers": Case(Transposed(), (4, 4, 2), rest=2 * 2 * 2 * 3 + 3 + 54 + 2 + 3),
+    "regrouped": Case(Regrouped(), (4, 4, 2), rest=72),
+    "inside": Case(Inside(), vector, rest=69),
     "centred": Case(Centred(), vector, rest=4 + 1 + 1),
 }
