@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import diffrax
 import jax
@@ -65,21 +65,16 @@ def flow(
         pull, target = per_example(penalty, n, dtype)
         decay = jnp.zeros((), dtype)
 
-    def velocity(_, phi, rate):
-        margins = feats.u @ (feats.s * phi)
-        force = jax.nn.sigmoid(-margins) - pull * (margins - feats.y * target)
-        return rate * (feats.s * (feats.u.T @ force) - decay * phi)
-
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
     controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(velocity),
+        diffrax.ODETerm(_velocity),
         diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=tolerance, atol=tolerance)),
         t0=jnp.zeros((), dtype),
         t1=times[-1],
         dt0=None,
         y0=jnp.zeros(feats.s.shape, dtype),
-        args=jnp.asarray(learning_rate, dtype),
+        args=(feats, decay, pull, target, jnp.asarray(learning_rate, dtype)),
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
         max_steps=_MAX_STEPS,
@@ -90,3 +85,11 @@ def flow(
     response = jnp.where(reached, states, jnp.nan) * feats.s
     converged = diffrax.is_successful(solution.result) & jnp.all(reached)
     return Flow(times, feats.y * (response @ feats.u.T), response, converged)
+
+
+def _velocity(_, phi: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
+    """`dphi / dt`. Not a closure, which would be a new program for every call."""
+    feats, decay, pull, target, rate = args
+    margins = feats.u @ (feats.s * phi)
+    force = jax.nn.sigmoid(-margins) - pull * (margins - feats.y * target)
+    return rate * (feats.s * (feats.u.T @ force) - decay * phi)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -66,6 +67,7 @@ def equilibrium(
     )
 
 
+@functools.cache
 def _loss(rule: Link) -> newton.Loss:
     return newton.Loss(
         value=lambda m: jnp.sum(rule.loss(m)),

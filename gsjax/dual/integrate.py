@@ -91,7 +91,7 @@ def integrate(
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
     controller = diffrax.PIDController(rtol=0.0, atol=tolerance, pcoeff=0.3, icoeff=0.4)
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, v, flow: flow.field(rule, v) / rule.speed(v)),
+        diffrax.ODETerm(_Velocity(rule)),
         _LogitSDIRK(rule),
         t0=jnp.zeros((), dtype),
         t1=times[-1],
@@ -119,6 +119,15 @@ class _Flow(NamedTuple):
 
     def field(self, rule: Link, v: Float[Array, " n"]) -> Float[Array, " n"]:
         return self.learning_rate * (rule.margin(v) - self.kernel @ rule.from_coordinate(v) - self.offset)
+
+
+class _Velocity(NamedTuple):
+    """`dv / dt`. Not a closure, which would be a new program for every call."""
+
+    rule: Link
+
+    def __call__(self, t: Any, v: Float[Array, " n"], flow: _Flow) -> Float[Array, " n"]:
+        return flow.field(self.rule, v) / self.rule.speed(v)
 
 
 class _LogitSDIRK(diffrax.AbstractAdaptiveSolver):

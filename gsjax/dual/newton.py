@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -76,6 +76,13 @@ def minimise(
         _check.positive("tolerance", tolerance)
         if tolerance < 8 * eps:
             warnings.warn(f"tolerance {tolerance} is below what {basis.dtype} holds ({8 * eps:.1e})", stacklevel=3)
+    # One program for all problems of a shape, where `loss` is the same object.
+    solve = jax.jit(_minimise, static_argnums=(0, 3))
+    return solve(loss, basis, offset, None if tolerance is None else float(tolerance), max_iterations)
+
+
+def _minimise(loss: Loss, basis: Array, offset: Array, tolerance: float | None, max_iterations: Any):
+    eps = float(jnp.finfo(basis.dtype).eps)
     target = eps ** (2 / 3) if tolerance is None else tolerance
 
     def gradient(w):
