@@ -13,7 +13,7 @@ EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
 # Two BLAS threads wait for each other on small matrices, the more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help verify test slow bench notebooks lint types lock
+.PHONY: help verify test slow bench notebooks readme lint types lock
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make slow       the tests marked slow, each benchmark once among them'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
+	@echo 'make readme     renew the tables of README.md from experiments/records'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
 	@echo 'make lock       resolve requirements.lock anew from pyproject.toml'
@@ -40,6 +41,9 @@ bench: $(READY)
 
 notebooks: $(READY)
 	$(if $(wildcard notebooks/*.ipynb),$(PYTEST) --nbmake notebooks,@echo 'no notebooks')
+
+readme: $(READY)
+	$(BIN)/python -m experiments report --write
 
 lint: $(READY)
 	$(BIN)/ruff check

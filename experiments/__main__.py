@@ -1,20 +1,79 @@
-"""Lists the experiments: `python -m experiments`."""
+"""Runs an experiment: python -m experiments NAME [--preset PRESET] [--out DIR] [--seed S] [flags].
+
+`python -m experiments NAME --help` has presets and flags, `python -m experiments report` the tables made from the
+records, and `python -m experiments` alone lists the experiments.
+"""
 
 from __future__ import annotations
 
-import argparse
-import pkgutil
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
 
-import experiments
+import jax
+from threadpoolctl import threadpool_limits
+
+from experiments import _options, _report
 
 
-def main() -> None:
-    """Prints the name of every experiment in this folder, one a line."""
-    argparse.ArgumentParser(prog="python -m experiments", description=experiments.__doc__).parse_args()
-    modules = [module.name for module in pkgutil.iter_modules(experiments.__path__)]
-    names = [name for name in modules if not name.startswith("_")]
-    print("\n".join(names) or "no experiments yet")
+def run(name: str, arguments: Sequence[str]) -> None:
+    """Runs one experiment.
+
+    Raises:
+        ValueError: it cannot be run as asked.
+        OSError: a file cannot be read or written.
+    """
+    experiment = _options.load(name)
+    options = _options.parse(name, experiment, arguments)
+    _options.join(options)
+    x64 = getattr(options.config, "x64", None)
+    with contextlib.ExitStack() as stack:
+        # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
+        stack.enter_context(threadpool_limits(1, "blas"))
+        if x64 is not None:
+            stack.enter_context(jax.enable_x64(x64))
+        experiment.run(options.config, options.out, preset=options.preset, seed=options.seed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit status: 1 if tables are not current, 2 if it cannot be done as asked."""
+    first, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
+    try:
+        if first in ("-h", "--help"):
+            print(__doc__)
+        elif not first:
+            names = _options.found()
+            width = max(map(len, names), default=0)
+            print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()) or "no experiments yet")
+        elif first == "report":
+            return _report.main(rest)
+        elif first.startswith("-"):
+            raise ValueError(f"expected the name of an experiment first, got {first}")
+        else:
+            run(first, rest)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"experiments: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("experiments: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        return 130
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        status = main()
+    except Exception:  # noqa: BLE001  an error of ours, told as Python would tell it
+        traceback.print_exc()
+        status = 1
+    if status and jax.distributed.is_initialized():
+        # At an ordinary exit this process would wait for the others, which wait for it.
+        sys.stdout.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -60,6 +60,7 @@ class SpectralDecoupling:
 
 
 Penalty = Ridge | SpectralDecoupling
+Penalties = Penalty | tuple[Penalty, ...]  # a tuple stands for the sum; the theory (`dual` and below) takes one
 
 
 def _is_numeric(value) -> bool:
@@ -72,12 +73,20 @@ def _positive(name: str, value) -> None:
         _check.positive(name, value)
 
 
-def penalty_value(penalty: Penalty, theta: PyTree, logits: Float[Array, " n"]) -> Float[Array, ""]:
+def penalty_value(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"]) -> Float[Array, ""]:
     """The penalty's value at centred parameters `theta` (any pytree) and centred outputs `logits (n,)`.
 
+    Of a tuple of penalties, the sum of their values.
+
     Raises:
-        ValueError: `penalty` is neither `Ridge` nor `SpectralDecoupling`, or its arrays do not have `n` entries.
+        ValueError: `penalty` is neither `Ridge` nor `SpectralDecoupling` nor a tuple of them, or its arrays do not
+            have `n` entries.
+
+    >>> float(penalty_value((Ridge(0.5), SpectralDecoupling(1.0)), jnp.array([2.0]), jnp.array([2.0, -2.0])))
+    5.0
     """
+    if isinstance(penalty, tuple):
+        return sum((penalty_value(term, theta, logits) for term in penalty), jnp.zeros((), logits.dtype))
     if isinstance(penalty, Ridge):
         _check.scalar("penalty.strength", penalty.strength)
         return penalty.strength / 2 * jnp.sum(jnp.stack([jnp.sum(leaf**2) for leaf in jax.tree.leaves(theta)]))
@@ -112,8 +121,10 @@ def logistic_loss(margins: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.sum(jax.nn.softplus(-margins))
 
 
-def objective(penalty: Penalty, theta: PyTree, logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
+def objective(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
     """The training objective of Eq. 5 or 17 at centred parameters and outputs: a sum over examples, in nats.
+
+    With a tuple of penalties, the loss plus all of them.
 
     >>> round(float(objective(Ridge(1.0), jnp.zeros(3), jnp.zeros(2), jnp.ones(2))), 4)
     1.3863

@@ -25,7 +25,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from gsjax import _check
-from gsjax.objectives import Penalty, objective
+from gsjax.objectives import Penalties, objective
 
 ApplyFn = Callable[[Any, Any], Any]
 
@@ -89,7 +89,7 @@ class Descent(NamedTuple):
     params: PyTree
 
 
-def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalty) -> State:
+def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalties) -> State:
     """The state of training at `params`, which become the origin; arguments and errors are those of `fit`.
 
     >>> from gsjax.objectives import Ridge
@@ -108,7 +108,7 @@ def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Arr
 
 
 def step(
-    apply_fn: ApplyFn, state: State, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalty
+    apply_fn: ApplyFn, state: State, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalties
 ) -> tuple[State, Info]:
     """One step of L-BFGS with a zoom line search (Nocedal and Wright 2006, Algorithms 7.4 and 3.5).
 
@@ -140,7 +140,7 @@ def fit(
     params: PyTree,
     x: Real[Array, "n ..."],
     y: Real[Array, " n"],
-    penalty: Penalty,
+    penalty: Penalties,
     *,
     tolerance: float | None = None,
     max_steps: int = 2000,
@@ -166,7 +166,8 @@ def fit(
         params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained.
         x: examples, `(n, ...)`.
         y: labels -1 and +1, `(n,)`.
-        penalty: `Ridge` on theta - theta_0, or `SpectralDecoupling` on yhat.
+        penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.
+            With the strengths of both traced, one program trains under either, the other's strength being zero.
         tolerance: on the gradient norm, relative to the initial one. The default, sqrt(eps), is where the
             objective is within rounding of its minimum.
         max_steps: bound on the iterations; where it is reached, `converged` is false.
@@ -211,7 +212,7 @@ def descend(
     params: PyTree,
     x: Real[Array, "n ..."],
     y: Real[Array, " n"],
-    penalty: Penalty,
+    penalty: Penalties,
     *,
     step_size: float,
     steps: Sequence[int] | Int[Array, " T"],
@@ -259,7 +260,7 @@ def descend(
 
 
 def _loss(
-    apply_fn: ApplyFn, origin: Origin, x: Array, y: Array, penalty: Penalty
+    apply_fn: ApplyFn, origin: Origin, x: Array, y: Array, penalty: Penalties
 ) -> Callable[[Float[Array, " m"]], Float[Array, ""]]:
     """L as a function of the vector of parameters."""
     start, unravel = _ravel(origin.params)

@@ -23,6 +23,8 @@ settings.load_profile("reproducible")
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # read when matplotlib is first imported; subprocesses inherit it
 
+jax.devices()  # from here on their number is settled: the command line of the experiments would make it one a core
+
 
 @pytest.fixture(params=[False, True], ids=["x32", "x64"])
 def x64(request: pytest.FixtureRequest) -> Iterator[Any]:

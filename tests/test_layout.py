@@ -31,7 +31,7 @@ COMPUTING = (
     "probes",
 )
 ROOMS = (*COMPUTING, "data", "records", "sweeps", "plotting", "diagnosis", "cli")
-LEAVES = ("_check", "_progress", "statistics")
+LEAVES = ("_check", "_files", "_progress", "statistics")
 
 
 def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
@@ -200,6 +200,7 @@ def test_importing_the_library_does_not_import_matplotlib():
 
 def test_experiments_are_listed():
     command = [sys.executable, "-m", "experiments"]
-    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     names = [file.stem for file in (ROOT / "experiments").glob("*.py") if not file.stem.startswith("_")]
-    assert listing == [*(sorted(names) or ["no experiments yet"]), ""]
+    assert [line.split()[0] for line in listing] == sorted(names)
+    assert all(len(line.split()) > 1 for line in listing), "an experiment's docstring begins with a line for the list"

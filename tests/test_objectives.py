@@ -72,6 +72,18 @@ def test_the_objective_is_the_loss_of_the_margins_and_the_penalty():
     )
 
 
+def test_a_tuple_of_penalties_is_their_sum(x64):
+    theta, logits, y = jnp.array([2.0, -1.0]), jnp.array([1.0, -3.0]), jnp.array([1.0, -1.0])
+    terms = Ridge(0.5), SpectralDecoupling(0.2, 1.0)
+    apart = [penalty_value(term, theta, logits) for term in terms]
+    assert float(min(apart)) > 0
+    np.testing.assert_allclose(penalty_value(terms, theta, logits), sum(apart), rtol=ROUNDING[x64])
+    value = objective(terms, theta, logits, y)
+    np.testing.assert_allclose(value, logistic_loss(y * logits) + sum(apart), rtol=ROUNDING[x64])
+    np.testing.assert_allclose(objective((), theta, logits, y), logistic_loss(y * logits), rtol=ROUNDING[x64])
+    assert value.dtype == x64
+
+
 def test_scalars_hold_for_every_example(x64):
     strength, target = per_example(SpectralDecoupling(0.5, jnp.arange(3.0)), 3, x64)
     np.testing.assert_array_equal(strength, [0.5, 0.5, 0.5])
@@ -114,6 +126,7 @@ def test_penalties_are_immutable():
         ("target", lambda: SpectralDecoupling(1.0, np.array([0.0, np.nan]))),
         ("penalty", lambda: penalty_value(None, None, jnp.ones(2))),
         ("penalty", lambda: penalty_value(0.1, None, jnp.ones(2))),
+        ("penalty", lambda: penalty_value((Ridge(1.0), 0.1), jnp.ones(2), jnp.ones(2))),
         ("penalty.strength", lambda: penalty_value(SpectralDecoupling(jnp.ones(3)), None, jnp.ones(2))),
         ("penalty.strength", lambda: penalty_value(SpectralDecoupling(jnp.ones((2, 1))), None, jnp.ones(2))),
         ("penalty.target", lambda: penalty_value(SpectralDecoupling(1.0, jnp.ones(3)), None, jnp.ones(2))),

@@ -206,6 +206,21 @@ def test_it_is_traced_once_for_all_problems_of_a_shape():
         assert bool(train(jnp.zeros(6), x, y, Ridge(strength), 1e-3 / strength, 100 + seed))
 
 
+def test_one_program_trains_under_either_of_two_penalties():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def train(x, y, ridge, decoupling):
+        penalty = Ridge(ridge), SpectralDecoupling(decoupling)
+        return training.fit(linear, jnp.zeros(6), x, y, penalty, tolerance=1e-9)
+
+    with jax.enable_x64(True):
+        x, y = data()
+        for strengths, penalty in (((0.3, 0.0), Ridge(0.3)), ((0.0, 0.3), SpectralDecoupling(0.3))):
+            fitted = train(x, y, *strengths)
+            assert bool(fitted.converged)
+            np.testing.assert_allclose(fitted.params, primal_minimum(x, y, penalty), atol=1e-6)
+
+
 def test_only_the_parameters_of_variables_are_trained():
     def apply_fn(variables, x):
         return x @ variables["params"]["w"] + x @ variables["constants"]["v"]

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from gsjax import _check
+from gsjax import _check, _files
 
 
 def fingerprint(apply_fn: Any, params: Any, *rest: Any) -> str:
@@ -44,7 +43,7 @@ class Blocks:
         if not manifest.exists():
             taken = next(self.folder.glob("block-*.npy"), None)
             _check.require(taken is None, "cache", "an empty folder or one with a kernel.json", taken)
-            _write(manifest, json.dumps({"fingerprint": fingerprint}).encode())
+            _files.write(manifest, json.dumps({"fingerprint": fingerprint}))
         try:
             found = json.loads(manifest.read_text())["fingerprint"]
         except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
@@ -64,22 +63,8 @@ class Blocks:
 
     def save(self, i: int, j: int, block: np.ndarray) -> None:
         """Writes a block; it is there as a whole or not at all."""
-        _write(self._path(i, j), block)
+        with _files.replacing(self._path(i, j)) as file:
+            np.save(file, block)
 
     def _path(self, i: int, j: int) -> Path:
         return self.folder / f"block-{i}-{j}.npy"
-
-
-def _write(path: Path, content: bytes | np.ndarray) -> None:
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".unfinished-", delete=False) as file:
-        try:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                np.save(file, content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -1,0 +1,170 @@
+"""The compiled programs of a sweep: training, which depends on the network, and theory, which does not."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from gsjax import _check, training
+from gsjax.data import Dataset
+from gsjax.dual import equilibrium
+from gsjax.features import Features, from_ntk
+from gsjax.networks import MLP
+from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
+from gsjax.sweeps.devices import over_seeds
+from gsjax.sweeps.grid import Sweep
+from gsjax.tangent import infinite_ntk, ntk
+
+
+class Task(NamedTuple):
+    """What all programs of a sweep take, on the host: the processes of a cluster give the devices the same."""
+
+    key: np.ndarray  # data of the key from which the networks are drawn
+    x: Float[np.ndarray, "n ..."]
+    y: Float[np.ndarray, " n"]
+    x_test: Float[np.ndarray, "t ..."]
+    y_test: Float[np.ndarray, " t"]
+    tolerance: Float[np.ndarray, ""]
+    max_steps: Int[np.ndarray, ""]
+
+    def draw(self, network: MLP, number: Int[Array, ""]) -> PyTree:
+        """The parameters of network number i: folded into the key, so that the count of seeds does not matter."""
+        key: Key[Array, ""] = jax.random.wrap_key_data(jnp.asarray(self.key))
+        return network.init(jax.random.fold_in(key, number), self.x)
+
+
+class Trained(NamedTuple):
+    """A trained network, for theory: its kernel at initialisation, centred outputs, and Phi_0 (theta - theta_0)."""
+
+    kernel: Float[Array, "n n"]
+    logits: Float[Array, " n"]
+    linear: Float[Array, " n"]
+
+
+class Outcome(NamedTuple):
+    """What a row tells of training alone."""
+
+    drift: Float[Array, ""]
+    test_accuracy: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    initial_gradient_norm: Float[Array, ""]
+    iterations: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Comparison(NamedTuple):
+    """What a row tells of a network and theory; errors of features from the strongest on, zero beyond the rank."""
+
+    error_empirical: Float[Array, ""]
+    error_infinite: Float[Array, ""]
+    errors_empirical: Float[Array, " n"]
+    errors_infinite: Float[Array, " n"]
+    error_parameters: Float[Array, ""]
+    rank_empirical: Int[Array, ""]
+    rank_infinite: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+def prepare(sweep: Sweep, train: Dataset, test: Dataset) -> Task:
+    """The checked arguments of `run`, on the host and in the precision of `train.x`."""
+    dtype = _check.as_float(train.x).dtype
+
+    def checked(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        x, y = np.asarray(dataset.x), np.asarray(dataset.y)
+        _check.require(x.ndim >= 2 and x.size, f"{name}.x", "a non-empty array (n, ...)", f"shape {x.shape}")
+        _check.finite(f"{name}.x", x)
+        _check.labels(f"{name}.y", y, len(x))
+        return x.astype(dtype), y.astype(dtype)
+
+    (x, y), (x_test, y_test) = checked("train", train), checked("test", test)
+    expected = f"examples of the shape of train.x's, {x.shape[1:]}"
+    _check.require(x.shape[1:] == x_test.shape[1:], "test.x", expected, x_test.shape[1:])
+    eps = float(jnp.finfo(dtype).eps)
+    if sweep.tolerance < 8 * eps:
+        warnings.warn(f"tolerance {sweep.tolerance} is below what {dtype} holds ({8 * eps:.1e})", stacklevel=3)
+    key = np.asarray(jax.random.key_data(jax.random.key(sweep.seed)))
+    return Task(key, x, y, x_test, y_test, np.asarray(sweep.tolerance, dtype), np.asarray(sweep.max_steps, np.int32))
+
+
+@functools.cache
+def trainer():
+    """Trains `count` seeds: compiled once a network, whatever the penalty, of which the one not meant is zero."""
+
+    def train(network: MLP, mesh: Mesh, count: int, task: Task, ridge, decoupling) -> tuple[Trained, Outcome]:
+        def one(number, shared):
+            task, ridge, decoupling = shared
+            params = task.draw(network, number)
+            penalty = (Ridge(ridge), SpectralDecoupling(decoupling))
+            fit = training.fit(
+                network.apply, params, task.x, task.y, penalty, tolerance=task.tolerance, max_steps=task.max_steps
+            )
+            theta = jax.tree.map(jnp.subtract, fit.params, params)
+            _, linear = jax.jvp(lambda params: network.apply(params, task.x), (params,), (theta,))
+            before, after = (ntk(network.apply, at, task.x) for at in (params, fit.params))
+            at_end, at_start = (jnp.asarray(network.apply(of, task.x_test)) for of in (fit.params, params))
+            return Trained(before, fit.logits, linear), Outcome(
+                jnp.linalg.norm(after - before) / jnp.linalg.norm(before),
+                jnp.mean(task.y_test * (at_end - at_start) > 0, dtype=at_end.dtype),
+                fit.gradient_norm,
+                fit.initial_gradient_norm,
+                fit.iterations,
+                fit.converged,
+            )
+
+        return over_seeds(one, mesh, jnp.arange(count), (task, ridge, decoupling))
+
+    return jax.jit(train, static_argnames=("network", "mesh", "count"))
+
+
+@functools.cache
+def limit():
+    """The features of the kernel of infinite width: compiled once a depth."""
+
+    def infinite(network: MLP, x: Float[Array, "n ..."], y: Float[Array, " n"]) -> Features:
+        return from_ntk(infinite_ntk(network, x), y)
+
+    return jax.jit(infinite, static_argnames="network")
+
+
+@functools.cache
+def comparer():
+    """Holds trained networks against theory: compiled once a kind of penalty, as no width enters."""
+
+    def compare(mesh: Mesh, networks: Trained, infinite: Features, penalty: Penalty) -> Comparison:
+        def one(network, shared):
+            infinite, penalty = shared
+            empirical = from_ntk(network.kernel, infinite.y)
+
+            def against(feats):
+                state = equilibrium(feats, penalty)
+                scale = jnp.linalg.norm(state.response)
+
+                def errors(logits):
+                    return jnp.where(feats.s > 0, jnp.abs(feats.response(logits) - state.response), 0) / scale
+
+                return errors, state.converged
+
+            of_empirical, found_empirical = against(empirical)
+            of_infinite, found_infinite = against(infinite)
+            errors_empirical, errors_infinite = of_empirical(network.logits), of_infinite(network.logits)
+            return Comparison(
+                jnp.linalg.norm(errors_empirical),
+                jnp.linalg.norm(errors_infinite),
+                errors_empirical,
+                errors_infinite,
+                jnp.linalg.norm(of_empirical(network.linear)),
+                jnp.asarray(empirical.rank),
+                jnp.asarray(infinite.rank),
+                found_empirical & found_infinite,
+            )
+
+        return over_seeds(one, mesh, networks, (infinite, penalty))
+
+    return jax.jit(compare, static_argnames="mesh")

@@ -1,0 +1,124 @@
+"""Gradient starvation, measured: networks that are trained anew with the strength of a feature changed."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
+
+from gsjax import _check, training
+from gsjax.data import Dataset
+from gsjax.dual import equilibrium
+from gsjax.features import from_ntk
+from gsjax.networks import MLP
+from gsjax.starvation import matrix, orient
+from gsjax.sweeps.devices import gathered, over_devices, over_seeds, padded
+from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, at_least
+from gsjax.sweeps.programs import Task, prepare
+from gsjax.tangent import ntk
+
+
+class Starvation(NamedTuple):
+    """Definition 2 in theory and practice.
+
+    `predicted` and `measured`: `[seed, j, i]` is d z_j / d(s_i^2) times the sign of z_j*, of features that are ordered
+    by strength; `converged`, whether every training behind them did, and the equilibrium.
+    """
+
+    predicted: Float[Array, "seeds k k"]
+    measured: Float[Array, "seeds k k"]
+    converged: Bool[Array, " seeds"]
+
+
+def starvation(
+    sweep: Sweep,
+    cell: Cell,
+    train: Dataset,
+    *,
+    features: int = 3,
+    change: float = 0.1,
+    mesh: Mesh | None = None,
+) -> Starvation:
+    """Starvation (Definition 2) in networks that are trained anew after the strength of a feature was changed.
+
+    With v_i = Phi^T Y u_i / s_i, the network f(theta_0 + A (theta - theta_0)), A = I + (c - 1) v_i v_i^T, is the same
+    at initialisation and in what it can express, and has the tangent features U S' V^T with s_i' = c s_i, all others
+    as they were. Trained for c^2 = 1 + `change` and 1 - `change`, it gives
+
+        d z_j / d(s_i^2)  ~  (z_j(+) - z_j(-)) / (2 change s_i^2),
+
+    a central difference: exact to second order in `change` for a linear network, where it equals
+    `gsjax.starvation.matrix`. Both are read in the features at initialisation, z = U^T Y yhat.
+
+    Takes 2 `features` trainings a seed, to `sweep.tolerance`, which should be far below `change`. Seeds, devices and
+    processes are those of `run`; a width, depth and kind of penalty is one program.
+
+    Args:
+        sweep: how networks are trained, and how many.
+        cell: the network and the penalty.
+        train: the examples to train on.
+        features: how many, from the strongest downwards.
+        change: relative, of a strength s_i^2.
+        mesh: as in `run`.
+
+    Raises:
+        ValueError: `features` not within 1 to n, `change` not within (0, 1); otherwise as `run`.
+    """
+    width, depth, penalty, strength = cell
+    sweep = replace(sweep, widths=(width,), depths=(depth,), penalties=(penalty,), strengths=(strength,))
+    task, mesh = prepare(sweep, train, train), over_devices(mesh)
+    n = len(task.y)
+    at_least("features", features, 1)
+    _check.require(features <= n, "features", f"at most n = {n}", features)
+    _check.require(0 < change < 1, "change", "a number between 0 and 1", change)
+    network, count = sweep.network(width, depth), padded(sweep.seeds, mesh)
+    given = PENALTIES[penalty](np.asarray(strength, task.x.dtype)), np.asarray(change, task.x.dtype)
+    found = _starve()(network, mesh, count, features, task, *given)
+    return gathered(found, sweep.seeds)
+
+
+@functools.cache
+def _starve():
+    """Measures starvation: compiled once a network and kind of penalty."""
+
+    def starve(network: MLP, mesh: Mesh, count: int, features: int, task: Task, penalty, change) -> Starvation:
+        def one(number, shared):
+            task, penalty, change = shared
+            params = task.draw(network, number)
+            start, unravel = ravel_pytree(params)
+            feats = from_ntk(ntk(network.apply, params, task.x), task.y)
+            _, pull = jax.vjp(lambda theta: network.apply(unravel(theta), task.x), start)
+
+            def retrain(which):
+                i, relative = which
+                [v] = pull(feats.y * feats.u[:, i])
+                v = v / jnp.linalg.norm(v)
+                stretch = jnp.sqrt(1 + relative) - 1
+
+                def stretched(theta, x):
+                    return network.apply(unravel(theta + stretch * (v @ (theta - start)) * v), x)
+
+                fit = training.fit(
+                    stretched, start, task.x, task.y, penalty, tolerance=task.tolerance, max_steps=task.max_steps
+                )
+                return feats.response(fit.logits)[:features], fit.converged
+
+            which = jnp.repeat(jnp.arange(features), 2), jnp.tile(jnp.stack([change, -change]), features)
+            responses, converged = lax.map(retrain, which)
+            measured = (responses[0::2] - responses[1::2]).T / (2 * change * feats.s2[:features])
+            state = equilibrium(feats, penalty)
+            predicted = matrix(feats, penalty)[:features, :features]
+            measured = orient(measured, state.response[:features])
+            return Starvation(predicted, measured, jnp.all(converged) & state.converged)
+
+        return over_seeds(one, mesh, jnp.arange(count), (task, penalty, change))
+
+    return jax.jit(starve, static_argnames=("network", "mesh", "count", "features"))

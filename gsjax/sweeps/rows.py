@@ -1,0 +1,159 @@
+"""Running the cells of a sweep: what is measured, and where it is kept."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from gsjax import _progress
+from gsjax.data import Dataset
+from gsjax.features import Features
+from gsjax.records import Table
+from gsjax.sweeps.devices import from_process_0, gathered, over_devices, padded
+from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, cells
+from gsjax.sweeps.programs import Comparison, Outcome, Task, comparer, limit, prepare, trainer
+
+
+def run(
+    sweep: Sweep,
+    train: Dataset,
+    test: Dataset,
+    *,
+    name: str,
+    table: Table | None = None,
+    mesh: Mesh | None = None,
+) -> list[dict[str, Any]]:
+    """Trains the networks of a sweep, and holds each against theory: a row a seed of a cell, in the order of `cells`.
+
+    The seeds of a cell are trained at once. On a CPU each device takes its own one after another, which is faster
+    there; on accelerators they are a batch, which takes as many steps as the slowest of them.
+
+    A row holds `width`, `depth`, `seed`, `penalty`, `strength`, `data` (the `name`), `n`, and
+
+    - `error_empirical`, `error_infinite`: |z - z*| / |z*|, where z = U^T Y yhat are the network's responses, and z*
+      those at the equilibrium for its tangent kernel at initialisation, or for the kernel of infinite width, either
+      with features U of its own;
+    - `errors_empirical`, `errors_infinite`: |z_j - z_j*| / |z*| of the strongest features, a list;
+    - `error_parameters`: |z - z*| / |z*| for the other reading of Definition 1, z = S V^T theta, against the empirical
+      equilibrium. Under "sd" all outputs are right at every width, and this error alone depends on it;
+    - `drift`: |K_T - K_0|_F / |K_0|_F of the tangent kernel on the examples trained on;
+    - `test_accuracy`: of the sign of the centred outputs;
+    - `gradient_norm` at the end, `initial_gradient_norm`, `iterations`;
+    - `converged`: training was, to `sweep.tolerance`, and so were both equilibria.
+
+    A number that is not finite is None, as in JSON. Works in the precision of `train.x`.
+
+    Args:
+        sweep: the grid.
+        train: the examples to train on.
+        test: the examples for `test_accuracy`.
+        name: of the data, for the rows.
+        table: where finished cells are recorded, with their seconds, which include those of compilation. The cells
+            that it has already are not run again. Of several processes only process 0 uses its own.
+        mesh: devices, with an axis "seeds"; by default all there are, of all processes. Where the seeds are no multiple
+            of the devices, idle devices train further seeds, which are dropped.
+
+    Raises:
+        ValueError: `train` or `test` empty, of different shapes beyond the first axis, with labels other than -1 and
+            +1, or NaN or infinity; a mesh without the axis.
+
+    >>> from gsjax import data
+    >>> train, test = (data.two_moons(jax.random.key(i), 10) for i in range(2))
+    >>> [row] = run(Sweep(widths=(8,), seeds=1, penalties=("sd",), tolerance=1e-3), train, test, name="moons")
+    >>> row["width"], row["penalty"], row["converged"]
+    (8, 'sd', True)
+    """
+    task, mesh = prepare(sweep, train, test), over_devices(mesh)
+    kept = table if jax.process_index() == 0 else None
+    known = from_process_0([] if kept is None else kept.rows)
+    found = {cell: [row for row in known if _key(cell, name).items() <= row.items()] for cell in cells(sweep)}
+    pending = [cell for cell in found if not found[cell]]
+
+    @functools.cache
+    def infinite(depth: int) -> Features:
+        """On the host, from where all devices of all processes can take it."""
+        return jax.tree.map(np.asarray, limit()(sweep.network(1, depth), task.x, task.y))
+
+    for cell in _tracked(pending):
+        start = time.perf_counter()
+        rows = _rows(sweep, cell, name, task, mesh, infinite(cell.depth))
+        if kept is not None:
+            kept.add(_key(cell, name), rows, time.perf_counter() - start)
+        found[cell] = rows
+    return [row for rows in found.values() for row in rows]
+
+
+def program(
+    sweep: Sweep, width: int, depth: int, train: Dataset, test: Dataset, *, mesh: Mesh | None = None
+) -> jax.stages.Lowered:
+    """The program that trains the seeds of a width and depth, lowered: for its cost, memory and text once compiled.
+
+    Arguments and errors are those of `run`.
+    """
+    task, mesh = prepare(sweep, train, test), over_devices(mesh)
+    count = padded(sweep.seeds, mesh)
+    return trainer().lower(sweep.network(width, depth), mesh, count, task, *_strengths(None, task))
+
+
+def _rows(sweep: Sweep, cell: Cell, name: str, task: Task, mesh: Mesh, infinite: Features) -> list[dict[str, Any]]:
+    """Runs a cell."""
+    network, count = sweep.network(cell.width, cell.depth), padded(sweep.seeds, mesh)
+    networks, trained = trainer()(network, mesh, count, task, *_strengths(cell, task))
+    penalty = PENALTIES[cell.penalty](np.asarray(cell.strength, task.x.dtype))
+    compared = comparer()(mesh, networks, infinite, penalty)
+    trained, compared = gathered((trained, compared), sweep.seeds)
+    one_by_one = (zip(*of, strict=True) for of in (trained, compared))
+    return [
+        _row(sweep, {**_key(cell, name), "seed": seed, "n": len(task.y)}, Outcome(*t), Comparison(*c))
+        for seed, (t, c) in enumerate(zip(*one_by_one, strict=True))
+    ]
+
+
+def _row(sweep: Sweep, of: dict[str, Any], trained: Outcome, compared: Comparison) -> dict[str, Any]:
+    """The row of a seed; `of` says which."""
+
+    def strongest(errors: Array, rank: Array) -> list[float | None]:
+        return [_number(error) for error in errors[: min(sweep.features, int(rank))]]
+
+    return {
+        **of,
+        "error_empirical": _number(compared.error_empirical),
+        "error_infinite": _number(compared.error_infinite),
+        "errors_empirical": strongest(compared.errors_empirical, compared.rank_empirical),
+        "errors_infinite": strongest(compared.errors_infinite, compared.rank_infinite),
+        "error_parameters": _number(compared.error_parameters),
+        "drift": _number(trained.drift),
+        "test_accuracy": _number(trained.test_accuracy),
+        "gradient_norm": _number(trained.gradient_norm),
+        "initial_gradient_norm": _number(trained.initial_gradient_norm),
+        "iterations": int(trained.iterations),
+        "converged": bool(trained.converged & compared.converged),
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _key(cell: Cell, name: str) -> dict[str, Any]:
+    """What the rows of a cell have in common."""
+    return {"data": name, **cell._asdict()}
+
+
+def _strengths(cell: Cell | None, task: Task) -> list[np.ndarray]:
+    """The strengths of ridge and spectral decoupling in a cell, of which one is zero."""
+    meant = {} if cell is None else {cell.penalty: cell.strength}
+    return [np.asarray(meant.get(penalty, 0), task.x.dtype) for penalty in PENALTIES]
+
+
+def _tracked(pending: Sequence[Cell]) -> Iterator[Cell]:
+    """The cells one after another; of several processes, the first shows progress."""
+    return _progress.track(pending, "cells of the sweep") if jax.process_index() == 0 else iter(pending)

@@ -1,0 +1,352 @@
+"""`python -m experiments` on an invented experiment: the list, flags, failures, several processes, tables."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+import experiments
+from experiments import _report
+from experiments.__main__ import main
+from gsjax import records
+
+ROOT = Path(__file__).parents[2]
+
+FAKE = '''
+"""Adds numbers up.
+
+More of it.
+"""
+import dataclasses, json
+from dataclasses import dataclass
+from pathlib import Path
+import jax, jax.numpy as jnp
+from jax.experimental import multihost_utils
+from gsjax import records
+
+@dataclass(frozen=True)
+class Config:
+    """What is added."""
+    numbers: tuple[float, ...] = (1.0, 2.0)
+    """Summands."""
+    x64: bool = True
+    """Double precision."""
+
+PRESETS = {"smoke": Config(), "laptop": Config(numbers=(1.0, 2.0, 3.0), x64=False)}
+
+def run(config, out, *, preset, seed):
+    total = multihost_utils.process_allgather(jnp.array(sum(config.numbers)))
+    if jax.process_index() == 0:
+        write(config, out, preset, seed, total)
+    multihost_utils.sync_global_devices("written")
+
+def write(config, out, preset, seed, total):
+    settings = {**dataclasses.asdict(config), "seed": seed}
+    table = records.Table(out, settings)
+    for number in config.numbers:
+        if number < 0:
+            raise ValueError(f"numbers: expected none below zero, got {number}")
+        if number == 1e9:
+            raise RuntimeError("RESOURCE_EXHAUSTED")
+        if not table.has({"number": number}):
+            table.add({"number": number}, [{"number": number, "dtype": str(total.dtype)}], 1.0)
+    row = {"name": "sum | total", "measured": float(total.sum()), "interval": [0.12345, 9999.5], "seeds": 2,
+           "published": None, "differs": None}
+    records.summary(out, experiment="fake", preset=preset, config=settings, data={"name": "none"}, rows=[row],
+                    signatures=[])
+'''
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of experiments, which holds `fake` alone; the current folder is another."""
+    place = tmp_path / "modules"
+    place.mkdir()
+    (place / "fake.py").write_text(FAKE.lstrip())
+    (place / "_private.py").write_text("raise RuntimeError")
+    monkeypatch.setattr(experiments, "__path__", [str(place)])
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    yield place
+    sys.modules.pop("experiments.fake", None)
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A checkout with one record and a README that has its table."""
+    place = tmp_path / "checkout"
+    place.mkdir()
+    monkeypatch.setattr(_report, "ROOT", place)
+    return place
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    return line
+
+
+def test_the_list_has_a_line_for_each(folder, capsys):
+    (folder / "much_longer.py").write_text('"""Does more."""\nraise RuntimeError("not imported for this")')
+    assert main([]) == 0
+    assert capsys.readouterr().out == "fake         Adds numbers up.\nmuch_longer  Does more.\n"
+    for file in folder.glob("[!_]*.py"):
+        file.unlink()
+    assert main([]) == 0
+    assert capsys.readouterr().out == "no experiments yet\n"
+
+
+def test_help(folder, capsys):
+    assert main(["--help"]) == 0
+    assert "python -m experiments NAME" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="0"):
+        main(["fake", "--preset", "laptop", "--help"])
+    text = capsys.readouterr().out
+    for part in ("Adds numbers up.", "More of it.", "Presets: smoke, laptop.", "Summands. (default: 1.0 2.0 3.0)"):
+        assert part in text
+    assert os.path.join("results", "fake", "laptop") in " ".join(text.split()).replace("│ │ ", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "out", "numbers", "dtype", "seed"),
+    [
+        ([], "results/fake/smoke", [1, 2], "float64", 0),
+        (["--preset", "laptop"], "results/fake/laptop", [1, 2, 3], "float32", 0),
+        (["--preset=laptop", "--x64", "--seed", "3"], "results/fake/laptop", [1, 2, 3], "float64", 3),
+        (["--numbers", "4", "--preset", "laptop", "--out", "a/b"], "a/b", [4], "float32", 0),
+    ],
+)
+def test_a_preset_and_the_flags_that_change_it(folder, arguments, out, numbers, dtype, seed):
+    before = jax.config.read("jax_enable_x64")
+    assert main(["fake", *arguments]) == 0
+    assert jax.config.read("jax_enable_x64") == before
+    rows = [json.loads(line) for line in Path(out, "rows.jsonl").read_text().splitlines()]
+    assert rows == [{"number": number, "dtype": dtype} for number in numbers]
+    summary = json.loads(Path(out, "summary.json").read_text())
+    assert summary["config"] == {"numbers": numbers, "x64": dtype == "float64", "seed": seed}
+    assert summary["preset"] == ("laptop" if "laptop" in " ".join(arguments) else "smoke")
+
+
+def test_the_same_run_gives_the_same_bytes(folder):
+    for out in ("one", "two"):
+        assert main(["fake", "--out", out]) == 0
+    for name in ("config.json", "rows.jsonl", "summary.json"):
+        assert Path("one", name).read_bytes() == Path("two", name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["fak"], "no experiment is called 'fak'; did you mean fake?"),
+        (["xyz"], "no experiment is called 'xyz'; python -m experiments lists them"),
+        (["_private"], "no experiment is called '_private'"),
+        (["--preset", "smoke", "fake"], "expected the name of an experiment first, got --preset"),
+        (["fake", "--preset", "large"], "--preset: expected one of smoke, laptop, got large"),
+        (["fake", "--numbers", "1", "-1"], "numbers: expected none below zero, got -1.0"),
+        (["fake", "--out", "file"], "file: File exists"),
+        (["fake", "--coordinator", "localhost:1"], "--num-processes: expected a value, as --coordinator,"),
+        (["fake", "--process-id", "0", "--num-processes", "1"], "--coordinator: expected a value"),
+        (
+            ["fake", "--coordinator", "localhost", "--num-processes", "1", "--process-id", "0"],
+            "--coordinator: expected HOST:PORT, got localhost",
+        ),
+        (
+            ["fake", "--coordinator", "localhost:1", "--num-processes", "0", "--process-id", "0"],
+            "--num-processes: expected 1 or more, got 0",
+        ),
+        (
+            ["fake", "--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
+            "--process-id: expected 0 to 1, got 2",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(folder, capsys, arguments, complaint):
+    Path("file").touch()
+    assert main(arguments) == 2
+    line = one_line(capsys)
+    assert line.startswith("experiments: ")
+    assert complaint in line
+
+
+def test_an_unknown_flag_or_a_wrong_value_is_refused(folder, capsys):
+    for arguments in (["--number", "3"], ["--numbers", "three"], ["--preset"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["fake", *arguments])
+        assert arguments[0] in capsys.readouterr().err
+
+
+def test_another_configuration_in_the_same_folder_is_refused(folder, capsys):
+    assert main(["fake", "--numbers", "1"]) == 0
+    assert main(["fake", "--numbers", "2"]) == 2
+    assert "out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(capsys)
+
+
+def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, monkeypatch):
+    with monkeypatch.context() as disk:
+        fsync, room = os.fsync, iter(range(4))
+
+        def full(file):
+            if next(room, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            fsync(file)
+
+        disk.setattr(os, "fsync", full)
+        assert main(["fake"]) == 2
+    out = Path("results/fake/smoke")
+    assert one_line(capsys) == f"experiments: {out / 'timing.jsonl'}: No space left on device"
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 1
+    assert main(["fake"]) == 0
+    assert main(["fake", "--out", "whole"]) == 0
+    for name in ("config.json", "rows.jsonl", "summary.json"):
+        assert (out / name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_an_interruption_is_one_line(folder, capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records.Table, "add", interrupt)
+    assert main(["fake"]) == 130
+    assert one_line(capsys).startswith("experiments: interrupted")
+
+
+def in_two_processes(folder, *arguments):
+    """`python -m experiments fake ARGUMENTS` in two processes; their exit statuses and what they say on stderr."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    code = f"import experiments, runpy; experiments.__path__.insert(0, {str(folder)!r}); "
+    command = [sys.executable, "-c", code + "runpy.run_module('experiments', run_name='__main__')", "fake", *arguments]
+    command += ["--coordinator", f"localhost:{port}", "--num-processes", "2", "--process-id"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    processes = [
+        subprocess.Popen([*command, str(i)], stderr=subprocess.PIPE, text=True, env=environment) for i in range(2)
+    ]
+    try:
+        said = [process.communicate(timeout=100)[1] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], said
+
+
+def test_two_processes_compute_together_and_one_writes(folder):
+    statuses, said = in_two_processes(folder, "--out", "both")
+    assert statuses == [0, 0], said
+    assert json.loads(Path("both/summary.json").read_text())["rows"][0]["measured"] == 6
+    [provenance] = json.loads(Path("both/provenance.json").read_text())["runs"]
+    assert provenance["devices"]["processes"] == 2
+    assert main(["fake", "--out", "alone"]) == 0
+    assert Path("both/rows.jsonl").read_bytes() == Path("alone/rows.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "complaint"),
+    [
+        ("-1", 2, "experiments: numbers: expected none below zero, got -1.0"),
+        ("1e9", 1, "RuntimeError: RESOURCE_EXHAUSTED"),
+    ],
+)
+def test_a_failure_of_process_0_ends_both_at_once(folder, number, status, complaint):
+    """At an ordinary exit it would wait for the other, which waits for it, for minutes."""
+    begin = time.monotonic()
+    statuses, said = in_two_processes(folder, "--numbers", number)
+    assert time.monotonic() - begin < 45
+    assert statuses[0] == status
+    assert statuses[1] != 0
+    assert complaint in said[0].splitlines()
+    assert ("Traceback" in said[0]) == (status == 1)
+
+
+def test_a_cluster_that_is_not_there(folder, capsys, monkeypatch):
+    def initialize(*_):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    assert main(["fake", "--distributed"]) == 2
+    line = one_line(capsys)
+    assert "did not come together (coordinator_address should be defined.); give --coordinator, --num-proc" in line
+
+
+def record(root, name="fake", preset="laptop", **changes):
+    folder = root / "experiments" / "records" / name / preset
+    folder.mkdir(parents=True)
+    row = {"name": "accuracy", "measured": 0.98765, "interval": [0.97, 1.0], "seeds": 8, "published": 0.91} | changes
+    rows = [
+        row | {"differs": "8x8 digits"},
+        row | {"name": "a|b", "interval": None, "published": None, "differs": None},
+    ]
+    content = {"config": {}, "data": {}, "rows": rows, "signatures": []}
+    records.summary(folder, experiment=name, preset=preset, **content)
+
+
+TABLE = """\
+|  | measured [95% interval] | seeds | published | what differs |
+| --- | --- | --- | --- | --- |
+| accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
+| a\\|b | 0.988 | 8 |  |  |
+"""
+
+
+def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys):
+    readme = root / "README.md"
+    readme.write_text("# x\n<!-- table: fake -->\n<!-- end -->\ny\n<!-- table: fake/pod -->\nold\n<!-- end -->\n")
+    assert main(["report", "--check"]) == 1
+    assert "make readme" in one_line(capsys)
+    assert main(["report", "--write"]) == 0
+    none = "# x\n<!-- table: fake -->\nNo record of fake yet.\n<!-- end -->\ny\n<!-- table: fake/pod -->\n"
+    assert readme.read_text() == none + "No record of fake/pod yet.\n<!-- end -->\n"
+    assert main(["report", "--check"]) == 0
+    assert main(["report"]) == 0
+    assert capsys.readouterr().out == "no records yet\n"
+
+    record(root)
+    record(root, preset="pod", measured=12345.6, seeds=64)
+    assert main(["report", "--check"]) == 1
+    assert "make readme" in one_line(capsys)
+    assert main(["report", "--write"]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"# x\n<!-- table: fake -->\n{TABLE}<!-- end -->\ny\n<!-- table: fake/pod -->\n|")
+    assert "| accuracy | 12346 [0.97, 1] | 64 |" in text
+    assert main(["report", "--check"]) == 0
+    before = readme.stat().st_mtime_ns
+    assert main(["report", "--write"]) == 0
+    assert readme.stat().st_mtime_ns == before
+    assert main(["report"]) == 0
+    assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
+
+
+def test_records_that_are_none_are_refused(root, capsys):
+    (root / "README.md").write_text("x\n")
+    record(root)
+    records_of = root / "experiments" / "records"
+    path = records_of / "fake" / "laptop" / "summary.json"
+    (records_of / "fake" / "smoke").mkdir()
+    shutil.copy(path, records_of / "fake" / "smoke")
+    assert main(["report", "--check"]) == 2
+    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
+    shutil.rmtree(records_of / "fake" / "smoke")
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
+        path.write_text(damaged)
+        assert main(["report", "--check"]) == 2
+        assert f"{path} is damaged" in one_line(capsys)
+    (root / "README.md").unlink()
+    path.write_text(whole)
+    assert main(["report", "--check"]) == 2
+    assert "README.md: No such file" in one_line(capsys)
+
+
+def test_the_tables_of_the_readme_are_current():
+    assert main(["report", "--check"]) == 0

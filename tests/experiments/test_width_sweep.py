@@ -1,0 +1,85 @@
+"""The width sweep, as it is run from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import width_sweep
+from experiments.__main__ import main
+from gsjax import records
+from gsjax.data import sources
+
+
+def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
+    """Stopped after a cell, then run to its end: the rows of every network, the summary, the figure."""
+    add, cells = records.Table.add, []
+
+    def stop(self, cell, rows, seconds):
+        add(self, cell, rows, seconds)
+        cells.append(cell)
+        if len(cells) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(records.Table, "add", stop)
+    command = ["width_sweep", "--preset", "smoke", "--out", str(tmp_path)]
+    assert main(command) == 130
+    assert main(command) == 0
+    assert len(cells) == 4 + 1  # two widths, two penalties; starvation at one width
+
+    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [(row["width"], row["penalty"], row["seed"]) for row in rows] == [
+        (width, penalty, seed) for width in (16, 32) for penalty in ("ridge", "sd") for seed in (0, 1)
+    ]
+    assert all(row["converged"] and 0 < row["error_empirical"] < 0.5 for row in rows)
+    assert all(row["gradient_norm"] <= 1e-3 * row["initial_gradient_norm"] for row in rows)
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["experiment"], summary["preset"], summary["config"]["seed"]) == ("width_sweep", "smoke", 0)
+    values = {row["name"]: row["measured"] for row in summary["rows"]}
+    errors = [np.mean([row["error_empirical"] for row in rows if row["penalty"] == "ridge" and row["width"] == 32])]
+    assert values["digits, ridge, lambda = 10, depth 1: error at width 32"] == pytest.approx(errors[0])
+    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    assert {"starvation", "timing.json", "timing.jsonl"} <= {path.name for path in tmp_path.iterdir()}
+
+    assert main([*command, "--n", "30"]) == 2  # the folder is of another configuration
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--widths", "0"], "widths: expected"),
+        (["--seeds", "0"], "seeds: expected"),
+        (["--strengths", "-1"], "strengths: expected"),
+        (["--classes", "3", "11"], "classes: expected"),
+        (["--n", "1000"], "n: expected 1 to 357"),
+        (["--data", "mnist"], "fetch MNIST"),
+    ],
+)
+def test_bad_input_is_one_line(flags, complaint, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    assert main(["width_sweep", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line
+
+
+@pytest.mark.parametrize("name", ["two_moons", "digits"])
+def test_examples_to_train_on_and_to_test_on_are_apart(name):
+    config = width_sweep.PRESETS["laptop"]
+    train, test = width_sweep.load(name, config, seed=0)
+    assert (len(train.y), len(test.y)) == (config.n, config.test)
+    assert abs(np.mean(train.y)) < 0.2
+    rows = {np.asarray(x).tobytes() for x in train.x}
+    assert not any(np.asarray(x).tobytes() in rows for x in test.x)
+    assert not np.array_equal(train.x, width_sweep.load(name, config, seed=1)[0].x)
+
+
+def test_presets_are_of_the_precision_that_they_ask_for():
+    for config in width_sweep.PRESETS.values():
+        assert config.tolerance >= (1e-6 if config.x64 else 1e-3)
+    assert jax.numpy.zeros(()).dtype == np.float32

@@ -1,0 +1,309 @@
+"""What a run leaves behind: whole files only, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsjax import _files, records
+from gsjax.records import Table
+
+CONFIG = {"widths": (32, 64), "seeds": 2, "data": {"name": "moons", "n": 100}}
+ROW = {"name": "slope", "measured": -0.9, "interval": (-1.0, -0.8), "seeds": 8, "published": None, "differs": None}
+SIGNATURE = {"name": "starves", "value": 1.0, "interval": None, "holds": True, "why": "it does"}
+
+
+def rows(width, count=2):
+    return [{"width": width, "seed": seed, "error": 1 / (3 * width + seed)} for seed in range(count)]
+
+
+def fill(table, *widths):
+    for width in widths:
+        table.add({"width": width}, rows(width), 0.5)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """After `full_disk(n)`, n more files fit on the disk."""
+
+    def fill_up(room=0):
+        left = iter(range(room))
+
+        def fsync(_):
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    return fill_up
+
+
+def test_written_whole_with_the_permissions_of_any_other_file(tmp_path):
+    records.write(tmp_path / "a.txt", "ζ\n")
+    records.write(tmp_path / "a.txt", b"\x00\xff")
+    (tmp_path / "b.txt").touch()
+    assert contents(tmp_path) == {"a.txt": b"\x00\xff", "b.txt": b""}
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == stat.S_IMODE((tmp_path / "b.txt").stat().st_mode)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path, full_disk):
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+    full_disk()
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        records.write(path, "after")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(path))
+    assert contents(tmp_path) == {"a.txt": b"before"}
+    (tmp_path / "folder").mkdir()
+    for wrong in (tmp_path / "absent" / "a.txt", path / "a.txt", tmp_path / "folder"):
+        with pytest.raises(OSError, match=str(wrong)):
+            records.write(wrong, "after")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "folder"}
+
+
+def test_an_interruption_leaves_no_trace(tmp_path):
+    def half():
+        with _files.replacing(tmp_path / "a") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert contents(tmp_path) == {}
+
+
+def test_a_table_goes_on_from_where_it_was_and_ends_with_the_same_bytes(tmp_path):
+    fill(Table(tmp_path / "once", CONFIG), 32, 64, 128)
+    for width in (32, 64, 128):
+        fill(Table(tmp_path / "often", CONFIG), width)
+    once, often = contents(tmp_path / "once"), contents(tmp_path / "often")
+    assert once == often
+    assert set(once) == {"config.json", "rows.jsonl", "timing.jsonl", "provenance.json"}
+    assert b"seconds" not in once["config.json"] + once["rows.jsonl"] + once["provenance.json"]
+
+    table = Table(tmp_path / "often", CONFIG)
+    assert table.rows == [json.loads(line) for line in once["rows.jsonl"].splitlines()]
+    assert table.rows == [row for width in (32, 64, 128) for row in rows(width)]
+    assert table.has({"width": 64})
+    assert table.has({"width": np.int64(64), "seed": 1})
+    assert not table.has({"width": 64, "depth": 1})
+    assert not table.has({"width": 256})
+
+
+def test_rows_are_the_same_before_and_after_they_are_read(tmp_path, x64):
+    values = {"width": np.int32(2), "nan": jnp.nan, "inf": -np.inf, "bad": np.array([1.0, np.nan]), "pair": (1, 2)}
+    values |= {"tenth": jnp.asarray(0.1), "yes": np.bool_(True), "scalar": np.float32(0.1), "where": Path("a/b")}
+    table = Table(tmp_path, {"tolerance": x64(1e-3)})
+    table.add({"width": 2}, [values], seconds=float("nan"))
+    expected = {"width": 2, "nan": None, "inf": None, "bad": [1.0, None], "pair": [1, 2], "yes": True, "where": "a/b"}
+    expected |= {"tenth": float(x64(0.1)), "scalar": float(np.float32(0.1))}
+    assert table.rows == Table(tmp_path, {"tolerance": x64(1e-3)}).rows == [expected]
+    text = (tmp_path / "rows.jsonl").read_text()
+    assert repr(float(x64(0.1))) in text
+    table.rows[0]["width"] = 3
+    assert table.rows == [expected]
+
+    backwards = Table(tmp_path / "backwards", {})
+    backwards.add({"width": 2}, [dict(reversed(values.items()))], seconds=1.0)
+    assert (tmp_path / "backwards" / "rows.jsonl").read_text() == text
+
+
+def test_what_is_no_number_or_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"expected numbers, text, paths and arrays.*got <object"):
+        Table(tmp_path, {"penalty": object()})
+    assert contents(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "difference"),
+    [
+        (CONFIG | {"seeds": 3}, r"in which seeds is 3, got .*, in which it is 2"),
+        (CONFIG | {"widths": (32, 64, 128)}, r"widths is \[32, 64, 128\], got .* it is \[32, 64\]"),
+        (CONFIG | {"data": {"name": "moons", "n": 99}}, r"data.n is 99, got .* it is 100"),
+        (CONFIG | {"depth": 1}, r"depth is 1, got .* it is nothing"),
+        ({"seeds": 2, "data": CONFIG["data"]}, r"widths is nothing, got .* it is \[32, 64\]"),
+    ],
+)
+def test_another_configuration_is_refused_by_its_first_difference(tmp_path, config, difference):
+    fill(Table(tmp_path, CONFIG), 32)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"^out: expected .*{difference}"):
+        Table(tmp_path, config)
+    assert contents(tmp_path) == before
+
+
+def test_rows_of_an_unknown_configuration_are_refused(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32)
+    (tmp_path / "config.json").unlink()
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"out: expected .*config.json, got .*rows.jsonl without it"):
+        Table(tmp_path, CONFIG)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["config.json", "provenance.json", "rows.jsonl", "timing.jsonl"])
+@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: b"\xff" + text, lambda _: b"[3]\n"])
+def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, damage):
+    fill(Table(tmp_path, CONFIG), 32, 64)
+    path = tmp_path / name
+    path.write_bytes(damage(path.read_bytes()))
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"^out: .*{path}.*delete"):
+        Table(tmp_path, CONFIG)
+    assert contents(tmp_path) == before
+
+
+def test_leftovers_of_a_killed_write_are_harmless(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32)
+    before = contents(tmp_path)
+    (tmp_path / f"{_files.UNFINISHED}rows.jsonl-123").write_bytes(before["rows.jsonl"][:20])
+    (tmp_path / "figure.png").touch()
+    assert Table(tmp_path, CONFIG).rows == rows(32)
+    assert contents(tmp_path) == before | {"figure.png": b""}
+
+
+def test_a_cell_comes_once_and_whole(tmp_path):
+    table = Table(tmp_path, CONFIG)
+    fill(table, 32)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"cell: expected one that is not in .* yet"):
+        fill(table, 32)
+    with pytest.raises(ValueError, match="rows: expected one row or more"):
+        table.add({"width": 64}, [], 1.0)
+    with pytest.raises(ValueError, match="rows: expected rows with the keys and values of"):
+        table.add({"width": 64}, [*rows(64), *rows(128)], 1.0)
+    assert contents(tmp_path) == before
+
+
+def test_on_a_full_disk_nothing_is_lost(tmp_path, full_disk):
+    table = Table(tmp_path / "out", CONFIG)
+    fill(table, 32)
+    before = contents(tmp_path / "out")
+    for room, name in enumerate(("timing.jsonl", "rows.jsonl")):
+        full_disk(room)
+        with pytest.raises(OSError, match=f"No space left on device.*{name}"):
+            fill(table, 64)
+        assert contents(tmp_path / "out")["rows.jsonl"] == before["rows.jsonl"]
+        assert table.rows == rows(32)
+    with pytest.raises(OSError, match="No space left on device"):
+        Table(tmp_path / "new", CONFIG)
+    full_disk(2)
+    fill(Table(tmp_path / "out", CONFIG), 64)
+    assert Table(tmp_path / "out", CONFIG).rows == rows(32) + rows(64)
+
+
+def test_only_process_0_has_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with pytest.raises(ValueError, match="expected process 0 to write it, got process 1"):
+        Table(tmp_path / "out", CONFIG)
+    assert contents(tmp_path) == {}
+
+
+def test_provenance_says_where_and_how_and_each_way_once(tmp_path, monkeypatch):
+    def runs():
+        return json.loads((tmp_path / "provenance.json").read_text())["runs"]
+
+    Table(tmp_path, CONFIG)
+    Table(tmp_path, CONFIG)
+    [run] = runs()
+    assert set(run) == {"command", "versions", "platform", "devices"}
+    assert run["versions"] == records.versions()
+    assert run["devices"] == {"kind": jax.devices()[0].device_kind, "count": jax.device_count(), "processes": 1}
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "experiments", "a b"])
+    Table(tmp_path, CONFIG)
+    assert [run, run | {"command": "python -m experiments 'a b'"}] == runs()
+
+
+# One process that does what a sweep does, slowly enough inside every write for a signal to arrive there.
+SWEEP = """
+    import os, sys, time
+    from gsjax.records import Table
+    fsync, replace = os.fsync, os.replace
+    os.fsync = lambda file: (time.sleep(0.004), fsync(file))
+    os.replace = lambda *names: (time.sleep(0.004), replace(*names), time.sleep(0.004))
+    table = Table(sys.argv[1], {"widths": 30})
+    for width in range(30):
+        if not table.has({"width": width}):
+            rows = [{"width": width, "seed": seed, "error": 1 / (3 * width + seed + 1)} for seed in range(50)]
+            table.add({"width": width}, rows, 1.0)
+"""
+
+
+def test_killed_at_any_instant_and_started_again(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(SWEEP)]
+    subprocess.run([*command, tmp_path / "whole"], check=True)
+    folder = tmp_path / "killed"
+
+    def finished():
+        path = folder / "rows.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    seen = [0]
+    for delay in (0.0, 0.003, 0.007, 0.013, 0.02):  # after another cell was seen: in a different place of the next ones
+        with subprocess.Popen([*command, folder]) as process:
+            deadline = time.monotonic() + 60
+            while finished() == seen[-1] and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(delay)
+            os.kill(process.pid, signal.SIGKILL)
+        assert process.returncode == -signal.SIGKILL
+        assert finished() % 50 == 0
+        seen.append(finished())
+    assert seen == sorted(set(seen))
+    subprocess.run([*command, folder], check=True)
+    ended, expected = contents(folder), contents(tmp_path / "whole")
+    assert set(ended) == set(expected)
+    for name in ("config.json", "rows.jsonl"):
+        assert ended[name] == expected[name]
+
+
+def test_a_summary_has_what_the_tables_need_and_the_same_bytes_every_time(tmp_path):
+    def write(name, **changes):
+        (tmp_path / name).mkdir(exist_ok=True)
+        given = {"experiment": "fake", "preset": "smoke", "config": CONFIG, "data": [{"name": "moons", "n": 9}]}
+        records.summary(tmp_path / name, **{**given, "rows": [ROW], "signatures": [SIGNATURE], **changes})
+        return (tmp_path / name / "summary.json").read_bytes()
+
+    assert write("one") == write("two")
+    content = json.loads(write("one"))
+    assert list(content) == ["experiment", "preset", "config", "data", "versions", "rows", "signatures"]
+    assert content["rows"] == [ROW | {"interval": [-1.0, -0.8]}]
+    assert content["signatures"] == [SIGNATURE]
+    assert content["config"]["widths"] == [32, 64]
+    nothing = json.loads(write("one", rows=[ROW | {"measured": np.nan, "interval": None}]))
+    assert nothing["rows"][0]["measured"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"rows": [ROW | {"paper": 1}]}, "rows: expected the keys .*'published'.*got .*'paper'"),
+        ({"rows": [{"name": "slope"}]}, r"rows: expected the keys .*got \['name'\]"),
+        ({"signatures": [ROW]}, "signatures: expected the keys .*'why'"),
+        ({"rows": [ROW | {"interval": (1.0, -1.0)}]}, r"rows: expected an interval .*got \[1.0, -1.0\] in 'slope'"),
+        ({"rows": [ROW | {"interval": (np.nan, 1.0)}]}, "rows: expected an interval"),
+        ({"signatures": [SIGNATURE | {"interval": (1.0,)}]}, "signatures: expected an interval"),
+    ],
+)
+def test_a_summary_of_another_shape_is_refused(tmp_path, change, complaint):
+    given = {"experiment": "fake", "preset": "smoke", "config": {}, "data": {}, "rows": [ROW], "signatures": []}
+    with pytest.raises(ValueError, match=complaint):
+        records.summary(tmp_path, **(given | change))
+    assert contents(tmp_path) == {}

@@ -1,0 +1,439 @@
+"""Sweeps: rows that are right, whatever the devices, the processes and the deaths on the way to them."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
+
+from gsjax import Ridge, SpectralDecoupling, networks, sweeps, tangent, training
+from gsjax.data import Dataset, digits
+from gsjax.sweeps import devices, programs
+from tests.instances import equilibrium, slope
+
+N = 24
+SWEEP = sweeps.Sweep(widths=(6,), seeds=3, strengths=(2.0, 10.0), features=4)
+
+
+def data(dtype=np.float64) -> tuple[Dataset, Dataset]:
+    with jax.enable_x64(True):
+        x, y = digits((3, 8), n=N + 10)
+        x, y = np.asarray(x, dtype), np.asarray(y, dtype)
+    return Dataset(x[:N], y[:N]), Dataset(x[N:], y[N:])
+
+
+TRAIN, TEST = data()
+
+
+def run(sweep=SWEEP, train=TRAIN, test=TEST, name="digits", **options) -> list[dict]:
+    with jax.enable_x64(True):
+        return sweeps.run(sweep, train, test, name=name, **options)
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[dict]:
+    return run()
+
+
+class Compilations(logging.Handler):
+    """Counts the programs that are compiled, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := re.match(r"Finished XLA compilation of jit\((.+)\)", record.getMessage()):
+            self.names.append(found.group(1))
+
+    def __enter__(self) -> list[str]:
+        self.log = jax.log_compiles(True)
+        self.log.__enter__()
+        logging.getLogger("jax").addHandler(self)
+        return self.names
+
+    def __exit__(self, *error) -> None:
+        logging.getLogger("jax").removeHandler(self)
+        self.log.__exit__(*error)
+
+
+def close(found: list[dict], expected: list[dict], tolerance: float) -> None:
+    """Rows agree: words, whole numbers and verdicts exactly, numbers to the tolerance."""
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            if isinstance(value, float | list):
+                np.testing.assert_allclose(value, other[key], rtol=tolerance, atol=tolerance, err_msg=key)
+            else:
+                assert value == other[key], key
+
+
+def test_there_is_a_row_for_every_seed_of_every_cell_in_order(rows):
+    keys = ("width", "depth", "penalty", "strength")
+    expected = [(*cell, seed) for cell in sweeps.cells(SWEEP) for seed in range(3)]
+    assert [(*(row[key] for key in keys), row["seed"]) for row in rows] == expected
+    assert sweeps.cells(dataclasses.replace(SWEEP, widths=(2, 4), depths=(1, 2), penalties=("sd",))) == [
+        sweeps.Cell(width, depth, "sd", strength) for depth in (1, 2) for width in (2, 4) for strength in (2.0, 10.0)
+    ]
+    assert {(row["data"], row["n"], row["converged"]) for row in rows} == {("digits", N, True)}
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+@jax.jit
+def trained(seed, ridge, decoupling):
+    """The parameters of a network before and after training, as of `training`."""
+    network, penalty = networks.MLP((6,), activation="tanh"), (Ridge(ridge), SpectralDecoupling(decoupling))
+    start = network.init(jax.random.fold_in(jax.random.key(0), seed), TRAIN.x)
+    return start, training.fit(network.apply, start, TRAIN.x, TRAIN.y, penalty, tolerance=1e-6)
+
+
+@pytest.mark.parametrize("penalty", ["ridge", "sd"])
+@jax.enable_x64(True)
+def test_a_row_says_what_training_and_theory_say(rows, penalty):
+    x, y = TRAIN
+    network = networks.MLP((6,), activation="tanh")
+    start, fit = trained(1, *{"ridge": (2.0, 0.0), "sd": (0.0, 2.0)}[penalty])
+    phi, moved = (np.asarray(tangent.ntrf(network.apply, params, x)) for params in (start, fit.params))
+    theta = np.asarray(ravel_pytree(fit.params)[0] - ravel_pytree(start)[0])
+    limit = np.asarray(tangent.infinite_ntk(network, x))
+    at_end, at_start = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
+    logits = np.asarray(fit.logits)
+    u, s, _ = np.linalg.svd(y[:, None] * phi)
+    s2, v = np.linalg.eigh(y[:, None] * limit * y)
+    before, after = phi @ phi.T, moved @ moved.T
+
+    [row] = [row for row in rows if (row["penalty"], row["strength"], row["seed"]) == (penalty, 2.0, 1)]
+    term, expected = {"ridge": Ridge, "sd": SpectralDecoupling}[penalty](2.0), {}
+    for kind, (basis, values) in {"empirical": (u, s), "infinite": (v[:, ::-1], np.sqrt(s2[::-1]))}.items():
+        star = equilibrium(basis, values, y, term).response
+        missed = (basis.T @ (y * logits) - star) / np.linalg.norm(star)
+        expected[f"error_{kind}"] = np.linalg.norm(missed)
+        expected[f"errors_{kind}"] = abs(missed[:4])
+    star = equilibrium(u, s, y, term).response
+    expected["error_parameters"] = np.linalg.norm(u.T @ (y * (phi @ theta)) - star) / np.linalg.norm(star)
+    expected["drift"] = np.linalg.norm(after - before) / np.linalg.norm(before)
+    expected["test_accuracy"] = np.mean(TEST.y * (at_end - at_start) > 0)
+    expected["initial_gradient_norm"] = fit.initial_gradient_norm
+    for key, value in expected.items():
+        np.testing.assert_allclose(row[key], value, rtol=1e-6, atol=1e-6, err_msg=key)
+    assert row["gradient_norm"] <= 1e-6 * row["initial_gradient_norm"]
+    assert abs(row["iterations"] - int(fit.iterations)) <= 1
+
+
+def test_the_same_again_is_the_same_bytes_and_compiles_nothing(rows):
+    with Compilations() as compiled:
+        assert json.dumps(run()) == json.dumps(rows)
+    assert compiled == []
+
+
+def test_a_width_is_compiled_once_whatever_is_swept_over_it(rows):
+    sweep = dataclasses.replace(SWEEP, widths=(6, 7), strengths=(1.0, 2.0, 3.0), max_steps=3, tolerance=1e-3, seed=5)
+    with Compilations() as compiled:
+        assert len(run(sweep)) == 36
+    assert compiled.count("train") == 1  # of width 7
+    assert not {"compare", "infinite"} & set(compiled)
+    assert len(compiled) < 10, compiled  # the rest is single operations, met in tracing
+
+
+def test_training_that_has_not_converged_is_not_called_so(rows):
+    short = run(dataclasses.replace(SWEEP, max_steps=3, penalties=("ridge",), strengths=(2.0,)))
+    assert [(row["iterations"], row["converged"]) for row in short] == [(3, False)] * 3
+
+
+def test_numbers_that_are_not_finite_are_none(rows):
+    huge = Dataset(TRAIN.x * 1e200, TRAIN.y)
+    for row in run(dataclasses.replace(SWEEP, penalties=("ridge",), strengths=(2.0,)), huge):
+        assert row["error_infinite"] is None
+        assert not row["converged"]
+        json.dumps(row, allow_nan=False)
+
+
+def test_the_theory_is_exact_at_depth_zero():
+    sweep = dataclasses.replace(SWEEP, widths=(1,), depths=(0,), strengths=(2.0,))
+    for row in run(sweep):
+        assert row["converged"]
+        for key in ("error_empirical", "error_infinite", "error_parameters", "drift"):
+            assert row[key] < 1e-5, key
+
+
+@pytest.mark.slow
+def test_a_batch_of_seeds_as_on_accelerators_gives_the_same_rows(rows, monkeypatch):
+    monkeypatch.setattr(devices, "batched", lambda mesh: True)
+    programs.trainer.cache_clear()
+    programs.comparer.cache_clear()
+    try:
+        batched = run(dataclasses.replace(SWEEP, penalties=("ridge",)))
+    finally:
+        programs.trainer.cache_clear()
+        programs.comparer.cache_clear()
+    close(batched, [row for row in rows if row["penalty"] == "ridge"], 1e-6)
+
+
+# --- records -------------------------------------------------------------------------------------------------------
+
+
+class Death(Exception):
+    pass
+
+
+class Mortal:
+    """A table that dies before it has a certain number of cells."""
+
+    def __init__(self, rows: list[dict], cells: int) -> None:
+        self.rows, self.left = rows, cells
+
+    def add(self, cell, rows, seconds) -> None:
+        if not self.left:
+            raise Death
+        assert all(cell.items() <= row.items() for row in rows)
+        assert seconds > 0
+        self.rows.extend(rows)
+        self.left -= 1
+
+
+def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
+    kept: list[dict] = []
+    for cells in (0, 1, 2):
+        with pytest.raises(Death):
+            run(table=Mortal(kept, cells))
+    assert kept == rows[:9]
+    assert run(table=Mortal(kept, 1)) == rows
+    assert kept == rows
+    assert run(table=Mortal(kept, 0)) == rows  # nothing is left to add
+    with pytest.raises(Death):  # other data has rows of its own
+        run(name="more digits", table=Mortal(kept, 0))
+
+
+# A network of three points, in processes of their own, in which most of the time goes into compiling.
+SMALL = """
+import os, signal, sys
+import jax
+from gsjax import records, sweeps
+from gsjax.data import Dataset
+
+def run(table):
+    with jax.enable_x64(True):
+        x, y = jax.numpy.array([[1.0], [-2.0], [0.5]]), jax.numpy.array([1.0, -1.0, 1.0])
+        sweep = sweeps.Sweep(widths=(2,), seeds=3, penalties=("ridge",), strengths=(1.0, 2.0, 3.0), activation="erf")
+        return sweeps.run(sweep, Dataset(x, y), Dataset(x, y), name="three points", table=table)
+
+def table(folder):
+    return records.Table(folder, {"of": "a test"})
+"""
+
+# Children, forked before jax has a thread: each is killed in the place of its write number so many to the folder.
+KILLED = """
+replace, (folder, *deadlines) = os.replace, sys.argv[1:]
+
+def sweep(deadline):
+    writes = iter(range(100))
+    def mortal(source, target):
+        if next(writes) == deadline:
+            os.kill(os.getpid(), signal.SIGKILL)
+        replace(source, target)
+    os.replace = mortal
+    run(table(folder))
+
+for deadline in map(int, deadlines):
+    child = os.fork()
+    if not child:
+        sweep(deadline)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+WHOLE = "run(table(sys.argv[1]))"
+
+PROCESSES = """
+import json
+port, process, folder = sys.argv[1:]
+jax.distributed.initialize(f"localhost:{port}", 2, int(process))
+assert len(jax.devices()) == 2
+kept = table(folder) if process == "0" else None
+first = run(kept)
+assert run(kept) == first  # process 1, too, has rows of the table that it has not
+if process == "1":
+    print(json.dumps(first))
+"""
+
+
+def python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", SMALL + code, *map(str, arguments)]
+    flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
+    root = Path(__file__).parents[1]
+    return subprocess.Popen(command, cwd=root, env=os.environ | flags, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> str:
+    """The rows of a sweep in a process of its own, which nobody killed."""
+    folder = tmp_path_factory.mktemp("whole")
+    python(WHOLE, folder).communicate()
+    return (folder / "rows.jsonl").read_text()
+
+
+def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
+    # Writes are config and provenance, then clock and rows of every cell: killed with one cell, then with two of them.
+    killed = python(KILLED, tmp_path, 5, 1, 99)
+    assert killed.communicate()[0].split() == [str(-signal.SIGKILL)] * 2 + ["0"]
+    assert (tmp_path / "rows.jsonl").read_text() == whole
+
+
+def test_two_processes_give_the_rows_of_one(whole, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    processes = [python(PROCESSES, port, process, tmp_path) for process in (0, 1)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    kept = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert json.loads(outputs[1].splitlines()[-1]) == kept
+    close(kept, [json.loads(line) for line in whole.splitlines()], 1e-6)
+
+
+# --- devices -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.devices8
+def test_eight_devices_give_the_rows_of_one():
+    sweep = dataclasses.replace(SWEEP, seeds=10, penalties=("ridge",))  # padded to 16
+    close(run(sweep), run(sweep, mesh=Mesh(jax.devices()[:1], ("seeds",))), 1e-6)
+
+
+@pytest.mark.devices8
+def test_devices_do_not_communicate():
+    with jax.enable_x64(True):
+        lowered = sweeps.program(dataclasses.replace(SWEEP, seeds=10), 6, 1, TRAIN, TEST)
+        text = str(lowered.compile(compiler_options={"xla_backend_optimization_level": 0}).as_text())
+    assert "num_partitions=8" in text
+    assert re.findall(r"all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv", text) == []
+
+
+# --- starvation ----------------------------------------------------------------------------------------------------
+
+
+def starvation(width: int, depth: int, penalty: str = "ridge", **options) -> sweeps.Starvation:
+    sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10)
+    with jax.enable_x64(True):
+        return sweeps.starvation(sweep, sweeps.Cell(width, depth, penalty, 2.0), TRAIN, **options)
+
+
+def missed(found: sweeps.Starvation) -> float:
+    assert found.converged.all()
+    assert found.predicted.shape == found.measured.shape == (2, 3, 3)
+    return float(np.linalg.norm(found.measured - found.predicted) / np.linalg.norm(found.predicted))
+
+
+def test_starvation_in_a_linear_model_is_the_matrix_to_second_order_in_the_change():
+    changes = np.array([0.4, 0.2, 0.1])
+    errors = [missed(starvation(1, 0, change=change)) for change in changes]
+    assert errors[-1] < 1e-2
+    assert slope(changes, errors) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_wider_the_network_the_better_its_starvation_is_predicted():
+    narrow, wide = (missed(starvation(width, 1)) for width in (8, 512))
+    assert wide < 0.03 < 0.1 < narrow
+
+
+@pytest.mark.slow
+def test_nothing_starves_under_spectral_decoupling():
+    found = starvation(6, 1, "sd")
+    assert found.converged.all()
+    np.testing.assert_array_equal(found.predicted, 0)
+    np.testing.assert_allclose(found.measured, 0, atol=1e-7)
+
+
+# --- bad input -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("widths", ()),
+        ("widths", 32),
+        ("widths", (32, 0)),
+        ("widths", (32, 32)),
+        ("widths", (1.5,)),
+        ("depths", (-1,)),
+        ("depths", ()),
+        ("seeds", 0),
+        ("seeds", True),
+        ("penalties", ()),
+        ("penalties", "sd"),
+        ("penalties", ("lasso",)),
+        ("strengths", (0.0,)),
+        ("strengths", (0.1, -1.0)),
+        ("strengths", (float("nan"),)),
+        ("strengths", ()),
+        ("activation", "gelu"),
+        ("tolerance", 0.0),
+        ("tolerance", float("inf")),
+        ("max_steps", 0),
+        ("seed", -1),
+        ("features", 0),
+    ],
+)
+def test_a_bad_field_is_named(field, value):
+    with pytest.raises(ValueError, match=rf"^{field}: expected .+, got "):
+        sweeps.Sweep(**{"widths": (4,), field: value})
+
+
+X, Y = TRAIN
+
+
+@pytest.mark.parametrize(
+    ("argument", "arguments"),
+    [
+        ("train.x", {"train": Dataset(X[:0], Y[:0])}),
+        ("train.x", {"train": Dataset(np.where(X > 0, np.nan, X), Y)}),
+        ("train.y", {"train": Dataset(X, Y[:3])}),
+        ("test.y", {"test": Dataset(X, Y + 1)}),
+        ("test.x", {"test": Dataset(X[:, :1], Y)}),
+        ("mesh", {"mesh": Mesh(jax.devices()[:1], ("devices",))}),
+    ],
+)
+def test_a_bad_argument_is_named(argument, arguments):
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
+        run(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("argument", "cell", "options"),
+    [
+        ("widths", sweeps.Cell(0, 1, "ridge", 1.0), {}),
+        ("penalties", sweeps.Cell(4, 1, "lasso", 1.0), {}),
+        ("strengths", sweeps.Cell(4, 1, "ridge", 0.0), {}),
+        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": 0}),
+        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": N + 1}),
+        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 0.0}),
+        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 1.0}),
+    ],
+)
+def test_bad_input_to_starvation_is_named(argument, cell, options):
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
+        sweeps.starvation(SWEEP, cell, TRAIN, **options)
+
+
+def test_a_tolerance_below_rounding_is_warned_of():
+    train, test = data(np.float32)
+    with pytest.warns(UserWarning, match="tolerance 1e-07 is below what float32 holds"):
+        sweeps.program(dataclasses.replace(SWEEP, tolerance=1e-7), 6, 1, train, test)
