@@ -6,7 +6,7 @@ same network at initialisation and for that of infinite width. Some are trained 
 changed, and what that does to the responses is held against the starvation matrix.
 
     python -m experiments width_sweep --preset smoke      half a minute on 2 cores, nearly all of it compilation
-    python -m experiments width_sweep --preset laptop     2 to 3 minutes on 2 cores
+    python -m experiments width_sweep --preset laptop     a minute and a half on 2 cores
     python -m experiments width_sweep --preset pod        widths to 16,384, depths to 3, 64 seeds: for accelerators
 
 The smoke preset has two widths and two seeds, and shows that everything works. The laptop preset reaches an error of
