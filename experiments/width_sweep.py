@@ -27,11 +27,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tyro
 
 from gsjax import data, plotting, records, sweeps
 from gsjax.data import Dataset
@@ -54,11 +55,11 @@ class Config:
     """Examples to test on."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     """Widths of the hidden layers."""
-    depths: tuple[int, ...] = (1,)
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--depth",))] = (1,)
     """Numbers of hidden layers."""
     seeds: int = 8
     """Networks a cell."""
-    penalties: tuple[Literal["ridge", "sd"], ...] = ("ridge", "sd")
+    penalties: Annotated[tuple[Literal["ridge", "sd"], ...], tyro.conf.arg(aliases=("--penalty",))] = ("ridge", "sd")
     """Penalties: ridge (Eq. 5), sd for spectral decoupling (Eq. 17)."""
     strengths: tuple[float, ...] = (1.0, 10.0)
     """Their strengths lambda."""

@@ -52,7 +52,8 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     ("flags", "complaint"),
     [
         (["--widths", "0"], "widths: expected"),
-        (["--seeds", "0"], "seeds: expected"),
+        (["--depth", "0", "-1"], "depths: expected"),
+        (["--penalty", "sd", "--seeds", "0"], "seeds: expected"),
         (["--strengths", "-1"], "strengths: expected"),
         (["--classes", "3", "11"], "classes: expected"),
         (["--n", "1000"], "n: expected 1 to 357"),
