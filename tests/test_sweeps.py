@@ -289,6 +289,7 @@ def whole(tmp_path_factory) -> str:
     return (folder / "rows.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
     # Writes are config and provenance, then clock and rows of every cell: killed with one cell, then with two of them.
     killed = python(KILLED, tmp_path, 5, 1, 99)
@@ -296,6 +297,7 @@ def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(whole, 
     assert (tmp_path / "rows.jsonl").read_text() == whole
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_rows_of_one(whole, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
