@@ -152,7 +152,7 @@ def test_the_criterion_does_not_see_units():
         assert float(fitted.gradient_norm) <= 2**-26 * float(fitted.initial_gradient_norm)
         alpha = jax.nn.sigmoid(-y * fitted.logits)
         assert norm(jax.tree.map(jnp.subtract, fitted.params, params)) > 100
-        assert float(alpha.max()) < 0.45  # it was trained: in these units a fixed threshold would let it stop early
+        assert float(alpha.mean()) < 0.25  # it was trained: in these units a fixed threshold would let it stop early
 
 
 def test_outputs_are_centred():
