@@ -5,7 +5,7 @@ decoupling), and their responses are held against the equilibrium of the dual dy
 same network at initialisation and for that of infinite width. Some are trained again with the strength of a feature
 changed, and what that does to the responses is held against the starvation matrix.
 
-    python -m experiments width_sweep --preset smoke      half a minute on 2 cores, nearly all of it compilation
+    python -m experiments width_sweep --preset smoke      15 seconds on 2 cores, nearly all of it compilation
     python -m experiments width_sweep --preset laptop     a minute and a half on 2 cores
     python -m experiments width_sweep --preset pod        widths to 16,384, depths to 3, 64 seeds: for accelerators
 

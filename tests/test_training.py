@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from gsjax import Ridge, SpectralDecoupling, features, linearized, networks, training
+from gsjax import Ridge, SpectralDecoupling, features, linearized, networks, tangent, training
+from gsjax.data import digits
 from tests.instances import ROUNDING, decoupled_margins, dense, equilibrium, instance, primal_minimum, slope
 
 FULL, DEFICIENT = instance(0), instance(0, rank=3)
@@ -371,3 +372,22 @@ def test_steps_increase_from_zero(steps):
 def test_steps_are_not_empty():
     with pytest.raises(ValueError, match="steps: expected a non-empty array"):
         training.descend(**GOOD, step_size=0.1, steps=[])
+
+
+@pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.2)], ids=["ridge", "sd"])
+def test_the_course_of_a_wide_network_is_the_flow_of_its_tangent_features(penalty):
+    """Gradient descent in small steps, on the time axis of the flow; what is left falls with the width."""
+    with jax.enable_x64(True):
+        x, y = digits((3, 8), n=20)
+        errors, size = [], 2.0**-9
+        for width in (32, 512):
+            wide = networks.MLP((width,), activation="tanh")
+            params = jax.jit(wide.init)(jax.random.key(0), x)
+            times = jnp.array([0.5, 1.0, 2.0])
+            flow = linearized.flow(features.from_ntk(tangent.ntk(wide.apply, params, x), y), penalty, times=times)
+            run = functools.partial(training.descend, wide.apply, x=x, y=y, penalty=penalty, step_size=size)
+            course = jax.jit(functools.partial(run, steps=np.round(times / size).astype(int)))(params)
+            np.testing.assert_allclose(course.times, times)
+            errors.append(np.linalg.norm(course.logits - flow.logits, axis=1) / np.linalg.norm(flow.logits, axis=1))
+        assert (errors[1] < 0.02).all()
+        assert (errors[1] < errors[0] / 4).all()
