@@ -23,8 +23,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from gsjax import Ridge, SpectralDecoupling, networks, sweeps, tangent, training
+from gsjax import _devices as devices
 from gsjax.data import Dataset, digits
-from gsjax.sweeps import devices, programs
+from gsjax.sweeps import programs
 from tests.instances import equilibrium, slope
 
 N = 24

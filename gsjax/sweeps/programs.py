@@ -13,12 +13,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from gsjax import _check, training
+from gsjax._devices import over_seeds
 from gsjax.data import Dataset
 from gsjax.dual import equilibrium
 from gsjax.features import Features, from_ntk
 from gsjax.networks import MLP
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
-from gsjax.sweeps.devices import over_seeds
 from gsjax.sweeps.grid import Sweep
 from gsjax.tangent import infinite_ntk, ntk
 

@@ -15,12 +15,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from gsjax import _check, training
+from gsjax._devices import gathered, over_devices, over_seeds, padded
 from gsjax.data import Dataset
 from gsjax.dual import equilibrium
 from gsjax.features import from_ntk
 from gsjax.networks import MLP
 from gsjax.starvation import matrix, orient
-from gsjax.sweeps.devices import gathered, over_devices, over_seeds, padded
 from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, at_least
 from gsjax.sweeps.programs import Task, prepare
 from gsjax.tangent import ntk

@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from gsjax import _progress
+from gsjax._devices import from_process_0, gathered, over_devices, padded
 from gsjax.data import Dataset
 from gsjax.features import Features
 from gsjax.records import Table
-from gsjax.sweeps.devices import from_process_0, gathered, over_devices, padded
 from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, cells
 from gsjax.sweeps.programs import Comparison, Outcome, Task, comparer, limit, prepare, trainer
 

@@ -1,0 +1,65 @@
+"""What experiments have in common when they say what they found: rows, signatures and the files at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import ArrayLike, Float
+
+from gsjax import records
+from gsjax.statistics import Interval, bootstrap_mean
+
+
+def measured(
+    name: str,
+    values: Float[ArrayLike, " seeds"] | Sequence[float],
+    *,
+    published: str | float | None = None,
+    differs: str | None = None,
+) -> dict[str, Any]:
+    """A row of the summary: the mean over seeds with its 95% interval, beside what was published.
+
+    >>> measured("accuracy", [0.5, 0.7], published=0.65, differs="two seeds")["measured"]
+    0.6
+    """
+    values = list(values)
+    mean = bootstrap_mean(values) if len(values) > 1 else None
+    return {
+        "name": name,
+        "measured": float(mean.value) if mean else float(values[0]),
+        "interval": [float(mean.low), float(mean.high)] if mean else None,
+        "seeds": len(values),
+        "published": published,
+        "differs": differs,
+    }
+
+
+def signature(name: str, interval: Interval, holds: bool, why: str) -> dict[str, Any]:
+    """A signature of the summary: a number with its interval, and whether it shows the effect, by which criterion."""
+    value, low, high = map(float, interval)
+    return {"name": name, "value": value, "interval": [low, high], "holds": bool(holds), "why": why}
+
+
+def finish(
+    out: Path,
+    *,
+    experiment: str,
+    preset: str,
+    config: Any,
+    seed: int,
+    data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    signatures: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes `summary.json`, and the seconds of all cells together to `timing.json`."""
+    settings = {**dataclasses.asdict(config), "seed": seed}
+    records.summary(
+        out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=signatures
+    )
+    lines = [line for file in sorted(out.rglob("timing.jsonl")) for line in file.read_text().splitlines()]
+    seconds = sum(json.loads(line)["seconds"] for line in lines)
+    records.write(out / "timing.json", f'{{"seconds": {seconds:.1f}}}\n')
