@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 # Most of the time goes into tracing and compiling, which is single-threaded: one process a core. A file stays in one
 # process, so that its tests share what is compiled: 5% more CPU time than in a single process, 15% otherwise.
 WORKERS := -n 2 --dist loadfile
-EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8"
 
 # Two BLAS threads wait for each other on small matrices, the more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
@@ -29,6 +29,8 @@ help:
 verify: $(READY)
 	$(BIN)/python -m theory
 
+# Most of the time of a test is compilation, which XLA does faster if it optimises less; `make slow` runs as users do.
+test: export XLA_FLAGS += --xla_backend_optimization_level=0
 test: $(READY)
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests

@@ -1,7 +1,7 @@
 """Runs an experiment: python -m experiments NAME [--preset PRESET] [--out DIR] [--seed S] [flags].
 
-`python -m experiments NAME --help` has presets and flags, `python -m experiments report` the tables made from the
-records, and `python -m experiments` alone lists the experiments.
+`python -m experiments NAME --help` has presets and flags, `python -m experiments report` gathers all results on one
+page, and `python -m experiments` alone lists the experiments.
 """
 
 from __future__ import annotations

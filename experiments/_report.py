@@ -1,32 +1,48 @@
-"""The tables of the README, made from the records in `experiments/records/NAME/PRESET/summary.json`.
+"""What the experiments have found: all results on one page of HTML, and the tables of the README.
 
-In the README a table stands between `<!-- table: NAME -->` and `<!-- end -->`: of its preset laptop, or of NAME/PRESET.
+The page is made from every `summary.json` under a folder of results, the tables from the records in
+`experiments/records/NAME/PRESET/summary.json`. In the README a table stands between `<!-- table: NAME -->` and
+`<!-- end -->`: of its preset laptop, or of NAME/PRESET. With several names it is one table of those of them that have
+a record. `<!-- signatures: NAME ... -->` begins one of signatures.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
+from experiments import _options, _page
+from experiments._page import Summary
 from gsjax import records
 
 ROOT = Path(__file__).parents[1]
 
-_MARKED = re.compile(r"(<!-- table: (\S+) -->\n)((?:(?!<!-- table: ).)*?)(<!-- end -->)", re.DOTALL)
-_COLUMNS = ("", "measured [95% interval]", "seeds", "published", "what differs")
+_MARKED = re.compile(
+    r"(<!-- (table|signatures): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- (?:table|signatures): ).)*?)(<!-- end -->)", re.DOTALL
+)
 
 
 @dataclass(frozen=True)
 class Options:
-    """Print the tables of all records as Markdown."""
+    """Gather all results into one page, paper against measured, with figures."""
 
+    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    """Where results are looked for, in whatever folders below."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: report.html in DIR)")] = (
+        None
+    )
+    """The page."""
+    tables: bool = False
+    """Print the tables of all records as Markdown instead."""
     write: bool = False
     """Put them into README.md instead."""
     check: bool = False
@@ -37,14 +53,17 @@ def main(arguments: Sequence[str]) -> int:
     """The command `python -m experiments report`; returns the exit status.
 
     Raises:
-        ValueError: a record is damaged.
+        ValueError: there are no results, or one is damaged.
         OSError: a file cannot be read or written.
     """
     flags = (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(Options, args=arguments, prog="python -m experiments report", config=flags)
-    found = tables(ROOT / "experiments" / "records")
-    if not (options.write or options.check):
-        print("\n".join(f"## {name}\n\n{text}" for name, text in found.items()) or "no records yet")
+    if not (options.tables or options.write or options.check):
+        gather(options.results, options.out or options.results / "report.html")
+        return 0
+    found = tracked(ROOT / "experiments" / "records")
+    if options.tables:
+        print("\n".join(f"## {name}\n\n{table([one])}" for name, one in found.items()) or "no records yet")
         return 0
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -57,8 +76,31 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """The tables of all records in `folder`, by NAME/PRESET.
+def gather(results: Path, out: Path) -> None:
+    """Writes the page of all summaries under `results` to `out`, and prints where it is and what holds.
+
+    Raises:
+        ValueError: there is none, or one is damaged.
+        OSError: a file cannot be read or written.
+    """
+    summaries = [_page.read(path) for path in sorted(results.rglob("summary.json"))]
+    if not summaries:
+        raise ValueError(f"--results: expected a summary.json somewhere under {results}, got none; run an experiment")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    records.write(out, _page.page(summaries, _options.found()))
+    lines = Table("experiment", "signature", "value [95% interval]", "holds", box=None, pad_edge=False)
+    for summary in summaries:
+        for entry in summary.content["signatures"]:
+            verdict = Text("yes", "green") if entry["holds"] else Text("no", "bold red")
+            lines.add_row(*map(Text, (summary.name, str(entry["name"]), _page.valued(entry))), verdict)
+    console = Console()
+    if lines.row_count:
+        console.print(lines)
+    console.print(Text(f"{out}: {len(summaries)} {'run' if len(summaries) == 1 else 'runs'}"), soft_wrap=True)
+
+
+def tracked(folder: Path) -> dict[str, Summary]:
+    """The records in `folder`, by NAME/PRESET.
 
     Raises:
         ValueError: a file is no summary of the experiment and preset that its folders are named after.
@@ -66,43 +108,56 @@ def tables(folder: Path) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*/*/summary.json")):
         name = path.parent.relative_to(folder).as_posix()
-        try:
-            record = json.loads(path.read_bytes())
-            of = f"{record['experiment']}/{record['preset']}"
-            found[name] = table(record["rows"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged ({error!r}); copy it again from the results") from error
-        if of != name:
-            raise ValueError(f"{path}: expected the record of {name}, got that of {of}")
+        found[name] = _page.read(path)
+        if found[name].name != name:
+            raise ValueError(f"{path}: expected the record of {name}, got that of {found[name].name}")
     return found
 
 
-def fill(text: str, tables: Mapping[str, str]) -> str:
+def fill(text: str, found: Mapping[str, Summary]) -> str:
     """`text` with the marked tables renewed; where there is no record, that is said instead."""
 
     def renew(match: re.Match[str]) -> str:
-        begin, name, _, end = match.groups()
-        return begin + tables.get(name if "/" in name else f"{name}/laptop", f"No record of {name} yet.\n") + end
+        begin, kind, names, _, end = match.groups()
+        wanted = [name if "/" in name else f"{name}/laptop" for name in names.split()]
+        there = [found[name] for name in wanted if name in found]
+        make = table if kind == "table" else signatures
+        none = f"No record of {' or '.join(names.split())} yet.\n"
+        return begin + (make(there, named=len(wanted) > 1) if there else none) + end
 
     return _MARKED.sub(renew, text)
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows of a summary as a table in Markdown, without columns that are empty."""
-    cells = [*map(_cells, rows)]
-    columns = [number for number in range(len(_COLUMNS)) if number < 2 or any(line[number] for line in cells)]
-    lines = [[line[number] for number in columns] for line in (_COLUMNS, ("---",) * len(_COLUMNS), *cells)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def table(summaries: Sequence[Summary], *, named: bool = False) -> str:
+    """The rows of summaries as one table in Markdown, without columns that are empty; `named` says whose each is."""
+    head = ("experiment", "", "measured [95% interval]", "seeds", "published", "what differs")
+    lines = [
+        (one.content["experiment"], row["name"], _page.measured(row), row["seeds"], row["published"], row["differs"])
+        for one in summaries
+        for row in one.content["rows"]
+    ]
+    return _markdown(head, lines, named)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    interval = f" [{', '.join(map(_text, row['interval']))}]" if row["interval"] else ""
-    first, *last = (_text(row[key]) for key in ("name", "seeds", "published", "differs"))
-    return first, _text(row["measured"]) + interval, *last
+def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
+    """The signatures of summaries as one table in Markdown."""
+    head = ("experiment", "signature", "value [95% interval]", "holds")
+    lines = [
+        (one.content["experiment"], entry["name"], _page.valued(entry), entry["holds"])
+        for one in summaries
+        for entry in one.content["signatures"]
+    ]
+    return _markdown(head, lines, named)
 
 
-def _text(value: Any) -> str:
-    """A number to three digits, all digits of a whole one; a text such that it stays in its cell."""
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "" if value is None else str(value).replace("|", r"\|").replace("\n", " ")
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: bool) -> str:
+    cells = [[_cell(value) for value in line] for line in lines]
+    keep = [i for i in range(len(head)) if (named if i == 0 else i < 3 or any(line[i] for line in cells))]
+    rows = [[line[i] for i in keep] for line in (head, ["---"] * len(head), *cells)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(value: object) -> str:
+    """A text such that it stays in its cell and is shown as it is."""
+    text = _page.number(value).replace("\\", r"\\").replace("|", r"\|").replace("*", r"\*")
+    return text.replace("<", "&lt;").replace("\n", " ")

@@ -30,7 +30,8 @@ def finite(name: str, value: Any) -> None:
     """Every entry of `value` is a finite number."""
     if is_concrete(value):
         array = np.asarray(value)
-        require(jnp.issubdtype(array.dtype, jnp.number), name, "finite numbers", repr(value))
+        if not jnp.issubdtype(array.dtype, jnp.number):
+            raise ValueError(f"{name}: expected finite numbers, got {value!r}")
         bad = int(np.sum(~np.isfinite(array)))
         require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
 
@@ -55,8 +56,8 @@ def positive(name: str, value: Any) -> None:
     if is_concrete(value):
         array = np.asarray(value)
         numbers = jnp.issubdtype(array.dtype, jnp.number)
-        good = numbers and np.all(np.isfinite(array) & (array > 0))
-        require(good, name, "finite positive numbers", np.array2string(array, threshold=5))
+        if not (numbers and np.all(np.isfinite(array) & (array > 0))):
+            raise ValueError(f"{name}: expected finite positive numbers, got {np.array2string(array, threshold=5)}")
 
 
 def scalar(name: str, value: Any) -> None:

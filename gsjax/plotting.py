@@ -8,11 +8,12 @@ signs are blue and red around white. Both can be told apart by readers with any 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec, TypeVar
 
 import matplotlib
 import numpy as np
+import scipy.special
 from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -210,6 +211,58 @@ def paths(
 
 
 @_styled
+def plane(
+    paths: Real[ArrayLike, "p T 2"] | Sequence[Any],
+    ends: Real[ArrayLike, "p 2"],
+    ax: Axes | None = None,
+    *,
+    labels: Sequence[str],
+    xlabel: str = "$z_1$",
+    ylabel: str = "$z_2$",
+) -> Axes:
+    """Paths of two coordinates through their plane, each to its end: a dot where it stops, a cross where it should.
+
+    Args:
+        paths: p paths of T points, shape (p, T, 2), of a quantity that grows from the first to the last: they go from
+            light to dark, and from thick to thin, so that those that coincide are seen one inside another.
+        ends: where theory says that they end, shape (p, 2).
+        ax: axes to draw into; a new figure by default.
+        labels: p entries for the legend, or an empty sequence for no legend.
+        xlabel, ylabel: of the axes.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a", "b"]).get_xlabel()
+    '$z_1$'
+    """
+    paths, ends = np.asarray(paths, dtype=float), np.asarray(ends, dtype=float)
+    good = paths.ndim == 3 and paths.shape[2] == 2 and 0 not in paths.shape
+    _check.require(good, "paths", "shape (p, T, 2)", f"shape {paths.shape}")
+    count = len(paths)
+    _check.require(ends.shape == (count, 2), "ends", f"shape {(count, 2)}", f"shape {ends.shape}")
+    _check.require(len(labels) in (0, count), "labels", f"{count} entries or none", f"{len(labels)}")
+    _check.finite("paths", paths)
+    _check.finite("ends", ends)
+    ax = _axes(ax)
+    colors = matplotlib.colormaps["viridis_r"](np.linspace(0.12, 1, count))
+    widths = np.linspace(1.6 + 0.8 * (count - 1), 1.6, count)
+    for number, (path, color, width) in enumerate(zip(paths, colors, widths, strict=True)):
+        label = labels[number] if labels else None
+        ax.plot(*path.T, color=color, linewidth=width, solid_capstyle="round", label=label)
+        ax.plot(*path[-1], "o", color=color, markersize=width + 9, zorder=3)
+    ax.plot(*ends.T, "x", color="white", markersize=7.5, markeredgewidth=2.8, zorder=4)
+    ax.plot(
+        *ends.T, "x", color="black", markersize=8, markeredgewidth=1.4, zorder=4, label="theory" if labels else None
+    )
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    if labels:
+        ax.legend()
+    return ax
+
+
+@_styled
 def error_against_width(
     widths: Real[ArrayLike, " w"] | Sequence[float],
     errors: Real[ArrayLike, "seeds w"],
@@ -303,9 +356,7 @@ def sign_map(
     >>> sign_map([0.1, 0.2], [1.0, 2.0], np.array([[0.0, 0.1], [-0.1, 0.0]])).get_ylabel()
     '$s_1^2 / s_2^2$'
     """
-    x, y, values = _vector("x", x), _vector("y", y), np.asarray(values, dtype=float)
-    for name, grid in (("x", x), ("y", y)):
-        _check.require(len(grid) > 1 and (np.diff(grid) > 0).all(), name, "two or more increasing grid points", grid)
+    x, y, values = _increasing("x", x), _increasing("y", y), np.asarray(values, dtype=float)
     shape = (len(y), len(x))
     _check.require(values.shape == shape, "values", f"shape {shape}, a row for each y", f"shape {values.shape}")
     ax = _axes(ax)
@@ -314,6 +365,158 @@ def sign_map(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     return ax
+
+
+@_styled
+def decision_boundary(
+    first: Real[ArrayLike, " nx"] | Sequence[float],
+    second: Real[ArrayLike, " ny"] | Sequence[float],
+    logits: Real[ArrayLike, "ny nx"],
+    x: Real[ArrayLike, "n 2"],
+    y: Real[ArrayLike, " n"] | Sequence[float],
+    ax: Axes | None = None,
+) -> Axes:
+    """Examples of two classes, the boundary between them, and how sure of itself the network is around it.
+
+    Args:
+        first, second: increasing coordinates x_1 and x_2 of a grid, shapes (nx,) and (ny,).
+        logits: outputs over the grid, shape (ny, nx), a row for each x_2. The boundary is where they are zero; colours
+            are the probability of the class +1, 1 / (1 + exp(-logit)).
+        x: examples, shape (n, 2).
+        y: labels, shape (n,), -1 and +1.
+        ax: axes to draw into; a new figure by default.
+
+    Raises:
+        ValueError: shapes that differ, a grid that does not increase, entries that are not finite, labels other than
+            -1 and +1, `ax` that is no matplotlib axes.
+
+    >>> ax = decision_boundary([-1, 0, 1], [0, 1], [[-1, 0, 1], [-1, 0, 1]], [[-0.5, 0.5], [0.5, 0.5]], [-1, 1])
+    >>> ax.get_xlabel()
+    '$x_1$'
+    """
+    first, second = _increasing("first", first), _increasing("second", second)
+    values, x, y = (np.asarray(value, dtype=float) for value in (logits, x, y))
+    shape = (len(second), len(first))
+    _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
+    _check.finite("logits", values)
+    _check.require(x.ndim == 2 and x.shape[1] == 2, "x", "shape (n, 2)", f"shape {x.shape}")
+    _check.labels("y", y, len(x))
+    ax = _axes(ax)
+    probability = scipy.special.expit(values)
+    ax.pcolormesh(
+        first, second, probability, cmap="RdBu", vmin=-0.25, vmax=1.25, shading="nearest", alpha=0.55, rasterized=True
+    )
+    if values.min() < 0 < values.max():
+        ax.contour(first, second, values, levels=[0.0], colors="black", linewidths=1.8)
+    for label, color, marker in ((-1, OKABE_ITO[1], "o"), (1, OKABE_ITO[0], "^")):
+        ax.scatter(*x[y == label].T, s=14, color=color, marker=marker, edgecolors="white", linewidths=0.4, zorder=3)
+    ax.grid(visible=False)
+    ax.set_aspect("equal")
+    ax.set_xlim(first[0], first[-1])
+    ax.set_ylim(second[0], second[-1])
+    ax.set_xlabel("$x_1$")
+    ax.set_ylabel("$x_2$")
+    return ax
+
+
+@_styled
+def curves(
+    steps: Real[ArrayLike, " T"] | Sequence[float],
+    values: Real[ArrayLike, "seeds T"],
+    ax: Axes | None = None,
+    *,
+    label: str = "",
+    ylabel: str = "accuracy",
+    linestyle: str = "-",
+    color: str | None = None,
+) -> Axes:
+    """What was recorded in the course of training: the mean over seeds, with its 95% interval as a band.
+
+    Args:
+        steps: shape (T,).
+        values: one row a seed, shape (seeds, T); a single seed has no band.
+        ax: axes to draw into, e.g. those of another curve; a new figure by default.
+        label: in the legend.
+        ylabel: what the values are.
+        linestyle: of matplotlib.
+        color: of matplotlib; the next of the palette by default.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> len(curves([0, 10], np.array([[0.5, 0.9], [0.5, 0.8]]), label="ERM").lines)
+    1
+    """
+    steps, values = _vector("steps", steps), np.asarray(values, dtype=float)
+    good = values.ndim == 2 and len(values) > 0 and values.shape[1:] == steps.shape
+    _check.require(good, "values", f"shape (seeds, {len(steps)})", f"shape {values.shape}")
+    _check.finite("values", values)
+    ax = _axes(ax)
+    (line,) = ax.plot(steps, values.mean(axis=0), linestyle, color=color, label=label or None)
+    if len(values) > 1:
+        _, low, high = bootstrap_mean(values)
+        ax.fill_between(steps, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    ax.set_xlabel("step of training")
+    ax.set_ylabel(ylabel)
+    if label:
+        ax.legend()
+    return ax
+
+
+@_styled
+def categories(
+    names: Sequence[str],
+    series: Mapping[str, Real[ArrayLike, "seeds k"]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "",
+    ylabel: str = "accuracy",
+) -> Axes:
+    """Numbers of several methods side by side: dots are seeds, marks are means with their 95% intervals.
+
+    Args:
+        names: of the k categories, along the axis.
+        series: by method, one row a seed, shape (seeds, k).
+        ax: axes to draw into; a new figure by default.
+        xlabel: what the categories are, if their names do not say it.
+        ylabel: what the numbers are.
+
+    Raises:
+        ValueError: no series, shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> ax = categories(["gray", "coloured"], {"ERM": [[0.6, 0.2], [0.7, 0.3]], "SD": [[0.7, 0.6], [0.7, 0.7]]})
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['gray', 'coloured']
+    """
+    _check.require(len(series) > 0, "series", "one or more", "none")
+    ax = _axes(ax)
+    place = np.arange(len(names))
+    gap = 0.75 / len(series)
+    colors = [OKABE_ITO[number % len(OKABE_ITO)] for number in range(len(series))]
+    for number, ((label, rows), color) in enumerate(zip(series.items(), colors, strict=True)):
+        values = np.asarray(rows, dtype=float)
+        good = values.ndim == 2 and len(values) > 0 and values.shape[1] == len(names)
+        _check.require(good, "series", f"shape (seeds, {len(names)})", f"shape {values.shape} of {label!r}")
+        _check.finite("series", values)
+        at = place + (number - (len(series) - 1) / 2) * gap
+        marker = "os^Dv<>"[number % 7]
+        ax.plot(at, values.mean(axis=0), marker, color=color, markersize=6, label=label, zorder=3)
+        if len(values) > 1:
+            mean, low, high = bootstrap_mean(values)
+            ax.errorbar(at, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
+            ax.plot(at, values.T, ".", color=color, alpha=0.3, markersize=4)
+    ax.set_xticks(place, names)
+    ax.grid(visible=False, axis="x")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(4, len(series)), borderaxespad=0)
+    return ax
+
+
+def _increasing(name: str, value: Real[ArrayLike, " n"] | Sequence[float]) -> np.ndarray:
+    value = _vector(name, value)
+    _check.require(len(value) > 1 and (np.diff(value) > 0).all(), name, "two or more increasing grid points", value)
+    return value
 
 
 def _vector(name: str, value: Real[ArrayLike, " n"] | Sequence[float]) -> np.ndarray:

@@ -9,11 +9,11 @@ these 92, 94 and 95%. Resampling cannot reach beyond the seeds: 3 of them cover 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Real
+from jaxtyping import ArrayLike, Float, Real
 from scipy import special
 
 from gsjax import _check
@@ -60,12 +60,44 @@ def bootstrap_mean(
     _check.finite("values", values)
     _check.require(0 < level < 1, "level", "a number in (0, 1)", level)
     _check.require(resamples > 0, "resamples", "a positive number", resamples)
-    n = len(values)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    means = np.tensordot(counts / n, values, axes=1)
-    tail = special.ndtr(special.stdtrit(n - 1, (1 - level) / 2) * np.sqrt(n / (n - 1)))
-    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
-    return Interval(values.mean(axis=0), low, high)
+    means = np.tensordot(_resampled(len(values), resamples, seed), values, axes=1)
+    return Interval(values.mean(axis=0), *_ends(means, len(values), level))
+
+
+def bootstrap(
+    statistic: Callable[[Float[np.ndarray, " seeds"]], float],
+    seeds: int,
+    *,
+    resamples: int = 500,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Any statistic of seeds with its bootstrap interval, such as the margin of an average over them.
+
+    Args:
+        statistic: of the weights of the seeds, shape (seeds,), which sum to one.
+        seeds: how many there are.
+        resamples: number of bootstrap samples.
+        level: confidence level, in (0, 1).
+        seed: of numpy's generator; the same seed gives the same interval.
+
+    Returns:
+        Scalars: `value` at equal weights, `low` and `high`; an infinite statistic makes infinite ends.
+
+    Raises:
+        ValueError: fewer than two seeds, a statistic that is NaN, `level` outside (0, 1), no resamples.
+
+    >>> values = np.arange(9.0)
+    >>> [round(float(end), 1) for end in bootstrap(lambda weights: weights @ values, 9, resamples=2000)]
+    [4.0, 2.0, 6.1]
+    """
+    _check.require(seeds > 1, "seeds", "two seeds or more", seeds)
+    _check.require(0 < level < 1, "level", "a number in (0, 1)", level)
+    _check.require(resamples > 0, "resamples", "a positive number", resamples)
+    found = np.array([statistic(weights) for weights in _resampled(seeds, resamples, seed)], dtype=float)
+    value = np.asarray(statistic(np.full(seeds, 1 / seeds)), dtype=float)
+    _check.require(not np.isnan([value, *found]).any(), "statistic", "numbers", "NaN")
+    return Interval(value, *_ends(found, seeds, level, method="nearest"))
 
 
 def loglog_slope(
@@ -112,3 +144,14 @@ def loglog_slope(
     slopes = np.log(errors) @ centred / (centred @ centred)
     value, low, high = bootstrap_mean(slopes, resamples=resamples, level=level, seed=seed)
     return Slope(float(value), float(low), float(high))
+
+
+def _resampled(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:
+    """The weights that n seeds have in each bootstrap sample."""
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
+
+
+def _ends(found: np.ndarray, n: int, level: float, method: Literal["linear", "nearest"] = "linear") -> np.ndarray:
+    """The expanded percentiles of what was found in the bootstrap samples; the nearest one if that may be infinite."""
+    tail = special.ndtr(special.stdtrit(n - 1, (1 - level) / 2) * np.sqrt(n / (n - 1)))
+    return np.quantile(found, [tail, 1 - tail], axis=0, method=method)

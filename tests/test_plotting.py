@@ -15,6 +15,7 @@ from gsjax.statistics import loglog_slope
 
 WIDTHS = np.array([64, 128, 256])
 ERRORS = np.random.default_rng(0).uniform(0.5, 1.0, size=(4, 3)) / np.sqrt(WIDTHS)
+SLOPE, POINTS = np.tile([-1.0, 2.0], (3, 1)), np.array([[-0.5, 0.0], [0.5, 0.2]])
 DRAWINGS = {
     "spectrum": lambda ax=None: plotting.spectrum([3.0, 1.0, 0.1], [2.0, -0.5, 0.0], ax=ax),
     "starvation": lambda ax=None: plotting.starvation(-np.eye(3), [3.0, 2.0, 1.0], ax=ax),
@@ -23,6 +24,11 @@ DRAWINGS = {
     "many paths": lambda ax=None: plotting.paths([0.1, 1.0], np.ones((2, 30)), ax=ax),
     "errors": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS, loglog_slope(WIDTHS, ERRORS), -0.5, ax=ax),
     "errors over decades": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS**4, ax=ax),
+    "a boundary": lambda ax=None: plotting.decision_boundary([-1, 1], [-1, 0, 1], SLOPE, POINTS, [-1, 1], ax=ax),
+    "no boundary": lambda ax=None: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), POINTS, [1, 1], ax=ax),
+    "curves": lambda ax=None: plotting.curves([0, 5], np.ones((3, 2)), ax=ax, label="ERM", ylabel="loss"),
+    "categories": lambda ax=None: plotting.categories("ab", {"ERM": np.eye(2)}, ax=ax, xlabel="environment"),
+    "a plane": lambda ax=None: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), ax=ax, labels=["a", "b"]),
     "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
 }
 drawings = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
@@ -166,6 +172,34 @@ def test_a_second_series_gets_a_colour_of_its_own():
     assert colors == set(plotting.OKABE_ITO[:2])
 
 
+def test_decision_boundary_shows_the_zero_level_and_the_classes():
+    ax = plotting.decision_boundary([-1, 1], [-1, 0, 1], SLOPE, POINTS, [-1, 1])
+    (line,) = [path for collection in ax.collections for path in collection.get_paths() if len(path) == 3]
+    np.testing.assert_allclose(np.asarray(line.vertices)[:, 0], -1 / 3)  # where the outputs -1 and 2 meet
+    offsets = [np.asarray(collection.get_offsets()).tolist() for collection in ax.collections[-2:]]
+    assert offsets == [[POINTS[0].tolist()], [POINTS[1].tolist()]]
+
+
+def test_a_plane_shows_where_paths_end_and_where_they_should():
+    paths, ends = np.arange(12.0).reshape(2, 3, 2), np.array([[4.0, 5.0], [0.0, 0.0]])
+    ax = plotting.plane(paths, ends, labels=["a", "b"])
+    first, dot, second, _, _, crosses = ax.lines
+    for line, path in ((first, paths[0]), (dot, paths[0, -1:]), (second, paths[1]), (crosses, ends)):
+        np.testing.assert_array_equal(points(line), path)
+    assert first.get_linewidth() > second.get_linewidth()  # one that coincides with it is seen inside of it
+    assert legend(ax) == ["a", "b", "theory"]
+    assert legend(plotting.plane(paths, ends, labels=())) is None
+
+
+def test_curves_and_categories_show_means_over_seeds():
+    values = np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 9.0]])
+    (line,) = plotting.curves([3, 4], values).lines
+    np.testing.assert_allclose(points(line), [[3, 1], [4, 4]])
+    means, *_ = plotting.categories("ab", {"ERM": values}).lines
+    np.testing.assert_allclose(points(means), [[0, 1], [1, 4]])
+    assert not plotting.curves([3, 4], values[:1]).collections  # of one seed there is no interval
+
+
 @pytest.mark.parametrize(
     ("argument", "draw"),
     [
@@ -183,6 +217,19 @@ def test_a_second_series_gets_a_colour_of_its_own():
         ("widths", lambda: plotting.error_against_width([0, 1], np.ones((2, 2)))),
         ("errors", lambda: plotting.error_against_width([1, 2], np.ones((2, 3)))),
         ("errors", lambda: plotting.error_against_width([1, 2], np.zeros((2, 2)))),
+        ("first", lambda: plotting.decision_boundary([1, 0], [0, 1], np.ones((2, 2)), POINTS, [1, 1])),
+        ("logits", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((3, 2)), POINTS, [1, 1])),
+        ("x", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), np.ones((2, 3)), [1, 1])),
+        ("y", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), POINTS, [0, 1])),
+        ("steps", lambda: plotting.curves([np.nan], np.ones((1, 1)))),
+        ("values", lambda: plotting.curves([0, 1], np.ones(2))),
+        ("series", lambda: plotting.categories(["a"], {})),
+        ("series", lambda: plotting.categories(["a"], {"ERM": np.ones((2, 2))})),
+        ("series", lambda: plotting.categories(["a"], {"ERM": [[np.nan]]})),
+        ("paths", lambda: plotting.plane(np.ones((2, 3)), np.ones((2, 2)), labels=())),
+        ("paths", lambda: plotting.plane(np.full((1, 1, 2), np.nan), np.ones((1, 2)), labels=())),
+        ("ends", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((3, 2)), labels=())),
+        ("labels", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a"])),
         ("x", lambda: plotting.sign_map([1.0, 0.0], [0.0, 1.0], np.ones((2, 2)))),
         ("y", lambda: plotting.sign_map([0.0, 1.0], [1.0], np.ones((1, 2)))),
         ("values", lambda: plotting.sign_map([0.0, 1.0, 2.0], [0.0, 1.0], np.ones((3, 2)))),

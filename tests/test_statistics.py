@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gsjax.statistics import bootstrap_mean, loglog_slope
+from gsjax.statistics import bootstrap, bootstrap_mean, loglog_slope
 
 WIDTHS = np.array([64, 128, 256, 512])
 
@@ -72,6 +72,32 @@ def test_more_confidence_is_wider_and_more_seeds_narrower():
     width = [np.subtract(*bootstrap_mean(values, level=level)[:0:-1]) for level in (0.5, 0.9, 0.99)]
     assert width[0] < width[1] < width[2]
     assert np.subtract(*bootstrap_mean(np.tile(values, 4))[:0:-1]) < 0.6 * np.subtract(*bootstrap_mean(values)[:0:-1])
+
+
+def test_any_statistic_against_the_mean():
+    values = np.random.default_rng(8).normal(size=10)
+    ours = bootstrap(lambda weights: weights @ values, 10, resamples=2000)
+    np.testing.assert_allclose(ours, bootstrap_mean(values), atol=2e-3)  # the nearest percentile, not the one between
+
+
+def test_a_statistic_may_be_infinite():
+    """The margin of a boundary that some resamples do not have is infinite there, not an error."""
+    ours = bootstrap(lambda weights: np.inf if weights[0] > 0.3 else 1.0, 5)
+    assert (ours.value, ours.low, ours.high) == (1.0, 1.0, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("argument", "statistic", "seeds", "options"),
+    [
+        ("seeds", np.max, 1, {}),
+        ("statistic", lambda weights: np.nan, 3, {}),
+        ("level", np.max, 3, {"level": 0.0}),
+        ("resamples", np.max, 3, {"resamples": 0}),
+    ],
+)
+def test_bad_statistic_input_is_named(argument, statistic, seeds, options):
+    with pytest.raises(ValueError, match=f"^{argument}: expected "):
+        bootstrap(statistic, seeds, **options)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from jaxtyping import Array, Key
 
 from gsjax import _check
 from gsjax.data.dataset import Dataset
+from gsjax.data.images import Images
 
 
 def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[Array, ""] | None = None) -> Dataset:
@@ -54,3 +55,16 @@ def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[
     x = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True))
     y = np.where(target[rows] == classes[0], -1, 1)
     return Dataset(jnp.asarray(x.reshape(n, 8, 8, 1), float), jnp.asarray(y, float))
+
+
+def digit_images() -> Images:
+    """All 1,797 of scikit-learn's 8 x 8 handwritten digits as they would be in a file: a stand-in where there is none.
+
+    >>> pixels, labels = digit_images()
+    >>> pixels.shape, int(pixels.max()), labels[:3].tolist()
+    ((1797, 8, 8, 1), 255, [0, 1, 2])
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, target = load_digits(return_X_y=True)
+    return Images((pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), target.astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Readers of image data in the official file formats: idx (MNIST and its likes) and CIFAR's binary version."""
+"""Readers of image data in the official file formats: idx (MNIST and its likes) and CIFAR's binary versions."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jaxtyping import Array, Key, UInt8
 
 from gsjax import _check
 from gsjax.data.dataset import Dataset
-from gsjax.data.sources import find
+from gsjax.data.sources import find, locate
 
-_CIFAR = 1 + 3 * 32 * 32  # bytes of a record: label, then red, green and blue planes
+_PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one after another
 
 
 class Images(NamedTuple):
@@ -27,6 +27,47 @@ class Images(NamedTuple):
     labels: UInt8[np.ndarray, " n"]
 
 
+class _Idx(NamedTuple):
+    """A data set of four idx files: its folder, and what to fetch."""
+
+    folder: str
+    what: str
+
+
+class _Cifar(NamedTuple):
+    """A data set of CIFAR's: an archive, the folder in it, its files by split, and the labels of a record."""
+
+    archive: str
+    folder: str
+    members: dict[str, list[str]]
+    labels: int  # bytes before an image; the last one is the label that is read
+    classes: int
+    what: str
+
+
+_SETS: dict[str, _Idx | _Cifar] = {
+    "mnist": _Idx("mnist", "MNIST (four files *-ubyte.gz)"),
+    "fashion_mnist": _Idx("fashion-mnist", "Fashion-MNIST (Debian's package dataset-fashion-mnist)"),
+    "kmnist": _Idx("kmnist", "KMNIST (four files *-ubyte.gz)"),
+    "cifar10": _Cifar(
+        "cifar-10-binary.tar.gz",
+        "cifar-10-batches-bin",
+        {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]},
+        labels=1,
+        classes=10,
+        what="CIFAR-10 (cifar-10-binary.tar.gz)",
+    ),
+    "cifar100": _Cifar(
+        "cifar-100-binary.tar.gz",
+        "cifar-100-binary",
+        {"train": ["train.bin"], "test": ["test.bin"]},
+        labels=2,
+        classes=100,
+        what="CIFAR-100 (cifar-100-binary.tar.gz)",
+    ),
+}
+
+
 def mnist(split: str = "train") -> Images:
     """MNIST's handwritten digits (LeCun et al. 1998), 28 x 28: 60,000 to train on and 10,000 to test on.
 
@@ -34,7 +75,7 @@ def mnist(split: str = "train") -> Images:
         FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
         ValueError: an unknown split; a damaged file, which is named.
     """
-    return _idx_images("mnist", "MNIST (four files *-ubyte.gz)", split)
+    return _read("mnist", split)
 
 
 def fashion_mnist(split: str = "train") -> Images:
@@ -44,7 +85,17 @@ def fashion_mnist(split: str = "train") -> Images:
         FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
         ValueError: an unknown split; a damaged file, which is named.
     """
-    return _idx_images("fashion-mnist", "Fashion-MNIST (Debian's package dataset-fashion-mnist)", split)
+    return _read("fashion_mnist", split)
+
+
+def kmnist(split: str = "train") -> Images:
+    """KMNIST's handwritten Japanese characters (Clanuwat et al. 2018), in the numbers and format of MNIST.
+
+    Raises:
+        FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
+        ValueError: an unknown split; a damaged file, which is named.
+    """
+    return _read("kmnist", split)
 
 
 def cifar10(split: str = "train") -> Images:
@@ -57,22 +108,37 @@ def cifar10(split: str = "train") -> Images:
         FileNotFoundError: neither is anywhere; what to fetch, and where to put it.
         ValueError: an unknown split; a damaged file, which is named.
     """
-    _known(split)
-    members = [f"data_batch_{number}.bin" for number in range(1, 6)] if split == "train" else ["test_batch.bin"]
-    try:
-        folder = find("cifar-10-batches-bin", what="CIFAR-10 (cifar-10-binary.tar.gz)")
-        contents = [(str(folder / member), (folder / member).read_bytes()) for member in members]
-    except FileNotFoundError:
-        archive = find("cifar-10-binary.tar.gz", what="CIFAR-10 (cifar-10-binary.tar.gz)")
-        contents = _members(archive, [f"cifar-10-batches-bin/{member}" for member in members])
-    records = []
-    for name, content in contents:
-        whole = content and len(content) % _CIFAR == 0
-        _check.require(whole, name, f"records of {_CIFAR} bytes", f"{len(content)} bytes: damaged, fetch it again")
-        records.append(np.frombuffer(content, np.uint8).reshape(-1, _CIFAR))
-        _check.require(records[-1][:, 0].max() < 10, name, "labels from 0 to 9", records[-1][:, 0].max())
-    table = np.concatenate(records)
-    return Images(table[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), table[:, 0])
+    return _read("cifar10", split)
+
+
+def cifar100(split: str = "train") -> Images:
+    """CIFAR-100's coloured photographs (Krizhevsky 2009), in the numbers of CIFAR-10, with their 100 fine labels.
+
+    From `cifar-100-binary.tar.gz`, or the folder `cifar-100-binary` that is in it.
+
+    Raises:
+        FileNotFoundError: neither is anywhere; what to fetch, and where to put it.
+        ValueError: an unknown split; a damaged file, which is named.
+    """
+    return _read("cifar100", split)
+
+
+def available(name: str, split: str = "train") -> bool:
+    """Whether the files of a set (mnist, fashion_mnist, kmnist, cifar10, cifar100) are there; nothing is downloaded.
+
+    Raises:
+        ValueError: an unknown name or split.
+
+    >>> isinstance(available("mnist", "test"), bool)
+    True
+    """
+    _check.require(name in _SETS, "name", f"one of {', '.join(_SETS)}", repr(name))
+    _check.require(split in ("train", "test"), "split", "'train' or 'test'", repr(split))
+    match _SETS[name]:
+        case _Idx(folder):
+            return all(map(locate, _idx_files(folder, split)))
+        case _Cifar() as kind:
+            return all(map(locate, _cifar_files(kind, split))) or locate(kind.archive) is not None
 
 
 def two_classes(
@@ -136,14 +202,50 @@ def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
 
-def _idx_images(folder: str, what: str, split: str) -> Images:
-    _known(split)
+def _read(name: str, split: str) -> Images:
+    _check.require(split in ("train", "test"), "split", "'train' or 'test'", repr(split))
+    match _SETS[name]:
+        case _Idx() as kind:
+            return _idx_images(kind, split)
+        case _Cifar() as kind:
+            return _cifar_images(kind, split)
+
+
+def _idx_files(folder: str, split: str) -> list[str]:
     prefix = {"train": "train", "test": "t10k"}[split]
-    paths = [find(f"{folder}/{prefix}-{kind}-ubyte.gz", what=what) for kind in ("images-idx3", "labels-idx1")]
+    return [f"{folder}/{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+
+
+def _idx_images(kind: _Idx, split: str) -> Images:
+    paths = [find(name, what=kind.what) for name in _idx_files(kind.folder, split)]
     pixels, labels = map(read_idx, paths)
     matching = pixels.ndim == 3 and labels.shape == pixels.shape[:1]
     _check.require(matching, str(paths[1]), f"a label for each of {len(pixels)} images", f"shape {labels.shape}")
     return Images(pixels[..., None], labels)
+
+
+def _cifar_files(kind: _Cifar, split: str) -> list[str]:
+    return [f"{kind.folder}/{member}" for member in kind.members[split]]
+
+
+def _cifar_images(kind: _Cifar, split: str) -> Images:
+    names = _cifar_files(kind, split)
+    unpacked = [path for path in map(locate, names) if path]
+    if len(unpacked) == len(names):
+        contents = [(str(path), path.read_bytes()) for path in unpacked]
+    else:
+        contents = _members(find(kind.archive, what=kind.what), names)
+    size = kind.labels + _PLANES
+    records = []
+    for name, content in contents:
+        whole = content and len(content) % size == 0
+        _check.require(whole, name, f"records of {size} bytes", f"{len(content)} bytes: damaged, fetch it again")
+        records.append(np.frombuffer(content, np.uint8).reshape(-1, size))
+        last = records[-1][:, kind.labels - 1].max()
+        _check.require(last < kind.classes, name, f"labels from 0 to {kind.classes - 1}", last)
+    table = np.concatenate(records)
+    pixels = table[:, kind.labels :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Images(pixels, table[:, kind.labels - 1])
 
 
 def _members(archive: Path, names: list[str]) -> list[tuple[str, bytes]]:
@@ -153,7 +255,3 @@ def _members(archive: Path, names: list[str]) -> list[tuple[str, bytes]]:
             return [(f"{archive}:{name}", file.read() if file else b"") for name, file in files]
     except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
         raise ValueError(f"{archive}: damaged ({error}), fetch it again") from error
-
-
-def _known(split: str) -> None:
-    _check.require(split in ("train", "test"), "split", "'train' or 'test'", repr(split))

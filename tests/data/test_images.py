@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ LABELS = np.array([3, 8, 3, 1, 8], np.uint8)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("GSJAX_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GSJAX_OFFLINE", "1")
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
     return tmp_path
 
@@ -54,8 +54,14 @@ def test_what_is_missing_is_said(folder):
         images.mnist("test")
     with pytest.raises(FileNotFoundError, match=r"fetch Fashion-MNIST .*dataset-fashion-mnist"):
         images.fashion_mnist()
+    with pytest.raises(
+        FileNotFoundError, match=r"fetch KMNIST .* from https://codh\S+/train-images-idx3-ubyte.gz, put"
+    ):
+        images.kmnist()
     with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-10 .*set GSJAX_DATA"):
         images.cifar10()
+    with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-100 .*cifar-100-binary.tar.gz, put"):
+        images.cifar100()
     with pytest.raises(ValueError, match=r"^split: expected 'train' or 'test', got 'dev'"):
         images.mnist("dev")
 
@@ -87,19 +93,28 @@ def test_labels_of_other_images(folder):
         images.mnist()
 
 
+def test_kmnist_is_read_like_mnist(folder):
+    write(folder, name="kmnist", prefix="t10k")
+    np.testing.assert_array_equal(images.kmnist("test").pixels[..., 0], PIXELS)
+
+
 def record(label, seed):
     return bytes([label]) + np.random.default_rng(seed).integers(0, 256, 3072, dtype=np.uint8).tobytes()
+
+
+def pack(archive, contents):
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, value in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(value)
+            tar.addfile(member, io.BytesIO(value))
 
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_cifar(folder, packed):
     content = {f"data_batch_{i}.bin": record(3, 2 * i) + record(5, 2 * i + 1) for i in range(1, 6)}
     if packed:
-        with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
-            for name, value in content.items():
-                member = tarfile.TarInfo(f"cifar-10-batches-bin/{name}")
-                member.size = len(value)
-                tar.addfile(member, io.BytesIO(value))
+        pack(folder / "cifar-10-binary.tar.gz", {f"cifar-10-batches-bin/{name}": of for name, of in content.items()})
     else:
         (folder / "cifar-10-batches-bin").mkdir()
         for name, value in content.items():
@@ -109,6 +124,43 @@ def test_cifar(folder, packed):
     assert read.labels.tolist() == [3, 5] * 5
     # Planes of colour after one another in the file, rows within them.
     assert read.pixels[0, 4, 7, 2] == record(3, 2)[1 + 2 * 1024 + 4 * 32 + 7]
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cifar100_has_a_coarse_label_before_the_fine_one(folder, packed):
+    content = bytes([4]) + record(99, 0) + bytes([19]) + record(0, 1)
+    if packed:
+        pack(folder / "cifar-100-binary.tar.gz", {"cifar-100-binary/train.bin": content})
+    else:
+        (folder / "cifar-100-binary").mkdir()
+        (folder / "cifar-100-binary" / "train.bin").write_bytes(content)
+    read = images.cifar100()
+    assert read.labels.tolist() == [99, 0]
+    assert read.pixels[1, 31, 0, 1] == record(0, 1)[1 + 1024 + 31 * 32]
+    if not packed:
+        (folder / "cifar-100-binary" / "test.bin").write_bytes(content + b"0")
+        with pytest.raises(ValueError, match=r"test.bin: expected records of 3074 bytes, got 6149 bytes"):
+            images.cifar100("test")
+        (folder / "cifar-100-binary" / "test.bin").write_bytes(bytes([4]) + record(100, 0))
+        with pytest.raises(ValueError, match=r"test.bin: expected labels from 0 to 99, got 100"):
+            images.cifar100("test")
+
+
+def test_what_is_available(folder):
+    names = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
+    assert not any(images.available(name, split) for name in names for split in ("train", "test"))
+    write(folder)
+    assert (images.available("mnist"), images.available("mnist", "test")) == (True, False)
+    (folder / "mnist" / "train-labels-idx1-ubyte.gz").unlink()
+    assert not images.available("mnist")
+    (folder / "cifar-10-batches-bin").mkdir()
+    (folder / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(record(3, 0))
+    assert (images.available("cifar10"), images.available("cifar10", "test")) == (False, True)
+    pack(folder / "cifar-10-binary.tar.gz", {})
+    assert images.available("cifar10")
+    for arguments, name in ((("svhn",), "name"), (("mnist", "dev"), "split")):
+        with pytest.raises(ValueError, match=f"^{name}: expected"):
+            images.available(*arguments)
 
 
 def test_damaged_cifar_files_are_named(folder):
@@ -159,7 +211,10 @@ def test_the_real_cifar():
     assert (np.bincount(read.labels) >= 200).all()
 
 
-@pytest.mark.skipif(not Path("/usr/share/datasets/fashion-mnist").exists(), reason="Debian's package is not installed")
+@pytest.mark.skipif(
+    "GSJAX_DATA" not in os.environ and not data.available("fashion_mnist"),
+    reason="needs GSJAX_DATA or Debian's package",
+)
 def test_the_real_fashion_mnist():
     assert data.fashion_mnist("train").pixels.shape == (60_000, 28, 28, 1)
     assert np.bincount(data.fashion_mnist("test").labels).tolist() == [1000] * 10

@@ -1,11 +1,10 @@
-"""`python -m experiments` on an invented experiment: the list, flags, failures, several processes, tables."""
+"""`python -m experiments` on an invented experiment: the list, flags, failures, several processes."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +15,6 @@ import jax
 import pytest
 
 import experiments
-from experiments import _report
 from experiments.__main__ import main
 from gsjax import records
 
@@ -79,15 +77,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     yield place
     sys.modules.pop("experiments.fake", None)
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A checkout with one record and a README that has its table."""
-    place = tmp_path / "checkout"
-    place.mkdir()
-    monkeypatch.setattr(_report, "ROOT", place)
-    return place
 
 
 def one_line(capsys):
@@ -277,76 +266,3 @@ def test_a_cluster_that_is_not_there(folder, capsys, monkeypatch):
     assert main(["fake", "--distributed"]) == 2
     line = one_line(capsys)
     assert "did not come together (coordinator_address should be defined.); give --coordinator, --num-proc" in line
-
-
-def record(root, name="fake", preset="laptop", **changes):
-    folder = root / "experiments" / "records" / name / preset
-    folder.mkdir(parents=True)
-    row = {"name": "accuracy", "measured": 0.98765, "interval": [0.97, 1.0], "seeds": 8, "published": 0.91} | changes
-    rows = [
-        row | {"differs": "8x8 digits"},
-        row | {"name": "a|b", "interval": None, "published": None, "differs": None},
-    ]
-    content = {"config": {}, "data": {}, "rows": rows, "signatures": []}
-    records.summary(folder, experiment=name, preset=preset, **content)
-
-
-TABLE = """\
-|  | measured [95% interval] | seeds | published | what differs |
-| --- | --- | --- | --- | --- |
-| accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
-| a\\|b | 0.988 | 8 |  |  |
-"""
-
-
-def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys):
-    readme = root / "README.md"
-    readme.write_text("# x\n<!-- table: fake -->\n<!-- end -->\ny\n<!-- table: fake/pod -->\nold\n<!-- end -->\n")
-    assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
-    assert main(["report", "--write"]) == 0
-    none = "# x\n<!-- table: fake -->\nNo record of fake yet.\n<!-- end -->\ny\n<!-- table: fake/pod -->\n"
-    assert readme.read_text() == none + "No record of fake/pod yet.\n<!-- end -->\n"
-    assert main(["report", "--check"]) == 0
-    assert main(["report"]) == 0
-    assert capsys.readouterr().out == "no records yet\n"
-
-    record(root)
-    record(root, preset="pod", measured=12345.6, seeds=64)
-    assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
-    assert main(["report", "--write"]) == 0
-    text = readme.read_text()
-    assert text.startswith(f"# x\n<!-- table: fake -->\n{TABLE}<!-- end -->\ny\n<!-- table: fake/pod -->\n|")
-    assert "| accuracy | 12346 [0.97, 1] | 64 |" in text
-    assert main(["report", "--check"]) == 0
-    before = readme.stat().st_mtime_ns
-    assert main(["report", "--write"]) == 0
-    assert readme.stat().st_mtime_ns == before
-    assert main(["report"]) == 0
-    assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
-
-
-def test_records_that_are_none_are_refused(root, capsys):
-    (root / "README.md").write_text("x\n")
-    record(root)
-    records_of = root / "experiments" / "records"
-    path = records_of / "fake" / "laptop" / "summary.json"
-    (records_of / "fake" / "smoke").mkdir()
-    shutil.copy(path, records_of / "fake" / "smoke")
-    assert main(["report", "--check"]) == 2
-    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
-    shutil.rmtree(records_of / "fake" / "smoke")
-    whole = path.read_text()
-    for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
-        path.write_text(damaged)
-        assert main(["report", "--check"]) == 2
-        assert f"{path} is damaged" in one_line(capsys)
-    (root / "README.md").unlink()
-    path.write_text(whole)
-    assert main(["report", "--check"]) == 2
-    assert "README.md: No such file" in one_line(capsys)
-
-
-def test_the_tables_of_the_readme_are_current():
-    assert main(["report", "--check"]) == 0

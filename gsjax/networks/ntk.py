@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ import scipy.special
 from jaxtyping import Array, Float, Real
 
 from gsjax import _check
+from gsjax.networks._arguments import size, sizes
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -80,8 +80,8 @@ class MLP(nn.Module):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        self.widths = _sizes("widths", self.widths)
-        self.outputs = _size("outputs", self.outputs)
+        self.widths = sizes("widths", self.widths)
+        self.outputs = size("outputs", self.outputs)
         _known(self.activation)
         super().__post_init__()
 
@@ -142,11 +142,11 @@ class CNN(nn.Module):
     padding: str = "SAME"
 
     def __post_init__(self) -> None:
-        self.channels = _sizes("channels", self.channels)
-        self.outputs = _size("outputs", self.outputs)
+        self.channels = sizes("channels", self.channels)
+        self.outputs = size("outputs", self.outputs)
         _known(self.activation)
-        self.kernel_size = _size("kernel_size", self.kernel_size)
-        self.strides = _sizes("strides", self.strides) or (1,) * len(self.channels)
+        self.kernel_size = size("kernel_size", self.kernel_size)
+        self.strides = sizes("strides", self.strides) or (1,) * len(self.channels)
         one_a_layer = len(self.strides) == len(self.channels)
         _check.require(one_a_layer, "strides", f"{len(self.channels)} of them, one a layer", self.strides)
         known = self.padding in ("SAME", "CIRCULAR")
@@ -187,17 +187,3 @@ def _readout(h: Float[Array, "n d"], outputs: int, layer: int) -> Float[Array, "
 
 def _known(activation: str) -> None:
     _check.require(activation in ACTIVATIONS, "activation", f"one of {sorted(ACTIVATIONS)}", repr(activation))
-
-
-def _size(name: str, value: Any) -> int:
-    try:
-        size = operator.index(value)
-    except TypeError:
-        size = 0
-    _check.require(size >= 1, name, "whole numbers of at least 1", repr(value))
-    return size
-
-
-def _sizes(name: str, values: Any) -> tuple[int, ...]:
-    _check.require(isinstance(values, Sequence), name, "a sequence of whole numbers", repr(values))
-    return tuple(_size(name, value) for value in values)

@@ -1,0 +1,294 @@
+"""Two features, one growing stronger: primal and dual paths, and where they end (Fig. 5).
+
+Pezeshki et al. 2021, Fig. 5: two examples with labels +1, Y Phi = U S V^T with the rotation U of Eq. 15 at
+delta = 1/2, V random, s_2 = 2 and s_1 from 2 to 6. A linear model learns them by gradient descent from theta = 0 on
+Eq. 5 (ridge) or Eq. 17 (spectral decoupling), sums over examples as in the paper; the dual dynamics, Eqs. 9 and 18,
+start at alpha = 1e-8. As feature 1 grows stronger, ridge learns feature 2 less and less; spectral decoupling ends where
+it ends whatever s_1 is.
+
+    python -m experiments toy_dynamics --preset smoke     10 seconds on 2 cores, nearly all of it compilation
+    python -m experiments toy_dynamics --preset laptop    the same
+    python -m experiments toy_dynamics --preset paper     the same settings: the published ones are cheap
+
+The published 5,000 steps leave the descent 2e-3 to 5e-3 away from the optimum at s_1 = 5 and 6; it is run on until the
+gradient has vanished, and there meets the exact equilibrium. In the dual, steps of that size would be far outside the
+stability region of Eq. 9, whose rates reach s_1^2 / lambda = 3600: its path is integrated by an implicit method. V is
+drawn a few times, and nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+
+from experiments import _rows
+from gsjax import _check, dual, features, linearized, plotting, records, training
+from gsjax.features import Features
+from gsjax.objectives import Penalties, Penalty, Ridge, SpectralDecoupling, objective
+from gsjax.statistics import bootstrap_mean
+
+ACCURACY = 1e-3  # within which end points have to agree with the exact equilibrium
+TITLES = {"ridge": "ridge", "sd": "spectral decoupling"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The toy of Fig. 5; the defaults are the published settings."""
+
+    s1: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+    """Singular values of the first feature, increasing; more than one."""
+    s2: float = 2.0
+    """That of the second."""
+    delta: float = 0.5
+    """Of U, Eq. 15: the sine of its angle."""
+    ridge: float = 0.01
+    """lambda of Eq. 5."""
+    sd: float = 0.002
+    """lambda of Eq. 17."""
+    learning_rate: float = 0.05
+    """Step size of gradient descent on the sum over examples."""
+    steps: int = 5000
+    """Published number of steps."""
+    initial: float = 1e-8
+    """Where the dual variables begin."""
+    tolerance: float = 1e-8
+    """The factor by which the gradient has to fall for the descent to have converged."""
+    max_steps: int = 1_000_000
+    """Bound on its steps."""
+    seeds: int = 3
+    """Draws of V."""
+    x64: bool = True
+    """Double precision."""
+
+
+PRESETS: dict[str, Config] = {
+    "smoke": Config(s1=(2.0, 3.0), steps=500, seeds=2),
+    "laptop": Config(),
+    "paper": Config(),
+}
+
+
+class Descent(NamedTuple):
+    """Gradient descent on one problem, in responses.
+
+    The `path (T, 2)` at the steps `at(config)`, which end with the published one; where it comes to rest, `end (2,)`,
+    after how many `steps`, and whether it has (`converged`).
+    """
+
+    path: Float[Array, "T 2"]
+    end: Float[Array, " 2"]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
+
+
+class Theory(NamedTuple):
+    """What is predicted for one problem, whatever V is.
+
+    At the `times (T,)` of the recorded steps the gradient `flow (T, 2)` in responses; from 1e-6 to the last of these
+    times the dual variables `alpha (T, 2)`, whose response at the end is `dual_end (2,)`; the exact `equilibrium (2,)`
+    in responses and `alpha_equilibrium (2,)` in dual variables; and whether all of these were computed (`converged`).
+    """
+
+    times: Float[Array, " T"]
+    flow: Float[Array, "T 2"]
+    alpha: Float[Array, "T 2"]
+    dual_end: Float[Array, " 2"]
+    equilibrium: Float[Array, " 2"]
+    alpha_equilibrium: Float[Array, " 2"]
+    converged: Bool[Array, ""]
+
+
+def at(config: Config) -> np.ndarray:
+    """The steps that are recorded, 0 and up to 120 from 1 to the published number."""
+    return np.unique(np.concatenate([[0], np.geomspace(1, config.steps, 120).round()])).astype(int)
+
+
+def problem(config: Config, s1: Float[ArrayLike, ""]) -> Features:
+    """The features: U of Eq. 15, s = (s1, s2), labels +1."""
+    cosine = (1 - config.delta**2) ** 0.5
+    u = jnp.array([[cosine, -config.delta], [config.delta, cosine]])
+    return features.from_spectrum(u, jnp.stack([jnp.asarray(s1), jnp.asarray(config.s2)]), jnp.ones(2))
+
+
+def descend(
+    config: Config,
+    ridge: Float[Array, ""],
+    sd: Float[Array, ""],
+    s1: Float[Array, ""],
+    key: Key[Array, ""],
+) -> Descent:
+    """Gradient descent with a random V on Eq. 5 or 17, of which the other's strength is zero: one program for both."""
+    feats, penalty = problem(config, s1), (Ridge(ridge), SpectralDecoupling(sd))
+    phi = feats.u * feats.s @ jax.random.orthogonal(key, 2).T
+    course = training.descend(
+        _linear, jnp.zeros(2), phi, feats.y, penalty, step_size=config.learning_rate, steps=jnp.asarray(at(config))
+    )
+    theta, steps, converged = run_on(config, penalty, phi, feats.y, course.params)
+    return Descent(feats.response(course.logits), feats.response(_linear(theta, phi)), steps, converged)
+
+
+def run_on(
+    config: Config, penalty: Penalties, phi: Float[Array, "n m"], y: Float[Array, " n"], theta: Float[Array, " m"]
+) -> tuple[Float[Array, " m"], Int[Array, ""], Bool[Array, ""]]:
+    """Gradient descent from where the published number of steps ends, until ||dL/dtheta|| is `tolerance` of the first.
+
+    Returns the parameters, the number of all steps, and whether the gradient has vanished within `max_steps`.
+    """
+    gradient = jax.grad(lambda theta: objective(penalty, theta, _linear(theta, phi), y))
+    target = config.tolerance * jnp.linalg.norm(gradient(jnp.zeros_like(theta)))
+
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        theta, steps = carry
+        return (jnp.linalg.norm(gradient(theta)) > target) & (steps < config.max_steps)
+
+    def advance(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        theta, steps = carry
+        return theta - config.learning_rate * gradient(theta), steps + 1
+
+    theta, steps = lax.while_loop(unfinished, advance, (theta, jnp.asarray(config.steps)))
+    return theta, steps, jnp.linalg.norm(gradient(theta)) <= target
+
+
+def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
+    """The flow of Eq. 5 or 17, the dual of Eq. 9 or 18, and the equilibrium of both."""
+    feats, times = problem(config, s1), config.learning_rate * jnp.asarray(at(config), float)
+    # The dual begins within lambda / s_1^2, the primal with the first step.
+    moments = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-6, times[-1], len(times) - 1)])
+    flow = linearized.flow(feats, penalty, times=times)
+    ascent = dual.integrate(feats, penalty, times=moments, initial=config.initial)
+    exact = dual.equilibrium(feats, penalty)
+    return Theory(
+        times=times,
+        flow=flow.response,
+        alpha=ascent.alpha,
+        dual_end=ascent.response[-1],
+        equilibrium=exact.response,
+        alpha_equilibrium=exact.alpha,
+        converged=flow.converged & ascent.converged & exact.converged,
+    )
+
+
+def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
+    """Computes the paths that are not there yet, and writes `rows.jsonl`, `summary.json` and the figure."""
+    _checked(config)
+    if jax.process_index() != 0:  # two numbers a step: there is nothing to share out
+        return
+    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
+    over_v = jax.vmap(functools.partial(descend, config), (None, None, None, 0))
+    descents = jax.jit(jax.vmap(over_v, (None, None, 0, None)))
+    keys = jax.random.split(jax.random.key(seed), config.seeds)
+    for name, penalty in {"ridge": Ridge(config.ridge), "sd": SpectralDecoupling(config.sd)}.items():
+        if table.has({"penalty": name}):
+            continue
+        start = time.perf_counter()
+        strengths = (jnp.asarray(penalty.strength * (name == other)) for other in TITLES)
+        measured = jax.tree.map(np.asarray, descents(*strengths, jnp.asarray(config.s1), keys))
+        rows = []
+        for i, s1 in enumerate(config.s1):
+            found = {key: leaf[i] for key, leaf in measured._asdict().items()}
+            predicted = predict(config, penalty, s1)._asdict()
+            rows.append({"penalty": name, "s1": s1, "measured": found, "predicted": predicted})
+        table.add({"penalty": name}, rows, time.perf_counter() - start)
+    draw(table.rows, config, out / "paths.png")
+    _rows.finish(
+        out,
+        experiment="toy_dynamics",
+        preset=preset,
+        config=config,
+        seed=seed,
+        data={"name": "two features", "train": 2, "stand-in": False},
+        rows=[row for name in TITLES for row in summarise(select(table.rows, name), config)],
+        signatures=judge(table.rows, config),
+    )
+
+
+def select(rows: Sequence[dict[str, Any]], penalty: str) -> list[dict[str, Any]]:
+    """The rows of a penalty, one a value of s_1."""
+    return [row for row in rows if row["penalty"] == penalty]
+
+
+def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """End points, measured and predicted apart, and what the published number of steps leaves of the way to them."""
+    found, title, apart = [], TITLES[rows[0]["penalty"]], []
+    for row in rows:
+        measured, exact, name = row["measured"], row["predicted"]["equilibrium"], f"{title}, s_1 = {row['s1']:g}"
+        path, end, steps = np.array(measured["path"]), np.array(measured["end"]), max(measured["steps"])
+        differs = f"run on to {steps:,} steps" if all(measured["converged"]) else f"not converged at step {steps:,}"
+        for j in range(2):
+            found.append(_rows.measured(f"{name}: z_{j + 1}, measured", end[:, j], differs=differs))
+            found.append(_rows.measured(f"{name}: z_{j + 1}, predicted", [exact[j]]))
+        left = np.abs(path[:, -1] - exact).max(axis=1)
+        found.append(_rows.measured(f"{name}: error of z after {config.steps:,} steps", left))
+        apart.append(np.abs(path - np.array(row["predicted"]["flow"])).max(axis=(1, 2)))
+    name = f"{title}: largest distance between descent and its flow"
+    return [*found, _rows.measured(name, np.max(apart, axis=0))]
+
+
+def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
+    """Whether both paths of every problem end at its equilibrium, and what the end points say about starvation."""
+    found = []
+    for s1 in config.s1:
+        of = [row for row in rows if row["s1"] == s1]
+        worst = np.max([error(row) for row in of], axis=0)
+        finished = all(row["predicted"]["converged"] and all(row["measured"]["converged"]) for row in of)
+        why = f"largest |z - z*| of primal and dual, ridge and spectral decoupling, against {ACCURACY:g}"
+        name = f"s_1 = {s1:g}: the paths end at the exact equilibrium"
+        found.append(_rows.signature(name, bootstrap_mean(worst), finished and worst.max() <= ACCURACY, why))
+    ridge, sd = (np.array([row["measured"]["end"] for row in select(rows, name)])[..., 1] for name in TITLES)
+    why = f"z_2 at the largest s_1 less that at the smallest; every step takes it down by more than {ACCURACY:g}"
+    falls = bool((np.diff(ridge, axis=0) < -ACCURACY).all())
+    found.append(_rows.signature("ridge: z_2 falls as s_1 grows", bootstrap_mean(ridge[-1] - ridge[0]), falls, why))
+    why = f"largest z_2 less the smallest, of all s_1, against {ACCURACY:g}"
+    spread = np.ptp(sd, axis=0)
+    holds = spread.max() <= ACCURACY
+    return [*found, _rows.signature("spectral decoupling: z_2 stays as s_1 grows", bootstrap_mean(spread), holds, why)]
+
+
+def error(row: dict[str, Any]) -> np.ndarray:
+    """How far primal and dual end from the exact equilibrium, whichever is farther, for every V."""
+    exact = np.array(row["predicted"]["equilibrium"])
+    primal = np.abs(np.array(row["measured"]["end"]) - exact).max(axis=1)
+    return np.maximum(primal, np.abs(np.array(row["predicted"]["dual_end"]) - exact).max())
+
+
+def draw(rows: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
+    """Responses on the left, dual variables on the right; ridge above, spectral decoupling below."""
+    figure, axes = plotting.panels(2, 2)
+    labels = [f"$s_1 = {s1:g}$" for s1 in config.s1]
+    for (left, right), penalty in zip(axes, TITLES, strict=True):
+        of = select(rows, penalty)
+        exact, alpha, alpha_exact = (
+            np.array([row["predicted"][key] for row in of]) for key in ("equilibrium", "alpha", "alpha_equilibrium")
+        )
+        plotting.plane([row["measured"]["path"][0] for row in of], exact, left, labels=labels)
+        plotting.plane(alpha, alpha_exact, right, labels=())
+        left.set(title=f"{TITLES[penalty]}: responses", xlabel="$z_1$", ylabel="$z_2$")
+        right.set(title=f"{TITLES[penalty]}: dual variables", xlabel=r"$\alpha_1$", ylabel=r"$\alpha_2$")
+    figure.savefig(path)
+
+
+def _linear(theta: Float[Array, " m"], phi: Float[Array, "n m"]) -> Float[Array, " n"]:
+    return phi @ theta
+
+
+def _checked(config: Config) -> None:
+    increasing = len(config.s1) > 1 and all(0 < low < high for low, high in itertools.pairwise(config.s1))
+    _check.require(increasing, "s1", "two or more positive numbers, increasing", config.s1)
+    for name in ("s2", "ridge", "sd", "learning_rate", "tolerance"):
+        _check.positive(name, getattr(config, name))
+    for name in ("delta", "initial"):
+        _check.require(0 < getattr(config, name) < 1, name, "a number in (0, 1)", getattr(config, name))
+    for name in ("steps", "seeds"):
+        _check.require(getattr(config, name) >= 2, name, "at least 2", getattr(config, name))

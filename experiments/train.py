@@ -1,0 +1,294 @@
+r"""Any method on any data set and network of the project, by name.
+
+    python -m experiments train --method irm --method-options penalty_weight=1e3 anneal=100 --data colored_mnist \
+        --network fully_connected --network-options widths=300,300 dropout=0.1 --optimizer adam --learning-rate 1e-3
+
+Accuracy and loss on every held-out set are recorded in the course of training, for all seeds; where examples are in
+groups, the accuracy of the worst group, too. Seeds share the data and have networks and orders of examples of their
+own. An option is NAME=VALUE, with commas within a sequence; its names are those of the constructors `gsjax.methods.X`
+and `gsjax.networks.X`, with what they need and no data can tell, e.g. IRM's `penalty_weight`, always to be given.
+
+    python -m experiments train --preset laptop     the default: 15 seconds on 2 cores
+    python -m experiments train --preset smoke      8 seconds, nearly all of it compilation
+    python -m experiments train --preset paper      minutes
+
+This reproduces no figure, and so compares with no published number. The presets are where flags begin: laptop and smoke
+train on images that come with scikit-learn, paper with the published settings of ERM on Colored MNIST.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from jax import lax
+from jaxtyping import Array, Float
+
+from experiments import _rows, _tasks
+from experiments._tasks import Task
+from gsjax import _check, methods, networks, plotting, records
+from gsjax.methods import Batch, Method, State, terms
+
+_TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str}
+GROUPS = 4  # of all tasks that have groups: two classes, two values of an attribute
+
+
+@dataclass(frozen=True)
+class Config:
+    """What is trained."""
+
+    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "erm"
+    """erm, spectral_decoupling, published_schedule (the same as on Colored MNIST: c, switch), irm, vrex, group_dro,
+    lff."""
+    method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "colored_digits"
+    """two_moons; digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, cifar2; colored_ or oracle_ digits, mnist,
+    fashion_mnist, kmnist; colored_groups, celeba, waterbirds."""
+    classes: tuple[int, ...] = ()
+    """Two labels of image files to tell apart; all classes if none."""
+    n: int | None = None
+    """Examples to train on; all there are by default."""
+    test: int | None = None
+    """Examples to test on; all there are by default."""
+    image_size: int = 64
+    """Of photographs (celeba, waterbirds), in pixels either way."""
+    network: Annotated[str, tyro.conf.arg(metavar="NAME")] = "fully_connected"
+    """mlp, cnn (in NTK parametrisation), fully_connected, convnet, vgg, preact_resnet, resnet."""
+    network_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    """Of the network, e.g. widths=300,300 (what they are where they are needed and not given)."""
+    optimizer: Literal["sgd", "adam"] = "adam"
+    """Of optax."""
+    learning_rate: float = 1e-3
+    """Of the mean over a batch."""
+    momentum: float = 0.0
+    """Of sgd."""
+    steps: int = 1000
+    """Updates."""
+    batch_size: int | None = None
+    """Examples an update takes; all of them by default."""
+    seeds: int = 4
+    """Networks."""
+    records: int = 25
+    """How many times accuracy is measured, beside the start."""
+    x64: bool = False
+    """Double precision."""
+
+
+PRESETS: dict[str, Config] = {
+    "laptop": Config(batch_size=128),
+    "smoke": Config(n=100, test=50, steps=40, seeds=2, records=4),
+    "paper": Config(
+        data="colored_mnist",
+        network_options=("widths=300,300", "initialization=xavier"),
+        learning_rate=1e-4,
+        steps=1001,
+        seeds=10,
+    ),
+}
+
+
+def published_schedule(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    c: float = 2e-5,
+    switch: int = 450,
+    weight_decay: float = 0.0,
+) -> Method:
+    """Spectral decoupling on the schedule of Colored MNIST, which no option can express."""
+    schedule = methods.spectral_decoupling.published_schedule(c, switch)
+    return methods.get("spectral_decoupling")(network, optimizer, **schedule, weight_decay=weight_decay)
+
+
+METHODS: dict[str, Callable[..., Method]] = {
+    **{name: methods.get(name) for name in methods.NAMES},
+    "published_schedule": published_schedule,
+}
+
+
+def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
+    """The method and the network of a configuration.
+
+    Raises:
+        ValueError: an unknown name of either or of an option, or an option with a wrong value or without one.
+    """
+    _check.require(config.method in METHODS, "method", f"one of {', '.join(METHODS)}", repr(config.method))
+    _check.require(
+        config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network)
+    )
+    make_network, make_method = networks.get(config.network), METHODS[config.method]
+    of_network = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
+    network = make_network(**of_network, outputs=task.outputs)
+    groups = {} if task.train.group is None else {"groups": GROUPS}
+    of_method = options(config.method, make_method, config.method_options, groups)
+    return make_method(network, _optimizer(config), **of_method), network
+
+
+def options(
+    name: str, constructor: Callable[..., Any], given: Sequence[str], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The options of a constructor, read from NAME=VALUE; `defaults` are for what it needs and has not been given.
+
+    Raises:
+        ValueError: text without `=`, a name that the constructor does not have, one twice, one that it needs missing, a
+            value of another type.
+
+    >>> options("mlp", networks.MLP, ["widths=8", "activation=tanh"], {})
+    {'widths': (8,), 'activation': 'tanh'}
+    """
+    reserved = ("network", "optimizer", "outputs", "parent", "name")
+    known = {key: entry for key, entry in inspect.signature(constructor).parameters.items() if key not in reserved}
+    needed = [key for key, entry in known.items() if entry.default is entry.empty]
+    found: dict[str, Any] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        good = equals and key in known and key not in found
+        _check.require(good, f"options of {name}", f"NAME=VALUE, each once, with names from {', '.join(known)}", text)
+        found[key] = _value(key, value, str(known[key].annotation))
+    found |= {key: defaults[key] for key in needed if key in defaults and key not in found}
+    missing = [key for key in needed if key not in found]
+    _check.require(not missing, f"options of {name}", f"{', '.join(f'{key}=VALUE' for key in missing)}", list(given))
+    return found
+
+
+def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
+    """Trains unless it has been done, and writes `rows.jsonl`, `summary.json` and the figure."""
+    for name in ("learning_rate", "records", "seeds", "steps"):
+        _check.positive(name, getattr(config, name))
+    data_key, key = jax.random.split(jax.random.key(seed))
+    sizes = {"classes": config.classes, "n": config.n, "test": config.test, "image_size": config.image_size}
+    task = _tasks.load(data_key, config.data, **sizes)
+    method, network = build(config, task)
+    first = jax.process_index() == 0
+    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed}) if first else None
+    cell = {"method": config.method, "data": config.data, "network": config.network}
+    if table is None or jax.process_count() > 1 or not table.has(cell):
+        start = time.perf_counter()
+        rows = [{**cell, **row} for row in train(config, task, method, network, key)]
+        if table is not None and not table.has(cell):
+            table.add(cell, rows, time.perf_counter() - start)
+    if table is None:
+        return
+    draw(table.rows, out / "curves.png")
+    _rows.finish(
+        out,
+        experiment="train",
+        preset=preset,
+        config=config,
+        seed=seed,
+        data=task.about,
+        rows=summarise(table.rows),
+        signatures=[],
+    )
+
+
+def train(config: Config, task: Task, method: Method, network: nn.Module, key: jax.Array) -> list[dict[str, Any]]:
+    """Trains all seeds; a row a seed: the `steps` of the records and, by set, the curves of what was measured.
+
+    Raises:
+        ValueError: the method cannot train on this task, the network not take its examples, or the objective of a seed
+            has overflowed.
+    """
+    sets = {"train": task.train, **task.held_out}
+    run = methods.train(
+        method,
+        jax.random.split(key, config.seeds),
+        task.train,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        record=np.unique(np.linspace(0, config.steps, config.records + 1).round()).astype(int).tolist(),
+        evaluate=lambda state, sets: {name: measure(network, state, batch) for name, batch in sets.items()},
+        held_out=sets,
+        what=f"{config.method} on {config.data}",
+    )
+    lost = int(np.sum(~run.finite))
+    expected = "one at which the objective stays finite"
+    _check.require(lost == 0, "learning_rate", expected, f"{config.learning_rate}: {lost} of {len(run.finite)} lost it")
+    return [
+        {"seed": number, "steps": run.steps.tolist()}
+        | {name: {key: of[number].tolist() for key, of in curves.items()} for name, curves in run.records.items()}
+        for number in range(config.seeds)
+    ]
+
+
+def measure(network: nn.Module, state: State, batch: Batch) -> dict[str, Float[Array, ""]]:
+    """Accuracy, mean loss in nats, and the accuracy of the worst group where there are groups.
+
+    Groups without examples do not count.
+    """
+
+    def logits_of(x: Array) -> Array:
+        return methods.predict(network, state, x[None])[0]
+
+    logits = lax.map(logits_of, batch.x, batch_size=min(500, len(batch.y)))  # all at once would not fit for photographs
+    label, _ = terms.classes(logits, batch.y)
+    right = (logits > 0).astype(int) == label if logits.ndim == 1 else logits.argmax(axis=1) == label
+    found = {"accuracy": right.mean(), "loss": terms.losses(logits, batch.y).mean()}
+    if batch.group is not None:
+        accuracy, there = terms.mean_by(right.astype(logits.dtype), batch.group, GROUPS)
+        found["worst group"] = jnp.where(there, accuracy, jnp.inf).min()
+    return found
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What was measured at the end, by set."""
+    names = {"accuracy": "accuracy", "worst group": "accuracy of the worst group", "loss": "loss in nats"}
+    return [
+        _rows.measured(f"{name}: {text}", [row[name][key][-1] for row in rows])
+        for name in _sets(rows)
+        for key, text in names.items()
+        if key in rows[0][name]
+    ]
+
+
+def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Accuracy, that of the worst group where there are groups, and loss, a panel each."""
+    names = {"accuracy": "accuracy", "worst group": "accuracy of the worst group", "loss": "loss in nats"}
+    shown = {key: text for key, text in names.items() if key in rows[0]["train"]}
+    figure, (axes,) = plotting.panels(1, len(shown))
+    for name, color in zip(_sets(rows), plotting.OKABE_ITO, strict=False):
+        for (key, text), ax in zip(shown.items(), axes, strict=True):
+            values = np.array([row[name][key] for row in rows])
+            label = name if key == "loss" else ""  # once is enough, and there it hides nothing
+            plotting.curves(rows[0]["steps"], values, ax, label=label, ylabel=text, color=color)
+    figure.savefig(path)
+
+
+def _sets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = [name for name, entry in rows[0].items() if isinstance(entry, dict)]
+    return sorted(names, key=lambda name: (name != "train", name))
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    _check.require(0 <= config.momentum < 1, "momentum", "a number from 0 to below 1", config.momentum)
+    if config.optimizer == "sgd":
+        return optax.sgd(config.learning_rate, config.momentum or None)
+    _check.require(config.momentum == 0, "momentum", f"0, as {config.optimizer} has its own", config.momentum)
+    return optax.adam(config.learning_rate)
+
+
+def _value(option: str, text: str, annotation: str) -> Any:
+    """What `text` says, of the type that the constructor asks for."""
+    try:
+        value = text if annotation == "str" else ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    if annotation.startswith("Sequence") and not isinstance(value, str | tuple | list):
+        value = (value,)
+    kind = _TYPES.get(annotation, object)
+    good = isinstance(value, kind) and (annotation == "bool" or not isinstance(value, bool))
+    _check.require(good, option, f"a value of type {annotation}", repr(text))
+    return value

@@ -1,0 +1,133 @@
+"""Colouring: a second, easier feature that agrees with the label more or less often (Colored MNIST)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from gsjax import _check
+from gsjax.data.images import Images
+
+
+class Colored(NamedTuple):
+    """Coloured images; the leading axes of every leaf are those of the key's batch, if any, then n.
+
+    Attributes:
+        x: `(n, height, width, 2)` in [0, 1]; of the two channels one has the image, the other is zero.
+        y: labels -1 and +1, `(n,)`, after noise, in the dtype of x.
+        color: which channel has the image, `(n,)`, 0 or 1; 1 is the colour that agrees with y = +1.
+        environment: which of the correlations holds for an image, `(n,)`, from 0.
+    """
+
+    x: Float[Array, "n height width 2"]
+    y: Float[Array, " n"]
+    color: Int[Array, " n"]
+    environment: Int[Array, " n"]
+
+
+def colored(
+    key: Key[Array, ""],
+    images: Images,
+    *,
+    correlations: Sequence[float] = (0.8, 0.9),
+    label_noise: float = 0.25,
+    positive: Sequence[int] = (0, 1, 2, 3, 4),
+    stride: int = 2,
+) -> Colored:
+    """Colored MNIST (Arjovsky et al. 2019, Section 5.1), of any images of one channel.
+
+    y is +1 for the classes `positive` and -1 for others, then flipped with probability `label_noise`. Images fall at
+    random into environments of equal size (up to one image); in environment e the colour agrees with the noisy label
+    with probability `correlations[e]`. So the digit predicts y with accuracy 1 - label_noise everywhere, and the colour
+    with that of its environment. The published sets are the defaults to train on, and `correlations=(0.1,)` to test on.
+
+    Pure in its key: `jax.vmap(lambda key: colored(key, images))(keys)` colours the same images anew for every seed.
+    Where that is too much memory (`8 n height width / stride^2` bytes a seed in single precision), `paint` makes images
+    from one copy of the pixels and the colours of a seed.
+
+    Args:
+        key: environments, noise and colours.
+        images: pixels `(n, height, width, 1)`, 0 to 255, and labels `(n,)`; the order is kept.
+        correlations: probability of agreement in each environment, in [0, 1].
+        label_noise: probability of a flipped label, in [0, 1].
+        positive: the classes of y = +1; at least one image is of them and one is not.
+        stride: every `stride`-th row and column of pixels is kept, from the first on.
+
+    Raises:
+        ValueError: images that are not `(n, height, width, 1)`, a probability outside [0, 1], no environment or more of
+            them than images, classes that make all labels equal, a `stride` below 1.
+
+    >>> import numpy as np
+    >>> images = Images(np.full((4, 28, 28, 1), 255, np.uint8), np.array([3, 8, 1, 9]))
+    >>> sample = colored(jax.random.key(0), images, label_noise=0.0, correlations=(1.0,))
+    >>> sample.x.shape, sample.y.tolist(), sample.color.tolist()
+    ((4, 14, 14, 2), [1.0, -1.0, 1.0, -1.0], [1, 0, 1, 0])
+    """
+    pixels, labels = images
+    _check.shape("images", pixels, ndim=4)
+    n = len(pixels)
+    _check.require(pixels.shape[3] == 1, "images", "pixels of one channel (n, height, width, 1)", pixels.shape)
+    _check.require(labels.shape == (n,), "images", f"labels of shape ({n},)", f"shape {labels.shape}")
+    for name, probabilities in (("correlations", correlations), ("label_noise", label_noise)):
+        _check.finite(name, probabilities)
+        inside = (jnp.asarray(probabilities) >= 0) & (jnp.asarray(probabilities) <= 1)
+        _check.require(inside.all(), name, "probabilities in [0, 1]", probabilities)
+    _check.require(1 <= len(correlations) <= n, "correlations", f"1 to {n}, as there are {n} images", len(correlations))
+    _check.require(stride >= 1, "stride", "at least 1", stride)
+    clean = jnp.isin(labels, jnp.asarray(positive))
+    _check.require(clean.any() & ~clean.all(), "positive", "some of the labels, not all or none", positive)
+
+    environment_key, label_key, color_key = jax.random.split(key, 3)
+    environment = jax.random.permutation(environment_key, jnp.arange(n) % len(correlations))
+    label = clean ^ jax.random.bernoulli(label_key, label_noise, (n,))
+    agree = jax.random.bernoulli(color_key, jnp.asarray(correlations, float)[environment])
+    color = (label == agree).astype(int)
+    x = paint(jnp.asarray(pixels[:, ::stride, ::stride, 0]) / jnp.asarray(255, float), color)
+    return Colored(x, jnp.where(label, 1, -1).astype(x.dtype), color, environment)
+
+
+def paint(image: Float[Array, "*n height width"], color: Int[Array, "*n"]) -> Float[Array, "*n height width 2"]:
+    """Images `(n, height, width)` in channel `color` `(n,)`, 0 or 1, of two; the other one is zero.
+
+    >>> paint(jnp.ones((1, 1, 3)), jnp.array([1]))[0, 0].tolist()
+    [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
+    """
+    return image[..., None] * jax.nn.one_hot(color, 2, dtype=image.dtype)[..., None, None, :]
+
+
+def grayscale(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 1"]:
+    """One channel in place of two `(n, height, width, 2)`, their sum: what the oracle sees, who cannot use the colour.
+
+    >>> grayscale(paint(jnp.ones((1, 1, 3)), jnp.array([1]))).shape
+    (1, 1, 3, 1)
+    """
+    return x.sum(axis=-1, keepdims=True)
+
+
+def gray(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
+    """The images without colour, in both channels `(n, height, width, 2)` at half: Pezeshki et al. 2021, Fig. 3.
+
+    >>> gray(paint(jnp.ones((1, 1, 2)), jnp.array([1])))[0, 0].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
+    return jnp.broadcast_to(grayscale(x) / 2, x.shape)
+
+
+def blank(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
+    """The colours without the images `(n, height, width, 2)`: in place of each, the mean of all n, in its colour.
+
+    `blank(x)` is the coloured and `blank(gray(x))` the gray blank of Pezeshki et al. 2021, Fig. 3. The colour of an
+    image is how its light divides among the channels; a black image counts as gray.
+
+    >>> x = paint(jnp.array([[[0.2, 0.4]], [[0.4, 0.8]]]), jnp.array([1, 0]))
+    >>> blank(x)[:, 0].tolist()
+    [[[0.0, 0.3], [0.0, 0.6]], [[0.3, 0.0], [0.6, 0.0]]]
+    """
+    light = x.sum(axis=(-3, -2), keepdims=True)
+    total = light.sum(axis=-1, keepdims=True)
+    shares = jnp.where(total > 0, light / jnp.where(total > 0, total, 1), 0.5)
+    return grayscale(x).mean(axis=-4, keepdims=True) * shares

@@ -1,0 +1,56 @@
+"""Methods of training, by name, under one protocol.
+
+A method has `init(key, batch) -> state` and `update(state, batch) -> (state, info)`. A constructor takes a network, an
+optimiser of optax, and options; `train` is the loop, over seeds and devices. The objectives are means over the examples
+of a batch, as published recipes have them, not the sums of `objectives`.
+"""
+
+from collections.abc import Callable
+
+from gsjax import _check
+from gsjax.methods import erm, group_dro, irm, lff, spectral_decoupling, vrex
+from gsjax.methods.loop import Run, train
+from gsjax.methods.protocol import Batch, Info, Method, State, predict
+
+_CONSTRUCTORS: dict[str, Callable[..., Method]] = {
+    "erm": erm.erm,
+    "spectral_decoupling": spectral_decoupling.spectral_decoupling,
+    "irm": irm.irm,
+    "vrex": vrex.vrex,
+    "group_dro": group_dro.group_dro,
+    "lff": lff.lff,
+}
+
+NAMES = tuple(_CONSTRUCTORS)
+
+
+def get(name: str) -> Callable[..., Method]:
+    """The constructor of a method: `get(name)(network, optimizer, **options)`; its docstring lists the options.
+
+    Raises:
+        ValueError: no method of this name.
+
+    >>> get("erm") is erm.erm
+    True
+    """
+    _check.require(name in _CONSTRUCTORS, "name", f"one of {', '.join(NAMES)}", repr(name))
+    return _CONSTRUCTORS[name]
+
+
+__all__ = [
+    "NAMES",
+    "Batch",
+    "Info",
+    "Method",
+    "Run",
+    "State",
+    "erm",
+    "get",
+    "group_dro",
+    "irm",
+    "lff",
+    "predict",
+    "spectral_decoupling",
+    "train",
+    "vrex",
+]

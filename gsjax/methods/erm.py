@@ -1,0 +1,47 @@
+"""Empirical risk minimisation, with weight decay where wanted."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
+from gsjax.methods.terms import losses, not_negative
+
+
+def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_decay: float = 0.0) -> Method:
+    """Empirical risk minimisation: mean_i loss_i + (weight_decay / 2) ||theta||^2.
+
+    A mean over the examples of the batch, in nats; the square is summed over all parameters (torch's `weight_decay`,
+    before the optimiser). Dropout and batch normalisation are options of the network.
+
+    Args:
+        network: with outputs `(n,)` or `(n, k)`.
+        optimizer: of optax.
+        weight_decay: zero or above.
+
+    Raises:
+        ValueError: `weight_decay` negative or not finite; by `init`: `x` empty or not finite, labels that are not -1
+            and +1 for outputs `(n,)`, or not class indices for outputs `(n, k)`.
+
+    >>> import jax
+    >>> from gsjax import networks
+    >>> method = erm(networks.MLP((8,)), optax.sgd(0.1), weight_decay=1e-3)
+    >>> method.init(jax.random.key(0), Batch(jnp.eye(2), jnp.array([-1.0, 1.0]))).step.item()
+    0
+    """
+    not_negative("weight_decay", weight_decay)
+
+    def init(key, batch: Batch) -> State:
+        return initial(network, optimizer, key, batch)
+
+    def update(state: State, batch: Batch) -> tuple[State, Info]:
+        def objective(logits, ridge):
+            loss = losses(logits, batch.y).mean()
+            return Info(loss + ridge, loss, jnp.zeros_like(loss)), ()
+
+        state, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state, info
+
+    return checked(init, update)

@@ -1,0 +1,72 @@
+"""Group distributionally robust optimisation: the worst group's loss, by weights that learn which it is."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from gsjax import _check
+from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise, predict
+from gsjax.methods.terms import at_least, losses, mean_by, members, not_negative
+
+
+def group_dro(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    groups: int,
+    step_size: float = 0.01,
+    weight_decay: float = 0.0,
+) -> Method:
+    """Group DRO (Sagawa et al. 2020, Algorithm 1), for batches in which several groups occur, as in its code.
+
+    With L_g the mean loss over the examples of group g in the batch, in nats, 0 for a group without any, each step sets
+
+    q_g <- q_g exp(step_size L_g) / sum_h q_h exp(step_size L_h)
+
+    and descends on sum_g q_g L_g + (weight_decay / 2) ||theta||^2 with q held fixed; q starts uniform. The memory of
+    the state is q `(groups,)`, and sum_g q_g L_g is the penalty of its info.
+
+    Args:
+        network: with outputs `(n,)` or `(n, k)`.
+        optimizer: of optax.
+        groups: how many there are; `batch.group (n,)` counts from 0.
+        step_size: of the weights, zero or above; at 0 they stay uniform.
+        weight_decay: zero or above.
+
+    Raises:
+        ValueError: an option out of range; by `init`: groups missing or out of range, and what `erm` raises.
+
+    >>> from gsjax import networks
+    >>> method = group_dro(networks.MLP((8,)), optax.sgd(0.1), groups=2)
+    >>> batch = Batch(jnp.eye(2), jnp.array([-1.0, 1.0]), group=jnp.array([0, 1]))
+    >>> method.init(jax.random.key(0), batch).memory.tolist()
+    [0.5, 0.5]
+    """
+    at_least("groups", groups, 1)
+    not_negative("step_size", step_size)
+    _check.scalar("step_size", step_size)
+    not_negative("weight_decay", weight_decay)
+
+    def init(key, batch: Batch) -> State:
+        state = initial(network, optimizer, key, batch)
+        dtype = jax.eval_shape(lambda state: predict(network, state, batch.x), state).dtype
+        return state._replace(memory=jnp.full(groups, 1 / groups, dtype))
+
+    def update(state: State, batch: Batch) -> tuple[State, Info]:
+        group = members("group", batch.group, len(batch.x), groups)
+
+        def objective(logits, ridge):
+            each = losses(logits, batch.y)
+            risks, _ = mean_by(each, group, groups)
+            weights = jax.nn.softmax(jnp.log(state.memory) + step_size * lax.stop_gradient(risks))
+            robust = weights @ risks
+            return Info(robust + ridge, each.mean(), robust), weights
+
+        state_after, info, weights = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state_after._replace(memory=weights), info
+
+    return checked(init, update)

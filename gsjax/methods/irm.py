@@ -1,0 +1,71 @@
+"""Invariant risk minimisation, in the version of which a gradient can be taken (IRMv1)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import optax
+
+from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
+from gsjax.methods.terms import annealed, at_least, losses, mean_by, members, not_negative
+
+
+def irm(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    penalty_weight: float,
+    anneal: int = 0,
+    environments: int = 2,
+    weight_decay: float = 0.0,
+) -> Method:
+    """IRMv1 (Arjovsky et al. 2019, Eq. IRMv1), annealed and scaled as in its code for Colored MNIST.
+
+    With L_e(v) the mean over the examples of environment e of the loss of v f_i, in nats,
+
+    [mean_e L_e(1) + w mean_e (dL_e/dv at v = 1)^2 + (weight_decay / 2) ||theta||^2] / max(w, 1),
+
+    where w is 1 before step `anneal` and `penalty_weight` from then on. Environments without examples in the batch do
+    not enter the means over e. The published l2 l2_regularizer_weight ||theta||^2 is `weight_decay` of twice that.
+
+    Args:
+        network: with outputs `(n,)` or `(n, k)`.
+        optimizer: of optax.
+        penalty_weight: zero or above.
+        anneal: how many steps with weight 1.
+        environments: how many there are; `batch.environment (n,)` counts from 0.
+        weight_decay: zero or above.
+
+    Raises:
+        ValueError: an option out of range; by `init`: environments missing or out of range, and what `erm` raises.
+
+    >>> import numpy as np
+    >>> from gsjax import networks
+    >>> method = irm(networks.MLP((8,)), optax.adam(1e-3), penalty_weight=1e4, anneal=100)
+    >>> batch = Batch(np.eye(2), np.array([-1, 1]), environment=np.array([0, 1]))
+    >>> method.init(jax.random.key(0), batch).step.item()
+    0
+    """
+    not_negative("penalty_weight", penalty_weight)
+    at_least("anneal", anneal, 0)
+    at_least("environments", environments, 1)
+    not_negative("weight_decay", weight_decay)
+
+    def init(key, batch: Batch) -> State:
+        return initial(network, optimizer, key, batch)
+
+    def update(state: State, batch: Batch) -> tuple[State, Info]:
+        environment = members("environment", batch.environment, len(batch.x), environments)
+
+        def objective(logits, ridge):
+            # dl(v f)/dv at v = 1 is the derivative of l at f in the direction of f.
+            each, slopes = jax.jvp(lambda logits: losses(logits, batch.y), (logits,), (logits,))
+            risks, present = mean_by(each, environment, environments)
+            slopes, _ = mean_by(slopes, environment, environments)
+            loss, penalty = (of.sum() / present.sum() for of in (risks, slopes**2))
+            return Info(annealed(loss, penalty, ridge, state.step, penalty_weight, anneal), loss, penalty), ()
+
+        state_after, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state_after, info
+
+    return checked(init, update)

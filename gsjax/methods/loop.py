@@ -1,0 +1,244 @@
+"""The loop around a method: all seeds in one compiled program, spread over the devices there are."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool, Int, Key, PyTree
+
+from gsjax import _check, _progress
+from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
+from gsjax.methods.protocol import Batch, Method, State
+from gsjax.methods.terms import at_least
+
+_SIGNS_OF_LIFE = 50  # programs run one after another, so that progress can be seen
+
+
+class Run(NamedTuple):
+    """What training leaves, on the host.
+
+    The last `state`, its leaves with an axis of seeds before all others; the `steps (T,)` of the records; `records`,
+    its leaves `(seeds, T, ...)`, None without `evaluate`; and which seeds had a `finite` objective at every step.
+    """
+
+    state: State
+    steps: Int[np.ndarray, " T"]
+    records: PyTree
+    finite: Bool[np.ndarray, " seeds"]
+
+
+class _Course(NamedTuple):
+    """A seed on its way: the order of examples in this epoch (None for full batches) is drawn from `key`."""
+
+    state: State
+    key: Key[Array, ""]
+    order: Int[Array, " n"] | None
+    finite: Bool[Array, ""]
+
+
+def train(
+    method: Method,
+    keys: Key[Array, " seeds"],
+    data: Batch,
+    *,
+    steps: int,
+    batch_size: int | None = None,
+    record: Sequence[int] | None = None,
+    evaluate: Callable[[State, Any], PyTree] | None = None,
+    held_out: PyTree = None,
+    per_seed: bool = False,
+    mesh: Mesh | None = None,
+    what: str = "training",
+) -> Run:
+    """Trains a network a key: `steps` updates of the `method`, in one compiled program over the seeds.
+
+    Initialisation, order of examples and dropout derive from the key of a seed alone: neither the number of seeds nor
+    that of devices nor what is recorded changes its numbers. On a CPU each device trains its seeds one after another,
+    on accelerators as a batch. A program is compiled once a method, shape of data and batch size.
+
+    Args:
+        method: from a constructor of this package, or anything of the same protocol.
+        keys: typed keys, `(seeds,)`.
+        data: all examples, `x (n, ...)`, shared by the seeds, or `x (seeds, n, ...)` if `per_seed`.
+        steps: how many updates.
+        batch_size: how many examples an update takes, in epochs of fresh permutations; the last ones of an epoch, where
+            they do not fill a batch, are left out. All n of them, in their order, if None.
+        record: numbers of updates, increasing, 0 for the initialisation, after which `evaluate` is called; the default
+            is the end alone.
+        evaluate: `evaluate(state, held_out)` -> pytree of arrays, for one seed; compiled.
+        held_out: what `evaluate` takes, shared by the seeds, or with an axis of seeds before all others if `per_seed`.
+        per_seed: whether every seed has data of its own.
+        mesh: devices, with an axis "seeds"; by default all there are, of all processes.
+        what: is trained, for the sign of progress.
+
+    Raises:
+        ValueError: `keys` that are not typed keys `(seeds,)`; `steps`, `batch_size` or `record` out of range; data
+            without examples, of different lengths or, if `per_seed`, numbers of seeds; what the method's `init` raises;
+            a mesh without the axis.
+
+    >>> import optax
+    >>> from gsjax import methods, networks
+    >>> network, x = networks.MLP((8,)), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> method = methods.get("erm")(network, optax.sgd(0.5))
+    >>> run = train(method, jax.random.split(jax.random.key(0), 3), Batch(x, jnp.array([-1.0, 1.0])), steps=100,
+    ...             record=[0, 100], evaluate=lambda state, x: methods.predict(network, state, x) > 0, held_out=x)
+    >>> run.records[:, 1].tolist(), run.finite.tolist()
+    ([[False, True], [False, True], [False, True]], [True, True, True])
+    """
+    typed = jnp.issubdtype(getattr(keys, "dtype", np.dtype(float)), jax.dtypes.prng_key) and np.ndim(keys) == 1
+    _check.require(typed and len(keys), "keys", "typed keys (seeds,)", f"{jnp.shape(keys)} of {type(keys).__name__}")
+    at_least("steps", steps, 1)
+    points = _points(record, steps)
+    seeds, mesh = len(keys), over_devices(mesh)
+    n = _examples(method, keys, data, held_out, per_seed)
+    if batch_size is not None:
+        at_least("batch_size", batch_size, 1)
+        _check.require(batch_size <= n, "batch_size", f"at most {n}, the number of examples", batch_size)
+
+    # The seeds of idle devices are repeated ones; they are dropped in the end.
+    rows = np.arange(padded(seeds, mesh)) % seeds
+    spread, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
+
+    def placed(tree: PyTree) -> PyTree:
+        # Once, and not with every call of a program.
+        if not per_seed:
+            return jax.device_put(tree, whole)
+        return jax.device_put(tree if len(rows) == seeds else jax.tree.map(lambda leaf: leaf[rows], tree), spread)
+
+    data, held_out = placed(data), placed(held_out)
+    start, advance, measure = _programs()
+    course = start(method, mesh, per_seed, batch_size is not None, jax.device_put(keys[rows], spread), data)
+    records = []
+
+    def recorded(count: int) -> None:
+        if evaluate is not None and count in points:
+            records.append(gathered(measure(evaluate, mesh, per_seed, course.state, held_out), seeds))
+
+    recorded(0)
+    pauses = sorted({*points, *range(0, steps, math.ceil(steps / _SIGNS_OF_LIFE)), 0, steps})
+    legs = list(itertools.pairwise(pauses))
+    for since, until in _progress.track(legs, what) if jax.process_index() == 0 else legs:
+        course = advance(method, mesh, per_seed, batch_size, course, data, np.int32(since), np.int32(until))
+        jax.block_until_ready(course.finite)
+        recorded(until)
+    return Run(
+        _on_host(course.state, seeds),
+        np.array(points),
+        jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *records) if records else None,
+        gathered(course.finite, seeds),
+    )
+
+
+@functools.cache
+def _programs() -> tuple[Callable[..., _Course], Callable[..., _Course], Callable[..., PyTree]]:
+    """The three programs of `train`: the start of a course, some steps of it, and the evaluation of a state."""
+
+    def start(method: Method, mesh: Mesh, per_seed: bool, epochs: bool, keys: Array, data: Batch) -> _Course:
+        def one(key: Array, data: Batch) -> _Course:
+            of_state, of_order = jax.random.split(key)
+            order = jnp.arange(len(data.y)) if epochs else None
+            return _Course(method.init(of_state, data), of_order, order, jnp.array(True))
+
+        return _over(one, mesh, per_seed, keys, data)
+
+    def advance(
+        method: Method,
+        mesh: Mesh,
+        per_seed: bool,
+        batch_size: int | None,
+        course: _Course,
+        data: Batch,
+        since: Array,
+        until: Array,
+    ) -> _Course:
+        def one(course: _Course, data: Batch, since: Array, until: Array) -> _Course:
+            return lax.fori_loop(since, until, functools.partial(_step, method, data, batch_size), course)
+
+        return _over(one, mesh, per_seed, course, data, since, until)
+
+    def measure(evaluate: Callable[[State, Any], PyTree], mesh: Mesh, per_seed: bool, state: State, held_out: PyTree):
+        return _over(evaluate, mesh, per_seed, state, held_out)
+
+    return (
+        jax.jit(start, static_argnames=("method", "mesh", "per_seed", "epochs")),
+        jax.jit(advance, static_argnames=("method", "mesh", "per_seed", "batch_size"), donate_argnames="course"),
+        jax.jit(measure, static_argnames=("evaluate", "mesh", "per_seed")),
+    )
+
+
+def _step(method: Method, data: Batch, batch_size: int | None, step: Array, course: _Course) -> _Course:
+    """A step of one seed on a batch, or on all data."""
+    batch, order = data, course.order
+    if batch_size is not None:
+        n = len(data.y)
+        epoch, place = jnp.divmod(step, n // batch_size)
+        # The number of the step is the same for all seeds, so this is a branch also where they are a batch.
+        order = lax.cond(
+            place == 0,
+            lambda: jax.random.permutation(jax.random.fold_in(course.key, epoch), n),
+            lambda: course.order,
+        )
+        rows = lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
+        batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    state, info = method.update(course.state, batch)
+    return _Course(state, course.key, order, course.finite & jnp.isfinite(info.objective))
+
+
+def _over(
+    one: Callable[..., PyTree], mesh: Mesh, per_seed: bool, seeds: PyTree, data: PyTree, *shared: Array
+) -> PyTree:
+    """`one(seed, data, *shared)` for every seed, with data of its own or in common."""
+    if per_seed:
+        return over_seeds(lambda pair, shared: one(*pair, *shared), mesh, (seeds, data), shared)
+    return over_seeds(lambda seed, shared: one(seed, *shared), mesh, seeds, (data, *shared))
+
+
+def _points(record: Sequence[int] | None, steps: int) -> list[int]:
+    """The numbers of steps after which to record, checked."""
+    points = [steps] if record is None else [int(point) for point in record]
+    increasing = points and points == sorted(set(points)) and points[0] >= 0 and points[-1] <= steps
+    _check.require(increasing, "record", f"increasing whole numbers from 0 to {steps}", record)
+    return points
+
+
+def _examples(method: Method, keys: Array, data: Batch, held_out: PyTree, per_seed: bool) -> int:
+    """How many examples a seed has, once everything has been checked."""
+    axes = 2 if per_seed else 1
+    of = "(seeds, n, ...)" if per_seed else "(n, ...)"
+    shape = jnp.shape(data.x)[:axes]
+    _check.require(len(shape) == axes and 0 not in shape, "x", f"a non-empty array {of}", f"shape {jnp.shape(data.x)}")
+    for name, value in data._asdict().items():
+        if value is not None:
+            got = jnp.shape(value)
+            _check.require(got[:axes] == shape, name, f"{of}, with {shape} as in x", f"shape {got}")
+    if per_seed:
+        for name, tree in (("data", data), ("held_out", held_out)):
+            counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
+            _check.require(counts <= {(len(keys),)}, name, f"{len(keys)} seeds on the first axis", counts)
+        data = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), data)
+    # Programs cannot look at values. Here only the network is traced, and `init` sees those of the data.
+    jax.eval_shape(lambda key: method.init(key, data), keys[0])
+    return shape[-1]
+
+
+def _on_host(tree: PyTree, seeds: int) -> Any:
+    """The first seeds of arrays, keys among them, that are spread over the devices."""
+
+    def typed(leaf: Array) -> bool:
+        return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+    bare = jax.tree.map(lambda leaf: jax.random.key_data(leaf) if typed(leaf) else leaf, tree)
+    return jax.tree.map(
+        lambda leaf, bits: jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf)) if typed(leaf) else bits,
+        tree,
+        gathered(bare, seeds),
+    )

@@ -1,0 +1,117 @@
+"""Spectral decoupling: a penalty on the outputs, scalar or by class, constant or on a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from gsjax import _check
+from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
+from gsjax.methods.terms import at_least, classes, losses, mean_by, not_negative
+
+Schedule = Callable[[Array], Any]
+
+
+def spectral_decoupling(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    strength: float | Sequence[float] | Schedule,
+    target: float | Sequence[float] = 0.0,
+    class_means: bool = False,
+    loss_scale: float | Schedule = 1.0,
+    weight_decay: float = 0.0,
+) -> Method:
+    """Spectral decoupling (Pezeshki et al. 2021, Eq. 17, divided by n), and its variants there.
+
+    loss_scale [mean_i loss_i + mean_i (strength_i / 2) (f_i - target_i)^2] + (weight_decay / 2) ||theta||^2,
+
+    means over the examples of the batch, in nats; for outputs `(n, k)` the square is summed over the k outputs. The
+    outputs f are not centred at initialisation. Published factors c of mean f^2 are `strength = 2 c`.
+
+    Args:
+        network: with outputs `(n,)` or `(n, k)`.
+        optimizer: of optax.
+        strength: zero or above: one number, or one a class in the order -1, +1 or 0, ..., k - 1, or a function of the
+            step that gives either.
+        target: one number, or one a class.
+        class_means: the penalty is a sum over classes of means over their members in the batch (the variant of
+            CelebA): sum_c mean_{i in c} (strength_c / 2) (f_i - target_c)^2. A class without members adds nothing.
+        loss_scale: above zero, or a function of the step.
+        weight_decay: zero or above.
+
+    Raises:
+        ValueError: an option out of range; by `init`: a strength or target neither scalar nor one a class, and what
+            `erm` raises.
+
+    >>> import jax
+    >>> from gsjax import networks
+    >>> options = {"strength": [0.2, 0.2], "target": [0.44, 2.5], "class_means": True}
+    >>> method = spectral_decoupling(networks.MLP((8,)), optax.sgd(0.1), **options)
+    >>> method.init(jax.random.key(0), Batch(jnp.eye(2), jnp.array([-1.0, 1.0]))).step.item()
+    0
+    """
+    if not callable(strength):
+        not_negative("strength", strength)
+    _check.finite("target", target)
+    if not callable(loss_scale):
+        _check.positive("loss_scale", loss_scale)
+    not_negative("weight_decay", weight_decay)
+
+    def init(key, batch: Batch) -> State:
+        return initial(network, optimizer, key, batch)
+
+    def update(state: State, batch: Batch) -> tuple[State, Info]:
+        def objective(logits, ridge):
+            label, count = classes(logits, batch.y)
+            strengths = _by_class("strength", _at(strength, state.step), count, logits.dtype)[label]
+            targets = _by_class("target", target, count, logits.dtype)[label]
+            distances = (logits.reshape(len(label), -1) - targets[:, None]) ** 2
+            terms = strengths / 2 * distances.sum(axis=1)
+            penalty = mean_by(terms, label, count)[0].sum() if class_means else terms.mean()
+            loss = losses(logits, batch.y).mean()
+            scale = jnp.asarray(_at(loss_scale, state.step), logits.dtype)
+            return Info(scale * (loss + penalty) + ridge, loss, penalty), ()
+
+        state, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state, info
+
+    return checked(init, update)
+
+
+def published_schedule(c: float = 2e-5, switch: int = 450) -> dict[str, Schedule]:
+    """The options `strength` and `loss_scale` of Colored MNIST as published (the code of Pezeshki et al. 2021).
+
+    The loss is NLL + c mean f^2 before step `switch`, and c (NLL + mean f^2) from then on, Adam's state being kept. The
+    factor on the whole makes the steps small until Adam has forgotten the gradients of before.
+
+    Raises:
+        ValueError: `c` not positive, or `switch` not a whole number.
+
+    >>> options = published_schedule(c=0.01, switch=10)
+    >>> [float(options[name](step)) for step in (9, 10) for name in ("strength", "loss_scale")]
+    [0.02, 1.0, 2.0, 0.01]
+    """
+    _check.positive("c", c)
+    at_least("switch", switch, 0)
+    return {
+        "strength": lambda step: jnp.where(step < switch, 2 * c, 2.0),
+        "loss_scale": lambda step: jnp.where(step < switch, 1.0, c),
+    }
+
+
+def _at(value: Any, step: Array) -> Any:
+    return value(step) if callable(value) else value
+
+
+def _by_class(name: str, value: Any, count: int, dtype: Any) -> Float[Array, " count"]:
+    value = jnp.asarray(value, dtype)
+    shape = np.shape(value)
+    _check.require(shape in ((), (count,)), name, f"one number or {count}, one a class", f"shape {shape}")
+    return jnp.broadcast_to(value, (count,))

@@ -1,0 +1,89 @@
+"""What the objectives of methods are made of: losses of examples, means over groups of them, checked options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int, Real
+
+from gsjax import _check
+
+Logits = Float[Array, " n"] | Float[Array, "n k"]
+
+
+def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int]:
+    """The class of each example, 0 for -1 and 1 for +1, and how many classes there are.
+
+    Raises:
+        ValueError: `y` is not `(n,)`, of -1 and +1 for outputs `(n,)`, of indices below k for outputs `(n, k)`.
+    """
+    if logits.ndim == 1:
+        _check.labels("y", y, len(logits))
+        return (jnp.asarray(y) > 0).astype(jnp.int32), 2
+    return members("y", y, *logits.shape), logits.shape[1]
+
+
+def losses(logits: Logits, y: Real[Array, " n"]) -> Float[Array, " n"]:
+    """The loss of each example in nats: log(1 + exp(-y f)) of outputs `(n,)`, softmax cross-entropy of `(n, k)`.
+
+    Raises:
+        ValueError: as in `classes`.
+
+    >>> (losses(jnp.zeros(2), jnp.array([-1.0, 1.0])) / jnp.log(2)).tolist()
+    [1.0, 1.0]
+    """
+    label, _ = classes(logits, y)
+    if logits.ndim == 1:
+        return jax.nn.softplus(-(2 * label - 1) * logits)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def mean_by(
+    values: Float[Array, " n"], member: Int[Array, " n"], count: int
+) -> tuple[Float[Array, " count"], Bool[Array, " count"]]:
+    """The mean of `values` over the members of each of `count` sets, 0 for a set without any, and which have some.
+
+    >>> [of.tolist() for of in mean_by(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3)]
+    [[2.0, 0.0, 5.0], [True, False, True]]
+    """
+    one_hot = jnp.arange(count)[:, None] == member
+    sizes = one_hot.sum(axis=1)
+    return jnp.where(one_hot, values, 0).sum(axis=1) / jnp.maximum(sizes, 1), sizes > 0
+
+
+def annealed(loss: Array, penalty: Array, ridge: Array, step: Array, weight: float, anneal: int) -> Array:
+    """(loss + w penalty + ridge) / max(w, 1), with w = 1 before step `anneal` and `weight` from then on."""
+    w = jnp.where(step < anneal, 1.0, weight)
+    return (loss + w * penalty + ridge) / jnp.maximum(w, 1.0)
+
+
+def members(name: str, value: Any, n: int, count: int) -> Int[Array, " n"]:
+    """The field `name` of a batch of n examples, as whole numbers from 0 to count - 1.
+
+    Raises:
+        ValueError: it is None, not whole numbers `(n,)`, or out of range.
+    """
+    expected = f"whole numbers ({n},) from 0 to {count - 1}"
+    _check.require(value is not None, name, expected, None)
+    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.shape(value) == (n,)
+    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {jnp.shape(value)}")
+    if _check.is_concrete(value):
+        numbers = np.asarray(value)
+        _check.require(((numbers >= 0) & (numbers < count)).all(), name, expected, np.unique(numbers)[[0, -1]].tolist())
+    return jnp.asarray(value).astype(jnp.int32)
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Every entry of `value` is a finite number, zero or above."""
+    array = np.asarray(value)
+    good = np.issubdtype(array.dtype, np.number) and np.all(np.isfinite(array) & (array >= 0))
+    _check.require(good, name, "finite numbers, 0 or above", repr(value))
+
+
+def at_least(name: str, value: Any, least: int) -> None:
+    """`value` is a whole number, `least` or above."""
+    _check.require(isinstance(value, int) and value >= least, name, f"a whole number, {least} or above", repr(value))

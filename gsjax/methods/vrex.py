@@ -1,0 +1,71 @@
+"""Risk extrapolation: the variance of the risks of the environments as a penalty (V-REx)."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
+from gsjax.methods.terms import annealed, at_least, losses, mean_by, members, not_negative
+
+
+def vrex(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    penalty_weight: float,
+    anneal: int = 0,
+    environments: int = 2,
+    weight_decay: float = 0.0,
+) -> Method:
+    """V-REx (Krueger et al. 2021), annealed and scaled as in its code for Colored MNIST.
+
+    With L_e the mean loss over the examples of environment e, in nats,
+
+    [mean_e L_e + w sum_e (L_e - mean_e L_e)^2 / (E - 1) + (weight_decay / 2) ||theta||^2] / max(w, 1),
+
+    where w is 1 before step `anneal` and `penalty_weight` from then on, and E counts the environments with examples in
+    the batch; the others do not enter. For two environments, with the unbiased variance (L_0 - L_1)^2 / 2, this is half
+    of what the published code minimises, L_0 + L_1 + w (L_0 - L_1)^2 + weight_decay ||theta||^2, at every step.
+
+    Args:
+        network: with outputs `(n,)` or `(n, k)`.
+        optimizer: of optax.
+        penalty_weight: zero or above.
+        anneal: how many steps with weight 1.
+        environments: how many there are; `batch.environment (n,)` counts from 0.
+        weight_decay: zero or above.
+
+    Raises:
+        ValueError: an option out of range; by `init`: environments missing or out of range, and what `erm` raises.
+
+    >>> import jax, numpy as np
+    >>> from gsjax import networks
+    >>> method = vrex(networks.MLP((8,)), optax.adam(1e-3), penalty_weight=1e4, anneal=100)
+    >>> batch = Batch(np.eye(2), np.array([-1, 1]), environment=np.array([0, 1]))
+    >>> method.init(jax.random.key(0), batch).step.item()
+    0
+    """
+    not_negative("penalty_weight", penalty_weight)
+    at_least("anneal", anneal, 0)
+    at_least("environments", environments, 1)
+    not_negative("weight_decay", weight_decay)
+
+    def init(key, batch: Batch) -> State:
+        return initial(network, optimizer, key, batch)
+
+    def update(state: State, batch: Batch) -> tuple[State, Info]:
+        environment = members("environment", batch.environment, len(batch.x), environments)
+
+        def objective(logits, ridge):
+            risks, present = mean_by(losses(logits, batch.y), environment, environments)
+            loss = risks.sum() / present.sum()
+            deviations = jnp.where(present, risks - loss, 0)
+            penalty = (deviations**2).sum() / jnp.maximum(present.sum() - 1, 1)
+            return Info(annealed(loss, penalty, ridge, state.step, penalty_weight, anneal), loss, penalty), ()
+
+        state_after, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state_after, info
+
+    return checked(init, update)

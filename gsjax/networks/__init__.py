@@ -1,0 +1,62 @@
+"""Networks as flax.linen modules: in NTK parametrisation for the theory, in the standard one for the practice.
+
+`MLP` and `CNN` are those of Eq. 1 (Pezeshki et al. 2021). `FullyConnected`, `ConvNet`, `VGG`, `PreActResNet` and
+`ResNet` are what practitioners train: standard parametrisation, biases, and `train` as an argument of `__call__`
+where dropout or batch norm make a difference. All give `(n,)` for one output and `(n, k)` for k.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+import flax.linen as nn
+
+from gsjax import _check
+from gsjax.networks import resnet
+from gsjax.networks.ntk import ACTIVATIONS, CNN, MLP, gamma
+from gsjax.networks.preact import PreActResNet
+from gsjax.networks.resnet import ResNet
+from gsjax.networks.standard import ConvNet, FullyConnected
+from gsjax.networks.vgg import VGG
+
+__all__ = [
+    "ACTIVATIONS",
+    "CNN",
+    "MLP",
+    "NAMES",
+    "VGG",
+    "ConvNet",
+    "FullyConnected",
+    "PreActResNet",
+    "ResNet",
+    "gamma",
+    "get",
+    "resnet",
+]
+
+_NETWORKS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "fully_connected": FullyConnected,
+    "convnet": ConvNet,
+    "vgg": VGG,
+    "preact_resnet": PreActResNet,
+    "resnet": ResNet,
+}
+
+NAMES: tuple[str, ...] = tuple(_NETWORKS)
+
+
+def get(name: str) -> type[nn.Module]:
+    """The constructor of the network of this name, one of `NAMES`.
+
+    Raises:
+        ValueError: there is none of this name.
+
+    >>> get("mlp")((64, 64), outputs=3).outputs
+    3
+    """
+    close = difflib.get_close_matches(str(name), NAMES)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    _check.require(name in NAMES, "name", f"one of {', '.join(NAMES)}", f"{name!r}{hint}")
+    return _NETWORKS[name]

@@ -1,0 +1,194 @@
+"""Networks in standard parametrisation, as deep learning frameworks build them: widths enter the initialisation.
+
+Parameters take the input's dtype, and integer pixels are taken as numbers of the default float type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, Real
+
+from gsjax import _check
+from gsjax.networks import ntk
+from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks.convolution import conv
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**ntk.ACTIVATIONS, "leaky_relu": jax.nn.leaky_relu}
+
+# He et al. 2015, by the number of outputs, as in torchvision's networks with batch norm.
+he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class FullyConnected(nn.Module):
+    """Fully connected network in standard parametrisation.
+
+        h^(0) = x,    h^(l) = dropout(xi(norm(W^(l) h^(l-1) + b^(l)))),    f = W^(L+1) h^(L) + b^(L+1)
+
+    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives `(n,)` for
+    one output and `(n, k)` for k. With `train=True` dropout takes the rng "dropout", and batch norm updates the
+    collection "batch_stats".
+
+    Attributes:
+        widths: the sizes of the hidden layers; `()` is a linear model.
+        outputs: k.
+        activation: xi: "relu", "leaky_relu" (slope 0.01), "erf", "tanh" or "linear".
+        initialization: "torch": weights and biases uniform in +-1/sqrt(fan_in), PyTorch's default; "xavier": weights
+            uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010), biases zero.
+        dropout: the probability with which a hidden unit is dropped in training; those that stay are scaled up.
+        batch_norm: whether layers are normalised before the activation (Ioffe and Szegedy 2015).
+
+    Raises:
+        ValueError: a width or `outputs` below one, an unknown activation or initialisation, `dropout` outside [0, 1),
+            x without a batch axis or empty.
+
+    >>> x = jnp.ones((5, 3))
+    >>> network = FullyConnected((8, 8), outputs=2, dropout=0.5)
+    >>> network.apply(network.init(jax.random.key(0), x), x).shape
+    (5, 2)
+    """
+
+    widths: Sequence[int]
+    outputs: int = 1
+    activation: str = "relu"
+    initialization: str = "torch"
+    dropout: float = 0.0
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        self.widths = sizes("widths", self.widths)
+        self.outputs = size("outputs", self.outputs)
+        _known(self.activation)
+        known = self.initialization in ("torch", "xavier")
+        _check.require(known, "initialization", "'torch' or 'xavier'", repr(self.initialization))
+        _check.require(0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Real[Array, "n ..."], train: bool = False) -> Float[Array, " n"] | Float[Array, "n k"]:
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`; `train` switches dropout and the batch's statistics on."""
+        x = jnp.asarray(x)
+        _check.require(x.ndim >= 2 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
+        h = _check.as_float(x).reshape(len(x), -1)
+        layer = torch_dense if self.initialization == "torch" else _xavier_dense
+        for width in self.widths:
+            h = layer(h, width)
+            if self.batch_norm:
+                h = batch_norm(h, train)
+            h = ACTIVATIONS[self.activation](h)
+            h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        return squeezed(layer(h, self.outputs))
+
+
+class ConvNet(nn.Module):
+    """Convolutions with pooling, then fully connected layers (as LeCun et al. 1998), in standard parametrisation.
+
+    Every convolution is without padding, followed by the activation and a 2 x 2 max pool; what remains of the image is
+    flattened, and goes through the hidden layers to a linear readout. The defaults are the network of Pezeshki et al.
+    2021, Fig. 2, for images of 32 x 32. Weights and biases begin uniform in +-1/sqrt(fan_in), PyTorch's default.
+
+    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
+    `(n, k)` for k.
+
+    Attributes:
+        channels: of the convolutions.
+        widths: of the hidden layers.
+        outputs: k.
+        kernel_size: the convolutions' height and width.
+        activation: "relu", "leaky_relu" (slope 0.01), "erf", "tanh" or "linear".
+
+    Raises:
+        ValueError: a size below one, an unknown activation, x not of four axes, empty, or too small an image for the
+            convolutions and pools.
+
+    >>> x = jax.ShapeDtypeStruct((2, 32, 32, 3), float)
+    >>> jax.eval_shape(ConvNet().init_with_output, jax.random.key(0), x)[0].shape
+    (2, 2)
+    """
+
+    channels: Sequence[int] = (12, 32)
+    widths: Sequence[int] = (240, 192)
+    outputs: int = 2
+    kernel_size: int = 5
+    activation: str = "leaky_relu"
+
+    def __post_init__(self) -> None:
+        self.channels = sizes("channels", self.channels)
+        self.widths = sizes("widths", self.widths)
+        self.outputs = size("outputs", self.outputs)
+        self.kernel_size = size("kernel_size", self.kernel_size)
+        _known(self.activation)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: Real[Array, "n height width c"], train: bool = False
+    ) -> Float[Array, " n"] | Float[Array, "n k"]:
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; in training they are the same."""
+        del train
+        h = images(x)
+        xi, q = ACTIVATIONS[self.activation], self.kernel_size
+        for channels in self.channels:
+            large = min(h.shape[1:3]) > q
+            _check.require(large, "x", f"images large enough for {len(self.channels)} convolutions", f"shape {x.shape}")
+            fan_in = q * q * h.shape[-1]
+            convolve = conv(channels, q, kernel_init=_torch_kernel, bias_init=_uniform(fan_in), dtype=h.dtype)
+            h = nn.max_pool(xi(convolve(h)), (2, 2), (2, 2))
+        h = h.reshape(len(h), -1)
+        for width in self.widths:
+            h = xi(torch_dense(h, width))
+        return squeezed(torch_dense(h, self.outputs))
+
+
+# Variance 1 / (3 fan_in). PyTorch calls it kaiming_uniform with a = sqrt(5).
+_torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def torch_dense(h: Float[Array, "n d"], width: int, name: str | None = None) -> Float[Array, "n width"]:
+    """A dense layer, within a module: weights and biases uniform in +-1/sqrt(d), PyTorch's default."""
+    bias = _uniform(h.shape[-1])
+    return nn.Dense(width, kernel_init=_torch_kernel, bias_init=bias, param_dtype=h.dtype, name=name)(h)
+
+
+def batch_norm(h: Float[Array, "n ... d"], train: bool, name: str | None = None) -> Float[Array, "n ... d"]:
+    """Batch norm, within a module, with PyTorch's constants: eps 1e-5, and a tenth of each batch in the averages.
+
+    The averaged variance is that of the batch as a population, PyTorch's that of a sample, n / (n - 1) times as large.
+    """
+    # flax holds the averages in float32, but updates them in the dtype of h: a loop over steps would not carry them.
+    double = h.dtype == jnp.float64
+    return nn.BatchNorm(
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        param_dtype=h.dtype,
+        force_float32_reductions=not double,
+        name=name,
+    )(h)
+
+
+def squeezed(f: Float[Array, "n k"]) -> Float[Array, " n"] | Float[Array, "n k"]:
+    """Outputs as all networks return them: `(n,)` if there is one, else `(n, k)`."""
+    return f[:, 0] if f.shape[1] == 1 else f
+
+
+def _xavier_dense(h: Float[Array, "n d"], width: int) -> Float[Array, "n width"]:
+    return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), param_dtype=h.dtype)(h)
+
+
+def _uniform(fan_in: int) -> Callable[..., Array]:
+    end = 1 / math.sqrt(fan_in)
+
+    def bias(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -end, end)
+
+    return bias
+
+
+def _known(activation: str) -> None:
+    _check.require(activation in ACTIVATIONS, "activation", f"one of {sorted(ACTIVATIONS)}", repr(activation))

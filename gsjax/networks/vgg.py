@@ -1,0 +1,61 @@
+"""VGG networks with batch norm (Simonyan and Zisserman 2015), for small images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float, Real
+
+from gsjax import _check
+from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks.convolution import conv
+from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
+
+
+class VGG(nn.Module):
+    """VGG-11 with batch norm and one fully connected layer, as it is used for images of 32 x 32.
+
+    A block is convolutions of 3 x 3, each followed by batch norm and ReLU, and a 2 x 2 max pool at its end; what is
+    left of the image after the last block, one pixel of 32 x 32, is flattened for the linear readout. Convolutions have
+    no bias, which batch norm would take away, and begin as in He et al. 2015 (normal, fan out).
+
+    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
+    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats".
+
+    Attributes:
+        channels: of the convolutions, a sequence a block; the default is VGG-11's.
+        outputs: k.
+
+    Raises:
+        ValueError: a size below one, x not of four axes, empty, or too small an image for the pools.
+
+    >>> x = jax.ShapeDtypeStruct((2, 32, 32, 3), float)
+    >>> jax.eval_shape(VGG().init_with_output, jax.random.key(0), x)[0].shape
+    (2, 10)
+    """
+
+    channels: Sequence[Sequence[int]] = ((64,), (128,), (256, 256), (512, 512), (512, 512))
+    outputs: int = 10
+
+    def __post_init__(self) -> None:
+        _check.require(isinstance(self.channels, Sequence), "channels", "a sequence a block", repr(self.channels))
+        self.channels = tuple(sizes("channels", block) for block in self.channels)
+        self.outputs = size("outputs", self.outputs)
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: Real[Array, "n height width c"], train: bool = False
+    ) -> Float[Array, " n"] | Float[Array, "n k"]:
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` takes the batch's own statistics."""
+        h = images(x)
+        least = 2 ** len(self.channels)
+        _check.require(min(h.shape[1:3]) >= least, "x", f"images of {least} x {least} or more", f"shape {x.shape}")
+        for block in self.channels:
+            for channels in block:
+                h = conv(channels, 3, padding=1, kernel_init=he_normal, dtype=h.dtype)(h)
+                h = jax.nn.relu(batch_norm(h, train))
+            h = nn.max_pool(h, (2, 2), (2, 2))
+        return squeezed(torch_dense(h.reshape(len(h), -1), self.outputs))

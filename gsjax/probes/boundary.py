@@ -1,0 +1,101 @@
+"""Where a network of two inputs changes its mind: its decision boundary as curves, and their distance from examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import contourpy
+import numpy as np
+from jaxtyping import ArrayLike, Float, Real
+
+from gsjax import _check
+
+Line = Float[np.ndarray, "points 2"]
+
+
+def zero_level(
+    first: Real[ArrayLike, " nx"], second: Real[ArrayLike, " ny"], logits: Real[ArrayLike, "ny nx"]
+) -> list[Line]:
+    """The curves on which outputs over a grid are zero, as polylines: linear between the points of the grid.
+
+    Args:
+        first, second: increasing coordinates x_1 and x_2 of the grid, shapes (nx,) and (ny,).
+        logits: outputs, shape (ny, nx), a row for each x_2.
+
+    Returns:
+        Points (x_1, x_2) along each curve; an empty list if the outputs have one sign.
+
+    Raises:
+        ValueError: a grid that does not increase, shapes that differ, entries that are not finite.
+
+    >>> [line] = zero_level([0.0, 1.0], [0.0, 1.0], [[-1.0, 1.0], [-1.0, 1.0]])
+    >>> sorted(line.tolist())
+    [[0.5, 0.0], [0.5, 1.0]]
+    """
+    grids = [np.asarray(first, float), np.asarray(second, float)]
+    for name, grid in zip(("first", "second"), grids, strict=True):
+        increasing = grid.ndim == 1 and len(grid) > 1 and bool((np.diff(grid) > 0).all())
+        _check.require(increasing, name, "two or more increasing numbers", grid)
+    values = np.asarray(logits, float)
+    shape = (len(grids[1]), len(grids[0]))
+    _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
+    _check.finite("logits", values)
+    return [np.asarray(line) for line in contourpy.contour_generator(*grids, values).lines(0.0)]
+
+
+def distances(x: Real[ArrayLike, "n 2"], lines: Sequence[Line]) -> Float[np.ndarray, " n"]:
+    """The Euclidean distance of every example from the nearest of the curves; infinite if there are none.
+
+    The geometric margin of a boundary is the smallest of them, if all examples are on their side.
+
+    Args:
+        x: examples, shape (n, 2).
+        lines: of `zero_level`.
+
+    Raises:
+        ValueError: examples that are not finite or not of two coordinates.
+
+    >>> distances([[0.0, 3.0], [2.0, 0.5]], [np.array([[0.5, 0.0], [0.5, 1.0]])]).round(2).tolist()
+    [2.06, 1.5]
+    """
+    x = np.asarray(x, float)
+    _check.require(x.ndim == 2 and x.shape[1] == 2, "x", "shape (n, 2)", f"shape {x.shape}")
+    _check.finite("x", x)
+    if not lines:
+        return np.full(len(x), np.inf)
+    start = np.concatenate([line[:-1] for line in lines])
+    step = np.concatenate([np.diff(line, axis=0) for line in lines])
+    squared = (step**2).sum(axis=1)
+    away = x[:, None] - start
+    along = np.clip((away * step).sum(axis=2) / np.where(squared > 0, squared, 1), 0, 1)
+    return np.sqrt(((away - along[..., None] * step) ** 2).sum(axis=2).min(axis=1))
+
+
+def positions(lines: Sequence[Line], second: Real[ArrayLike, " k"]) -> Float[np.ndarray, " k"]:
+    """x_1 of the boundary at given x_2: the mean of its crossings, NaN where it is not crossed.
+
+    The standard deviation of these numbers says how far a boundary bends: zero for a vertical line, which does not
+    depend on x_2.
+
+    Args:
+        lines: of `zero_level`.
+        second: the x_2, shape (k,).
+
+    Raises:
+        ValueError: entries that are not finite.
+
+    >>> positions([np.array([[0.5, 0.0], [0.7, 1.0]])], [0.5, 2.0]).tolist()
+    [0.6, nan]
+    """
+    second = np.asarray(second, float)
+    _check.shape("second", second, ndim=1)
+    _check.finite("second", second)
+    found = np.zeros((2, len(second)))
+    for line in lines:
+        (x1, x2), (y1, y2) = line[:-1].T, line[1:].T
+        crossed = (np.minimum(x2, y2) <= second[:, None]) & (second[:, None] < np.maximum(x2, y2))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            at = x1 + (second[:, None] - x2) / (y2 - x2) * (y1 - x1)
+        found += np.where(crossed, at, 0).sum(axis=1), crossed.sum(axis=1)
+    total, count = found
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)

@@ -1,0 +1,295 @@
+"""Adversarial accuracy and margins: how small a change of its input makes a network change its mind.
+
+Attacks are projected gradient ascent (PGD, Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial
+Attacks"), first-order searches: what they find is an upper bound of the accuracy under attack, and of the margin.
+
+They are of the very input of `logits_fn`. Of a network that sees normalised images, (pixels - mean) / std a channel, a
+radius of 5/255 in pixels is the array `radius = 5 / 255 / std`, and the range of pixels are the bounds
+`((0 - mean) / std, (1 - mean) / std)`. Each function is one program under `jax.jit`, and can be mapped over networks:
+
+    jax.jit(jax.vmap(lambda state: margins(lambda x: methods.predict(network, state, x), x, y, max_radius=1.0)))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float, Key, Real
+
+from gsjax import _check
+
+LogitsFn = Callable[[Any], Any]
+Norm = Literal["linf", "l2"]
+Size = Real[ArrayLike, "..."]
+Bounds = tuple[Size, Size] | None
+
+
+class Margins(NamedTuple):
+    """Margins of images, upper bounds of them.
+
+    The `distance (n,)` from each example to its `adversarial (n, ...)` one, and whether that was `flipped (n,)`:
+    where no attack succeeded, the distance is infinite and `adversarial` is the example itself.
+    """
+
+    distance: Float[Array, " n"]
+    flipped: Bool[Array, " n"]
+    adversarial: Float[Array, "n ..."]
+
+
+def correct(logits: Float[Array, " n"] | Float[Array, "n k"], y: Real[ArrayLike, " n"]) -> Bool[Array, " n"]:
+    """Which examples are right: y f > 0 for outputs `(n,)`, f_y > f_j for all other j for outputs `(n, k)`.
+
+    y is -1 and +1 for outputs `(n,)`, and class indices for outputs `(n, k)`.
+
+    >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])).tolist()
+    [True, False]
+    """
+    y = jnp.asarray(y)
+    if logits.ndim == 1:
+        return y * logits > 0
+    own, others = _split(logits, y)
+    return own > others.max(axis=1)
+
+
+def pgd(
+    logits_fn: LogitsFn,
+    x: Real[ArrayLike, "n ..."],
+    y: Real[ArrayLike, " n"],
+    *,
+    radius: Size,
+    step_size: Size,
+    steps: int = 10,
+    norm: Norm = "linf",
+    bounds: Bounds = None,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, "n ..."]:
+    """Adversarial examples: gradient ascent on the loss within ||delta / radius|| <= 1 (Madry et al. 2018, Eq. 2.1).
+
+        delta <- project(delta + step_size d),    d = sign(g) ("linf")  or  radius g / ||radius g||_2  ("l2"),
+
+    with g the gradient of log(exp(loss) - 1), the log-odds against the label. That has the direction of the gradient
+    of the cross-entropy, and does not vanish where the network is sure. x + delta is then clipped to the bounds.
+
+    Args:
+        logits_fn: x -> `(n,)` or `(n, k)`, every example on its own: no statistics of the batch.
+        x: examples, `(n, ...)`, exactly what the network sees.
+        y: labels -1 and +1, `(n,)`, of outputs `(n,)`; class indices, `(n,)`, of outputs `(n, k)`.
+        radius: of the ball, in the units of x; one number, or an array that broadcasts against x, e.g. one a channel.
+        step_size: likewise.
+        steps: how many.
+        norm: "linf" or "l2", of delta / radius over all axes but the first.
+        bounds: least and largest values of x, each one number or an array that broadcasts against x.
+        key: draws where in the ball the ascent begins; it begins at x if None.
+
+    Returns:
+        The last points, `(n, ...)`, within ball and bounds.
+
+    Raises:
+        ValueError: x empty or not finite, y not the labels of the outputs, radius or step_size not positive, `steps`
+            below one, an unknown norm, x out of bounds.
+
+    >>> pgd(lambda x: x @ jnp.array([1.0, -2.0]), jnp.ones((1, 2)), jnp.ones(1), radius=0.5, step_size=0.1).tolist()
+    [[0.5, 1.5]]
+    """
+    x, y, bounds = _checked(logits_fn, x, y, norm, bounds)
+    _check.positive("radius", radius)
+    _check.positive("step_size", step_size)
+    _check.require(steps >= 1, "steps", "at least 1", steps)
+    radius = jnp.asarray(radius, x.dtype)
+    ball = _Ball(x, norm, bounds)
+    delta = jnp.zeros_like(x) if key is None else ball.project(ball.draw(key, radius), radius)
+
+    def ascend(_: int, delta: Array) -> Array:
+        gradient = jax.grad(lambda point: _log_odds(logits_fn(point), y).sum())(ball.at(delta))
+        return ball.project(delta + jnp.asarray(step_size, x.dtype) * ball.direction(gradient, radius), radius)
+
+    return ball.at(lax.fori_loop(0, steps, ascend, delta))
+
+
+def accuracy(
+    logits_fn: LogitsFn, x: Real[ArrayLike, "n ..."], y: Real[ArrayLike, " n"], **attack: Any
+) -> Float[Array, ""]:
+    """The fraction of examples that are right after an attack; an upper bound of what a stronger one would leave.
+
+    Arguments and errors are those of `pgd`.
+
+    >>> x, y = jnp.array([[1.0], [3.0]]), jnp.ones(2)
+    >>> accuracy(lambda x: x[:, 0], x, y, radius=2.0, step_size=0.5).item()
+    0.5
+    """
+    return correct(logits_fn(pgd(logits_fn, x, y, **attack)), y).mean()
+
+
+def margins(
+    logits_fn: LogitsFn,
+    x: Real[ArrayLike, "n ..."],
+    y: Real[ArrayLike, " n"],
+    *,
+    max_radius: float,
+    norm: Norm = "linf",
+    steps: int = 20,
+    bisections: int = 10,
+    bounds: Bounds = None,
+) -> Margins:
+    """The smallest disturbance found that flips each example (Pezeshki et al. 2021, Fig. 2), an upper bound.
+
+        margin(x) = min ||delta||  such that  x + delta is not classified as y
+
+    By PGD within `max_radius`, then by bisection of the radius, every example with its own: the attack within a smaller
+    ball begins at the closest adversarial example so far, drawn back into that ball, with steps of 2.5 radius / steps.
+    All points that it passes count. For a linear network this is the margin up to `max_radius / 2^bisections`; for
+    others a stronger attack may find a smaller one. Examples that are wrong from the start have margin 0.
+
+    Args:
+        logits_fn, x, y, norm, bounds: as in `pgd`; the norm is that of delta itself, in the units of x.
+        max_radius: larger disturbances are not looked for.
+        steps: of every attack.
+        bisections: attacks after the first.
+
+    Raises:
+        ValueError: as in `pgd`; `max_radius` not positive or not a scalar, `bisections` negative.
+
+    >>> found = margins(lambda x: x[:, 0] - 1, jnp.array([[1.5, 0.0], [0.0, 0.0]]), jnp.ones(2), max_radius=1.0)
+    >>> found.distance.round(2).tolist()
+    [0.5, 0.0]
+    """
+    x, y, bounds = _checked(logits_fn, x, y, norm, bounds)
+    _check.scalar("max_radius", max_radius)
+    _check.positive("max_radius", max_radius)
+    _check.require(steps >= 1, "steps", "at least 1", steps)
+    _check.require(bisections >= 0, "bisections", "0 or more", bisections)
+    ball, columns = _Ball(x, norm, bounds), (-1,) + (1,) * (x.ndim - 1)
+
+    def judged(point: Array) -> tuple[Array, Array]:
+        logits = logits_fn(point)
+        return _log_odds(logits, y).sum(), ~correct(logits, y)
+
+    def closer(wrong: Array, delta: Array, best: _Best) -> _Best:
+        distance = ball.norm(delta)
+        better = wrong & (distance < best.distance)
+        return _Best(jnp.where(better, distance, best.distance), jnp.where(better.reshape(columns), delta, best.delta))
+
+    def attack(radius: Array, delta: Array, best: _Best) -> tuple[Array, _Best]:
+        wide = radius.reshape(columns)
+
+        def ascend(_: int, carry: tuple[Array, _Best]) -> tuple[Array, _Best]:
+            delta, best = carry
+            gradient, wrong = jax.grad(judged, has_aux=True)(ball.at(delta))
+            step = 2.5 / steps * wide * ball.direction(gradient, wide)
+            return ball.project(delta + step, wide), closer(wrong, delta, best)
+
+        delta, best = lax.fori_loop(0, steps, ascend, (ball.project(delta, wide), best))
+        return delta, closer(judged(ball.at(delta))[1], delta, best)
+
+    def bisect(_: int, carry: tuple[Array, Array, _Best]) -> tuple[Array, Array, _Best]:
+        safe, delta, best = carry
+        flipped = jnp.isfinite(best.distance)
+        radius = jnp.where(flipped & (best.distance > 0), (safe + best.distance) / 2, max_radius)
+        start = jnp.where(flipped.reshape(columns), best.delta, delta)  # what has not flipped yet, goes on
+        delta, found = attack(radius.astype(x.dtype), start, best)
+        failed = flipped & (found.distance == best.distance)
+        return jnp.where(failed, radius, safe), delta, found
+
+    zero = jnp.zeros_like(x)
+    nothing = _Best(jnp.full(len(x), jnp.inf, x.dtype), zero)
+    begin = jnp.zeros(len(x), x.dtype), zero, closer(judged(x)[1], zero, nothing)
+    _, _, best = lax.fori_loop(0, bisections + 1, bisect, begin)
+    return Margins(best.distance, jnp.isfinite(best.distance), ball.at(best.delta))
+
+
+class _Best(NamedTuple):
+    """The shortest disturbance so far that flips, and its length: infinite if there is none."""
+
+    distance: Float[Array, " n"]
+    delta: Float[Array, "n ..."]
+
+
+class _Ball(NamedTuple):
+    """The disturbances of x that an attack may make: ||delta / radius|| <= 1, and x + delta within bounds."""
+
+    x: Float[Array, "n ..."]
+    kind: str
+    bounds: tuple[Array, Array] | None
+
+    def at(self, delta: Array) -> Array:
+        """The point that a disturbance leads to; within bounds also where x + delta is rounded."""
+        point = self.x + delta
+        return point if self.bounds is None else jnp.clip(point, *self.bounds)
+
+    def norm(self, delta: Array) -> Float[Array, " n"]:
+        """||delta||, an example each."""
+        flat = delta.reshape(len(delta), -1)
+        return jnp.abs(flat).max(axis=1) if self.kind == "linf" else jnp.linalg.norm(flat, axis=1)
+
+    def direction(self, gradient: Array, radius: Array) -> Array:
+        """The step of length one along which a loss rises most; zero where it is flat."""
+        if self.kind == "linf":
+            return jnp.sign(gradient)
+        scaled = gradient * radius
+        # Of entries as large as 1: the squares of small ones would underflow.
+        scaled = self._over(scaled, jnp.abs(scaled).reshape(len(scaled), -1).max(axis=1))
+        return self._over(scaled, self.norm(scaled))
+
+    def project(self, delta: Array, radius: Array) -> Array:
+        """`delta` drawn back into the ball, then into the bounds; that shortens it, as x lies within them."""
+        if self.kind == "linf":
+            delta = jnp.clip(delta, -radius, radius)
+        else:
+            delta = self._over(delta, jnp.maximum(1, self.norm(delta / radius)))
+        return delta if self.bounds is None else jnp.clip(self.x + delta, *self.bounds) - self.x
+
+    def draw(self, key: Key[Array, ""], radius: Array) -> Array:
+        """A disturbance uniform in the ball."""
+        if self.kind == "linf":
+            return radius * jax.random.uniform(key, self.x.shape, self.x.dtype, -1, 1)
+        flat = self.x.reshape(len(self.x), -1)
+        return radius * jax.random.ball(key, flat.shape[1], 2, flat.shape[:1], flat.dtype).reshape(self.x.shape)
+
+    def _over(self, delta: Array, divisor: Array) -> Array:
+        divisor = jnp.where(divisor > 0, divisor, 1)
+        return delta / divisor.reshape((-1,) + (1,) * (delta.ndim - 1))
+
+
+def _split(logits: Array, y: Array) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
+    """f_y, and all f_j with minus infinity in the place of f_y."""
+    own = jnp.arange(logits.shape[1]) == y[:, None]
+    return jnp.where(own, logits, 0).sum(axis=1), jnp.where(own, -jnp.inf, logits)
+
+
+def _log_odds(logits: Array, y: Array) -> Float[Array, " n"]:
+    """log(exp(loss) - 1), i.e. log p(not y) - log p(y)."""
+    if logits.ndim == 1:
+        return -y * logits
+    own, others = _split(logits, y)
+    return jax.nn.logsumexp(others, axis=1) - own
+
+
+def _checked(
+    logits_fn: LogitsFn, x: Any, y: Any, norm: str, bounds: Bounds
+) -> tuple[Float[Array, "n ..."], Real[Array, " n"], tuple[Array, Array] | None]:
+    """Examples in floating point, labels and bounds, as arrays."""
+    _check.require(norm in ("linf", "l2"), "norm", "'linf' or 'l2'", repr(norm))
+    _check.require(jnp.ndim(x) >= 2 and jnp.size(x), "x", "a non-empty array (n, ...)", f"shape {jnp.shape(x)}")
+    _check.finite("x", x)
+    x = _check.as_float(x)
+    shape = jax.eval_shape(logits_fn, x).shape
+    n = len(x)
+    good = shape[:1] == (n,) and len(shape) in (1, 2) and (len(shape) == 1 or shape[1] > 1)
+    _check.require(good, "logits_fn", f"outputs ({n},), or ({n}, k) with k > 1", f"shape {shape}")
+    if len(shape) == 1:
+        _check.labels("y", y, n)
+    else:
+        whole = jnp.shape(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
+        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {jnp.shape(y)}")
+        among = (jnp.min(y) >= 0) & (jnp.max(y) < shape[1])
+        _check.require(among, "y", f"class indices from 0 to {shape[1] - 1}", y)
+    if bounds is None:
+        return x, jnp.asarray(y), None
+    low, high = (jnp.asarray(bound, x.dtype) for bound in bounds)
+    inside = jnp.all((low <= x) & (x <= high))
+    _check.require(inside, "bounds", "that x lies within them", f"x from {jnp.min(x)} to {jnp.max(x)}")
+    return x, jnp.asarray(y), (low, high)

@@ -1,0 +1,122 @@
+"""Coloured digits, as they are run from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import colored_mnist
+from experiments.__main__ import main
+from gsjax import data
+
+SMOKE = colored_mnist.PRESETS["smoke"]
+
+
+def test_smoke_run(tmp_path):
+    command = ["colored_mnist", "--preset", "smoke", "--arms", "erm", "sd", "oracle", "--out"]
+    assert main([*command, str(tmp_path / "first")]) == 0
+    assert main([*command, str(tmp_path / "second")]) == 0
+    for name in ("rows.jsonl", "summary.json"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
+    assert summary["data"]["stand-in"]
+    rows = {row["name"]: row for row in summary["rows"]}
+    published = rows["erm: test accuracy at the published step"]
+    assert published["published"] == 0.237
+    assert "400 of 50,000 training images" in published["differs"]
+    assert rows["sd, gray blank: entropy"]["published"] == 0.66
+    assert 0 <= rows["sd, gray blank: entropy"]["measured"] <= np.log(2) + 1e-6
+    assert len(summary["signatures"]) == 5
+    assert {"environments.png", "schedule.png"} <= {path.name for path in (tmp_path / "first").iterdir()}
+
+
+def test_every_arm_is_of_a_published_or_stated_recipe():
+    """The schedule and the numbers of steps at full stretch, as in the reference."""
+    arms = {arm.name: arm for arm in colored_mnist.arms(colored_mnist.PRESETS["paper"])}
+    assert {name: arm.steps for name, arm in arms.items()} == {
+        "erm": 1001,
+        "rex": 501,
+        "irm": 501,
+        "sd": 2001,
+        "group dro": 1001,
+        "lff": 1001,
+        "oracle": 1001,
+        "sd, penalty alone": 2001,
+        "sd, slow phase alone": 2001,
+    }
+    assert arms["irm"].network.widths == (390, 390)
+    assert arms["erm"].network.widths == (300, 300)
+
+
+def test_the_two_halves_of_the_schedule():
+    """The objectives of the three SD arms before and after the switch, from their formulas."""
+    config = colored_mnist.PRESETS["smoke"]
+    arms = {arm.name: arm for arm in colored_mnist.arms(config)}
+    batch = colored_mnist.sample(jax.random.key(0), data.digit_images(), SMOKE).train
+    state = arms["sd"].method.init(jax.random.key(1), batch)
+    c, switch = 2e-5, round(450 * config.stretch)
+    updates = {name: jax.jit(arm.method.update) for name, arm in arms.items() if name.startswith("sd")}
+    for step, (scale, factor) in {switch - 1: (1.0, c), switch: (c, 1.0)}.items():
+        at = state._replace(step=jnp.asarray(step, jnp.int32))
+        infos = {name: update(at, batch)[1] for name, update in updates.items()}
+        logits = np.asarray(arms["sd"].network.apply({"params": state.params}, batch.x))
+        loss, square = np.mean(np.log1p(np.exp(-np.asarray(batch.y) * logits))), np.mean(logits**2)
+        expected = {
+            "sd": scale * (loss + factor * square),
+            "sd, penalty alone": loss + factor * square,
+            "sd, slow phase alone": scale * loss,
+        }
+        for name, value in expected.items():
+            assert float(infos[name].objective) == pytest.approx(value, rel=1e-5), (name, step)
+
+
+def test_a_restart_has_images_of_its_own_in_three_parts_that_are_apart():
+    images = data.digit_images()
+    first, second = (colored_mnist.sample(jax.random.key(seed), images, SMOKE) for seed in (0, 1))
+    assert [len(part.y) for part in first] == [400, 200, 200]
+    assert not np.array_equal(first.train.x, second.train.x)
+    seen = {np.asarray(x.sum(axis=-1)).tobytes() for x in first.train.x}
+    both = [np.asarray(x.sum(axis=-1)).tobytes() in seen for part in first[1:] for x in part.x]
+    assert np.mean(both) < 0.02  # but for the few digits that the file holds twice
+    for part, share in zip(first, (0.85, 0.85, 0.1), strict=True):
+        agrees = np.mean((np.asarray(part.group) % 2 == 1) == (np.asarray(part.y) > 0))
+        assert abs(agrees - share) < 0.07
+    assert set(np.unique(first.train.environment)) == {0, 1}
+    assert set(np.unique(first.test.environment)) == {0}
+
+
+def test_selection_by_validation_and_by_test():
+    rows = [
+        {"validation": [0.1, 0.9, 0.5], "test": [0.7, 0.2, 0.3]},
+        {"validation": [0.3, 0.2, 0.1], "test": [0.4, 0.5, 0.6]},
+    ]
+    assert colored_mnist.selected(rows, "published").tolist() == [0.3, 0.6]
+    assert colored_mnist.selected(rows, "validation").tolist() == [0.2, 0.4]
+    assert colored_mnist.selected(rows, "test").tolist() == [0.7, 0.6]
+    other = [{"validation": [0.95], "test": [0.1]}, {"validation": [0.1], "test": [0.8]}]
+    chosen, values = colored_mnist.selected_arm({"erm": rows, "sd": other, "oracle": other}, "validation")
+    assert (chosen, values.tolist()) == ("erm 1, sd 1", [0.1, 0.4])
+
+
+def test_entropy_is_that_of_the_predicted_distribution():
+    logits = np.array([-3.0, 0.0, 0.5, 90.0])
+    p = 1 / (1 + np.exp(-logits))
+    expected = -p * np.log(p) - np.log1p(-p, where=p < 1, out=np.zeros(4)) * (1 - p)
+    np.testing.assert_allclose(colored_mnist.entropy(jnp.asarray(logits)), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--arms", "magic"], "arms: expected some of erm, rex"),
+        (["--train", "2000"], "train: expected at most 1797 images in all"),
+    ],
+)
+def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+    assert main(["colored_mnist", "--preset", "smoke", "--out", str(tmp_path), *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line

@@ -1,0 +1,253 @@
+"""`python -m experiments report`: the page of all results, and the tables of the README."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from experiments import _page, _report
+from experiments.__main__ import main
+from gsjax import plotting, records
+
+
+def one_line(capsys):
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    [line] = captured.err.splitlines()
+    return line
+
+
+def write(folder, name="fake", preset="laptop", **changes):
+    """A summary in `folder`, whose first row has `changes`."""
+    folder.mkdir(parents=True)
+    row = {"name": "accuracy", "measured": 0.98765, "interval": [0.97, 1.0], "seeds": 8, "published": 0.91} | changes
+    rows = [
+        row | {"differs": "8x8 digits"},
+        row | {"name": "a|b", "interval": None, "published": None, "differs": None},
+    ]
+    found = {"name": "SD *beats* ERM", "value": -2.5e-5, "interval": None, "holds": True, "why": "<b>|x| & y</b>"}
+    signatures = [found, found | {"name": "it lasts", "interval": [-1.0, 2000.5], "holds": False, "why": "x"}]
+    data = [{"name": "clothes", "sizes": {"train": 9}, "stand-in": "for CelebA"}, {"name": "moons", "stand-in": False}]
+    config = {"widths": (2, 3), "note": "<script>alert(1)</script>"}
+    records.summary(folder, experiment=name, preset=preset, config=config, data=data, rows=rows, signatures=signatures)
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """A folder with `results` of two runs, one with its figure and its time."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "results" / "fake" / "laptop")
+    write(tmp_path / "results" / "deep" / "er" / "run", name="toy_dynamics", preset="paper", differs=None, seeds=4321)
+    beside = tmp_path / "results" / "fake" / "laptop"
+    (beside / "timing.json").write_text('{"seconds": 12.34}\n')
+    figure, _ = plotting.panels()
+    figure.savefig(beside / "curve.png", dpi=20)
+    return tmp_path / "results"
+
+
+class Reader(html.parser.HTMLParser):
+    """What a browser would make of a page: its text, its tags, and whether every tag is closed."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.text, self.tags, self.open = [], [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+def test_the_page_has_all_that_the_summaries_have_and_needs_no_other_file(results, capsys):
+    assert main(["report"]) == 0
+    page = Path("results/report.html").read_text(encoding="utf-8")
+    reader = Reader(page)
+    assert reader.open == []
+    text = " ".join(" ".join(reader.text).split())
+    for part in (
+        "2 of 4 signatures hold, in 2 runs.",
+        "fake preset laptop · 12.3 s of computation",
+        "toy_dynamics preset paper · results/deep/er/run",
+        "Two features, one growing stronger",  # of the experiment itself
+        "accuracy 0.988 [0.97, 1] 8 0.91 8x8 digits",
+        "a|b 0.988 8",
+        "SD *beats* ERM −2.5 × 10 −5 ✓ holds <b>|x| & y</b>",
+        "it lasts −2.5 × 10 −5 [−1, 2000] ✗ does not hold x",
+        "clothes train: 9 for CelebA moons no",
+        "widths 2, 3 note <script>alert(1)</script>",
+        f"jax {records.versions()['jax']}",
+    ):
+        assert part in text, part
+    [image] = [attributes["src"] for tag, attributes in reader.tags if tag == "img"]
+    assert image.startswith("data:image/png;base64,iVBOR")
+    assert {tag for tag, _ in reader.tags} & {"script", "link", "b"} == set()
+    targets = [attributes["href"] for tag, attributes in reader.tags if "href" in attributes]
+    identities = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert targets == [f"#{identity}" for identity in identities] == ["#run0", "#run1"]
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == "results/report.html: 2 runs"
+    assert sum(bool(re.search(r" (yes|no)\s*$", line)) for line in lines) == 4
+
+
+def test_the_page_is_the_same_when_it_is_made_again_elsewhere(results, tmp_path):
+    assert main(["report"]) == 0
+    assert main(["report", "--out", str(tmp_path / "new" / "page.html"), "--results", "results/"]) == 0
+    assert (tmp_path / "new" / "page.html").read_bytes() == Path("results/report.html").read_bytes()
+
+
+def test_results_that_are_none_are_named(results, capsys):
+    summary = results / "fake" / "laptop" / "summary.json"
+    whole = summary.read_bytes()
+    for path, content in [
+        (summary, whole[:-9]),
+        (summary, whole.replace(b'"seeds"', b'"seed"')),
+        (summary, whole.replace(b'"holds"', b'"hold"')),
+        (summary, whole.replace(b"0.97,", b"")),
+        (summary, b"[]"),
+        (summary.with_name("timing.json"), b"12"),
+        (summary.with_name("curve.png"), summary.with_name("curve.png").read_bytes()[:-20]),
+        (summary.with_name("curve.png"), b""),
+    ]:
+        before = path.read_bytes()
+        path.write_bytes(content)
+        assert main(["report"]) == 2
+        assert f"experiments: {path.relative_to(results.parent)} is damaged" in one_line(capsys)
+        path.write_bytes(before)
+    shutil.rmtree(results)
+    assert main(["report"]) == 2
+    assert "--results: expected a summary.json somewhere under results, got none" in one_line(capsys)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.98765, "0.988"), (12345.6, "12346"), (1e-5, "1e-05"), (None, "")])
+def test_numbers(value, text):
+    assert _page.number(value) == text
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A checkout without records."""
+    place = tmp_path / "checkout"
+    place.mkdir()
+    monkeypatch.setattr(_report, "ROOT", place)
+    return place
+
+
+def record(root, name="fake", preset="laptop", **changes):
+    write(root / "experiments" / "records" / name / preset, name, preset, **changes)
+
+
+TABLE = """\
+|  | measured [95% interval] | seeds | published | what differs |
+| --- | --- | --- | --- | --- |
+| accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
+| a\\|b | 0.988 | 8 |  |  |
+"""
+
+
+def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys):
+    readme = root / "README.md"
+    readme.write_text("# x\n<!-- table: fake -->\n<!-- end -->\ny\n<!-- table: fake/pod -->\nold\n<!-- end -->\n")
+    assert main(["report", "--check"]) == 1
+    assert "make readme" in one_line(capsys)
+    assert main(["report", "--write"]) == 0
+    none = "# x\n<!-- table: fake -->\nNo record of fake yet.\n<!-- end -->\ny\n<!-- table: fake/pod -->\n"
+    assert readme.read_text() == none + "No record of fake/pod yet.\n<!-- end -->\n"
+    assert main(["report", "--check"]) == 0
+    assert main(["report", "--tables"]) == 0
+    assert capsys.readouterr().out == "no records yet\n"
+
+    record(root)
+    record(root, preset="pod", measured=12345.6, seeds=64)
+    assert main(["report", "--check"]) == 1
+    assert "make readme" in one_line(capsys)
+    assert main(["report", "--write"]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"# x\n<!-- table: fake -->\n{TABLE}<!-- end -->\ny\n<!-- table: fake/pod -->\n|")
+    assert "| accuracy | 12346 [0.97, 1] | 64 |" in text
+    assert main(["report", "--check"]) == 0
+    before = readme.stat().st_mtime_ns
+    assert main(["report", "--write"]) == 0
+    assert readme.stat().st_mtime_ns == before
+    assert main(["report", "--tables"]) == 0
+    assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
+
+
+def test_one_table_of_several_experiments(root, capsys):
+    readme = root / "README.md"
+    marked = "<!-- table: late fake other/pod -->\n<!-- end -->\n<!-- signatures: fake late -->\n<!-- end -->\n"
+    readme.write_text(marked)
+    assert main(["report", "--write"]) == 0
+    assert "No record of late or fake or other/pod yet." in readme.read_text()
+    assert "No record of fake or late yet." in readme.read_text()
+    record(root)
+    record(root, "other", "pod", published="<50%")
+    record(root, "other")  # of a preset that was not asked for
+    assert main(["report", "--write"]) == 0
+    # Of experiments in the order of the marker, as far as there are records.
+    assert (
+        readme.read_text()
+        == """\
+<!-- table: late fake other/pod -->
+| experiment |  | measured [95% interval] | seeds | published | what differs |
+| --- | --- | --- | --- | --- | --- |
+| fake | accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
+| fake | a\\|b | 0.988 | 8 |  |  |
+| other | accuracy | 0.988 [0.97, 1] | 8 | &lt;50% | 8x8 digits |
+| other | a\\|b | 0.988 | 8 |  |  |
+<!-- end -->
+<!-- signatures: fake late -->
+| experiment | signature | value [95% interval] | holds |
+| --- | --- | --- | --- |
+| fake | SD \\*beats\\* ERM | -2.5e-05 | yes |
+| fake | it lasts | -2.5e-05 [-1, 2000] | no |
+<!-- end -->
+"""
+    )
+    assert main(["report", "--check"]) == 0
+    readme.write_text("<!-- signatures: fake -->\n<!-- end -->\n")
+    assert main(["report", "--write"]) == 0
+    assert "| signature | value [95% interval] | holds |\n" in readme.read_text()
+
+
+def test_records_that_are_none_are_refused(root, capsys):
+    (root / "README.md").write_text("x\n")
+    record(root)
+    records_of = root / "experiments" / "records"
+    path = records_of / "fake" / "laptop" / "summary.json"
+    (records_of / "fake" / "smoke").mkdir()
+    shutil.copy(path, records_of / "fake" / "smoke")
+    assert main(["report", "--check"]) == 2
+    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
+    shutil.rmtree(records_of / "fake" / "smoke")
+    whole = path.read_text()
+    for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
+        path.write_text(damaged)
+        assert main(["report", "--check"]) == 2
+        assert f"{path} is damaged" in one_line(capsys)
+    (root / "README.md").unlink()
+    path.write_text(whole)
+    assert main(["report", "--check"]) == 2
+    assert "README.md: No such file" in one_line(capsys)
+
+
+def test_the_tables_of_the_readme_are_current():
+    assert main(["report", "--check"]) == 0
+
+
+def test_the_records_are_as_experiments_write_them():
+    for path in Path(_report.__file__).with_name("records").rglob("summary.json"):
+        assert _page.read(path).content == json.loads(path.read_bytes())

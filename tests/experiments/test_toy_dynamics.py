@@ -1,0 +1,163 @@
+"""The toy of Fig. 5, as it is run from the command line."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from experiments import toy_dynamics
+from experiments.__main__ import main
+from gsjax.objectives import SpectralDecoupling
+
+U = np.array([[0.75**0.5, -0.5], [0.5, 0.75**0.5]])
+EXACT = {("ridge", 2): (6.1204, 1.6400), ("ridge", 3): (7.0681, 1.5831), ("sd", 2): (6.3727, 1.7076)}
+EXACT["sd", 3] = EXACT["sd", 2]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    out = tmp_path_factory.mktemp("toy")
+    assert main(["toy_dynamics", "--preset", "smoke", "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def rows(smoke):
+    return [json.loads(line) for line in (smoke / "rows.jsonl").read_text().splitlines()]
+
+
+def one(rows, penalty, s1):
+    return next(row for row in rows if (row["penalty"], row["s1"]) == (penalty, s1))
+
+
+def test_primal_and_dual_end_at_the_exact_equilibrium(rows):
+    """That of the reference, and the minimum of the objective as scipy finds it."""
+    assert len(rows) == 4
+    for row in rows:
+        s, measured, predicted = np.array([row["s1"], 2.0]), row["measured"], row["predicted"]
+
+        def objective(theta, s=s, penalty=row["penalty"]):
+            margins = U @ (s * theta)
+            term = 0.01 * theta @ theta if penalty == "ridge" else 0.002 * margins @ margins
+            return np.logaddexp(0, -margins).sum() + term / 2
+
+        minimum = s * optimize.minimize(objective, np.zeros(2), tol=1e-10).x
+        assert all(measured["converged"])
+        for found in (*measured["end"], predicted["dual_end"], predicted["equilibrium"], minimum):
+            np.testing.assert_allclose(found, EXACT[row["penalty"], row["s1"]], atol=1e-3)
+
+
+def test_the_paths_are_those_of_the_published_recipe(rows):
+    """By hand, in two dimensions: theta <- theta - 0.05 dL/dtheta from zero, and the dual from 1e-8."""
+    row = one(rows, "ridge", 3)
+    s, theta = np.array([3.0, 2.0]), np.zeros(2)
+    for _ in range(500):
+        theta += 0.05 * (s * (U.T @ (1 / (1 + np.exp(U @ (s * theta))))) - 0.01 * theta)
+    predicted = row["predicted"]
+    assert predicted["times"][-1] == pytest.approx(25)
+    for path in row["measured"]["path"]:  # of every V
+        assert path[0] == [0, 0]
+        np.testing.assert_allclose(path[-1], s * theta, rtol=1e-9)
+    np.testing.assert_allclose(predicted["alpha"][0], 1e-8)
+    np.testing.assert_allclose(predicted["alpha"][-1], predicted["alpha_equilibrium"], rtol=1e-6)
+
+
+def test_a_smaller_step_follows_the_flow_more_closely(rows):
+    """The distance between gradient descent and its flow falls like the step size."""
+    config, flow, apart = toy_dynamics.PRESETS["smoke"], one(rows, "sd", 3)["predicted"], []
+    s = np.array([3.0, 2.0])
+    for factor in (1, 4):
+        theta, path = np.zeros(2), [np.zeros(2)]
+        for _ in range(100 * factor):
+            margins = U @ (s * theta)
+            theta = theta + 0.05 / factor * s * (U.T @ (1 / (1 + np.exp(margins)) - config.sd * margins))
+            path.append(s * theta)
+        keep = [step for step in toy_dynamics.at(config) if step <= 100]
+        apart.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
+    assert 3 < apart[0] / apart[1] < 6
+
+
+def test_under_spectral_decoupling_the_dual_does_not_know_s1(rows):
+    for penalty, same in (("sd", True), ("ridge", False)):
+        first, second = (np.array(one(rows, penalty, s1)["predicted"]["alpha"]) for s1 in (2, 3))
+        assert np.allclose(first, second, rtol=1e-6, atol=0) == same
+
+
+def test_the_summary_gives_measured_and_predicted_apart(smoke, rows):
+    summary = json.loads((smoke / "summary.json").read_text())
+    values = {row["name"]: row for row in summary["rows"]}
+    measured, predicted = (values[f"ridge, s_1 = 3: z_2, {kind}"] for kind in ("measured", "predicted"))
+    assert measured["measured"] != predicted["measured"]
+    assert measured["measured"] == pytest.approx(predicted["measured"], abs=1e-3)
+    assert measured["differs"] == f"run on to {max(one(rows, 'ridge', 3)['measured']['steps']):,} steps"
+    assert measured["seeds"] == 2
+    assert values["ridge, s_1 = 3: error of z after 500 steps"]["measured"] > 0.01
+    assert [signature["name"] for signature in summary["signatures"]] == [
+        "s_1 = 2: the paths end at the exact equilibrium",
+        "s_1 = 3: the paths end at the exact equilibrium",
+        "ridge: z_2 falls as s_1 grows",
+        "spectral decoupling: z_2 stays as s_1 grows",
+    ]
+    assert all(signature["holds"] for signature in summary["signatures"])
+    assert (smoke / "paths.png").stat().st_size > 10_000
+
+
+def test_signatures_do_not_hold_where_they_should_not(rows):
+    """Negative controls: paths that were cut off, s_1 going down."""
+    config, cut = toy_dynamics.PRESETS["smoke"], copy.deepcopy(rows)
+    for row in cut:
+        row["measured"] |= {"end": [path[-1] for path in row["measured"]["path"]], "converged": [False, True]}
+    assert "not converged at step" in toy_dynamics.summarise(cut[:2], config)[0]["differs"]
+    assert [signature["holds"] for signature in toy_dynamics.judge(cut, config)] == [False, False, True, False]
+    exchanged = [row | {"s1": 5 - row["s1"]} for row in reversed(rows)]
+    assert [signature["holds"] for signature in toy_dynamics.judge(exchanged, config)] == [True, True, False, True]
+
+
+def test_run_on_stops_at_its_bound():
+    config = dataclasses.replace(toy_dynamics.PRESETS["smoke"], steps=2, max_steps=7)
+    phi, y = jnp.eye(2), jnp.ones(2)
+    _, steps, converged = jax.jit(toy_dynamics.run_on, static_argnums=0)(
+        config, SpectralDecoupling(0.002), phi, y, jnp.zeros(2)
+    )
+    assert (int(steps), bool(converged)) == (7, False)
+
+
+def test_a_finished_run_is_not_run_again(smoke, monkeypatch):
+    before = {path.name: path.read_bytes() for path in smoke.iterdir()}
+    monkeypatch.setattr(toy_dynamics, "predict", None)
+    assert main(["toy_dynamics", "--preset", "smoke", "--out", str(smoke)]) == 0
+    after = {path.name: path.read_bytes() for path in smoke.iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {"provenance.json"}
+
+
+def test_the_presets_are_the_published_settings():
+    assert toy_dynamics.PRESETS["laptop"] == toy_dynamics.PRESETS["paper"] == toy_dynamics.Config()
+    steps = toy_dynamics.at(toy_dynamics.Config())
+    assert (steps[0], steps[1], steps[-1]) == (0, 1, 5000)
+    assert (np.diff(steps) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--s1", "2"], "s1: expected two or more positive numbers, increasing, got (2.0,)"),
+        (["--s1", "3", "2"], "s1: expected two or more"),
+        (["--delta", "1"], "delta: expected a number in (0, 1), got 1.0"),
+        (["--initial", "0"], "initial: expected a number in (0, 1)"),
+        (["--ridge", "0"], "ridge: expected finite positive numbers"),
+        (["--learning-rate", "-1"], "learning_rate: expected finite positive numbers"),
+        (["--seeds", "1"], "seeds: expected at least 2, got 1"),
+    ],
+)
+def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+    assert main(["toy_dynamics", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert complaint in line
+    assert not (tmp_path / "out").exists()

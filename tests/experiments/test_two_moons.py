@@ -1,0 +1,77 @@
+"""Two moons, as they are run from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import two_moons
+from experiments.__main__ import main
+from gsjax import records
+
+SMOKE = ["two_moons", "--preset", "smoke"]
+
+
+def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
+    """Stopped after an arm, then run to its end: the same bytes as a run that was never stopped."""
+    add, cells = records.Table.add, []
+
+    def stop(self, cell, rows, seconds):
+        add(self, cell, rows, seconds)
+        cells.append(cell["arm"])
+        if len(cells) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(records.Table, "add", stop)
+    assert main([*SMOKE, "--out", str(tmp_path / "stopped")]) == 130
+    assert main([*SMOKE, "--out", str(tmp_path / "stopped")]) == 0
+    assert cells == ["erm", "sd", "followed: erm", "followed: sd"]
+    assert main([*SMOKE, "--out", str(tmp_path / "whole")]) == 0
+    for name in ("rows.jsonl", "summary.json", "arms/erm.npz", "arms/followed sd.npz"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    values = {row["name"]: row["measured"] for row in summary["rows"]}
+    assert values["erm: training accuracy"] > 0.9
+    assert {"sd: geometric margin of the averaged boundary", "sd: share of x_2 in the gradient"} <= values.keys()
+    assert len(summary["signatures"]) == 3
+    assert {"figure1.png", "boundaries.png"} <= {path.name for path in (tmp_path / "whole").iterdir()}
+
+
+def test_unknown_arms_are_named(tmp_path, capsys):
+    assert main([*SMOKE, "--out", str(tmp_path), "--arms", "erm", "magic"]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "arms: expected some of overlapping: erm, erm, sd," in line
+    assert line.endswith("got magic")
+
+
+def test_margin_and_bend_of_known_boundaries():
+    """Networks whose outputs are x_1 - a: the averaged boundary is the line x_1 = mean a, which does not bend."""
+    first, second = np.meshgrid(two_moons.GRID, two_moons.GRID)
+    at = np.array([-0.1, 0.3])
+    x, y = np.array([[-0.5, 0.5], [0.7, -0.5]]), np.array([-1.0, 1.0])
+    margin, bend = two_moons.geometry(first - at[:, None, None], x[:, 0] - at[:, None], x, y)
+    half = np.array([0.5, 0.5])
+    assert margin(half) == pytest.approx(0.6)
+    assert margin(np.array([0.0, 1.0])) == pytest.approx(0.4)
+    assert bend(half) == pytest.approx(0, abs=1e-12)
+
+    margin, bend = two_moons.geometry((first - 0.4 * second)[None], (x @ [1, -0.4])[None], x, y)
+    assert bend(np.ones(1)) == pytest.approx(0.4 / np.sqrt(12), rel=0.01)  # x_2 is uniform on an interval of length 1
+    wrong, _ = two_moons.geometry(first[None], x[:, 0][None], x, -y)
+    assert wrong(np.ones(1)) == pytest.approx(-0.7)  # of an example on the wrong side; the other one is nearer to zero
+
+
+def test_inputs_are_turned_by_the_angle():
+    turned = np.asarray(two_moons.turned(jnp.array([[1.0, 0.0], [0.0, 1.0]]), np.pi / 4))
+    np.testing.assert_allclose(turned, np.array([[1, 1], [-1, 1]]) / np.sqrt(2), atol=1e-6)
+    np.testing.assert_allclose(turned @ turned.T, np.eye(2), atol=1e-6)
+
+
+def test_published_penalty_is_c_times_the_mean_square():
+    logits, c = np.array([0.5, -2.0, 1.0]), 0.003
+    ours = np.sum(two_moons.published(c) / 2 * logits**2) / len(logits)
+    assert ours == pytest.approx(c * np.mean(logits**2))

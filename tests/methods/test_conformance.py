@@ -1,0 +1,196 @@
+"""What every method does: one table that all of them pass."""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false, reportOptionalSubscript=false
+# NumPy's arrays stand for JAX's, and bad input is of any type.
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import lax
+
+from gsjax import methods
+from gsjax.methods import Batch, Method
+from tests.methods.toys import Linear, N, Noisy, batch, close, compiled, leaves
+
+STEPS = 40
+VARIANTS = {
+    "erm": ("erm", {"weight_decay": 1e-3}),
+    "spectral_decoupling": ("spectral_decoupling", {"strength": 0.1}),
+    "irm": ("irm", {"penalty_weight": 5.0, "anneal": 10}),
+    "vrex": ("vrex", {"penalty_weight": 5.0, "anneal": 10}),
+    "group_dro": ("group_dro", {"groups": 3, "step_size": 0.1}),
+    "lff": ("lff", {"examples": N}),
+    # Beyond the table:
+    "doubled": ("spectral_decoupling", {"strength": 0.2}),
+    "by_class": ("spectral_decoupling", {"strength": [0.1, 0.2], "target": [-1.0, 2.0], "class_means": True}),
+    "lff_alone": ("lff", {}),
+}
+every_method = pytest.mark.parametrize("variant", methods.NAMES)
+
+
+@functools.cache
+def method(variant: str, network: nn.Module) -> Method:
+    name, options = VARIANTS[variant]
+    return methods.get(name)(network, optax.sgd(0.3, momentum=0.5), **options)
+
+
+@functools.cache
+def update(variant: str, network: nn.Module) -> Callable:
+    return compiled(method(variant, network).update)
+
+
+def test_names():
+    assert methods.NAMES == ("erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff")
+    assert methods.get("lff") is methods.lff.lff
+    with pytest.raises(ValueError, match=r"^name: expected one of erm, spectral_decoupling, irm.*, got 'irmv1'"):
+        methods.get("irmv1")
+
+
+@every_method
+def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
+    of, data = method(variant, Linear()), batch()
+    states = [of.init(key, data) for key in jax.random.split(jax.random.key(0))]
+    course = compiled(jax.vmap(lambda state: lax.scan(lambda state, _: of.update(state, data), state, length=STEPS)))
+    together, infos = course(jax.tree.map(lambda *seeds: jnp.stack(seeds), *states))
+    assert (together.step == STEPS).all()
+    assert (infos.loss[:, -1] < infos.loss[:, 0] / 2).all()
+
+    def alone(state):
+        for _ in range(STEPS):
+            state, _ = update(variant, Linear())(state, data)
+        return state
+
+    one_by_one = [leaves(alone(state)) for state in states]
+    for leaf, *of_seeds in zip(leaves(together), *one_by_one, strict=True):
+        np.testing.assert_allclose(leaf, of_seeds, rtol=1e-4, atol=1e-5)
+    for one, again in zip(one_by_one[0], leaves(alone(states[0])), strict=True):
+        np.testing.assert_array_equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("of_one", "of_two"),
+    [("spectral_decoupling", "doubled"), ("irm", "irm"), ("group_dro", "group_dro"), ("lff", "lff")],
+)
+def test_two_outputs_are_one(of_one, of_two):
+    """With outputs (-f / 2, f / 2), whose squares sum to f^2 / 2."""
+    data, key = batch(), jax.random.key(0)
+    classes = data._replace(y=(data.y > 0).astype(np.int32))
+    one, two = method(of_one, Linear()).init(key, data), method(of_two, Linear(pair=True)).init(key, classes)
+    for _ in range(3):
+        one, info = update(of_one, Linear())(one, data)
+        two, info_of_two = update(of_two, Linear(pair=True))(two, classes)
+        close((two, info_of_two), (one, info), rtol=1e-4)
+
+
+def test_running_statistics_and_dropout():
+    data, compute = batch(), update("erm", Noisy())
+    state = method("erm", Noisy()).init(jax.random.key(0), data)
+    after, info = compute(state, data)
+    mean = after.collections["batch_stats"]["BatchNorm_0"]["mean"]
+    hidden = data.x @ state.params["Dense_0"]["kernel"] + state.params["Dense_0"]["bias"]
+    np.testing.assert_allclose(mean, 0.1 * hidden.mean(axis=0), rtol=1e-4, atol=1e-6)
+
+    # Dropout draws anew for another key and for another step, and not at all in predictions.
+    for other in (state._replace(key=jax.random.key(1)), state._replace(step=state.step + 1)):
+        assert float(compute(other, data)[1].loss) != float(info.loss)
+    predictions = [methods.predict(Noisy(), after._replace(key=key), data.x) for key in jax.random.split(after.key)]
+    np.testing.assert_array_equal(*predictions)
+    for _ in range(30):
+        after, info = compute(after, data)
+    assert float(info.loss) < 0.2
+
+
+@pytest.mark.parametrize("variant", list(VARIANTS))
+def test_precision_follows_the_data(variant, x64):
+    of, data = method(variant, Noisy()), jax.tree.map(jnp.asarray, batch(x64))
+    state = jax.eval_shape(of.init, jax.random.key(0), data)
+    after, info = jax.eval_shape(of.update, state, data)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, info))} == {np.dtype(x64)}
+    # What a loop carries keeps its type.
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), state
+    )
+
+
+BAD: list[tuple[str, Callable[[Batch], Batch], str]] = [
+    ("erm", lambda b: b._replace(y=b.y[1:]), rf"y: expected shape \({N},\)"),
+    ("erm", lambda b: b._replace(y=(b.y > 0).astype(float)), r"y: expected labels -1 and \+1"),
+    ("erm", lambda b: b._replace(x=b.x * np.nan), r"x: expected finite numbers"),
+    ("erm", lambda b: b._replace(x=b.x[:0]), r"x: expected a non-empty array"),
+    (
+        "irm",
+        lambda b: b._replace(environment=None),
+        r"environment: expected whole numbers \(12,\) from 0 to 1, got None",
+    ),
+    ("irm", lambda b: b._replace(environment=b.index), r"environment: .* from 0 to 1, got \[0, 11\]"),
+    ("vrex", lambda b: b._replace(environment=b.environment - 1), r"environment: .* from 0 to 1, got \[-1, 0\]"),
+    ("vrex", lambda b: b._replace(environment=b.environment / 2), r"environment: .* got float32 of shape \(12,\)"),
+    ("group_dro", lambda b: b._replace(group=None), r"group: expected whole numbers \(12,\) from 0 to 2, got None"),
+    ("group_dro", lambda b: b._replace(group=b.group[:3]), r"group: .* of shape \(3,\)"),
+    ("lff", lambda b: b._replace(index=None), r"index: expected whole numbers .* got None"),
+    ("lff", lambda b: b._replace(index=b.index + 1), r"index: .* from 0 to 11, got \[1, 12\]"),
+]
+
+
+@pytest.mark.parametrize(("variant", "spoil", "message"), BAD)
+def test_bad_batches_are_refused_by_init_and_by_the_loop(variant, spoil, message):
+    of, bad = method(variant, Linear()), spoil(batch())
+    with pytest.raises(ValueError, match=f"^{message}"):
+        of.init(jax.random.key(0), bad)
+    with pytest.raises(ValueError, match=f"^{message.partition(':')[0]}: expected"):
+        methods.train(of, jax.random.split(jax.random.key(0), 2), bad, steps=1)
+
+
+def test_labels_of_several_classes():
+    of = method("erm", Linear(pair=True))
+    for y in (np.arange(N), np.tile([-1, 1], N // 2), np.zeros(N)):
+        with pytest.raises(ValueError, match=r"^y: expected whole numbers \(12,\) from 0 to 1"):
+            of.init(jax.random.key(0), batch()._replace(y=y))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("erm", {"weight_decay": -1.0}, r"weight_decay: expected finite numbers, 0 or above"),
+        ("spectral_decoupling", {"strength": [0.1, -0.1]}, r"strength: expected finite numbers, 0 or above"),
+        ("spectral_decoupling", {"strength": 0.1, "loss_scale": 0.0}, r"loss_scale: expected finite positive"),
+        ("spectral_decoupling", {"strength": 0.1, "target": np.inf}, r"target: expected finite numbers"),
+        ("irm", {"penalty_weight": np.nan}, r"penalty_weight: expected finite numbers"),
+        ("irm", {"penalty_weight": 1.0, "environments": 0}, r"environments: expected a whole number, 1 or above"),
+        ("vrex", {"penalty_weight": 1.0, "anneal": 0.5}, r"anneal: expected a whole number, 0 or above"),
+        ("group_dro", {"groups": 0}, r"groups: expected a whole number"),
+        ("group_dro", {"groups": 2, "step_size": -0.1}, r"step_size: expected finite numbers"),
+        ("lff", {"q": 0.0}, r"q: expected a number above 0 and at most 1"),
+        ("lff", {"decay": 1.0}, r"decay: expected a number from 0 to below 1"),
+        ("lff", {"examples": 0}, r"examples: expected a whole number"),
+    ],
+)
+def test_bad_options_are_refused_by_the_constructor(name, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        methods.get(name)(Linear(), optax.sgd(0.1), **options)
+
+
+@pytest.mark.parametrize("field", ["strength", "target"])
+def test_options_by_class_have_one_entry_a_class(field):
+    options = {"strength": 0.1, field: [0.1, 0.2, 0.3]}
+    of = methods.get("spectral_decoupling")(Linear(), optax.sgd(0.1), **options)
+    with pytest.raises(ValueError, match=rf"^{field}: expected one number or 2, one a class, got shape \(3,\)"):
+        of.init(jax.random.key(0), batch())
+
+
+def test_outputs_of_another_shape():
+    class Wrong(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(x)[:, :, None]
+
+    with pytest.raises(ValueError, match=r"^network: expected outputs \(12,\) or \(12, k\), got shape \(12, 2, 1\)"):
+        methods.get("erm")(Wrong(), optax.sgd(0.1)).init(jax.random.key(0), batch())

@@ -1,0 +1,153 @@
+"""The residual network with bottlenecks against numpy, and its pretrained weights from files."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from gsjax.networks import ResNet, resnet
+from tests.networks.test_standard import convolved, drawn, normalised, relu
+
+KEY = jax.random.key(0)
+
+
+def torchvision(blocks, classes, *, rng):
+    """The entries of torchvision's `ResNet(Bottleneck, blocks).state_dict()`, with random numbers in them."""
+    entries = {}
+
+    def conv(name, outputs, inputs, q):
+        entries[f"{name}.weight"] = rng.normal(size=(outputs, inputs, q, q)) / np.sqrt(inputs * q * q)
+
+    def norm(name, channels):
+        for entry, value in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            entries[f"{name}.{entry}"] = value + rng.uniform(0, 0.3, channels)
+        entries[f"{name}.num_batches_tracked"] = np.array(7)
+
+    conv("conv1", 64, 3, 7)
+    norm("bn1", 64)
+    inputs = 64
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            name, width = f"layer{stage + 1}.{block}", 64 * 2**stage
+            for number, (outputs, fan, q) in enumerate(
+                [(width, inputs, 1), (width, width, 3), (4 * width, width, 1)], 1
+            ):
+                conv(f"{name}.conv{number}", outputs, fan, q)
+                norm(f"{name}.bn{number}", outputs)
+            if block == 0:
+                conv(f"{name}.downsample.0", 4 * width, inputs, 1)
+                norm(f"{name}.downsample.1", 4 * width)
+            inputs = 4 * width
+    entries["fc.weight"], entries["fc.bias"] = rng.normal(size=(classes, inputs)), rng.normal(size=classes)
+    return {
+        name: np.asarray(entry, np.int64 if entry.dtype.kind == "i" else np.float32) for name, entry in entries.items()
+    }
+
+
+def by_hand(entries, x, blocks):
+    """The forward pass of the entries, in evaluation mode."""
+
+    def conv(h, name, stride=1):
+        kernel = entries[f"{name}.weight"].transpose(2, 3, 1, 0)
+        return convolved(h, kernel, stride, pad=len(kernel) // 2)
+
+    def norm(h, name):
+        weights = {"scale": entries[f"{name}.weight"], "bias": entries[f"{name}.bias"]}
+        return normalised(h, weights, {"mean": entries[f"{name}.running_mean"], "var": entries[f"{name}.running_var"]})
+
+    h = relu(norm(conv(x, "conv1", 2), "bn1"))
+    h = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+    rows, columns = ((size - 3) // 2 + 1 for size in h.shape[1:3])
+    h = np.stack([[h[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2)) for j in range(columns)]
+                  for i in range(rows)]).transpose(2, 0, 1, 3)  # fmt: skip
+    for stage, count in enumerate(blocks):
+        for block in range(count):
+            name, stride = f"layer{stage + 1}.{block}", 2 if stage and not block else 1
+            f = relu(norm(conv(h, f"{name}.conv1"), f"{name}.bn1"))
+            f = relu(norm(conv(f, f"{name}.conv2", stride), f"{name}.bn2"))
+            f = norm(conv(f, f"{name}.conv3"), f"{name}.bn3")
+            if block == 0:
+                h = norm(conv(h, f"{name}.downsample.0", stride), f"{name}.downsample.1")
+            h = relu(h + f)
+    return h.mean(axis=(1, 2)) @ entries["fc.weight"].T + entries["fc.bias"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Entries of a network of two stages, its variables, and some images of an odd size."""
+    network = ResNet((2, 1), 5)
+    x = np.random.default_rng(1).normal(size=(1, 19, 16, 3)).astype(np.float32)
+    return torchvision((2, 1), 5, rng=np.random.default_rng(0)), network, drawn(network, x), x
+
+
+def test_loaded_network_by_hand(small, tmp_path):
+    entries, network, variables, x = small
+    save_file(entries, tmp_path / "r.safetensors")
+    loaded = resnet.load(tmp_path / "r.safetensors", variables)
+    expected = by_hand(entries, x, (2, 1))
+    np.testing.assert_allclose(jax.jit(network.apply)(loaded, x), expected, rtol=2e-5, atol=1e-5)
+    assert jax.tree.structure(loaded) == jax.tree.structure(variables)
+
+
+def test_another_head_keeps_its_initialisation(small, tmp_path):
+    entries, _, variables, _ = small
+    other = {**entries, "fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
+    save_file(other, tmp_path / "r.safetensors")
+    loaded = resnet.load(tmp_path / "r.safetensors", variables)
+    for old, new in zip(*map(jax.tree.leaves, (variables["params"]["fc"], loaded["params"]["fc"])), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(loaded["batch_stats"]["bn1"]["var"], entries["bn1.running_var"])
+
+
+def test_all_names_of_resnet50_are_read():
+    variables = jax.eval_shape(ResNet(outputs=1000).init, KEY, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+    names = {resnet._torch_name(keys) for keys, _ in jax.tree.leaves_with_path(variables)}
+    expected = torchvision((3, 4, 6, 3), 1000, rng=_Zeros())
+    assert names == {name for name in expected if not name.endswith("num_batches_tracked")}
+    assert len(names) == 267
+
+
+class _Zeros:
+    """In the place of a generator where only names and shapes matter."""
+
+    def normal(self, size):
+        return np.broadcast_to(np.float32(0), size)
+
+    def uniform(self, low, high, size):
+        return np.broadcast_to(np.float32(0), size)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"bn1.running_var": None}, "6[0-9] entries of the network, got none called bn1.running_var"),
+        ({"layer9.0.conv1.weight": np.ones(1, np.float32)}, "got also layer9.0.conv1.weight"),
+        ({"conv1.weight": np.ones((7, 7, 3, 64), np.float32)}, r"conv1.weight: expected shape \(64, 3, 7, 7\)"),
+        ({"conv1.weight": np.ones((64, 147), np.float32)}, r"conv1.weight: expected shape \(64, 3, 7, 7\)"),
+        ({"fc.weight": np.ones((6, 512), np.float32)}, r"fc.weight: expected shape \(5, 512\)"),
+        ({"bn1.bias": np.full(64, np.nan, np.float32)}, "bn1.bias: expected finite numbers"),
+    ],
+)
+def test_files_of_another_network(small, tmp_path, change, complaint):
+    entries, _, variables, _ = small
+    changed = {name: entry for name, entry in {**entries, **change}.items() if entry is not None}
+    save_file(changed, tmp_path / "r.safetensors")
+    with pytest.raises(ValueError, match=rf"r\.safetensors.*{complaint}"):
+        resnet.load(tmp_path / "r.safetensors", variables)
+
+
+def test_damaged_files(small, tmp_path):
+    entries, _, variables, _ = small
+    path = tmp_path / "r.safetensors"
+    save_file(entries, path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"r\.safetensors: expected a whole \.safetensors file"):
+        resnet.load(path, variables)
+    path.write_bytes(b"\x80\x04K\x01.")  # a pickle
+    with pytest.raises(ValueError, match=r"r\.safetensors: expected a whole \.safetensors file"):
+        resnet.load(path, variables)
+    with pytest.raises(FileNotFoundError):
+        resnet.load(tmp_path / "nowhere", variables)
