@@ -3,7 +3,8 @@
 The page is made from every `summary.json` under a folder of results, the tables from the records in
 `experiments/records/NAME/PRESET/summary.json`. In the README a table stands between `<!-- table: NAME -->` and
 `<!-- end -->`: of its preset laptop, or of NAME/PRESET. With several names it is one table of those of them that have
-a record. `<!-- signatures: NAME ... -->` begins one of signatures.
+a record. `<!-- published: NAME ... -->` begins a table of the rows beside which a published number stands,
+`<!-- signatures: NAME ... -->` one of signatures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from gsjax import records
 ROOT = Path(__file__).parents[1]
 
 _MARKED = re.compile(
-    r"(<!-- (table|signatures): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- (?:table|signatures): ).)*?)(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|published|signatures): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)", re.DOTALL
 )
 
 
@@ -121,7 +122,7 @@ def fill(text: str, found: Mapping[str, Summary]) -> str:
         begin, kind, names, _, end = match.groups()
         wanted = [name if "/" in name else f"{name}/laptop" for name in names.split()]
         there = [found[name] for name in wanted if name in found]
-        make = table if kind == "table" else signatures
+        make = {"table": table, "published": published, "signatures": signatures}[kind]
         none = f"No record of {' or '.join(names.split())} yet.\n"
         return begin + (make(there, named=len(wanted) > 1) if there else none) + end
 
@@ -137,6 +138,13 @@ def table(summaries: Sequence[Summary], *, named: bool = False) -> str:
         for row in one.content["rows"]
     ]
     return _markdown(head, lines, named)
+
+
+def published(summaries: Sequence[Summary], *, named: bool = False) -> str:
+    """Like `table`, of the rows beside which a published number stands."""
+    beside = [[row for row in one.content["rows"] if row["published"] is not None] for one in summaries]
+    kept = [one._replace(content={**one.content, "rows": rows}) for one, rows in zip(summaries, beside, strict=True)]
+    return table(kept, named=named)
 
 
 def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import ArrayLike, Float
+import numpy as np
+from jaxtyping import Float
 
 from gsjax import records
 from gsjax.statistics import Interval, bootstrap_mean
@@ -16,7 +17,7 @@ from gsjax.statistics import Interval, bootstrap_mean
 
 def measured(
     name: str,
-    values: Float[ArrayLike, " seeds"] | Sequence[float],
+    values: Float[np.ndarray, " seeds"] | Sequence[float],
     *,
     published: str | float | None = None,
     differs: str | None = None,
@@ -38,7 +39,7 @@ def measured(
     }
 
 
-def signature(name: str, interval: Interval, holds: bool, why: str) -> dict[str, Any]:
+def signature(name: str, interval: Interval, holds: Any, why: str) -> dict[str, Any]:
     """A signature of the summary: a number with its interval, and whether it shows the effect, by which criterion."""
     value, low, high = map(float, interval)
     return {"name": name, "value": value, "interval": [low, high], "holds": bool(holds), "why": why}

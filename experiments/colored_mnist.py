@@ -108,8 +108,8 @@ def arms(config: Config) -> list[Arm]:
     """Table 2's methods with their published recipes, two competitors, and the two halves of SD's schedule.
 
     Means over examples as in the published code, in which SD's penalty is c mean yhat^2, that is a strength of 2 c, and
-    IRM's l2 of w stands for w ||theta||^2, that is a weight decay of 2 w. That of REx minimises L_0 + L_1 + w ||theta||^2
-    + v (L_0 - L_1)^2 with the same w and v, which is twice the objective of `vrex` with a weight decay of w.
+    IRM's l2 of w stands for w ||theta||^2, that is a weight decay of 2 w. REx's code minimises L_0 + L_1 + w
+    ||theta||^2 + v (L_0 - L_1)^2 with the same w and v: twice the objective of `vrex` with a weight decay of w.
 
     Raises:
         ValueError: `config.arms` has another name.
@@ -125,6 +125,9 @@ def arms(config: Config) -> list[Arm]:
         network = mlp(config.width)
         return Arm(name, network, methods.get(method)(network, optax.adam(1e-4), **options), steps(published), gray)
 
+    def decoupled(name: str, **options: Any) -> Arm:
+        return arm(name, "spectral_decoupling", 2001, **options)
+
     def invariant(name: str, method: str, weight_decay: float) -> Arm:
         network = mlp(1.3 * config.width)
         options = {"penalty_weight": 91257.18613115903, "anneal": steps(190), "weight_decay": weight_decay}
@@ -133,17 +136,16 @@ def arms(config: Config) -> list[Arm]:
 
     schedule = methods.spectral_decoupling.published_schedule(c=2e-5, switch=steps(450))
     strength, scale = schedule["strength"], schedule["loss_scale"]
-    sd = "spectral_decoupling"
     found = [
         arm("erm", "erm"),
         invariant("rex", "vrex", 0.00110794568),
         invariant("irm", "irm", 2 * 0.00110794568),
-        arm("sd", sd, 2001, **schedule),
+        decoupled("sd", strength=strength, loss_scale=scale),
         arm("group dro", "group_dro", groups=4),
         arm("lff", "lff"),
         arm("oracle", "erm", gray=True),
-        arm("sd, penalty alone", sd, 2001, strength=strength),
-        arm("sd, slow phase alone", sd, 2001, strength=0.0, loss_scale=scale),
+        decoupled("sd, penalty alone", strength=strength),
+        decoupled("sd, slow phase alone", strength=0.0, loss_scale=scale),
     ]
     names = [arm.name for arm in found]
     unknown = [name for name in config.arms if name not in names]
@@ -180,7 +182,7 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
     sizes = np.cumsum([config.train, config.validation, config.test])
     parts = []
     for rows, key, correlations in zip(np.split(order, sizes)[:3], keys, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True):
-        chosen = Images(images.pixels[rows], images.labels[rows])
+        chosen = Images(*(jnp.asarray(leaf)[rows] for leaf in images))  # pyright: ignore[reportArgumentType]  traced
         stride = 2 if images.pixels.shape[1] == 28 else 1
         x, y, color, environment = data.colored(key, chosen, correlations=correlations, stride=stride)
         group = 2 * (y > 0).astype(int) + color
@@ -195,8 +197,8 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     images, what = load(config)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(config.seeds))
     if not all(table.has({"arm": arm.name}) for arm in planned):
-        pool = Images(*map(jnp.asarray, images))
-        samples = jax.jit(jax.vmap(lambda key: sample(jax.random.fold_in(key, 1), pool, config)))(keys)
+        draw_all = jax.jit(jax.vmap(lambda key, of: sample(jax.random.fold_in(key, 1), of, config), in_axes=(0, None)))
+        samples = draw_all(keys, images)
         for arm in track(planned, "arms"):
             if not table.has({"arm": arm.name}):
                 start = time.perf_counter()
@@ -247,7 +249,7 @@ def trained(arm: Arm, keys: Key[Array, " seeds"], samples: Sample, config: Confi
         keys,
         samples.train._replace(x=see(samples.train.x)),
         steps=arm.steps,
-        record=np.unique(np.linspace(0, arm.steps, config.records + 1).round().astype(int)),
+        record=sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)}),
         evaluate=evaluate,
         held_out=samples,
         per_seed=True,

@@ -6,18 +6,24 @@ epochs, on the same batches, without reweighting. Group DRO alone is told the gr
 
     python -m experiments groups --preset smoke       seconds, on scikit-learn's digits
     python -m experiments groups --preset laptop      coloured Fashion-MNIST
+    python -m experiments groups --preset shirts      the same with classes that are harder to tell apart
     python -m experiments groups --preset paper --weights resnet50.safetensors        CelebA, for an accelerator
     python -m experiments groups --preset paper --data waterbirds --learning-rate 1e-3 --epochs 300 --weights ...
 
 The stand-in of the laptop preset is `data.colored_groups`: dresses and coats against pullovers, in two colours, with
-CelebA's proportions of groups, and about as hard to tell apart as hair is. As SD's targets were published for these
-proportions (2.5 for the rare class, .44 for the frequent one), all methods keep their published hyperparameters; none
-is tuned here.
+CelebA's proportions of groups, and about as hard to tell apart as hair is. That pair was chosen after a first one,
+pullovers and coats against shirts, had turned out harder, and first results on that had been seen; it is the preset
+shirts. As SD's targets were published for these proportions (2.5 for the rare class, .44 for the frequent one), all
+methods keep their published hyperparameters; none is tuned here.
 
 Of every run the epoch with the best worst-group accuracy on validation images counts, as is usual in this literature;
 the last epoch stands beside it. In the stand-in's validation and test images both colours are as frequent, as Sagawa et
 al. 2020 have it for Waterbirds; there average accuracies weigh the groups by their share in training. That of CelebA is
 over its test images as they are.
+
+Learning from Failure gives more and more weight to the rare class as such: its biased network learns the classes'
+frequencies before anything else. Its worst group is best after a few epochs, and worse than ERM's in the end, when all
+of the rarest group is right and most others are wrong.
 
 CelebA does not fit into memory. Photographs are read while the step before is computed, without augmentation, for one
 network after another on one device; a run that was stopped goes on with the first network that is not finished.
@@ -46,11 +52,10 @@ from gsjax.data import ImageFolder, Images
 from gsjax.statistics import bootstrap_mean
 
 GROUPS = {
-    "digits": tuple(f"y = {y}, colour {color}" for y in ("-1", "+1") for color in (0, 1)),
-    "fashion_mnist": ("dress or coat, colour 0", "dress or coat, colour 1", "pullover, colour 0", "pullover, colour 1"),
     "celeba": ("dark-haired women", "dark-haired men", "blond women", "blond men"),
     "waterbirds": ("landbird on land", "landbird on water", "waterbird on land", "waterbird on water"),
 }
+CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 LABELS = {"erm": "ERM", "sd": "SD", "lff": "LfF", "group_dro": "Group DRO"}
 
 # Table 3: average and worst-group accuracy on CelebA.
@@ -68,6 +73,10 @@ class Config:
 
     data: Literal["digits", "fashion_mnist", "celeba", "waterbirds"] = "fashion_mnist"
     """Coloured images, digits (8x8, in scikit-learn) or fashion_mnist; or a folder of photographs."""
+    frequent: tuple[int, ...] = (3, 4)
+    """Labels of the frequent class of coloured images, y = -1: dresses and coats."""
+    rare: tuple[int, ...] = (2,)
+    """Labels of the rare class of coloured images, y = +1: pullovers."""
     arms: tuple[Literal["erm", "sd", "lff", "group_dro"], ...] = ("erm", "sd", "lff", "group_dro")
     """Methods."""
     seeds: int = 6
@@ -91,8 +100,18 @@ class Config:
 
 
 PRESETS = {
-    "smoke": Config(data="digits", seeds=2, epochs=6, batch_size=16, learning_rate=0.1, widths=(32,)),
+    "smoke": Config(
+        data="digits",
+        frequent=(1, 3, 5, 9),
+        rare=(8,),
+        seeds=2,
+        epochs=6,
+        batch_size=16,
+        learning_rate=0.1,
+        widths=(32,),
+    ),
     "laptop": Config(),
+    "shirts": Config(frequent=(2, 4), rare=(6,)),
     "paper": Config(data="celeba", seeds=3, epochs=50, learning_rate=1e-4),
 }
 
@@ -161,13 +180,14 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
         FileNotFoundError: Fashion-MNIST is nowhere.
     """
     if config.data == "digits":
-        whole, what, classes, stride = data.digit_images(), "8x8 digits of scikit-learn", ((1, 3, 5, 9), (8,)), 1
+        whole, what, stride = data.digit_images(), "8x8 digits of scikit-learn", 1
         cuts = (slice(900), slice(900, 1350), slice(1350, None))
         pieces = [Images(*(leaf[cut] for leaf in whole)) for cut in cuts]
     else:
-        whole, what, classes, stride = data.fashion_mnist("train"), "Fashion-MNIST", ((3, 4), (2,)), 2
+        whole, what, stride = data.fashion_mnist("train"), "Fashion-MNIST", 2
         pieces = [Images(*(leaf[cut] for leaf in whole)) for cut in (slice(50_000), slice(50_000, None))]
         pieces.append(data.fashion_mnist("test"))
+    classes = config.frequent, config.rare
 
     def batch(number: int) -> methods.Batch:
         images = pieces[number]
@@ -319,7 +339,7 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) 
             "average accuracy": (average, published[arm][0]),
             "worst-group accuracy": (groups.min(axis=1), published[arm][1]),
             "worst-group accuracy, last epoch": (last.min(axis=1), None),
-            **{f"accuracy, {name}": (groups[:, g], None) for g, name in enumerate(GROUPS[config.data])},
+            **{f"accuracy, {name}": (groups[:, g], None) for g, name in enumerate(group_names(config))},
         }
         note = differs if all(row["finite"] for row in of) else f"{differs}; the objective was not always finite"
         rows += [
@@ -335,37 +355,40 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) 
 
 
 def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Whether each remedy has a better worst group than ERM, seed by seed."""
+    """Whether each remedy is better than ERM, seed by seed, on the worst group and on the rarest one."""
     signatures = []
-    for arm, of in found.items():
-        if arm != "erm" and "erm" in found:
-            difference = bootstrap_mean(selected(of).min(axis=1) - selected(found["erm"]).min(axis=1))
-            name = f"{LABELS[arm]}'s worst group is better than ERM's"
-            why = "lower end of the interval of the paired difference in worst-group accuracy against 0"
-            signatures.append(_rows.signature(name, difference, bool(difference.low > 0), why))
+    for arm in [arm for arm in found if arm != "erm" and "erm" in found]:
+        remedy, erm = selected(found[arm]), selected(found["erm"])
+        for name, difference in {
+            "worst group": remedy.min(axis=1) - erm.min(axis=1),
+            "rarest group": remedy[:, 3] - erm[:, 3],
+        }.items():
+            interval = bootstrap_mean(difference)
+            why = f"lower end of the interval of the paired difference in accuracy on the {name} against 0"
+            label = f"{LABELS[arm]} beats ERM on the {name}"
+            signatures.append(_rows.signature(label, interval, bool(interval.low > 0), why))
     return signatures
 
 
+def group_names(config: Config) -> tuple[str, ...]:
+    """What the four groups are."""
+    if config.data in GROUPS:
+        return GROUPS[config.data]
+    names = CLASSES if config.data == "fashion_mnist" else [f"digit {label}" for label in range(10)]
+    classes = [" or ".join(names[label] for label in of) for of in (config.frequent, config.rare)]
+    return tuple(f"{name}, colour {color}" for name in classes for color in (0, 1))
+
+
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, path: Path) -> None:
-    """Accuracy of every group, method by method, with intervals over seeds, and worst groups epoch by epoch."""
+    """Accuracy of every group, method by method, and of the worst group, epoch by epoch; intervals over seeds."""
     figure, ((left, right),) = plotting.panels(1, 2)
-    for number, (arm, of) in enumerate(found.items()):
-        groups = selected(of)
-        place = np.arange(4) + 0.16 * (number - (len(found) - 1) / 2)
-        left.plot(np.tile(place, len(groups)), groups.ravel(), ".", color=plotting.OKABE_ITO[number], alpha=0.35)
-        mean = bootstrap_mean(groups) if len(groups) > 1 else (groups[0], groups[0], groups[0])
-        value, low, high = mean
-        left.errorbar(
-            place, value, (value - low, high - value), fmt="o", color=plotting.OKABE_ITO[number], label=LABELS[arm]
-        )
-        worst = np.array([np.min(row["test"], axis=1) for row in of])
-        right.plot(np.arange(1, config.epochs + 1), worst.mean(axis=0), color=plotting.OKABE_ITO[number])
-        right.plot(
-            np.arange(1, config.epochs + 1), worst.T, color=plotting.OKABE_ITO[number], alpha=0.25, linewidth=0.7
-        )
-    left.set_xticks(range(4), [name.replace(", ", ",\n") for name in GROUPS[config.data]], fontsize=9)
-    left.set_ylabel("test accuracy")
-    left.legend(fontsize=9)
+    names = [name.replace(", ", ",\n").replace(" or ", "\nor ") for name in group_names(config)]
+    plotting.categories(
+        names, {LABELS[arm]: selected(of) for arm, of in found.items()}, ax=left, ylabel="test accuracy"
+    )
+    left.tick_params("x", labelsize=9)
+    for of in found.values():
+        plotting.curves(np.arange(1, config.epochs + 1), np.min([row["test"] for row in of], axis=2), ax=right)
     right.set_xlabel("epoch")
-    right.set_ylabel("test accuracy of the worst group")
+    right.set_ylabel("test accuracy, worst group")
     figure.savefig(path)

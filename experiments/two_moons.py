@@ -175,7 +175,7 @@ def trained(arm: Arm, config: Config, seed: int, table: records.Table) -> Mappin
     x, y = examples(arm.delta, config, seed)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed + 1), number))(jnp.arange(config.seeds))
     batch = methods.Batch(turned(x, arm.rotation), y)
-    followed = np.unique(np.geomspace(1, arm.steps, 80).round().astype(int)) if arm.followed else [arm.steps]
+    followed = sorted({round(step) for step in np.geomspace(1, arm.steps, 80)} if arm.followed else {arm.steps})
 
     def outputs(state: methods.State, x: Float[Array, "k 2"]) -> Float[Array, " k"]:
         return methods.predict(arm.network, state, turned(x, arm.rotation))
@@ -252,7 +252,7 @@ def geometry(
     grid: Float[np.ndarray, "seeds k k"], logits: Float[np.ndarray, "seeds n"], x: np.ndarray, y: np.ndarray
 ) -> tuple[Callable[[np.ndarray], float], Callable[[np.ndarray], float]]:
     """Margin and bend of the boundary of weighted averages of networks, as functions of the weights."""
-    inside = np.linspace(*np.quantile(x[:, 1], [0, 1]), 201)
+    inside = np.linspace(x[:, 1].min(), x[:, 1].max(), 201)
 
     def margin(weights: np.ndarray) -> float:
         lines = boundary.zero_level(GRID, GRID, np.tensordot(weights, grid, axes=1))

@@ -422,7 +422,7 @@ def decision_boundary(
 @_styled
 def curves(
     steps: Real[ArrayLike, " T"] | Sequence[float],
-    values: Real[ArrayLike, "seeds T"],
+    values: Real[ArrayLike, "seeds T"] | Sequence[Sequence[float]],
     ax: Axes | None = None,
     *,
     label: str = "",
@@ -466,7 +466,7 @@ def curves(
 @_styled
 def categories(
     names: Sequence[str],
-    series: Mapping[str, Real[ArrayLike, "seeds k"]],
+    series: Mapping[str, Real[ArrayLike, "seeds k"] | Sequence[Sequence[float]]],
     ax: Axes | None = None,
     *,
     xlabel: str = "",

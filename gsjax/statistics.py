@@ -10,7 +10,7 @@ these 92, 94 and 95%. Resampling cannot reach beyond the seeds: 3 of them cover 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import ArrayLike, Float, Real
@@ -36,7 +36,7 @@ class Slope(NamedTuple):
 
 
 def bootstrap_mean(
-    values: Real[ArrayLike, "seeds ..."], *, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    values: Real[ArrayLike, "seeds ..."] | Sequence[float], *, resamples: int = 2000, level: float = 0.95, seed: int = 0
 ) -> Interval:
     """Mean over seeds with its bootstrap interval; deterministic in `seed`.
 
@@ -65,7 +65,7 @@ def bootstrap_mean(
 
 
 def bootstrap(
-    statistic: Callable[[Float[np.ndarray, " seeds"]], float],
+    statistic: Callable[[Float[np.ndarray, " seeds"]], Any],
     seeds: int,
     *,
     resamples: int = 500,

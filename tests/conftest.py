@@ -23,6 +23,8 @@ settings.load_profile("reproducible")
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # read when matplotlib is first imported; subprocesses inherit it
 
+os.environ.setdefault("GSJAX_OFFLINE", "1")  # no test fetches data
+
 jax.devices()  # from here on their number is settled: the command line of the experiments would make it one a core
 
 

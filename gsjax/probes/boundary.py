@@ -14,7 +14,9 @@ Line = Float[np.ndarray, "points 2"]
 
 
 def zero_level(
-    first: Real[ArrayLike, " nx"], second: Real[ArrayLike, " ny"], logits: Real[ArrayLike, "ny nx"]
+    first: Real[ArrayLike, " nx"] | Sequence[float],
+    second: Real[ArrayLike, " ny"] | Sequence[float],
+    logits: Real[ArrayLike, "ny nx"] | Sequence[Sequence[float]],
 ) -> list[Line]:
     """The curves on which outputs over a grid are zero, as polylines: linear between the points of the grid.
 
@@ -40,10 +42,10 @@ def zero_level(
     shape = (len(grids[1]), len(grids[0]))
     _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
     _check.finite("logits", values)
-    return [np.asarray(line) for line in contourpy.contour_generator(*grids, values).lines(0.0)]
+    return [np.asarray(line) for line in contourpy.contour_generator(grids[0], grids[1], values).lines(0.0)]
 
 
-def distances(x: Real[ArrayLike, "n 2"], lines: Sequence[Line]) -> Float[np.ndarray, " n"]:
+def distances(x: Real[ArrayLike, "n 2"] | Sequence[Sequence[float]], lines: Sequence[Line]) -> Float[np.ndarray, " n"]:
     """The Euclidean distance of every example from the nearest of the curves; infinite if there are none.
 
     The geometric margin of a boundary is the smallest of them, if all examples are on their side.
@@ -71,7 +73,7 @@ def distances(x: Real[ArrayLike, "n 2"], lines: Sequence[Line]) -> Float[np.ndar
     return np.sqrt(((away - along[..., None] * step) ** 2).sum(axis=2).min(axis=1))
 
 
-def positions(lines: Sequence[Line], second: Real[ArrayLike, " k"]) -> Float[np.ndarray, " k"]:
+def positions(lines: Sequence[Line], second: Real[ArrayLike, " k"] | Sequence[float]) -> Float[np.ndarray, " k"]:
     """x_1 of the boundary at given x_2: the mean of its crossings, NaN where it is not crossed.
 
     The standard deviation of these numbers says how far a boundary bends: zero for a vertical line, which does not

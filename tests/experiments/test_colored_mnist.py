@@ -85,8 +85,8 @@ def test_a_restart_has_images_of_its_own_in_three_parts_that_are_apart():
     for part, share in zip(first, (0.85, 0.85, 0.1), strict=True):
         agrees = np.mean((np.asarray(part.group) % 2 == 1) == (np.asarray(part.y) > 0))
         assert abs(agrees - share) < 0.07
-    assert set(np.unique(first.train.environment)) == {0, 1}
-    assert set(np.unique(first.test.environment)) == {0}
+    assert set(np.unique(np.asarray(first.train.environment))) == {0, 1}
+    assert set(np.unique(np.asarray(first.test.environment))) == {0}
 
 
 def test_selection_by_validation_and_by_test():

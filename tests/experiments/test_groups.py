@@ -62,7 +62,10 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     shares = np.array(summary["data"]["train"]) / sum(summary["data"]["train"])
     assert found["ERM: average accuracy"] == pytest.approx((erm @ shares).mean())
     assert found["ERM: average accuracy"] > 0.9
-    assert [signature["name"].split("'")[0] for signature in summary["signatures"]] == ["SD"]
+    assert [signature["name"] for signature in summary["signatures"]] == [
+        "SD beats ERM on the worst group",
+        "SD beats ERM on the rarest group",
+    ]
     assert all(row["differs"] for row in summary["rows"])
     assert (tmp_path / "groups.png").stat().st_size > 10_000
 
@@ -76,9 +79,9 @@ def test_signatures_are_of_paired_differences():
         return [row(seed, [[1, 1, 1, 1]], [[0.9, 0.9, 0.9, value]]) for seed, value in enumerate(worst)]
 
     found = {"erm": of([0.1, 0.5, 0.3, 0.7]), "sd": of([0.2, 0.6, 0.4, 0.8]), "lff": of([0.7, 0.3, 0.5, 0.1])}
-    sd, lff = groups.judge(found)
-    assert sd["value"] == pytest.approx(0.1)
-    assert (sd["holds"], lff["holds"]) == (True, False)
+    worst, rarest, *of_lff = groups.judge(found)
+    assert worst["value"] == rarest["value"] == pytest.approx(0.1)
+    assert [signature["holds"] for signature in (worst, rarest, *of_lff)] == [True, True, False, False]
     assert groups.judge({"sd": found["sd"]}) == []
 
 
@@ -113,8 +116,8 @@ def portraits(tmp_path, monkeypatch):
     for number in range(120):
         blond, male, split = number % 2, number // 2 % 2, number // 4 % 3
         name = f"{number:06d}.jpg"
-        shade = np.array([60, 40, 30]) + 120 * blond + 40 * np.array([0, 0, male]) + generator.integers(-15, 16, 3)
-        Image.new("RGB", (18, 22), tuple(shade.tolist())).save(folder / name)
+        shade = np.array([100, 90, 90]) + 60 * blond + 40 * np.array([0, 0, male]) + generator.integers(-90, 91, 3)
+        Image.new("RGB", (18, 22), tuple(shade.clip(0, 255).tolist())).save(folder / name)
         lines.append(f"{name} {2 * blond - 1:2d} {2 * male - 1:2d}\n")
         parts.append(f"{name} {split}\n")
     (tmp_path / "celeba" / "list_attr_celeba.txt").write_text(f"120\nBlond_Hair Male\n{''.join(lines)}")
@@ -124,7 +127,7 @@ def portraits(tmp_path, monkeypatch):
 
 def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
     network, epochs, size = networks.FullyConnected((8,)), 2, 6
-    method = methods.get("group_dro")(network, optax.sgd(3e-4, momentum=0.9), groups=4, weight_decay=1e-3)
+    method = methods.get("group_dro")(network, optax.sgd(0.03, momentum=0.9), groups=4, weight_decay=1e-3)
     key = jax.random.key(3)
     course = _photographs.train(method, network, key, portraits, epochs=epochs, batch_size=12, size=size)
 
@@ -182,7 +185,7 @@ def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
     assert summary["data"]["train"] == [10, 10, 10, 10]
     found = values(summary)
     assert all(found[f"{label}: accuracy, blond men"] >= 0 for label in groups.LABELS.values())
-    assert found["ERM: average accuracy"] > 0.8
+    assert found["ERM: average accuracy"] > 0.6
     assert len(before.splitlines()) == 8
     (out / "summary.json").unlink()
     assert main(command) == 0

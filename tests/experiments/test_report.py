@@ -218,6 +218,10 @@ def test_one_table_of_several_experiments(root, capsys):
 """
     )
     assert main(["report", "--check"]) == 0
+    readme.write_text("<!-- published: fake -->\n<!-- end -->\n")
+    assert main(["report", "--write"]) == 0
+    assert "| accuracy |" in readme.read_text()
+    assert "| a\\|b |" not in readme.read_text()  # nothing was published beside it
     readme.write_text("<!-- signatures: fake -->\n<!-- end -->\n")
     assert main(["report", "--write"]) == 0
     assert "| signature | value [95% interval] | holds |\n" in readme.read_text()

@@ -62,7 +62,7 @@ def test_outputs_of_one_sign_have_no_boundary():
         (lambda: boundary.zero_level(GRID, GRID[::-1], FIRST), "second: expected two or more increasing"),
         (lambda: boundary.zero_level(GRID, GRID, FIRST[:-1]), "logits: expected shape"),
         (lambda: boundary.zero_level(GRID, GRID, FIRST * np.nan), "logits: expected finite"),
-        (lambda: boundary.distances([1.0, 2.0], []), "x: expected shape"),
+        (lambda: boundary.distances(np.ones(2), []), "x: expected shape"),
         (lambda: boundary.distances([[np.inf, 0.0]], []), "x: expected finite"),
         (lambda: boundary.positions([], [np.nan]), "second: expected finite"),
     ],
