@@ -71,12 +71,16 @@ class Config:
     """Spectral decoupling: the factor of mean yhat^2."""
     trajectory_decay: float = 2e-4
     """Weight decay in the arms that are followed in time (d)."""
+    resamples: int = 500
+    """Bootstrap samples of the intervals of averaged boundaries."""
     arms: tuple[str, ...] = ()
     """Only these arms; all of them if empty."""
 
 
 PRESETS = {
-    "smoke": Config(n=60, width=32, seeds=2, steps=60, arms=("erm", "sd", "followed: erm", "followed: sd")),
+    "smoke": Config(
+        n=60, width=32, seeds=2, steps=60, resamples=20, arms=("erm", "sd", "followed: erm", "followed: sd")
+    ),
     "laptop": Config(),
     "paper": Config(),
 }
@@ -285,7 +289,7 @@ def summarise(
         x, y = map(np.asarray, examples(arm.delta, config, seed))
         measures[arm.name] = geometry(found[arm.name]["grid"], found[arm.name]["logits"], x, y)
         for name, measure in zip(("geometric margin", "bend"), measures[arm.name], strict=True):
-            value, low, high = bootstrap(measure, config.seeds)
+            value, low, high = bootstrap(measure, config.seeds, resamples=config.resamples)
             lines.append(
                 {
                     **_rows.measured(f"{arm.name}: {name} of the averaged boundary", [float(value)]),
@@ -298,7 +302,9 @@ def summarise(
     if {"erm", "sd"} <= measures.keys():
         for number, (name, factor) in enumerate((("geometric margin", 1.5), ("bend", 4.0))):
             sd, erm = measures["sd"][number], measures["erm"][number]
-            ratio = bootstrap(lambda weights, sd=sd, erm=erm: sd(weights) / erm(weights), config.seeds)
+            ratio = bootstrap(
+                lambda weights, sd=sd, erm=erm: sd(weights) / erm(weights), config.seeds, resamples=config.resamples
+            )
             why = f"the lower end of the interval over seeds against {factor:g}"
             name = f"{name} of the averaged boundary, SD over ERM"
             signatures.append(_rows.signature(name, ratio, ratio.low >= factor, why))
@@ -344,7 +350,7 @@ def draw(
             ax.plot(strong[-1:], weak[-1:], "o", color=ax.lines[-1].get_color(), markersize=6)
         ax.set_xlabel("response of the 3 strongest features")
         ax.set_ylabel("response of all others")
-        ax.legend()
+        ax.legend(frameon=False)
         ax.set_title("(d) paths in feature space")
     figure.savefig(out / "figure1.png")
 

@@ -174,7 +174,9 @@ def test_the_lock_is_complete_for_the_project_and_leaves_tensorflow_out():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + [
-        requirement for extra in ("infinite-width", "notebooks", "test", "dev") for requirement in extras[extra]
+        requirement
+        for extra in ("infinite-width", "foolbox", "notebooks", "test", "dev")
+        for requirement in extras[extra]
     ]
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement

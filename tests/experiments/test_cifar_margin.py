@@ -53,7 +53,7 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
     assert all(row["published"] is None for row in summary["rows"])  # a stand-in is not held against published numbers
     flipped = np.mean([np.mean(np.array(row["linf"]) <= 0.1) for row in rows if row["arm"] == "erm"])
     assert values(summary["rows"])["threes and eights, ERM: flipped within 0.1 (L-infinity)"] == pytest.approx(flipped)
-    assert len(summary["signatures"]) == 2
+    assert len(summary["signatures"]) == 3
     assert (tmp_path / "margins.png").stat().st_size > 10_000
 
 
@@ -68,7 +68,7 @@ def test_smoke_run_gives_the_same_bytes(tmp_path):
     for arm in ("ERM, c = 0", "SD, c = 0.01"):
         name = f"8x8 digits of scikit-learn, {arm}"
         assert 0 <= found[f"{name}: under attack (5/255)"] <= found[f"{name}: test accuracy"] <= 1
-    assert len(summary["signatures"]) == 3
+    assert len(summary["signatures"]) == 4
 
 
 def test_published_factors_are_converted():

@@ -15,8 +15,18 @@ from gsjax import records
 SMOKE = ["two_moons", "--preset", "smoke"]
 
 
-def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
-    """Stopped after an arm, then run to its end: the same bytes as a run that was never stopped."""
+def test_smoke_run(tmp_path):
+    assert main([*SMOKE, "--out", str(tmp_path)]) == 0
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    values = {row["name"]: row["measured"] for row in summary["rows"]}
+    assert values["erm: training accuracy"] > 0.9
+    assert {"sd: geometric margin of the averaged boundary", "sd: share of x_2 in the gradient"} <= values.keys()
+    assert len(summary["signatures"]) == 3
+    assert {"figure1.png", "boundaries.png"} <= {path.name for path in tmp_path.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, monkeypatch):
     add, cells = records.Table.add, []
 
     def stop(self, cell, rows, seconds):
@@ -32,13 +42,6 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     assert main([*SMOKE, "--out", str(tmp_path / "whole")]) == 0
     for name in ("rows.jsonl", "summary.json", "arms/erm.npz", "arms/followed sd.npz"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
-
-    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
-    values = {row["name"]: row["measured"] for row in summary["rows"]}
-    assert values["erm: training accuracy"] > 0.9
-    assert {"sd: geometric margin of the averaged boundary", "sd: share of x_2 in the gradient"} <= values.keys()
-    assert len(summary["signatures"]) == 3
-    assert {"figure1.png", "boundaries.png"} <= {path.name for path in (tmp_path / "whole").iterdir()}
 
 
 def test_unknown_arms_are_named(tmp_path, capsys):
