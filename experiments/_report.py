@@ -133,7 +133,7 @@ def table(summaries: Sequence[Summary], *, named: bool = False) -> str:
     """The rows of summaries as one table in Markdown, without columns that are empty; `named` says whose each is."""
     head = ("experiment", "", "measured [95% interval]", "seeds", "published", "what differs")
     lines = [
-        (one.content["experiment"], row["name"], _page.measured(row), row["seeds"], row["published"], row["differs"])
+        (_called(one), row["name"], _page.measured(row), row["seeds"], row["published"], row["differs"])
         for one in summaries
         for row in one.content["rows"]
     ]
@@ -151,11 +151,16 @@ def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
     """The signatures of summaries as one table in Markdown."""
     head = ("experiment", "signature", "value [95% interval]", "holds")
     lines = [
-        (one.content["experiment"], entry["name"], _page.valued(entry), entry["holds"])
+        (_called(one), entry["name"], _page.valued(entry), entry["holds"])
         for one in summaries
         for entry in one.content["signatures"]
     ]
     return _markdown(head, lines, named)
+
+
+def _called(summary: Summary) -> str:
+    """What the README calls a record: by its experiment, and by its preset if that is not laptop."""
+    return summary.name.removesuffix("/laptop")
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: bool) -> str:

@@ -5,7 +5,8 @@ of the cases, and a colour that agrees with the label with probability 0.8 and 0
 and 0.1 in the one to test on. A network 392-300-300-1 is trained on all examples at once, by Adam.
 
     python -m experiments colored_mnist --preset smoke      seconds
-    python -m experiments colored_mnist --preset laptop     10 restarts on the 10,000 digits of MNIST's test file
+    python -m experiments colored_mnist --preset laptop     10 restarts on the 10,000 digits of MNIST's test file;
+                                                            55 minutes on 2 cores that had other work, too
     python -m experiments colored_mnist --preset fashion    Fashion-MNIST, of full size
     python -m experiments colored_mnist --preset paper      all 70,000 digits of MNIST, 10 restarts
 
@@ -14,6 +15,13 @@ environment, their numbers of steps among them. What that is worth is measured: 
 step stand that at the step with the best accuracy on held-out images of the *training* environments, and that at the
 best step on the test environment itself. The ablation runs the two parts of SD's published schedule alone: the penalty,
 and the slow phase, in which the whole loss is multiplied by c.
+
+The laptop preset, with 3,000 digits in place of 50,000, has ERM at 25.3% [24.1, 26.5] on the test environment and SD
+at 58.9% [58.3, 59.4]; the penalty alone gets 27.3%, the slow phase alone 23.3%. IRM and REx get hardly further than
+ERM: so few digits are learned by heart (95% training accuracy) before their penalties set in, at step 190. Learning
+from Failure turns round, and takes the colour for evidence against the label: 86% on the test environment, 17% in
+training. The method and step with the best validation accuracy have 9.8% on the test environment, those with the best
+test accuracy 90.4%.
 
 Group DRO (groups of label and colour) and Learning from Failure, which the paper does not run here, have the optimiser
 and steps of ERM; REx has those of IRM, as in its published code.
@@ -40,6 +48,7 @@ from gsjax._progress import track
 from gsjax.data import Images
 from gsjax.statistics import bootstrap_mean
 
+LABELS = {"erm": "ERM", "rex": "REx", "irm": "IRM", "sd": "SD", "group dro": "Group DRO", "lff": "LfF"}
 ENVIRONMENTS = ("gray", "coloured", "gray blank", "coloured blank")  # of Fig. 3
 
 
@@ -354,7 +363,11 @@ def judge(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
             if against in rows:
                 gain = bootstrap_mean(sd - [row["test"][-1] for row in rows[against]])
                 bound = 0.25 if other == "sd" else 0.0
-                signatures.append(_rows.signature(f"test accuracy, SD minus {against}", gain, gain.low > bound, why))
+                signatures.append(
+                    _rows.signature(
+                        f"test accuracy, SD minus {LABELS.get(against, against)}", gain, gain.low > bound, why
+                    )
+                )
         if "erm" in rows:
             for number in (2, 3):
                 sure = [np.array([row["entropies"][number] for row in rows[name]]) for name in ("sd", "erm")]
@@ -367,7 +380,7 @@ def judge(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
 def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
     """Fig. 3 as numbers, and accuracies in the course of training."""
     figure, (axes,) = plotting.panels(1, 2)
-    shown = {name.upper(): of for name, of in rows.items() if "alone" not in name}
+    shown = {LABELS.get(name, name): of for name, of in rows.items() if "alone" not in name}
     names = [name.replace(" ", "\n") for name in ENVIRONMENTS]
     for ax, kind, label in zip(axes, ("accuracies", "entropies"), ("accuracy", "entropy in nats"), strict=True):
         series = {name: [row[kind] for row in of] for name, of in shown.items()}
@@ -380,7 +393,7 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
         figure, (axes,) = plotting.panels(1, 2)
         for ax, kind in zip(axes, ("train", "test"), strict=True):
             for name in followed:
-                label = name if kind == "train" else ""
+                label = LABELS.get(name, name.replace("sd", "SD")) if kind == "train" else ""
                 plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
             ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
             ax.set_ylim(0, 1)

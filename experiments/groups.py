@@ -5,7 +5,7 @@ a target for each class, Learning from Failure and Group DRO are trained alike: 
 epochs, on the same batches, without reweighting. Group DRO alone is told the groups of the images to train on.
 
     python -m experiments groups --preset smoke       seconds, on scikit-learn's digits
-    python -m experiments groups --preset laptop      coloured Fashion-MNIST
+    python -m experiments groups --preset laptop      coloured Fashion-MNIST, a minute and a half on 2 cores
     python -m experiments groups --preset shirts      the same with classes that are harder to tell apart
     python -m experiments groups --preset paper --weights resnet50.safetensors        CelebA, for an accelerator
     python -m experiments groups --preset paper --data waterbirds --learning-rate 1e-3 --epochs 300 --weights ...
@@ -20,6 +20,9 @@ Of every run the epoch with the best worst-group accuracy on validation images c
 the last epoch stands beside it. In the stand-in's validation and test images both colours are as frequent, as Sagawa et
 al. 2020 have it for Waterbirds; there average accuracies weigh the groups by their share in training. That of CelebA is
 over its test images as they are.
+
+The worst group of ERM has 48% [42, 53], of SD 76% [74, 79], of Learning from Failure 66% [59, 73], of Group DRO 83%
+[82, 84]; with shirts 28%, 64%, 4% and 75%.
 
 Learning from Failure gives more and more weight to the rare class as such: its biased network learns the classes'
 frequencies before anything else. Its worst group is best after a few epochs, and worse than ERM's in the end, when all

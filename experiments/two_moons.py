@@ -2,11 +2,16 @@
 
 Pezeshki et al. 2021: 300 points of two classes that the first coordinate alone separates, by the small margin of Fig. 1
 (b), or does not separate (a). A network 2-500-1 of ReLUs is trained by full-batch gradient descent with momentum for
-10,000 steps, on (1/n) sum softplus(-y yhat), with c (1/n) sum yhat^2 added for spectral decoupling (c). Fig. 1 (d) is
-the course of the two strongest responses of Definition 1. The grid of regularisers is that of the paper's appendix.
+10,000 steps, on (1/n) sum softplus(-y yhat), with c (1/n) sum yhat^2 added for spectral decoupling (c). Fig. 1 (d) has
+paths in feature space: the responses of Definition 1, for the features at initialisation, taken together in those of
+the three strongest features, which a straight boundary takes, and those of all others. The grid of regularisers is that
+of the paper's appendix.
 
-    python -m experiments two_moons --preset smoke      seconds
-    python -m experiments two_moons --preset laptop     the paper's settings
+    python -m experiments two_moons --preset smoke      10 seconds on 2 cores
+    python -m experiments two_moons --preset laptop     the paper's settings; 20 minutes, 13 of them the deep network
+
+The margin of SD's averaged boundary is 2.4 [2.3, 2.5] times ERM's, and it bends 6.2 [5.8, 6.7] times as far; of the
+other regularisers Adam comes closest, with a margin 1.6 times ERM's.
 
 What is drawn is the boundary of the outputs averaged over seeds, as in the paper; what is measured of it is
 
@@ -343,10 +348,11 @@ def draw(
     if followed:
         ax = axes.flat[len(first)]
         ax.set_axis_on()
+        labels = {"followed: overlapping": "overlapping, ERM", "followed: erm": "ERM", "followed: sd": "SD"}
         styles = {"followed: overlapping": ":", "followed: erm": "--", "followed: sd": "-"}
         for arm in followed:
             strong, weak = found[arm.name]["responses"].mean(axis=0).T
-            ax.plot(strong, weak, styles[arm.name], label=arm.name.removeprefix("followed: "))
+            ax.plot(strong, weak, styles[arm.name], label=labels[arm.name])
             ax.plot(strong[-1:], weak[-1:], "o", color=ax.lines[-1].get_color(), markersize=6)
         ax.set_xlabel("response of the 3 strongest features")
         ax.set_ylabel("response of all others")
@@ -359,5 +365,5 @@ def draw(
         ax.set_axis_off()
     for arm, ax in zip(still, axes.flat, strict=False):
         ax.set_axis_on()
-        picture(arm, ax, arm.name)
-    figure.savefig(out / "boundaries.png")
+        picture(arm, ax, arm.name.replace("erm", "ERM").replace("sd", "SD"))
+    figure.savefig(out / "boundaries.png", dpi=80)

@@ -206,8 +206,8 @@ def test_one_table_of_several_experiments(root, capsys):
 | --- | --- | --- | --- | --- | --- |
 | fake | accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
 | fake | a\\|b | 0.988 | 8 |  |  |
-| other | accuracy | 0.988 [0.97, 1] | 8 | &lt;50% | 8x8 digits |
-| other | a\\|b | 0.988 | 8 |  |  |
+| other/pod | accuracy | 0.988 [0.97, 1] | 8 | &lt;50% | 8x8 digits |
+| other/pod | a\\|b | 0.988 | 8 |  |  |
 <!-- end -->
 <!-- signatures: fake late -->
 | experiment | signature | value [95% interval] | holds |
