@@ -25,9 +25,9 @@ a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: .
 p { margin: .4rem 0; max-width: 48rem; }
 table { border-collapse: collapse; width: 100%; font: .82rem/1.4 system-ui, "Helvetica Neue", Arial, sans-serif;
   font-variant-numeric: tabular-nums; }
-th { font-weight: 600; color: var(--soft); text-align: left; }
-th, td { padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--rule); vertical-align: top;
-  overflow-wrap: anywhere; }
+th { font-weight: 600; color: var(--soft); text-align: left; white-space: nowrap; }
+th, td { padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
+td { overflow-wrap: anywhere; }
 td:first-child { min-width: 9rem; }
 sup { line-height: 0; }
 .number, .verdict { white-space: nowrap; }
