@@ -40,6 +40,11 @@ def test_several_curves_and_several_crossings():
     np.testing.assert_allclose(boundary.positions(lines, [0.1]), 0, atol=1e-12)  # the mean of -1 and 1
 
 
+def test_beyond_the_end_of_a_curve_the_end_is_nearest():
+    line = np.array([[0.0, 0.0], [1.0, 0.0]])
+    np.testing.assert_allclose(boundary.distances([[4.0, 4.0], [-3.0, 4.0], [0.5, 2.0]], [line]), [5, 5, 2])
+
+
 def test_turning_everything_changes_no_distance():
     angle = 0.7
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
