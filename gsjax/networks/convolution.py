@@ -54,8 +54,8 @@ def convolve(
     """What `lax.conv_general_dilated` gives for images NHWC, kernels HWIO, and no dilation.
 
     On CPUs, XLA's convolutions are ten to a hundred times slower within a loop when they are differentiated (with jax
-    0.10, a step of gradient descent on 32 images of 16 x 16 x 64: 0.84 s against 0.018 s), so there they are products of
-    matrices, one for each row of the kernel.
+    0.10, a step of gradient descent on 32 images of 16 x 16 x 64: 0.84 s against 0.018 s), so there they are products
+    of matrices, one for each row of the kernel.
     """
     del options  # of flax: what is fixed here
 
