@@ -65,6 +65,8 @@ class Config:
     """Of the convolutions, Fig. 2."""
     factor: float = 0.1
     """c of SD in Fig. 2, of c sum(logits^2)."""
+    on_the_way: tuple[int, ...] = (1, 8)
+    """Epochs after which margins are measured, too, Fig. 2."""
     images: int = 2000
     """Test images of which margins are measured, the first ones of the file."""
     radius: tuple[float, float] = (1.0, 20.0)
@@ -102,6 +104,7 @@ PRESETS = {
         learning_rate=0.02,
         channels=(4,),
         kernel_size=3,
+        on_the_way=(1,),
         images=20,
         steps=5,
         bisections=5,
@@ -116,7 +119,7 @@ PRESETS = {
         seeds=4,
         batch_size=32,
         learning_rate=8e-3,
-        images=250,
+        images=150,
         radius=(0.5, 10.0),
         steps=8,
         bisections=7,
@@ -135,6 +138,8 @@ NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "8x8 digits o
 FULL = {"cifar10": 50_000, "cifar100": 50_000}
 RADII = (0.057, 0.1)  # at which Fig. 2 was read off, and the fraction flipped there
 FIGURE_2 = {"erm": (0.53, 0.90), "sd": (0.32, 0.47)}
+SUMMED = "sd, summed"  # the other reading of SD's penalty
+ARMS = {"erm": "ERM", "sd": "SD", SUMMED: "SD, summed over a batch of 4"}  # 4: the batch size of the paper preset
 TABLE_1 = {"cifar10": {"erm": 0.30, "sd": 0.67}, "cifar100": {"erm": 0.14, "sd": 0.25}}  # accuracy under attack
 FACTORS = {"cifar10": 0.01, "cifar100": 0.05, "digits": 0.01}  # c of SD there
 
@@ -144,7 +149,7 @@ class Cell(NamedTuple):
 
     part: str  # "figure 2" or "table 1"
     data: str
-    arm: str  # "erm" or "sd"
+    arm: str  # "erm" or "sd", and in Fig. 2 SUMMED
 
 
 class Recipe(NamedTuple):
@@ -156,6 +161,7 @@ class Recipe(NamedTuple):
     epochs: int
     batch_size: int
     seeds: int
+    record: list[int]  # epochs
     evaluate: Callable[[methods.State, Any], dict[str, Array]]
     held_out: Any
 
@@ -163,15 +169,16 @@ class Recipe(NamedTuple):
 def cells(config: Config) -> list[Cell]:
     """Everything that is trained."""
     table = [name for name in config.table if name != "cifar100" or data.available("cifar100")]
-    sets = [("figure 2", config.data), *(("table 1", name) for name in table)]
-    return [Cell(part, name, arm) for part, name in sets for arm in ("erm", "sd")]
+    of_figure = [Cell("figure 2", config.data, arm) for arm in ARMS]
+    return [*of_figure, *(Cell("table 1", name, arm) for name in table for arm in ("erm", "sd"))]
 
 
 def strength(factor: float, *, classes: int | None = None) -> float:
     """The strength of `methods.spectral_decoupling`, lambda in mean_i (lambda/2) sum_k f_ik^2, of a published factor c.
 
     Fig. 2 adds c sum(logits^2) to a mean of losses, which is read as a sum over the two logits and a mean over the
-    batch: lambda = 2 c. Table 1 adds c mean(logits^2), a mean over batch and classes: lambda = 2 c / classes.
+    batch: lambda = 2 c; if it sums over a batch of b, too, lambda = 2 c b. Table 1 adds c mean(logits^2), a mean over
+    batch and classes: lambda = 2 c / classes.
 
     >>> strength(0.1), strength(0.01, classes=10)
     (0.2, 0.002)
@@ -211,7 +218,8 @@ def figure_2(cell: Cell, config: Config) -> Recipe:
     (x, y), (x_test, y_test) = (two_of(images, classes) for images in load(cell.data))
     network = networks.ConvNet(config.channels, kernel_size=config.kernel_size)
     optimizer = optax.sgd(config.learning_rate, momentum=0.9)
-    options = {} if cell.arm == "erm" else {"strength": strength(config.factor)}
+    batch = Config().batch_size if cell.arm == SUMMED else 1
+    options = {} if cell.arm == "erm" else {"strength": strength(config.factor * batch)}
 
     return Recipe(
         network,
@@ -220,6 +228,7 @@ def figure_2(cell: Cell, config: Config) -> Recipe:
         config.epochs,
         config.batch_size,
         config.seeds,
+        sorted({*(epoch for epoch in config.on_the_way if epoch < config.epochs), config.epochs}),
         _measured(network, config),  # pyright: ignore[reportArgumentType]  flax's modules do hash
         {"train": (x, y), "test": (x_test, y_test)},
     )
@@ -227,7 +236,10 @@ def figure_2(cell: Cell, config: Config) -> Recipe:
 
 @functools.cache  # so that it is compiled once for both arms
 def _measured(network: nn.Module, config: Config) -> Callable[[methods.State, Any], dict[str, Array]]:
-    """Accuracies and margins of a network of Fig. 2."""
+    """Accuracies and margins of a network of Fig. 2; the medians of |f_0 - f_1|, and of its gradient's l1 norm.
+
+    Their ratio would be the margin in the L-infinity norm if the network were linear.
+    """
 
     def evaluate(state: methods.State, held_out: Any) -> dict[str, Array]:
         def logits(x: Array) -> Array:
@@ -241,8 +253,15 @@ def _measured(network: nn.Module, config: Config) -> Callable[[methods.State, An
             x, y = (values[: config.images] for values in held_out["test"])
             return each(lambda x, y: margins.margins(logits, x, y, bounds=(-1, 1), **search).distance, x, y)
 
-        accuracies = {name: each(right, *examples).mean() for name, examples in held_out.items()}
-        return {**accuracies, "linf": margin("linf", config.radius[0]), "l2": margin("l2", config.radius[1])}
+        def steepness(x: Array, y: Array) -> Array:
+            del y
+            difference, gradient = jax.vmap(jax.value_and_grad(lambda x: jnp.subtract(*logits(x[None])[0])))(x)
+            return jnp.stack([jnp.abs(difference), jnp.abs(gradient).sum(axis=(1, 2, 3))], axis=1)
+
+        found = {name: each(right, *examples).mean() for name, examples in held_out.items()}
+        height, slope = jnp.median(each(steepness, *held_out["test"]), axis=0)
+        found |= {"height": height, "slope": slope}
+        return {**found, "linf": margin("linf", config.radius[0]), "l2": margin("l2", config.radius[1])}
 
     return evaluate
 
@@ -294,6 +313,7 @@ def table_1(cell: Cell, config: Config) -> Recipe:
         config.table_epochs,
         size,
         config.table_seeds,
+        [config.table_epochs],
         evaluate,
         (shown, jnp.asarray(test.labels[: config.table_images], jnp.int32)),
     )
@@ -303,25 +323,29 @@ def trained(cell: Cell, config: Config, seed: int) -> list[dict[str, Any]]:
     """Trains and attacks the networks of a cell; a row a seed."""
     recipe = (figure_2 if cell.part == "figure 2" else table_1)(cell, config)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(recipe.seeds))
+    epoch = len(recipe.train.y) // recipe.batch_size
     found = methods.train(
         recipe.method,
         keys,
         recipe.train,
-        steps=recipe.epochs * (len(recipe.train.y) // recipe.batch_size),
+        steps=recipe.epochs * epoch,
         batch_size=recipe.batch_size,
+        record=[epoch * number for number in recipe.record],
         evaluate=recipe.evaluate,
         held_out=recipe.held_out,
         what=f"{cell.part}, {cell.data}, {cell.arm}",
     )
-    measured = {name: values[:, -1].tolist() for name, values in found.records.items()}
+    measured = {name: values.tolist() for name, values in found.records.items()}
     return [
         {
             **cell._asdict(),
             "seed": number,
+            "epoch": epoch,
             "finite": bool(finite),
-            **{name: of[number] for name, of in measured.items()},
+            **{name: of[number][place] for name, of in measured.items()},
         }
         for number, finite in enumerate(found.finite)
+        for place, epoch in enumerate(recipe.record)
     ]
 
 
@@ -336,7 +360,9 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     rows = {cell: [row for row in table.rows if cell._asdict().items() <= row.items()] for cell in planned}
     figure = {cell.arm: of for cell, of in rows.items() if cell.part == "figure 2"}
     sizes = {name: [len(images.labels) for images in load(name)] for name in {cell.data: None for cell in planned}}
-    lines, signatures = summarise(figure, config, sizes[config.data]), judge(figure, config)
+    ends = {arm: at(of, config.epochs) for arm, of in figure.items()}
+    lines = summarise(ends, config, sizes[config.data]) + summarise_course(figure, config)
+    signatures = judge(ends, config)
     for name in dict.fromkeys(cell.data for cell in planned if cell.part == "table 1"):
         of = {arm: rows[Cell("table 1", name, arm)] for arm in ("erm", "sd")}
         lines += summarise_table(of, config, name, sizes[name])
@@ -362,6 +388,11 @@ def called(name: str, train: int) -> str:
     return f"{NAMES[name]} subset" if train < FULL.get(name, 0) else NAMES[name]
 
 
+def at(rows: Sequence[Mapping[str, Any]], epoch: int) -> list[Mapping[str, Any]]:
+    """The rows of all seeds after so many epochs."""
+    return [row for row in rows if row["epoch"] == epoch]
+
+
 def distances(rows: Sequence[Mapping[str, Any]], norm: str) -> Float[np.ndarray, "seeds images"]:
     """Margins of all seeds, infinite where an image was not flipped (null in the file)."""
     return np.array([[np.inf if distance is None else distance for distance in row[norm]] for row in rows])
@@ -381,11 +412,11 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
     differs = "; ".join(filter(None, [published, *changes]))
     lines = []
     for arm, of in rows.items():
-        label = f"{pair}, {arm.upper()}"
+        label = f"{pair}, {ARMS[arm]}"
         for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
             lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in of]))
         linf, l2 = distances(of, "linf"), distances(of, "l2")
-        for radius, fraction in zip(RADII, FIGURE_2[arm], strict=True):
+        for radius, fraction in zip(RADII, FIGURE_2["erm" if arm == "erm" else "sd"], strict=True):
             lines.append(
                 _rows.measured(
                     f"{label}: flipped within {radius:g} (L-infinity)",
@@ -395,9 +426,29 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
                 )
             )
         for values, reach, norm in zip((linf, l2), config.radius, ("L-infinity", "L2"), strict=True):
-            medians = np.minimum(np.median(values, axis=1), reach)
-            lines.append(_rows.measured(f"{label}: median margin ({norm}), at most {reach:g}", medians))
+            middle = np.minimum(np.median(values, axis=1), reach)
+            lines.append(_rows.measured(f"{label}: median margin ({norm}), at most {reach:g}", middle))
+        for name, what in (("height", "|f_0 - f_1|"), ("slope", "l1 norm of its gradient")):
+            lines.append(_rows.measured(f"{label}: median {what}", [row[name] for row in of]))
     return lines
+
+
+def summarise_course(rows: Rows, config: Config) -> list[dict[str, Any]]:
+    """Accuracy and margins on the way."""
+    lines = []
+    for arm, of in rows.items():
+        for epoch in sorted({row["epoch"] for row in of} - {config.epochs}):
+            label = f"{PAIRS[config.data][0]}, {ARMS[arm]}, epoch {epoch}"
+            flipped = (distances(at(of, epoch), "linf") <= RADII[0]).mean(axis=1)
+            lines.append(_rows.measured(f"{label}: test accuracy", [row["test"] for row in at(of, epoch)]))
+            lines.append(_rows.measured(f"{label}: flipped within {RADII[0]:g} (L-infinity)", flipped))
+            lines.append(_rows.measured(f"{label}: median margin (L-infinity)", medians(at(of, epoch), config)))
+    return lines
+
+
+def medians(rows: Sequence[Mapping[str, Any]], config: Config) -> Float[np.ndarray, " seeds"]:
+    """Median margins in the L-infinity norm, as far as they were looked for."""
+    return np.minimum(np.median(distances(rows, "linf"), axis=1), config.radius[0])
 
 
 def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
@@ -408,8 +459,7 @@ def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
     attacked, plain = (bootstrap_mean(of["sd"] - of["erm"]) for of in (left, clean))
     close, better = abs(float(plain.value)) <= 0.03, float(attacked.low) > 0
     why = "the interval over pairs of seeds lies above zero, and the clean accuracies are within 0.03 of each other"
-    medians = {arm: np.minimum(np.median(distances(of, "linf"), axis=1), config.radius[0]) for arm, of in rows.items()}
-    wider = bootstrap_mean(medians["sd"] - medians["erm"])
+    wider = bootstrap_mean(medians(rows["sd"], config) - medians(rows["erm"], config))
     above = "the interval over pairs of seeds lies above zero"
     return [
         _rows.signature(
@@ -436,7 +486,7 @@ def summarise_table(rows: Rows, config: Config, name: str, sizes: Sequence[int])
     differs = "; ".join(filter(None, changes))
     lines = []
     for arm, of in rows.items():
-        label = f"{NAMES[name]}, {arm.upper()}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
+        label = f"{NAMES[name]}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
         lines.append(_rows.measured(f"{label}: test accuracy", [row["test"] for row in of]))
         published = TABLE_1.get(name, {}).get(arm)
         values = [row["attacked"] for row in of]
@@ -453,20 +503,26 @@ def judge_table(rows: Rows, name: str) -> dict[str, Any]:
 
 
 def draw(rows: Rows, config: Config, path: Path) -> None:
-    """The distribution of margins in both norms, mean and interval over seeds, and what was read off Fig. 2."""
-    figure, (axes,) = plotting.panels(1, 2)
-    for ax, norm, label in zip(axes, ("linf", "l2"), (r"$\ell_\infty$", r"$\ell_2$"), strict=True):
-        margin = {arm: distances(of, norm) for arm, of in rows.items()}
+    """Margins in both norms with what was read off Fig. 2, and how they change in training; intervals over seeds."""
+    figure, (axes,) = plotting.panels(1, 3)
+    ends = {arm: at(of, config.epochs) for arm, of in rows.items()}
+    for ax, norm, label in zip(axes, ("linf", "l2"), (r"$\ell_\infty$", r"$\ell_2$"), strict=False):
+        margin = {arm: distances(of, norm) for arm, of in ends.items()}
         found = np.concatenate([values[np.isfinite(values)] for values in margin.values()])
         radii = np.linspace(0, np.quantile(found, 0.98), 200)
         for (arm, values), color in zip(margin.items(), plotting.OKABE_ITO, strict=False):
             flipped = (values[..., None] <= radii).mean(axis=1)
-            plotting.curves(radii, flipped, ax=ax, label=arm.upper(), ylabel="fraction flipped", color=color)
-            if norm == "linf" and config.data == "cifar10":
-                label_read = f"{arm.upper()}, as published"
+            plotting.curves(radii, flipped, ax=ax, label=ARMS[arm], ylabel="fraction flipped", color=color)
+            if norm == "linf" and config.data == "cifar10" and arm in FIGURE_2:
+                label_read = f"{ARMS[arm]}, as published"
                 ax.plot(RADII, FIGURE_2[arm], "o", color=color, mfc="white", label=label_read)
                 ax.set_xlim(0, 1.1 * max(RADII))
         ax.set_xlabel(f"radius of the attack, {label}, inputs in [−1, 1]")
         ax.set_ylim(0, 1)
         ax.legend(frameon=False)
+    for arm, of in rows.items():
+        epochs = sorted({row["epoch"] for row in of})
+        course = np.stack([medians(at(of, epoch), config) for epoch in epochs], axis=1)
+        plotting.curves(epochs, course, ax=axes[2], label=ARMS[arm], ylabel=r"median margin, $\ell_\infty$")
+    axes[2].set(xscale="log", yscale="log", xlabel="epochs of training")
     figure.savefig(path)

@@ -1,4 +1,4 @@
-"""The primal gradient flow of the linearised network, on the time axis of training."""
+"""The primal gradient flow of the linearised network, on the time axis of training, and the dual beside it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import optimistix
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from gsjax import _check
-from gsjax.features import Features
+from gsjax.dual import equilibrium, integrate
+from gsjax.features import Features, planar
 from gsjax.objectives import Penalty, Ridge, per_example
 
 _MAX_STEPS = 4096
@@ -93,3 +95,61 @@ def _velocity(_, phi: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
     margins = feats.u @ (feats.s * phi)
     force = jax.nn.sigmoid(-margins) - pull * (margins - feats.y * target)
     return rate * (feats.s * (feats.u.T @ force) - decay * phi)
+
+
+class Courses(NamedTuple):
+    """Responses of two coupled features (Eq. 15) over time, on a grid; `s_2^2 = 1`.
+
+    The axes `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)` and `times (T,)`; `primal (R, D, T, 2)`, the course of training;
+    `dual (R, D, T, 2)`, the ascent of the dual from `alpha = 1e-8`; the `equilibrium (R, D, 2)` of both; and whether
+    all three were computed, `converged (R, D)`. All with the signs of Eq. 15.
+    """
+
+    ratio: Float[Array, " R"]
+    delta: Float[Array, " D"]
+    times: Float[Array, " T"]
+    primal: Float[Array, "R D T 2"]
+    dual: Float[Array, "R D T 2"]
+    equilibrium: Float[Array, "R D 2"]
+    converged: Bool[Array, "R D"]
+
+
+def courses(
+    ratio: Float[Array, " R"], delta: Float[Array, " D"], penalty: Penalty, *, times: Float[Array, " T"]
+) -> Courses:
+    """How two features are learned, at all of `ratio (R,)` x `delta (D,)`: the primal `flow` and `dual.integrate`.
+
+    Features as in `starvation.phase_diagram`, learning rates of one. Only the primal flow is on the time axis of
+    training: the dual shares its optimum, and has a clock of its own.
+
+    Raises:
+        ValueError: an axis that is not one of finite numbers, `ratio <= 0`, `|delta| >= 1`, and what `flow` raises.
+
+    >>> found = courses([1.0, 4.0], [0.5], Ridge(0.1), times=jnp.array([0.0, 1e3]))
+    >>> (abs(found.primal[:, :, 1] - found.equilibrium) < 1e-2).all().item()
+    True
+    """
+    ratio, delta, times = (_check.as_float(axis) for axis in (ratio, delta, times))
+    for name, axis in (("ratio", ratio), ("delta", delta)):
+        _check.shape(name, axis, ndim=1)
+        _check.finite(name, axis)
+    _check.positive("ratio", ratio)
+    _check.require(jnp.all(jnp.abs(delta) < 1), "delta", "numbers in (-1, 1)", delta)
+    _check.times(times)
+    dtype = jnp.result_type(ratio, delta, times)
+    ratio, delta, times = (axis.astype(dtype) for axis in (ratio, delta, times))
+    found = jax.jit(_courses)(ratio, delta, penalty, times)
+    return Courses(ratio, delta, times, *found)
+
+
+def _courses(ratio: Array, delta: Array, penalty: Penalty, times: Array) -> tuple[Array, Array, Array, Array]:
+    def one(point: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
+        feats = planar(point[1], jnp.stack([point[0], jnp.ones_like(point[0])]))
+        primal, ascent = flow(feats, penalty, times=times), integrate(feats, penalty, times=times)
+        end = equilibrium(feats, penalty)
+        return primal.response, ascent.response, end.response, primal.converged & ascent.converged & end.converged
+
+    grid = tuple(axis.ravel() for axis in jnp.meshgrid(ratio, delta, indexing="ij"))
+    shape = (len(ratio), len(delta))
+    primal, ascent, end, converged = (value.reshape(shape + value.shape[1:]) for value in lax.map(one, grid))
+    return primal, ascent, end, converged

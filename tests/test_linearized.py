@@ -12,7 +12,7 @@ import pytest
 import scipy.integrate
 from scipy.special import expit
 
-from gsjax import Ridge, SpectralDecoupling, features, linearized
+from gsjax import Ridge, SpectralDecoupling, dual, features, linearized
 from tests.instances import dense, equilibrium, instance, slope
 
 EXAMPLE = instance(0)
@@ -143,3 +143,40 @@ def test_bad_input_is_named(argument, options):
     arguments = {"penalty": Ridge(1.0), "times": np.array([0.0, 1.0]), **options}
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
         linearized.flow(FEATS, **arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", [Ridge(0.05), SpectralDecoupling(0.05)])
+def test_courses_are_the_two_flows_over_a_grid(penalty):
+    ratio, delta, times = np.array([1.0, 4.0]), np.array([-0.3, 0.0, 0.8]), np.array([0.0, 1.0, 30.0, 1e5])
+    with jax.enable_x64(True):
+        found = jax.tree.map(np.asarray, linearized.courses(ratio, delta, penalty, times=times))
+        feats = features.planar(0.8, np.array([4.0, 1.0]))
+        primal, ascent = linearized.flow(feats, penalty, times=times), dual.integrate(feats, penalty, times=times)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.primal[1, 2], primal.response, rtol=1e-7)
+    np.testing.assert_allclose(found.dual[1, 2], ascent.response, rtol=1e-7)
+    np.testing.assert_array_equal(found.primal[:, :, 0], 0)
+    for course in (found.primal, found.dual):
+        np.testing.assert_allclose(course[:, :, -1], found.equilibrium, rtol=1e-6, atol=1e-9)
+    # On the way they differ; what spectral decoupling does to the dual does not depend on the strengths.
+    assert np.abs(found.primal - found.dual)[:, :, 1].max() > 0.1
+    assert np.allclose(found.dual[0], found.dual[1]) == isinstance(penalty, SpectralDecoupling)
+
+
+@pytest.mark.parametrize(
+    ("argument", "change"),
+    [
+        ("ratio", {"ratio": [0.0]}),
+        ("ratio", {"ratio": []}),
+        ("ratio", {"ratio": [np.nan]}),
+        ("delta", {"delta": [1.0]}),
+        ("delta", {"delta": [[0.5]]}),
+        ("times", {"times": [1.0, 0.5]}),
+        ("times", {"times": []}),
+    ],
+)
+def test_bad_grids_of_courses_are_named(argument, change):
+    options = {"ratio": [2.0], "delta": [0.5], "times": [0.0, 1.0], **change}
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
+        linearized.courses(options["ratio"], options["delta"], Ridge(1.0), times=options["times"])

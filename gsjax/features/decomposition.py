@@ -140,6 +140,27 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
     return Features(u, s, None, y.astype(dtype), _count(s > 0))
 
 
+def planar(delta: float | Float[Array, ""], s2: Float[Array, " 2"]) -> Features:
+    """Two coupled features (Eq. 15): `U = [[sqrt(1 - delta^2), -delta], [delta, sqrt(1 - delta^2)]]`, strengths `s2`.
+
+    Labels are ones. The coupling vanishes at `delta = 0`, where each feature has an example of its own.
+
+    Raises:
+        ValueError: `delta` is not a scalar in (-1, 1), or `s2` is not two finite numbers >= 0.
+
+    >>> planar(0.6, jnp.array([4.0, 1.0])).u.tolist()
+    [[0.8, -0.6], [0.6, 0.8]]
+    """
+    s2 = _check.as_float(s2)
+    delta = jnp.asarray(delta, s2.dtype)
+    _check.scalar("delta", delta)
+    _check.require(jnp.abs(delta) < 1, "delta", "a number in (-1, 1)", delta)
+    _check.require(s2.shape == (2,), "s2", "shape (2,), two strengths", f"shape {s2.shape}")
+    _check.require(jnp.all(s2 >= 0), "s2", "strengths >= 0", s2)
+    cosine = jnp.sqrt((1 - delta) * (1 + delta))
+    return from_spectrum(jnp.stack([jnp.stack([cosine, -delta]), jnp.stack([delta, cosine])]), jnp.sqrt(s2))
+
+
 def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, "*batch r"]:
     """Responses `z = U^T Y yhat (..., r)` of centred outputs `logits (..., n)` to the features (Eq. 4).
 

@@ -37,12 +37,14 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
     assert main(command) == 0
     first = {name: (tmp_path / name).read_bytes() for name in ("rows.jsonl", "summary.json")}
     assert main(command) == 0
-    assert cells == ["erm", "sd"]
+    assert cells == ["erm", "sd", cifar_margin.SUMMED]
     assert first == {name: (tmp_path / name).read_bytes() for name in first}
 
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    assert [(row["arm"], row["seed"]) for row in rows] == [("erm", 0), ("erm", 1), ("sd", 0), ("sd", 1)]
-    assert all(row["finite"] and row["train"] > 0.95 and len(row["linf"]) == len(row["l2"]) == 20 for row in rows)
+    order = [(row["arm"], row["seed"], row["epoch"]) for row in rows]
+    assert order == [(arm, seed, epoch) for arm in cifar_margin.ARMS for seed in (0, 1) for epoch in (1, 20)]
+    assert all(row["finite"] and len(row["linf"]) == len(row["l2"]) == 20 for row in rows)
+    assert all(row["train"] > 0.95 for row in rows if row["epoch"] == 20)
     for row in rows:  # |delta|_inf <= |delta|_2 <= 8 |delta|_inf of images of 64 pixels, up to the search's resolution
         linf, l2 = np.array(row["linf"]), np.array(row["l2"])
         assert np.all(linf <= l2 + 1 / 2**5)
@@ -51,7 +53,9 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
     summary = json.loads(first["summary.json"])
     assert [entry["stand-in"] for entry in summary["data"]] == [True]
     assert all(row["published"] is None for row in summary["rows"])  # a stand-in is not held against published numbers
-    flipped = np.mean([np.mean(np.array(row["linf"]) <= 0.1) for row in rows if row["arm"] == "erm"])
+    flipped = np.mean(
+        [np.mean(np.array(row["linf"]) <= 0.1) for row in rows if (row["arm"], row["epoch"]) == ("erm", 20)]
+    )
     assert values(summary["rows"])["threes and eights, ERM: flipped within 0.1 (L-infinity)"] == pytest.approx(flipped)
     assert len(summary["signatures"]) == 3
     assert (tmp_path / "margins.png").stat().st_size > 10_000
@@ -77,6 +81,7 @@ def test_published_factors_are_converted():
     for strength, published in (
         (cifar_margin.strength(0.1), 0.1 * (f**2).sum(axis=1).mean()),
         (cifar_margin.strength(0.05, classes=10), 0.05 * (f**2).mean()),
+        (cifar_margin.strength(6 * 0.1), 0.1 * (f**2).sum()),
     ):
         assert np.mean(strength / 2 * (f**2).sum(axis=1)) == pytest.approx(published)
 
@@ -120,6 +125,6 @@ def test_absent_data_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
     absent = dataclasses.replace(SMOKE, table=("cifar100",))
-    assert [cell.part for cell in cifar_margin.cells(absent)] == ["figure 2", "figure 2"]
+    assert [cell.part for cell in cifar_margin.cells(absent)] == ["figure 2"] * 3
     assert main(["cifar_margin", "--preset", "laptop", "--out", str(tmp_path / "out")]) == 2
     assert "CIFAR-10" in capsys.readouterr().err.splitlines()[-1]
