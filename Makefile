@@ -13,7 +13,7 @@ EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8
 # Two BLAS threads wait for each other on small matrices, the more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help verify test slow bench notebooks readme lint types lock
+.PHONY: help verify test slow bench notebooks pair figures readme lint types lock
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
@@ -21,6 +21,8 @@ help:
 	@echo 'make slow       the tests marked slow, each benchmark once among them'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
+	@echo 'make pair       write the .ipynb of every notebook from its script'
+	@echo 'make figures    draw the gallery of README.md, experiments/records/gallery, anew'
 	@echo 'make readme     renew the tables of README.md from experiments/records'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
@@ -42,7 +44,13 @@ bench: $(READY)
 	$(PYTEST) tests/benchmarks
 
 notebooks: $(READY)
-	$(if $(wildcard notebooks/*.ipynb),$(PYTEST) --nbmake notebooks,@echo 'no notebooks')
+	$(PYTEST) --nbmake notebooks/*.ipynb
+
+pair: $(READY)
+	$(BIN)/python notebooks/pair.py
+
+figures: $(READY)
+	$(BIN)/python -m experiments gallery
 
 readme: $(READY)
 	$(BIN)/python -m experiments report --write

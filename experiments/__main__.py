@@ -1,7 +1,8 @@
 """Runs an experiment: python -m experiments NAME [--preset PRESET] [--out DIR] [--seed S] [flags].
 
 `python -m experiments NAME --help` has presets and flags, `python -m experiments report` gathers all results on one
-page, and `python -m experiments` alone lists the experiments.
+page, `python -m experiments gallery` draws the figures of the README, and `python -m experiments` alone lists the
+experiments.
 """
 
 from __future__ import annotations
@@ -49,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()) or "no experiments yet")
         elif first == "report":
             return _report.main(rest)
+        elif first == "gallery":
+            from experiments import _gallery  # takes as long to import as all else
+
+            return _gallery.main(rest)
         elif first.startswith("-"):
             raise ValueError(f"expected the name of an experiment first, got {first}")
         else:

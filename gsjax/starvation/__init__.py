@@ -1,6 +1,18 @@
 """Gradient starvation: how the response to one feature changes with the strength of another."""
 
+from gsjax.starvation import structures
 from gsjax.starvation.definition import matrix, orient, sensitivity
 from gsjax.starvation.diagram import PhaseDiagram, phase_diagram
+from gsjax.starvation.ensemble import Ensemble, elasticity, ensemble
 
-__all__ = ["PhaseDiagram", "matrix", "orient", "phase_diagram", "sensitivity"]
+__all__ = [
+    "Ensemble",
+    "PhaseDiagram",
+    "elasticity",
+    "ensemble",
+    "matrix",
+    "orient",
+    "phase_diagram",
+    "sensitivity",
+    "structures",
+]

@@ -1,0 +1,126 @@
+"""The gallery of the README: four small figures, computed anew from the library by `python -m experiments gallery`.
+
+phase_diagram: where one of two features starves the other, by theory (Eq. 15, Theorem 2).
+two_moons: what that does to the boundary of a network that is trained, and what spectral decoupling does (Fig. 1).
+digits: the starvation matrix of a network on real digits, at initialisation.
+courses: how two features are learned in time, with and without spectral decoupling (Fig. 5).
+
+All equations and figures are those of Pezeshki et al. 2021. The same environment gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from PIL import Image
+from threadpoolctl import threadpool_limits
+
+from gsjax import data, features, linearized, methods, networks, plotting, records, starvation, tangent
+from gsjax._progress import track
+from gsjax.objectives import Ridge, SpectralDecoupling
+
+FOLDER = Path(__file__).with_name("records") / "gallery"
+
+SEEDS = 3  # networks whose outputs make up a boundary
+STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw the four figures of the README's gallery: half a minute."""
+
+    out: Path = FOLDER
+    """The folder to put them into."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command `python -m experiments gallery`; returns the exit status.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    options = tyro.cli(Options, args=arguments, prog="python -m experiments gallery")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with jax.enable_x64(True), threadpool_limits(1, "blas"):
+        for draw in track(FIGURES, "figures"):
+            records.write(options.out / f"{draw.__name__}.png", png(draw()))
+    print(f"{options.out}: {', '.join(f'{draw.__name__}.png' for draw in FIGURES)}")
+    return 0
+
+
+def phase_diagram() -> plotting.Figure:
+    """Starvation of the second of two features, over their ratio of strengths and their coupling."""
+    diagram = starvation.phase_diagram(jnp.geomspace(0.1, 10, 81), jnp.linspace(-0.95, 0.95, 81), jnp.array([0.1]))
+    figure, axes = plotting.panels()
+    plotting.phase_diagram(diagram, axes[0, 0])
+    return figure
+
+
+def two_moons() -> plotting.Figure:
+    """Decision boundaries of a network trained without and with spectral decoupling, averaged over seeds."""
+    x, y = data.two_moons(jax.random.key(0), 300)
+    network, momentum = networks.FullyConnected((200,)), optax.sgd(0.01, 0.9)
+    trained = {
+        "ERM": methods.get("erm")(network, momentum),
+        "spectral decoupling": methods.get("spectral_decoupling")(network, momentum, strength=0.006),
+    }
+    first, second = np.linspace(-1.7, 1.7, 52), np.linspace(-2.2, 2.2, 67)
+    corners = jnp.stack(jnp.meshgrid(first, second), axis=-1).reshape(-1, 2)
+    keys = jax.random.split(jax.random.key(1), SEEDS)
+    figure, axes = plotting.panels(columns=2)
+    for ax, (name, method) in zip(axes.flat, trained.items(), strict=True):
+        run = methods.train(
+            method,
+            keys,
+            methods.Batch(x, y),
+            steps=STEPS,
+            evaluate=lambda state, inputs: methods.predict(network, state, inputs),
+            held_out=corners,
+            what=name,
+        )
+        logits = run.records[:, -1].mean(axis=0).reshape(len(second), len(first))
+        plotting.decision_boundary(first, second, logits, x, y, ax).set_title(name)
+    return figure
+
+
+def digits() -> plotting.Figure:
+    """The starvation matrix among the strongest features of a network on real digits."""
+    x, y = data.digits((3, 8), n=200)
+    network = networks.MLP((512,), activation="tanh")
+    feats = features.from_ntk(tangent.ntk(network.apply, network.init(jax.random.key(0), x), x), y)
+    strongest = slice(20)
+    matrix = starvation.matrix(feats, Ridge(1.0))[strongest, strongest]
+    figure, axes = plotting.panels()
+    plotting.starvation(matrix, feats.s2[strongest], axes[0, 0])
+    return figure
+
+
+def courses() -> plotting.Figure:
+    """Two coupled features over time: of equal strength, and the first 25 times as strong."""
+    times = jnp.geomspace(1e-5, 1e4, 180)
+    ratio, delta = jnp.array([1.0, 25.0]), jnp.array([0.3])
+    penalties = {"ridge": Ridge(0.0025), "SD": SpectralDecoupling(0.002)}
+    found = {name: linearized.courses(ratio, delta, penalty, times=times) for name, penalty in penalties.items()}
+    figure = plotting.courses(found)[0, 0].get_figure()
+    figure.set_layout_engine("constrained", w_pad=0.1)  # room for the optima beyond the right edge
+    return figure
+
+
+FIGURES: tuple[Callable[[], plotting.Figure], ...] = (phase_diagram, two_moons, digits, courses)
+
+
+def png(figure: plotting.Figure) -> bytes:
+    """A figure about twice as wide as the README shows it, in 256 colours, without the version of its maker."""
+    figure.set_size_inches(5.8, 4.4)
+    drawn, packed = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=140)
+    Image.open(drawn).convert("RGB").quantize(256).save(packed, format="png", optimize=True)
+    return packed.getvalue()

@@ -1,0 +1,264 @@
+"""Figures of dynamics: responses and dual variables on their way to the optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from gsjax import _check
+from gsjax.plotting._style import (
+    OKABE_ITO,
+    axes,
+    colorbar,
+    feature_ticks,
+    increasing,
+    legend_beside,
+    number,
+    styled,
+    vector,
+    write,
+)
+
+if TYPE_CHECKING:
+    from gsjax.linearized import Courses
+
+# Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
+_PAIRS = (
+    ({"color": OKABE_ITO[0], "linewidth": 2.8}, {"color": OKABE_ITO[1], "linewidth": 2.0}),
+    ({"color": OKABE_ITO[5], "linewidth": 1.6}, {"color": OKABE_ITO[4], "linewidth": 1.2}),
+)
+_END = {"marker": "<", "markersize": 5}
+_DARK_TO_LIGHT = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
+
+
+@styled
+def paths(
+    times: Real[ArrayLike, " T"] | Sequence[float],
+    responses: Real[ArrayLike, "T r"],
+    ax: Axes | None = None,
+    *,
+    linestyle: str = "-",
+    labels: Sequence[str] | None = None,
+) -> Axes:
+    """Responses z_j over time, on a logarithmic time axis.
+
+    Args:
+        times: shape (T,); times <= 0 have no place on the axis and are left out.
+        responses: shape (T, r). Up to seven features get a legend, more get a colour bar.
+        ax: axes to draw into; a new figure by default.
+        linestyle: of matplotlib, to tell theory from practice on the same axes.
+        labels: r entries for the legend, or an empty sequence for no legend; z_1, z_2, ... by default.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not finite, no positive time, `ax` that is no axes.
+
+    >>> len(paths([0.1, 1.0, 10.0], np.array([[0.0, 0.0], [1.0, 0.5], [2.0, 0.6]])).lines)
+    2
+    """
+    times, responses = vector("times", times), np.asarray(responses, dtype=float)
+    _check.require(
+        responses.ndim == 2 and len(responses) == len(times) and responses.shape[1] > 0,
+        "responses",
+        f"shape ({len(times)}, r)",
+        f"shape {responses.shape}",
+    )
+    _check.finite("responses", responses)
+    _check.require((times > 0).any(), "times", "at least one positive time", times)
+    r = responses.shape[1]
+    many = r > len(OKABE_ITO)
+    if labels is None:
+        labels = () if many else [f"$z_{{{j + 1}}}$" for j in range(r)]
+    _check.require(len(labels) in (0, r), "labels", f"{r} entries or none", f"{len(labels)}")
+    ax = axes(ax)
+    colors = _DARK_TO_LIGHT(np.linspace(0, 1, r)) if many else OKABE_ITO
+    keep = times > 0
+    for j in range(r):
+        ax.plot(
+            times[keep],
+            responses[keep, j],
+            linestyle,
+            color=colors[j],
+            linewidth=0.9 if many else 2.2 - 0.2 * j,
+            label=labels[j] if labels else None,
+            zorder=2 + (r - j) / r,  # the strongest on top
+        )
+    ax.set_xscale("log")
+    ax.set_xlabel("time $t$")
+    ax.set_ylabel("response $z_j(t)$")
+    if many:
+        bar = colorbar(ax, ScalarMappable(Normalize(1, r), _DARK_TO_LIGHT), "feature $j$").ax
+        feature_ticks(bar.yaxis, r)
+        bar.invert_yaxis()
+    if labels:
+        legend_beside(ax)
+    return ax
+
+
+@styled
+def plane(
+    paths: Real[ArrayLike, "p T 2"] | Sequence[Any],
+    ends: Real[ArrayLike, "p 2"],
+    ax: Axes | None = None,
+    *,
+    labels: Sequence[str],
+    xlabel: str = "$z_1$",
+    ylabel: str = "$z_2$",
+) -> Axes:
+    """Paths of two coordinates through their plane, each to its end: a dot where it stops, a cross where it should.
+
+    Args:
+        paths: p paths of T points, shape (p, T, 2), of a quantity that grows from the first to the last: they go from
+            light to dark, and from thick to thin, so that those that coincide are seen one inside another.
+        ends: where theory says that they end, shape (p, 2).
+        ax: axes to draw into; a new figure by default.
+        labels: p entries for the legend, or an empty sequence for no legend.
+        xlabel, ylabel: of the axes.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a", "b"]).get_xlabel()
+    '$z_1$'
+    """
+    paths, ends = np.asarray(paths, dtype=float), np.asarray(ends, dtype=float)
+    good = paths.ndim == 3 and paths.shape[2] == 2 and 0 not in paths.shape
+    _check.require(good, "paths", "shape (p, T, 2)", f"shape {paths.shape}")
+    count = len(paths)
+    _check.require(ends.shape == (count, 2), "ends", f"shape {(count, 2)}", f"shape {ends.shape}")
+    _check.require(len(labels) in (0, count), "labels", f"{count} entries or none", f"{len(labels)}")
+    _check.finite("paths", paths)
+    _check.finite("ends", ends)
+    ax = axes(ax)
+    colors = _DARK_TO_LIGHT(np.linspace(1, 0, count))
+    widths = np.linspace(1.6 + 0.8 * (count - 1), 1.6, count)
+    for path, color, width, label in zip(paths, colors, widths, labels or [None] * count, strict=True):
+        ax.plot(*path.T, color=color, linewidth=width, solid_capstyle="round", label=label)
+        ax.plot(*path[-1], "o", color=color, markersize=width + 9, zorder=3)
+    ax.plot(*ends.T, "x", color="white", markersize=7.5, markeredgewidth=2.8, zorder=4)
+    ax.plot(
+        *ends.T, "x", color="black", markersize=8, markeredgewidth=1.4, zorder=4, label="theory" if labels else None
+    )
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    if labels:
+        ax.legend()
+    return ax
+
+
+@styled
+def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> np.ndarray:
+    """Responses z_1 and z_2 of two coupled features in time, a panel for each ratio (rows) and coupling (columns).
+
+    Solid lines are the primal flow, on the time axis of training; dashed ones are the dual flow (Pezeshki et al. 2021,
+    Eq. 9 or 18), which has a clock of its own. Both end at the equilibrium, a mark beyond the right edge. All panels
+    have the same limits; what has not converged is not drawn, and said.
+
+    Args:
+        courses: of `linearized.courses`, by the name of the penalty; one or two, over the same ratios and deltas.
+        axes: array of axes, shape (R, D); those of a new figure by default, which grows with the grid.
+
+    Raises:
+        ValueError: no courses or more than two, shapes or grids that differ, entries that are not finite though
+            converged, fewer than two positive times, `axes` that are no array of matplotlib axes of that shape.
+
+    >>> from gsjax.linearized import Courses
+    >>> z, grid = np.ones((1, 2, 3, 2)), np.ones((1, 2), bool)
+    >>> courses({"ridge": Courses([4.0], [0.1, 0.5], [0.1, 1.0, 10.0], z, z, z[:, :, -1], grid)}).shape
+    (1, 2)
+    """
+    _check.require(0 < len(courses) <= len(_PAIRS), "courses", "one or two", len(courses))
+    drawn = {name: _arrays(f"courses[{name!r}]", course) for name, course in courses.items()}
+    ratio, delta, *_ = next(iter(drawn.values()))
+    for name, course in drawn.items():
+        same = np.array_equal(course.ratio, ratio) and np.array_equal(course.delta, delta)
+        _check.require(same, f"courses[{name!r}]", "the ratios and deltas of the others", "different ones")
+    shape = (len(ratio), len(delta))
+    if axes is None:
+        figure = Figure(figsize=(max(5.7, 1.3 + 2.2 * shape[1]), 1.4 + 1.7 * shape[0]), layout="constrained")
+        axes = figure.subplots(*shape, squeeze=False, sharex=True, sharey=True)
+    given = np.asarray(axes)
+    good = given.shape == shape and all(isinstance(ax, Axes) for ax in given.flat)
+    _check.require(good, "axes", f"matplotlib axes, shape {shape}", f"{type(axes).__name__} of shape {given.shape}")
+
+    for at, ax in np.ndenumerate(given):
+        for height, (name, course), lines in zip((0.6, 0.4), drawn.items(), _PAIRS, strict=False):
+            if course.converged[at]:
+                _panel(ax, lines, course, at)
+            else:
+                write(ax, (0.5, height), f"{name}: not converged")
+    times = np.concatenate([course.times for course in drawn.values()])
+    heights = [ax.get_ylim() for ax in given.flat if ax.lines] or [(0, 1)]
+    for ax in given.flat:
+        ax.set(xscale="log", xlim=(times.min(), times.max()), ylim=(np.min(heights), np.max(heights)))
+        ax.xaxis.set_major_locator(FixedLocator(_powers(times.min(), times.max())))
+        ax.xaxis.set_minor_locator(NullLocator())
+    for ax, value in zip(given[0], delta, strict=True):
+        ax.set_title(rf"$\delta = {number(value)}$")
+    for ax, value in zip(given[:, 0], ratio, strict=True):
+        ax.set_ylabel(rf"$s_1^2\,/\,s_2^2 = {number(value)}$" + "\nresponse $z_j(t)$")
+    for ax in given[-1]:
+        ax.set_xlabel("time $t$")
+    _legend(given.flat[0].get_figure(), tuple(drawn))
+    return given
+
+
+def _legend(figure: FigureBase, names: Sequence[str]) -> None:
+    """What colours and dashes mean in all panels, above them."""
+    handles = [
+        Line2D([], [], label=f"$z_{j + 1}$, {name}", **line)
+        for name, lines in zip(names, _PAIRS, strict=False)
+        for j, line in enumerate(lines)
+    ]
+    handles += [
+        Line2D([], [], color="black", label="primal (training)"),
+        Line2D([], [], color="black", linestyle="--", label="dual (own time)"),
+        Line2D([], [], color="black", linestyle="", label="optimum", **_END),
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(names) + 2, handlelength=1.7, columnspacing=1.5
+    )
+
+
+def _arrays(name: str, course: Courses) -> Courses:
+    """`course` as checked arrays of NumPy, without the times that a logarithmic axis has no place for."""
+    ratio, delta, times = (vector(f"{name}.{field}", getattr(course, field)) for field in ("ratio", "delta", "times"))
+    positive = increasing(f"{name}.times", times[times > 0])
+    converged = np.asarray(course.converged, dtype=bool)
+    shape = (len(ratio), len(delta))
+    _check.require(converged.shape == shape, f"{name}.converged", f"shape {shape}", f"shape {converged.shape}")
+
+    arrays = {"ratio": ratio, "delta": delta, "times": positive, "converged": converged}
+    for field, trailing in (("primal", (len(times), 2)), ("dual", (len(times), 2)), ("equilibrium", (2,))):
+        values, expected = np.asarray(getattr(course, field), dtype=float), (*shape, *trailing)
+        _check.require(values.shape == expected, f"{name}.{field}", f"shape {expected}", f"shape {values.shape}")
+        _check.finite(f"{name}.{field}", values[converged])
+        arrays[field] = values if field == "equilibrium" else values[:, :, times > 0]
+    return course._replace(**arrays)
+
+
+def _panel(ax: Axes, lines: Sequence[Mapping[str, Any]], course: Courses, at: tuple[int, ...]) -> None:
+    """The courses of one ratio and delta."""
+    for j, line in enumerate(lines):
+        ax.plot(course.times, course.primal[at][:, j], **line)
+        ax.plot(course.times, course.dual[at][:, j], "--", **line)
+        end = course.equilibrium[at][j]
+        ax.plot(1.04, end, color=line["color"], transform=ax.get_yaxis_transform(), clip_on=False, **_END)
+
+
+def _powers(low: float, high: float) -> list[float]:
+    """At most four powers of ten, none so close to the ends that its label would meet one of the next panel."""
+    ends = np.log10([low, high])
+    margin = 0.08 * np.ptp(ends)
+    exponents = np.arange(np.ceil(ends[0] + margin), ends[1] - margin)
+    step = max(1, -(-len(exponents) // 4))
+    return (10.0 ** exponents[exponents % step == 0]).tolist()

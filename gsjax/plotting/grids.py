@@ -1,0 +1,208 @@
+"""Figures of quantities over a grid: signs, and phase diagrams of two coupled features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from gsjax import _check
+from gsjax.plotting._style import axes, decimal_ticks, heat, increasing, number, styled, vector, write
+
+if TYPE_CHECKING:
+    from gsjax.starvation.diagram import PhaseDiagram
+
+_TEXT = np.array([0.14, 0.065])  # about the size of a word, in shares of the axes of `panels`
+
+# Where the theory has entries of the starvation matrix vanish, whatever the strengths.
+_VANISHING = {-math.sqrt(0.5): r"$-1/\sqrt{2}$", 0.0: "$0$", math.sqrt(0.5): r"$1/\sqrt{2}$"}
+
+
+@styled
+def sign_map(
+    x: Real[ArrayLike, " nx"] | Sequence[float],
+    y: Real[ArrayLike, " ny"] | Sequence[float],
+    values: Real[ArrayLike, "ny nx"],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = r"$\delta$",
+    ylabel: str = r"$s_1^2 / s_2^2$",
+    label: str = r"$\partial z_2^*\,/\,\partial s_1^2$",
+) -> Axes:
+    """Sign and size of a quantity over a grid, red below zero and blue above.
+
+    The default labels are those of Theorem 2 (Pezeshki et al. 2021).
+
+    Args:
+        x, y: increasing grid points, shapes (nx,) and (ny,).
+        values: shape (ny, nx), a row for each y; NaN is left grey.
+        ax: axes to draw into; a new figure by default.
+        xlabel, ylabel, label: of the axes and of the colour bar.
+
+    Raises:
+        ValueError: shapes that differ, a grid that does not increase, `ax` that is no matplotlib axes.
+
+    >>> sign_map([0.1, 0.2], [1.0, 2.0], np.array([[0.0, 0.1], [-0.1, 0.0]])).get_ylabel()
+    '$s_1^2 / s_2^2$'
+    """
+    x, y, values = increasing("x", x), increasing("y", y), np.asarray(values, dtype=float)
+    shape = (len(y), len(x))
+    _check.require(values.shape == shape, "values", f"shape {shape}, a row for each y", f"shape {values.shape}")
+    ax = axes(ax)
+    heat(ax, x, y, values, label)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    return ax
+
+
+@styled
+def phase_diagram(
+    diagram: PhaseDiagram,
+    ax: Axes | None = None,
+    *,
+    strength: int = 0,
+    entry: tuple[int, int] = (1, 0),
+    limit: float | None = None,
+    colorbar: bool = True,
+) -> Axes:
+    """Where one of two coupled features starves the other (Pezeshki et al. 2021, Theorem 2), and how strongly.
+
+    Colours and contours, at powers of ten, are the size of an entry of the starvation matrix, in units of 1 / s_2^2.
+    Solid lines part where it is negative ("starved") from where it is positive ("fed"), as found on the grid. Dashed
+    are the lines on which it vanishes by symmetry: delta = 0, s_1 = s_2, and delta = 1 / sqrt(2), where z_2* = 0, with
+    its mirror image, where z_1* = 0. The names, like Definition 2, are meant for an oriented diagram.
+
+    Args:
+        diagram: of `starvation.phase_diagram`. Points that have not converged are left grey.
+        ax: axes to draw into; a new figure by default.
+        strength: index of the slice, into `diagram.strength`.
+        entry: (j, i), the sensitivity of response j to strength i.
+        limit: end of the colour scale, so that slices side by side can share it; the largest size by default.
+        colorbar: whether there is one.
+
+    Raises:
+        ValueError: shapes that differ, fewer than two ratios or deltas, grids that do not increase, a ratio or a
+            `limit` that is not positive, an index out of range, `ax` that is no matplotlib axes.
+
+    >>> from gsjax.starvation.diagram import PhaseDiagram
+    >>> slopes, converged = np.zeros((2, 2, 1, 2, 2)), np.ones((2, 2, 1), bool)
+    >>> phase_diagram(PhaseDiagram([0.5, 2], [-0.5, 0.5], [0.1], slopes[..., 0], slopes, converged)).get_yscale()
+    'log'
+    """
+    ratio, delta = increasing("diagram.ratio", diagram.ratio), increasing("diagram.delta", diagram.delta)
+    _check.positive("diagram.ratio", ratio)
+    strengths = vector("diagram.strength", diagram.strength)
+    slopes, converged = np.asarray(diagram.starvation, dtype=float), np.asarray(diagram.converged, dtype=bool)
+    shape = (len(ratio), len(delta), len(strengths))
+    _check.require(slopes.shape == (*shape, 2, 2), "diagram.starvation", f"shape {(*shape, 2, 2)}", slopes.shape)
+    _check.require(converged.shape == shape, "diagram.converged", f"shape {shape}", converged.shape)
+    _check.require(strength in range(len(strengths)), "strength", f"an index below {len(strengths)}", strength)
+    _check.require(tuple(entry) in np.ndindex(2, 2), "entry", "a pair (j, i) of 0 and 1", entry)
+    if limit is not None:
+        _check.positive("limit", limit)
+    ax = axes(ax)
+
+    j, i = entry
+    values = np.where(converged[:, :, strength], slopes[:, :, strength, j, i], np.nan)
+    name = rf"s_2^2\,\partial z_{j + 1}^*\,/\,\partial s_{i + 1}^2"
+    ax.set_yscale("log")
+    edges = _edges(delta), np.exp(_edges(np.log(ratio)))
+    sizes = heat(ax, *edges, values, f"${name}$" if colorbar else None, limit=limit, decades=4)
+    ax.set(xlim=delta[[0, -1]], ylim=ratio[[0, -1]])
+    ax.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    decimal_ticks(ax.yaxis)
+    ax.set(xlabel=r"coupling $\delta$", ylabel="$s_1^2\\,/\\,s_2^2$")
+    unknown = np.isnan(values)
+    title = rf"$\lambda\,/\,s_2^2 = {number(strengths[strength])}$"
+    ax.set_title(f"{title}, grey: not converged" if unknown.any() else title)
+    if np.nan_to_num(values).any():
+        _contours(ax, delta, ratio, values, sizes)
+    elif not unknown.all():
+        write(ax, (0.5, 0.5), f"${name} = 0$ everywhere")
+    return ax
+
+
+def _edges(centres: np.ndarray) -> np.ndarray:
+    """Edges of the cells around grid points, halfway between them."""
+    between = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - between[0]], between, [2 * centres[-1] - between[-1]]])
+
+
+def _contours(ax: Axes, delta: np.ndarray, ratio: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> None:
+    """Lines of equal size, lines between the signs, and the lines of the theory; names where these leave room."""
+    signed = _through_zeros(values)
+    low, high = np.nanmin(signed), np.nanmax(signed)
+    levels = [level for level in (*-sizes[::-1], *sizes) if low < level < high]
+    equal, parting = [], []
+    if levels:
+        drawn = ax.contour(delta, ratio, values, levels, colors="black", linestyles="-", linewidths=0.7)
+        equal = [(level, line) for level, lines in zip(levels, drawn.allsegs, strict=True) for line in lines]
+    if low < 0 < high:
+        (parting,) = ax.contour(delta, ratio, signed, [0.0], colors="0.35", linewidths=3).allsegs
+    inside = {at: text for at, text in _VANISHING.items() if delta[0] < at < delta[-1]}
+    theory = [np.stack([np.full_like(ratio, at), ratio], axis=1) for at in inside]
+    if ratio[0] < 1 < ratio[-1]:
+        theory.append(np.stack([delta, np.ones_like(delta)], axis=1))
+    for line in theory:
+        ax.plot(*line.T, color="black", linestyle=(0, (4, 3)), linewidth=1.1)
+    ax.secondary_xaxis("top").set_xticks(list(inside), list(inside.values()))
+    _names(ax, np.stack(np.meshgrid(delta, ratio), axis=-1), signed, equal, [*parting, *theory])
+
+
+def _names(
+    ax: Axes,
+    points: np.ndarray,
+    signed: np.ndarray,
+    equal: Sequence[tuple[float, np.ndarray]],
+    others: Sequence[np.ndarray],
+) -> None:
+    """Names of the connected regions of one sign, then of the lines of equal size, where other lines leave room.
+
+    `points` (R, D, 2) are those of the grid and `signed` (R, D) its values; lines are given by their points (p, 2).
+    """
+    shares = (ax.transScale + ax.transLimits).transform  # of the axes, from data coordinates
+    frame = np.concatenate([[(end, at), (at, end)] for end in (0, 1) for at in np.linspace(0, 1, 50)])
+    named = [(level, shares(line)) for level, line in equal]
+    lines = [frame, *(shares(line) for line in others), *(line for _, line in named)]
+    for name, region in (("starved", signed < 0), ("fed", signed > 0)):
+        parts = np.empty(region.shape, int)
+        ndimage.label(region, output=parts)
+        for part in range(1, parts.max() + 1):
+            lines += _write_between(ax, name, shares(points[parts == part]), lines, fontweight="bold")
+    for level, line in named:
+        power = f"${'-' if level < 0 else ''}10^{{{round(math.log10(abs(level)))}}}$"
+        lines += _write_between(ax, power, line, [other for other in lines if other is not line], fontsize=11)
+
+
+def _through_zeros(values: np.ndarray) -> np.ndarray:
+    """`values` with zeros on the grid replaced by little of a neighbour, so that only a change of sign is a crossing.
+
+    A quantity that touches zero along a line of the grid, or is rounded there, changes no sign; where it changes its
+    sign on such a line, the crossing stays there. One neighbour after another, since lines of zeros meet.
+    """
+    filled = np.where(np.abs(values) <= 1e-12 * np.nanmax(np.abs(values)), 0, values)
+    for step, axis in ((-1, 1), (-1, 0), (1, 1), (1, 0)):
+        neighbour = np.nan_to_num(np.roll(filled, step, axis))
+        np.moveaxis(neighbour, axis, 0)[min(step, 0)] = 0  # that has come round from the other end
+        filled = np.where(filled == 0, 1e-6 * neighbour, filled)
+    return filled
+
+
+def _write_between(
+    ax: Axes, text: str, places: np.ndarray, lines: Sequence[np.ndarray], **font: Any
+) -> tuple[np.ndarray, ...]:
+    """Text at the one of `places` that is farthest from `lines`, if it has room there; returns what it covers."""
+    distances, _ = KDTree(np.concatenate(lines) / _TEXT).query(places / _TEXT)
+    if distances.max() < 0.6:
+        return ()
+    offset = np.linalg.norm((places - places.mean(axis=0)) / _TEXT, axis=1)
+    place = places[np.argmax(np.minimum(distances, 1.2) - 0.05 * offset)]
+    write(ax, place, text, **font)
+    return (place + _TEXT * [(x, y) for x in (-0.5, 0, 0.5) for y in (-0.5, 0, 0.5)],)

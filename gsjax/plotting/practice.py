@@ -1,0 +1,295 @@
+"""Figures of trained networks: errors, courses of training, methods side by side, decision boundaries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.special
+from jaxtyping import ArrayLike, Real
+from matplotlib.axes import Axes
+
+from gsjax import _check
+from gsjax.plotting._style import (
+    MARKERS,
+    OKABE_ITO,
+    axes,
+    decimal_ticks,
+    increasing,
+    legend_above,
+    size_ticks,
+    styled,
+    vector,
+)
+from gsjax.statistics import Slope, bootstrap_mean
+
+
+@styled
+def error_against_width(
+    widths: Real[ArrayLike, " w"] | Sequence[float],
+    errors: Real[ArrayLike, "seeds w"],
+    slope: Slope | None = None,
+    reference: float | None = None,
+    ax: Axes | None = None,
+    *,
+    label: str = "error",
+    xlabel: str = "width",
+) -> Axes:
+    """Errors that should vanish with the width, or with another size: seeds, means with intervals, the fitted line.
+
+    Args:
+        widths: sizes, shape (w,), positive. Whole numbers are written out along the axis.
+        errors: one row a seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
+            geometric mean (`statistics.bootstrap_mean` of the logarithm).
+        slope: of `statistics.loglog_slope`; its line is drawn and its interval written in the legend.
+        reference: an exponent; drawn as a dashed guide below the data.
+        ax: axes to draw into, e.g. those of another series; a new figure by default.
+        label: of the series in the legend.
+        xlabel: what the sizes are.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not positive, `ax` that is no matplotlib axes.
+
+    >>> error_against_width([64, 256], np.array([[0.4, 0.2], [0.5, 0.2]]), reference=-0.5).get_xscale()
+    'log'
+    """
+    widths, errors = vector("widths", widths), np.asarray(errors, dtype=float)
+    _check.positive("widths", widths)
+    expected = f"shape (seeds, {len(widths)})"
+    _check.require(errors.ndim == 2 and errors.shape[1:] == widths.shape, "errors", expected, f"shape {errors.shape}")
+    _check.positive("errors", errors)
+    ax = axes(ax)
+    mean, low, high = np.exp(np.stack(bootstrap_mean(np.log(errors))))
+    if slope is not None:
+        label = f"{label}: slope {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]".replace("-", "−")
+    marker = MARKERS[len(ax.containers) % len(MARKERS)]  # a container holds the bars of an earlier series
+    (means,) = ax.plot(widths, mean, marker, markersize=6, zorder=3, label=label)
+    color = means.get_color()
+    ax.errorbar(widths, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
+    ax.plot(widths, errors.T, ".", color=color, alpha=0.4, markersize=4)
+    ends = np.array([widths.min(), widths.max()])
+    if slope is not None:
+        center = np.exp(np.log(widths).mean()), np.exp(np.log(mean).mean())
+        ax.plot(ends, center[1] * (ends / center[0]) ** slope.value, color=color)
+    if reference is not None:
+        below = 0.8 * errors[:, np.argmin(widths)].min()  # a guide beside the data, not hidden behind the fit
+        power = f"slope {reference:g}".replace("-", "−")
+        ax.plot(ends, below * (ends / ends[0]) ** reference, "--", color="0.35", linewidth=1.3, label=power)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    size_ticks(ax.xaxis, widths)
+    decimal_ticks(ax.yaxis)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("error")
+    legend_above(ax)
+    return ax
+
+
+@styled
+def curves(
+    steps: Real[ArrayLike, " T"] | Sequence[float],
+    values: Real[ArrayLike, "seeds T"] | Sequence[Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    label: str = "",
+    ylabel: str = "accuracy",
+    linestyle: str | None = None,
+    color: str | None = None,
+) -> Axes:
+    """What was recorded in the course of training: the mean over seeds, with its 95% interval as a band.
+
+    Args:
+        steps: shape (T,).
+        values: one row a seed, shape (seeds, T); a single seed has no band.
+        ax: axes to draw into, e.g. those of another curve; a new figure by default.
+        label: in the legend.
+        ylabel: what the values are.
+        linestyle: of matplotlib; the next of solid, dashed, dash-dotted and dotted by default.
+        color: of matplotlib; the next of the palette by default.
+
+    Raises:
+        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> len(curves([0, 10], np.array([[0.5, 0.9], [0.5, 0.8]]), label="ERM").lines)
+    1
+    """
+    steps, values = vector("steps", steps), np.asarray(values, dtype=float)
+    good = values.ndim == 2 and len(values) > 0 and values.shape[1:] == steps.shape
+    _check.require(good, "values", f"shape (seeds, {len(steps)})", f"shape {values.shape}")
+    _check.finite("values", values)
+    ax = axes(ax)
+    linestyle = linestyle or ("-", "--", "-.", ":")[len(ax.lines) % 4]
+    _mean(ax, steps, values, linestyle=linestyle, color=color, label=label or None)
+    ax.set_xlabel("step of training")
+    ax.set_ylabel(ylabel)
+    if label:
+        ax.legend()
+    return ax
+
+
+@styled
+def categories(
+    names: Sequence[str],
+    series: Mapping[str, Real[ArrayLike, "seeds k"] | Sequence[Sequence[float]]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str = "",
+    ylabel: str = "accuracy",
+) -> Axes:
+    """Numbers of several methods side by side: dots are seeds, marks are means with their 95% intervals.
+
+    Args:
+        names: of the k categories, along the axis.
+        series: by method, one row a seed, shape (seeds, k).
+        ax: axes to draw into; a new figure by default.
+        xlabel: what the categories are, if their names do not say it.
+        ylabel: what the numbers are.
+
+    Raises:
+        ValueError: no series, shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+
+    >>> ax = categories(["gray", "coloured"], {"ERM": [[0.6, 0.2], [0.7, 0.3]], "SD": [[0.7, 0.6], [0.7, 0.7]]})
+    >>> [text.get_text() for text in ax.get_xticklabels()]
+    ['gray', 'coloured']
+    """
+    _check.require(len(series) > 0, "series", "one or more", "none")
+    ax = axes(ax)
+    place = np.arange(len(names))
+    gap = 0.75 / len(series)
+    colors = [OKABE_ITO[number % len(OKABE_ITO)] for number in range(len(series))]
+    for number, ((label, rows), color) in enumerate(zip(series.items(), colors, strict=True)):
+        values = _rows(label, rows, len(names))
+        at = place + (number - (len(series) - 1) / 2) * gap
+        marker = MARKERS[number % len(MARKERS)]
+        ax.plot(at, values.mean(axis=0), marker, color=color, markersize=6, label=label, zorder=3)
+        if len(values) > 1:
+            mean, low, high = bootstrap_mean(values)
+            ax.errorbar(at, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
+            ax.plot(at, values.T, ".", color=color, alpha=0.3, markersize=4)
+    ax.set_xticks(place, names)
+    ax.grid(visible=False, axis="x")
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    legend_above(ax, min(4, len(series)))
+    return ax
+
+
+@styled
+def decision_boundary(
+    first: Real[ArrayLike, " nx"] | Sequence[float],
+    second: Real[ArrayLike, " ny"] | Sequence[float],
+    logits: Real[ArrayLike, "ny nx"],
+    x: Real[ArrayLike, "n 2"],
+    y: Real[ArrayLike, " n"] | Sequence[float],
+    ax: Axes | None = None,
+) -> Axes:
+    """Examples of two classes, the boundary between them, and how sure of itself the network is around it.
+
+    Args:
+        first, second: increasing coordinates x_1 and x_2 of a grid, shapes (nx,) and (ny,).
+        logits: outputs over the grid, shape (ny, nx), a row for each x_2. The boundary is where they are zero; colours
+            are the probability of the class +1, 1 / (1 + exp(-logit)).
+        x: examples, shape (n, 2).
+        y: labels, shape (n,), -1 and +1.
+        ax: axes to draw into; a new figure by default.
+
+    Raises:
+        ValueError: shapes that differ, a grid that does not increase, entries that are not finite, labels other than
+            -1 and +1, `ax` that is no matplotlib axes.
+
+    >>> ax = decision_boundary([-1, 0, 1], [0, 1], [[-1, 0, 1], [-1, 0, 1]], [[-0.5, 0.5], [0.5, 0.5]], [-1, 1])
+    >>> ax.get_xlabel()
+    '$x_1$'
+    """
+    first, second = increasing("first", first), increasing("second", second)
+    values, x, y = (np.asarray(value, dtype=float) for value in (logits, x, y))
+    shape = (len(second), len(first))
+    _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
+    _check.finite("logits", values)
+    _check.require(x.ndim == 2 and x.shape[1] == 2, "x", "shape (n, 2)", f"shape {x.shape}")
+    _check.labels("y", y, len(x))
+    ax = axes(ax)
+    probability = scipy.special.expit(values)
+    ax.pcolormesh(
+        first, second, probability, cmap="RdBu", vmin=-0.25, vmax=1.25, shading="nearest", alpha=0.55, rasterized=True
+    )
+    if values.min() < 0 < values.max():
+        ax.contour(first, second, values, levels=[0.0], colors="black", linewidths=1.8)
+    for label, color, marker in ((-1, OKABE_ITO[1], "o"), (1, OKABE_ITO[0], "^")):
+        ax.scatter(*x[y == label].T, s=14, color=color, marker=marker, edgecolors="white", linewidths=0.4, zorder=3)
+    ax.grid(visible=False)
+    ax.set_aspect("equal")
+    ax.set_xlim(first[0], first[-1])
+    ax.set_ylim(second[0], second[-1])
+    ax.set_xlabel("$x_1$")
+    ax.set_ylabel("$x_2$")
+    return ax
+
+
+@styled
+def against(
+    x: Real[ArrayLike, " X"] | Sequence[float],
+    series: Mapping[str, Real[ArrayLike, "draws X"] | Sequence[Sequence[float]]],
+    ax: Axes | None = None,
+    *,
+    xlabel: str,
+    ylabel: str,
+    logx: bool = False,
+    baseline: float | None = None,
+) -> Axes:
+    """A quantity against a parameter: means over random draws, with their 95% intervals as bands.
+
+    Args:
+        x: the parameter, shape (X,), shared by all series; positive if its axis is logarithmic. Whole numbers are
+            written out along a logarithmic axis.
+        series: by name, one row a draw, shape (draws, X); a single draw has no band.
+        ax: axes to draw into; a new figure by default.
+        xlabel, ylabel: of the axes.
+        logx: whether the parameter's axis is logarithmic.
+        baseline: a height to compare with, dashed.
+
+    Raises:
+        ValueError: no series, shapes that differ, entries that are not finite, an `x` that is not positive on a
+            logarithmic axis, `ax` that is no matplotlib axes.
+
+    >>> shares = {"random": [[0.5, 0.4], [0.4, 0.5]], "aligned": [[0.9, 0.8], [0.8, 0.9]]}
+    >>> against([8, 16], shares, xlabel="$n$", ylabel="share", logx=True, baseline=0.5).get_xscale()
+    'log'
+    """
+    x = vector("x", x)
+    if logx:
+        _check.positive("x", x)
+    _check.require(len(series) > 0, "series", "one or more", "none")
+    if baseline is not None:
+        _check.finite("baseline", baseline)
+    ax = axes(ax)
+    for number, (label, rows) in enumerate(series.items()):
+        marker, color = MARKERS[number % len(MARKERS)], OKABE_ITO[number % len(OKABE_ITO)]
+        _mean(ax, x, _rows(label, rows, len(x)), marker=marker, color=color, label=label)
+    if baseline is not None:
+        ax.axhline(baseline, color="0.35", linestyle="--", linewidth=1.3, zorder=1)
+    if logx:
+        ax.set_xscale("log")
+        size_ticks(ax.xaxis, x)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    legend_above(ax, min(2, len(series)))
+    return ax
+
+
+def _rows(label: str, rows: Real[ArrayLike, "seeds k"] | Sequence[Sequence[float]], k: int) -> np.ndarray:
+    """A series as finite numbers, shape (seeds, k)."""
+    values = np.asarray(rows, dtype=float)
+    good = values.ndim == 2 and len(values) > 0 and values.shape[1] == k
+    _check.require(good, "series", f"shape (seeds, {k})", f"shape {values.shape} of {label!r}")
+    _check.finite("series", values)
+    return values
+
+
+def _mean(ax: Axes, x: np.ndarray, values: np.ndarray, **line: Any) -> None:
+    """The mean over rows against `x`, with its 95% interval as a band."""
+    (drawn,) = ax.plot(x, values.mean(axis=0), **line)
+    if len(values) > 1:
+        _, low, high = bootstrap_mean(values)
+        ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)

@@ -1,0 +1,135 @@
+"""Bases and spectra of features on which starvation is studied in higher dimension.
+
+Column j of `u` weighs the examples that make up feature j, `Y Phi = U S V^T` (Pezeshki et al. 2021, Eq. 4); labels have
+been multiplied into it, so a feature that agrees with all of them is the vector of ones. All bases are square and
+orthogonal to rounding, of JAX's default float type, with the strongest feature in the first column where the order of
+strengths matters; all work under `jit` and `vmap` over the key.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from gsjax import _check
+
+
+def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
+    """An orthogonal matrix `(n, n)` without structure: uniform in the sense of Haar.
+
+    Raises:
+        ValueError: `n` is below 1.
+
+    >>> random_orthogonal(jax.random.key(0), 8).shape
+    (8, 8)
+    """
+    _size(n)
+    return jax.random.orthogonal(key, n)
+
+
+def near_identity(
+    key: Key[Array, ""], n: int, size: float | Float[Array, ""], *, signs: Literal["random", "positive"] = "random"
+) -> Float[Array, "n n"]:
+    """A perturbed identity `exp(size A) (n, n)`: every feature has an example of its own, and `size` of the others.
+
+    A is antisymmetric with normal entries below its diagonal; with `signs="positive"` with their absolute values, so
+    that every feature loads positively on the examples of all later, weaker ones, as the stronger of the two does in
+    Eq. 15 (Pezeshki et al. 2021): n = 2 is that rotation, with `delta = sin(size |A_21|)`.
+
+    Raises:
+        ValueError: `n` is below 1, `size` is negative or not finite, unknown `signs`.
+
+    >>> bool(near_identity(jax.random.key(0), 2, 0.1, signs="positive")[1, 0] > 0)
+    True
+    """
+    _size(n)
+    _check.finite("size", size)
+    _check.require(jnp.asarray(size) >= 0, "size", "a number >= 0", size)
+    _check.require(signs in ("random", "positive"), "signs", "'random' or 'positive'", repr(signs))
+    loadings = jnp.tril(jax.random.normal(key, (n, n)), -1)
+    loadings = jnp.abs(loadings) if signs == "positive" else loadings
+    return jax.scipy.linalg.expm(size * (loadings - loadings.T))
+
+
+def aligned(key: Key[Array, ""], n: int, overlap: float | Float[Array, ""]) -> Float[Array, "n n"]:
+    """A basis `(n, n)` whose first column has the inner product `overlap` with the labels, the vector `1 / sqrt(n)`.
+
+    The rest of that column, and the other columns in its complement, are uniform. At an overlap of 1 the other features
+    would have no response at all, and starvation no sign.
+
+    Raises:
+        ValueError: `n` is below 2, or `overlap` is not in [0, 1).
+
+    >>> round(float(aligned(jax.random.key(0), 4, 0.9)[:, 0].sum() / 2), 6)
+    0.9
+    """
+    _size(n, least=2)
+    overlap = _check.as_float(overlap)
+    _check.require((overlap >= 0) & (overlap < 1), "overlap", "a number in [0, 1)", overlap)
+    key, rest = jax.random.split(key)
+    ones = jnp.ones(n) / jnp.sqrt(n)
+    v = jax.random.normal(key, (n,))
+    v = v - ones * (ones @ v)
+    return _completed(rest, overlap * ones + jnp.sqrt((1 - overlap) * (1 + overlap)) * v / jnp.linalg.norm(v))
+
+
+def exceptions(key: Key[Array, ""], n: int, count: int | Int[Array, ""]) -> Float[Array, "n n"]:
+    """A basis `(n, n)` whose first column is `1 / sqrt(n)` on all examples but the first `count`, and minus that there.
+
+    So is a spurious feature that goes with the label except in a small group; its overlap with the labels is `1 - 2
+    count / n`. The other columns are uniform in its complement.
+
+    Raises:
+        ValueError: `n` is below 2, or `count` is not from 1 to `n - 1`.
+
+    >>> (2 * exceptions(jax.random.key(0), 4, 1)[:, 0]).round(6).tolist()
+    [-1.0, 1.0, 1.0, 1.0]
+    """
+    _size(n, least=2)
+    _check.require((count >= 1) & (count < n), "count", f"1 to {n - 1}", count)
+    return _completed(key, jnp.where(jnp.arange(n) < count, -1, 1) / jnp.sqrt(n))
+
+
+def blocks(key: Key[Array, ""], n: int, block: int) -> Float[Array, "n n"]:
+    """A block-diagonal basis `(n, n)`: groups of `block` neighbouring features that share `block` examples, each Haar.
+
+    Raises:
+        ValueError: `n` is below 1, or `block` does not divide it.
+
+    >>> float(jnp.abs(blocks(jax.random.key(0), 4, 2)[2:, :2]).max())
+    0.0
+    """
+    _size(n)
+    _check.require(1 <= block <= n and n % block == 0, "block", f"a divisor of {n}", block)
+    return jax.scipy.linalg.block_diag(*jax.random.orthogonal(key, block, (n // block,)))
+
+
+def power_law(n: int, decay: float | Float[Array, ""]) -> Float[Array, " n"]:
+    """Strengths `s_i^2 (n,)` that fall like `i ** -decay`, of mean one, as of a kernel whose diagonal is one.
+
+    Raises:
+        ValueError: `n` is below 1, or `decay` is negative or not finite.
+
+    >>> power_law(2, 1.0).round(4).tolist()
+    [1.3333, 0.6667]
+    """
+    _size(n)
+    _check.finite("decay", decay)
+    _check.require(jnp.asarray(decay) >= 0, "decay", "a number >= 0", decay)
+    s2 = jnp.arange(1.0, n + 1) ** -jnp.asarray(decay, float)
+    return s2 / jnp.mean(s2)
+
+
+def _completed(key: Key[Array, ""], first: Float[Array, " n"]) -> Float[Array, "n n"]:
+    """An orthogonal matrix with this first column, uniform otherwise."""
+    n = len(first)
+    q, r = jnp.linalg.qr(jax.random.normal(key, (n, n)).at[:, 0].set(first))
+    # QR leaves the signs of its columns open; a positive diagonal of R makes it Gram-Schmidt, hence uniform.
+    return q * jnp.where(jnp.diagonal(r) < 0, -1, 1)
+
+
+def _size(n: int, least: int = 1) -> None:
+    _check.require(n >= least, "n", f"at least {least}", n)

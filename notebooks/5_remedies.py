@@ -1,0 +1,217 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 5 · Spectral decoupling against the other remedies
+#
+# **What you will learn**
+#
+# - how a colour that agrees with the label starves the shape of a digit, in a network that is really trained;
+# - what spectral decoupling (SD), IRM, V-REx, Group DRO and Learning from Failure (LfF) make of it, under one protocol
+#   and with published recipes;
+# - why it matters by which data a method and its number of steps are chosen;
+# - what the full runs say, and what the paper says.
+#
+# A minute or two on two cores.
+
+# %%
+# %matplotlib inline
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+
+from gsjax import data, methods, networks, plotting
+from gsjax.statistics import bootstrap_mean
+
+# %% [markdown]
+# ## Coloured digits
+#
+# Colored MNIST (Arjovsky et al. 2019), on the 8 by 8 digits of scikit-learn. The label says whether a digit is below
+# five, and is flipped with probability 0.25. An image lies in one of two colour channels. In the two environments to
+# train on the colour agrees with the label in 80% and 90% of all cases, in the one to test on in 10%: there the colour
+# is turned round. So the best that shape can do is 75% everywhere; colour alone gets 85% in training and 10% under
+# test.
+#
+# 400 images to train on, four restarts. Each draws label noise, colours and network anew, as `vmap` over keys.
+
+# %%
+images = data.digit_images()
+order = jax.random.permutation(jax.random.key(0), len(images.labels))
+parts = [data.Images(images.pixels[rows], images.labels[rows]) for rows in np.split(np.asarray(order), [400, 800])]
+keys = jax.random.split(jax.random.key(1), 4)
+train, validation, test = (
+    jax.vmap(lambda key, part=part, agree=agree: data.colored(key, part, correlations=agree, stride=1))(
+        jax.vmap(lambda key, number=number: jax.random.fold_in(key, number))(keys)
+    )
+    for number, (part, agree) in enumerate(zip(parts, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True))
+)
+print("train", train.x.shape, "validation", validation.x.shape, "test", test.x.shape)
+
+# %%
+figure, axes = plotting.panels(2, 6)
+figure.set_size_inches(9, 3.6)
+colors = np.array([[0.0, 0.45, 0.7], [0.84, 0.37, 0.0]])
+for row, (name, sample) in zip(axes, {"training": train, "test": test}.items(), strict=True):
+    for ax, x, y in zip(row, sample.x[0], sample.y[0], strict=False):
+        ax.imshow(np.asarray(x) @ colors)
+        ax.set_title(f"{name}: {y:+.0f}")
+        ax.set_axis_off()
+figure
+
+# %% [markdown]
+# ## Six methods, one protocol
+#
+# A method is `init(key, batch) -> state` and `update(state, batch) -> (state, info)`. `methods.train` runs it for all
+# restarts in one compiled program, and evaluates it on the way. The recipes of ERM, SD, IRM and V-REx are the published
+# ones, except that one network, two hidden layers of 256 units, stands for those of 300 and 390. Group DRO and LfF are
+# not in the paper's comparison; they get ERM's optimiser and half its steps.
+#
+# SD minimises $\frac1n \sum_i \log(1 + e^{-y_i \hat y_i}) + \frac{\lambda}{2n} \sum_i \hat y_i^2$ (Eq. 17 divided by
+# $n$). Its published schedule for this task has two phases: up to step 450 $\frac\lambda2 = c = 2 \cdot 10^{-5}$, and
+# from then on $\frac\lambda2 = 1$ with the whole loss multiplied by $c$, while Adam keeps its memory of larger
+# gradients. The second phase is slow for that reason.
+#
+# What each method is told beside images and labels: IRM and V-REx the environment of an image, Group DRO its label and
+# colour, the others nothing. LfF trains a second, biased network to find out which images are hard.
+
+# %%
+network = networks.FullyConnected((256, 256), initialization="xavier")
+adam, fast = optax.adam(1e-4), optax.adam(4.898536566546834e-4)
+schedule = methods.spectral_decoupling.published_schedule(c=2e-5, switch=450)
+invariance = {"penalty_weight": 91257.18613115903, "anneal": 190}
+recipes = {
+    "ERM": (methods.get("erm")(network, adam), 1001),
+    "SD": (methods.get("spectral_decoupling")(network, adam, **schedule), 2001),
+    "IRM": (methods.get("irm")(network, fast, **invariance, weight_decay=2 * 0.00110794568), 501),
+    "V-REx": (methods.get("vrex")(network, fast, **invariance, weight_decay=0.00110794568), 501),
+    "Group DRO": (methods.get("group_dro")(network, adam, groups=4), 501),
+    "LfF": (methods.get("lff")(network, adam), 501),
+}
+group = 2 * (train.y > 0).astype(int) + train.color
+batch = methods.Batch(train.x, train.y, group, train.environment)
+runs = {
+    name: methods.train(
+        method,
+        keys,
+        batch,
+        steps=steps,
+        record=np.linspace(0, steps, 41).astype(int),
+        evaluate=lambda state, sets: [(methods.predict(network, state, x) * y > 0).mean() for x, y, *_ in sets],
+        held_out=[train, validation, test],
+        per_seed=True,
+        what=name,
+    )
+    for name, (method, steps) in recipes.items()
+}
+assert all(run.finite.all() for run in runs.values())
+
+# %%
+figure, [[left, right]] = plotting.panels(columns=2)
+for (name, run), style in zip(runs.items(), ("-", "-", "--", ":", "-.", "--"), strict=True):
+    plotting.curves(run.steps, run.records[0], left, label=name, ylabel="accuracy in training", linestyle=style)
+    plotting.curves(run.steps, run.records[2], right, ylabel="accuracy, colour turned round", linestyle=style)
+for ax in (left, right):
+    ax.set_ylim(0, 1)
+    ax.axhline(0.75, color="0.35", linewidth=1, linestyle=(0, (1, 3)))
+left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
+figure
+
+# %% [markdown]
+# Means over restarts with 95% intervals; dotted is the 75% that shape can reach.
+#
+# All methods but Group DRO take the colour first: 85% in training, 10% with the colour turned round. Then ERM learns
+# its 400 images by heart, and gets to 100% and 23%. SD follows ERM up to step 450. In the slow phase it *unlearns*: its
+# accuracy in training falls to 73%, about what shape is worth, and that under test rises to 60%.
+#
+# IRM and V-REx do no better than ERM. Their penalties set in at step 190, when so few images are already known by
+# heart, and two environments that are both fitted nearly perfectly hardly differ. Group DRO is told the colours and
+# begins best; it ends as the images are known by heart. LfF turns round: its biased network takes the colour, and what
+# it misses is all that counts for the other one, which learns to take the colour as evidence *against* the label. 89%
+# under test and 19% in training are no robustness.
+
+# %%
+last = {name: [part[:, -1] for part in run.records] for name, run in runs.items()}
+for name, (training, _, turned) in last.items():
+    numbers = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(bootstrap_mean, (training, turned))]
+    print(f"{name:10} training {numbers[0]}   colour turned round {numbers[1]}")
+gain = bootstrap_mean(last["SD"][2] - last["ERM"][2])
+print(f"SD minus ERM, colour turned round, in pairs of restarts: {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]")
+assert gain.low > 0.2
+
+# %% [markdown]
+# ## What tuning on the test environment is worth
+#
+# The paper says openly that all methods of this benchmark are tuned on the test environment. The number of steps is a
+# part of that. So look at three choices of the step: the recipe's last one; the best one by the accuracy on held-out
+# images of the *training* environments, which is all that one would have in practice; the best one on the test
+# environment itself.
+
+# %%
+chosen = {}
+for name, run in runs.items():
+    _, held_out, turned = run.records
+    by_validation = np.take_along_axis(turned, held_out.argmax(axis=1)[:, None], axis=1)[:, 0]
+    chosen[name] = np.stack([turned[:, -1], by_validation, turned.max(axis=1)], axis=1)
+choices = ["the recipe's\nlast step", "best step on\ntraining colours", "best step on\nturned colours"]
+best = {name: run.steps[run.records[2].argmax(axis=1)].tolist() for name, run in runs.items()}
+print("best steps on turned colours:", best)
+figure, [[ax]] = plotting.panels()
+plotting.categories(choices, chosen, ax, ylabel="accuracy, colour turned round")
+ax.set_ylim(0, 1)
+figure
+
+# %% [markdown]
+# With honest validation most of it is gone: by data in which the colour helps, the best step of nearly every method is
+# one at which it relies on the colour, SD's included, and accuracy under test is near 10%. Group DRO, which was told
+# the groups, stays where it was. On the right everybody gains: by the test environment the best step of ERM, IRM, V-REx
+# and Group DRO is step 0, a network that has learned nothing, at 57%, and SD has to be run to its end. A number from
+# this benchmark says what a method *can* do if someone knows where to stop it, not what it will do.
+#
+# ## The full runs
+#
+# `python -m experiments colored_mnist --preset laptop` takes 3,000 digits of MNIST, 14 by 14, networks with 300 hidden
+# units and 10 restarts; it is recorded in the repository. The paper trains on 50,000.
+
+# %%
+record = json.loads(Path("../experiments/records/colored_mnist/laptop/summary.json").read_text())
+found = {row["name"]: row for row in record["rows"]}
+arms = ["erm", "sd", "irm", "rex", "group dro", "lff", "sd, penalty alone", "sd, slow phase alone"]
+shown = {arm: found[f"{arm}: test accuracy at the published step"] for arm in arms} | {
+    f"best on {by}": found[f"test accuracy of the method and step that are best on {by} images"]
+    for by in ("validation", "test")
+}
+print(f"{'colour turned round':22} {'3,000 digits':22} paper, 50,000")
+for name, row in shown.items():
+    low, high = row["interval"]
+    print(f"{name:22} {row['measured']:.3f} [{low:.3f}, {high:.3f}]   {row['published'] or '-'}")
+
+# %% [markdown]
+# ERM is where the paper has it, and SD, with 59% against 68%, is not far below. IRM and REx reach 67% to 69% in the
+# paper and 27% to 29% with 3,000 digits, for the reason seen above: so few digits are known by heart when the penalties
+# set in. Two lines take SD's schedule apart. The penalty alone and the slow phase alone are both at ERM's level; only
+# together do they unlearn the colour. Eq. 17 is not all there is to this result. The last two lines are the price of
+# tuning: the method and step that are best on validation images, and those that are best on test images.
+#
+# **What to try next**
+#
+# - More images: `[1000, 1200]` in place of `[400, 800]`. Who profits, IRM or SD? (Allow three times the time.)
+# - The two halves of SD's schedule: `strength=schedule["strength"]` without `loss_scale`, or `strength=0.0` with it.
+# - `anneal=20` for IRM and V-REx: penalties that set in before the images are known by heart.
+# - Images without colour, or colours without images: `data.gray`, `data.blank` (Fig. 3), and `data.grayscale` for an
+#   oracle that cannot see the colour.
+# - A recipe of your own: any network with outputs `(n,)`, any optimiser of optax, `methods.get(name)` with `name` of
+#   `methods.NAMES`. From the command line: `python -m experiments train --method irm --data colored_digits`.

@@ -1,0 +1,150 @@
+"""Every function draws into the axes that it is given, labels them, refuses bad input and touches nothing else."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from gsjax import plotting
+from gsjax.linearized import Courses
+from gsjax.starvation.diagram import PhaseDiagram
+from gsjax.statistics import loglog_slope
+
+WIDTHS = np.array([64, 128, 256])
+ERRORS = np.random.default_rng(0).uniform(0.5, 1.0, size=(4, 3)) / np.sqrt(WIDTHS)
+SLOPE, POINTS = np.tile([-1.0, 2.0], (3, 1)), np.array([[-0.5, 0.0], [0.5, 0.2]])
+SLOPES = np.multiply.outer(np.multiply.outer([1.0, -1.0], [-1.0, 0.2, 1.0]), np.ones((1, 2, 2)))
+DIAGRAM = PhaseDiagram(
+    np.array([0.5, 2.0]), np.array([-0.8, 0.1, 0.8]), np.array([0.1]), SLOPES[..., 0], SLOPES, np.ones((2, 3, 1), bool)
+)
+Z = np.cumsum(np.ones((1, 2, 3, 2)), axis=2)
+COURSES = Courses(
+    np.array([4.0]), np.array([0.0, 0.5]), np.array([0.1, 1.0, 9.0]), Z, Z, Z[:, :, -1], np.ones((1, 2), bool)
+)
+DRAWINGS = {
+    "spectrum": lambda ax=None: plotting.spectrum([3.0, 1.0, 0.1], [2.0, -0.5, 0.0], ax=ax),
+    "starvation": lambda ax=None: plotting.starvation(-np.eye(3), [3.0, 2.0, 1.0], ax=ax),
+    "no starvation at all": lambda ax=None: plotting.starvation(np.zeros((1, 1)), [1.0], ax=ax),
+    "paths": lambda ax=None: plotting.paths([0.0, 0.1, 1.0], np.ones((3, 2)), ax=ax),
+    "many paths": lambda ax=None: plotting.paths([0.1, 1.0], np.ones((2, 30)), ax=ax),
+    "errors": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS, loglog_slope(WIDTHS, ERRORS), -0.5, ax=ax),
+    "errors over decades": lambda ax=None: plotting.error_against_width(WIDTHS, ERRORS**4, ax=ax),
+    "a boundary": lambda ax=None: plotting.decision_boundary([-1, 1], [-1, 0, 1], SLOPE, POINTS, [-1, 1], ax=ax),
+    "no boundary": lambda ax=None: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), POINTS, [1, 1], ax=ax),
+    "curves": lambda ax=None: plotting.curves([0, 5], np.ones((3, 2)), ax=ax, label="ERM", ylabel="loss"),
+    "categories": lambda ax=None: plotting.categories("ab", {"ERM": np.eye(2)}, ax=ax, xlabel="environment"),
+    "against": lambda ax=None: plotting.against([4, 8], {"U": np.eye(2)}, ax=ax, xlabel="$n$", ylabel="share"),
+    "a plane": lambda ax=None: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), ax=ax, labels=["a", "b"]),
+    "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
+    "a phase diagram": lambda ax=None: plotting.phase_diagram(DIAGRAM, ax),
+    "a phase diagram of nothing": lambda ax=None: plotting.phase_diagram(
+        DIAGRAM._replace(converged=np.zeros((2, 3, 1), bool)), ax
+    ),
+}
+drawings = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys())
+
+
+@drawings
+def test_draws_into_the_axes_it_is_given_and_labels_them(draw):
+    figure, axes = plotting.panels(columns=2)
+    ax = draw(axes[0, 1])
+    assert ax is axes[0, 1]
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+    assert not axes[0, 0].has_data()
+    figure.savefig(io.BytesIO(), dpi=40)
+
+
+def test_makes_a_figure_of_its_own():
+    first, second = DRAWINGS["spectrum"](), DRAWINGS["spectrum"]()
+    assert isinstance(first.figure, Figure)
+    assert first.figure is not second.figure
+
+
+@drawings
+def test_axes_of_another_kind_are_refused(draw):
+    with pytest.raises(ValueError, match=r"^ax: expected matplotlib axes or None, got ndarray"):
+        draw(plotting.panels(columns=2)[1])
+
+
+def test_the_state_of_matplotlib_is_left_alone():
+    """In a process of its own: what an earlier test has changed would not show."""
+    code = """
+import sys, matplotlib
+before = dict(matplotlib.rcParams)
+from gsjax import plotting
+plotting.spectrum([1.0], [1.0])
+assert dict(matplotlib.rcParams) == before
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("argument", "draw"),
+    [
+        ("s", lambda: plotting.spectrum(np.ones((1, 1)), [1.0])),
+        ("s", lambda: plotting.spectrum([], [])),
+        ("response", lambda: plotting.spectrum([1.0, 2.0], [1.0])),
+        ("response", lambda: plotting.spectrum([1.0], [np.nan])),
+        ("matrix", lambda: plotting.starvation(np.eye(2), [1.0])),
+        ("matrix", lambda: plotting.starvation(np.array([[np.inf]]), [1.0])),
+        ("strengths", lambda: plotting.starvation(np.ones((1, 1)), [np.nan])),
+        ("times", lambda: plotting.paths([0.0, -1.0], np.ones((2, 1)))),
+        ("responses", lambda: plotting.paths([1.0, 2.0], np.ones((3, 1)))),
+        ("responses", lambda: plotting.paths([1.0], np.array([[np.nan]]))),
+        ("labels", lambda: plotting.paths([1.0, 2.0], np.ones((2, 3)), labels=["a"])),
+        ("widths", lambda: plotting.error_against_width([0, 1], np.ones((2, 2)))),
+        ("errors", lambda: plotting.error_against_width([1, 2], np.ones((2, 3)))),
+        ("errors", lambda: plotting.error_against_width([1, 2], np.zeros((2, 2)))),
+        ("first", lambda: plotting.decision_boundary([1, 0], [0, 1], np.ones((2, 2)), POINTS, [1, 1])),
+        ("logits", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((3, 2)), POINTS, [1, 1])),
+        ("x", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), np.ones((2, 3)), [1, 1])),
+        ("y", lambda: plotting.decision_boundary([0, 1], [0, 1], np.ones((2, 2)), POINTS, [0, 1])),
+        ("steps", lambda: plotting.curves([np.nan], np.ones((1, 1)))),
+        ("values", lambda: plotting.curves([0, 1], np.ones(2))),
+        ("series", lambda: plotting.categories(["a"], {})),
+        ("series", lambda: plotting.categories(["a"], {"ERM": np.ones((2, 2))})),
+        ("series", lambda: plotting.categories(["a"], {"ERM": [[np.nan]]})),
+        ("x", lambda: plotting.against([0.0, 1.0], {"U": np.eye(2)}, xlabel="", ylabel="", logx=True)),
+        ("x", lambda: plotting.against([], {"U": np.eye(2)}, xlabel="", ylabel="")),
+        ("series", lambda: plotting.against([1.0], {}, xlabel="", ylabel="")),
+        ("series", lambda: plotting.against([1.0], {"U": np.ones((2, 2))}, xlabel="", ylabel="")),
+        ("series", lambda: plotting.against([1.0], {"U": [[np.inf]]}, xlabel="", ylabel="")),
+        ("baseline", lambda: plotting.against([1.0], {"U": [[1.0]]}, xlabel="", ylabel="", baseline=np.nan)),
+        ("paths", lambda: plotting.plane(np.ones((2, 3)), np.ones((2, 2)), labels=())),
+        ("paths", lambda: plotting.plane(np.full((1, 1, 2), np.nan), np.ones((1, 2)), labels=())),
+        ("ends", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((3, 2)), labels=())),
+        ("labels", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a"])),
+        ("x", lambda: plotting.sign_map([1.0, 0.0], [0.0, 1.0], np.ones((2, 2)))),
+        ("y", lambda: plotting.sign_map([0.0, 1.0], [1.0], np.ones((1, 2)))),
+        ("values", lambda: plotting.sign_map([0.0, 1.0, 2.0], [0.0, 1.0], np.ones((3, 2)))),
+        ("diagram.ratio", lambda: plotting.phase_diagram(DIAGRAM._replace(ratio=np.array([-1.0, 1.0])))),
+        ("diagram.ratio", lambda: plotting.phase_diagram(DIAGRAM._replace(ratio=np.array([1.0])))),
+        ("diagram.delta", lambda: plotting.phase_diagram(DIAGRAM._replace(delta=np.array([0.5, 0.1, 0.7])))),
+        ("diagram.strength", lambda: plotting.phase_diagram(DIAGRAM._replace(strength=np.array([])))),
+        ("diagram.starvation", lambda: plotting.phase_diagram(DIAGRAM._replace(starvation=SLOPES[..., 0]))),
+        ("diagram.converged", lambda: plotting.phase_diagram(DIAGRAM._replace(converged=np.ones((2, 3), bool)))),
+        ("strength", lambda: plotting.phase_diagram(DIAGRAM, strength=1)),
+        ("entry", lambda: plotting.phase_diagram(DIAGRAM, entry=(2, 1))),
+        ("limit", lambda: plotting.phase_diagram(DIAGRAM, limit=0.0)),
+        ("courses", lambda: plotting.courses({})),
+        ("courses", lambda: plotting.courses(dict.fromkeys("abc", COURSES))),
+        (r"courses\['b'\]", lambda: plotting.courses({"a": COURSES, "b": COURSES._replace(ratio=np.array([5.0]))})),
+        (r"courses\['a'\].times", lambda: plotting.courses({"a": COURSES._replace(times=-COURSES.times)})),
+        (r"courses\['a'\].dual", lambda: plotting.courses({"a": COURSES._replace(dual=Z[:, :, 1:])})),
+        (r"courses\['a'\].primal", lambda: plotting.courses({"a": COURSES._replace(primal=np.nan * Z)})),
+        (r"courses\['a'\].converged", lambda: plotting.courses({"a": COURSES._replace(converged=np.array([True]))})),
+        ("axes", lambda: plotting.courses({"a": COURSES}, plotting.panels(2, 1)[1])),
+        ("axes", lambda: plotting.courses({"a": COURSES}, np.zeros((1, 2)))),
+    ],
+)
+def test_bad_input_is_named(argument, draw):
+    with pytest.raises(ValueError, match=f"^{argument}: expected "):
+        draw()

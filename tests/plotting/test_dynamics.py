@@ -1,0 +1,118 @@
+"""Paths in time and through the plane: which lines are drawn, to which ends."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from gsjax import plotting
+from gsjax.linearized import Courses
+from tests.plotting.shown import colorbar, legend, points
+
+
+def grid() -> Courses:
+    """Courses of made-up numbers, all different, over two ratios, three deltas and four times from zero on."""
+    primal, dual = np.random.default_rng(0).uniform(size=(2, 2, 3, 4, 2))
+    times = np.array([0.0, 0.1, 1.0, 10.0])
+    return Courses(
+        np.array([1.0, 1e-6]), np.array([-0.5, 0.0, 0.5]), times, primal, dual, primal[:, :, -1], np.ones((2, 3), bool)
+    )
+
+
+def lines_of(ax):
+    """The lines of a panel of courses, by what they are."""
+    return {
+        "primal": [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() == "None"],
+        "dual": [line for line in ax.lines if line.get_linestyle() == "--"],
+        "optimum": [line for line in ax.lines if line.get_marker() == "<"],
+    }
+
+
+def test_paths_keep_the_positive_times():
+    responses = np.arange(8.0).reshape(4, 2)
+    ax = plotting.paths([-1.0, 0.0, 1.0, 10.0], responses)
+    assert ax.get_xscale() == "log"
+    for j, path in enumerate(ax.lines):
+        np.testing.assert_array_equal(points(path), np.stack([[1.0, 10.0], responses[2:, j]], axis=1))
+
+
+def test_paths_are_told_apart_by_a_legend_or_else_a_colour_bar():
+    few, many = (plotting.paths([1.0, 2.0], np.ones((2, r))) for r in (7, 8))
+    assert len({line.get_color() for line in few.lines}) == 7
+    assert legend(few) == [f"$z_{{{j}}}$" for j in range(1, 8)]
+    assert legend(many) is None
+    assert (colorbar(few) is None, colorbar(many) is None) == (True, False)
+
+
+def test_a_plane_shows_where_paths_end_and_where_they_should():
+    paths, ends = np.arange(12.0).reshape(2, 3, 2), np.array([[4.0, 5.0], [0.0, 0.0]])
+    ax = plotting.plane(paths, ends, labels=["a", "b"])
+    first, dot, second, _, _, crosses = ax.lines
+    for line, path in ((first, paths[0]), (dot, paths[0, -1:]), (second, paths[1]), (crosses, ends)):
+        np.testing.assert_array_equal(points(line), path)
+    assert first.get_linewidth() > second.get_linewidth()  # one that coincides with it is seen inside of it
+    assert legend(ax) == ["a", "b", "theory"]
+    assert legend(plotting.plane(paths, ends, labels=())) is None
+
+
+def test_the_strongest_feature_is_the_darkest_and_on_top():
+    lines = plotting.paths([1.0, 2.0], np.ones((2, 9))).lines
+    brightness = [sum(to_rgb(line.get_color())) for line in lines]
+    assert np.all(np.diff(brightness) > 0)
+    assert np.all(np.diff([line.get_zorder() for line in lines]) < 0)
+
+
+def test_courses_have_a_panel_for_each_ratio_and_delta():
+    ridge = grid()
+    axes = plotting.courses({"ridge": ridge})
+    assert axes.shape == (2, 3)
+    for (row, column), ax in np.ndenumerate(axes):
+        *lines, end = (lines_of(ax)[name] for name in ("primal", "dual", "optimum"))
+        for line, values in zip(lines, (ridge.primal, ridge.dual), strict=True):
+            np.testing.assert_array_equal(
+                [points(path) for path in line],
+                [np.stack([ridge.times[1:], z], axis=1) for z in values[row, column, 1:].T],
+            )
+        np.testing.assert_array_equal([points(mark)[0, 1] for mark in end], ridge.equilibrium[row, column])
+        assert min(points(mark)[0, 0] for mark in end) > 1  # beyond the right edge, in shares of the axes
+    assert [ax.get_title() for ax in axes[0]] == [r"$\delta = -0.5$", r"$\delta = 0$", r"$\delta = 0.5$"]
+    assert [ax.get_ylabel().split("\n")[0] for ax in axes[:, 0]] == [
+        r"$s_1^2\,/\,s_2^2 = 1$",
+        r"$s_1^2\,/\,s_2^2 = 10^{-6}$",
+    ]
+
+
+def test_panels_of_courses_share_their_limits_and_have_labels_only_outside():
+    figure, given = plotting.panels(3, 3)
+    for axes in (plotting.courses({"ridge": grid()}, given[1:]), plotting.courses({"ridge": grid()})):
+        assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in axes.flat}) == 1
+        assert [bool(ax.get_xlabel()) for ax in axes.flat] == [False] * 3 + [True] * 3
+        assert [bool(ax.get_ylabel()) for ax in axes.flat] == [True, False, False] * 2
+    assert [ax.has_data() for ax in figure.axes] == [False] * 3 + [True] * 6
+
+
+def test_two_penalties_are_told_apart_even_where_they_coincide():
+    axes = plotting.courses({"ridge": grid(), "SD": grid()})
+    lines = lines_of(axes[0, 0])["primal"]
+    widths, colors = ([getattr(line, f"get_{what}")() for line in lines] for what in ("linewidth", "color"))
+    assert widths == sorted(widths, reverse=True)
+    assert len(set(widths)) == len(set(colors)) == 4
+    (key,) = axes[0, 0].figure.legends
+    assert [text.get_text() for text in key.get_texts()[:4]] == [
+        "$z_1$, ridge",
+        "$z_2$, ridge",
+        "$z_1$, SD",
+        "$z_2$, SD",
+    ]
+
+
+def test_courses_that_have_not_converged_say_so():
+    ridge = grid()
+    lost = np.zeros((2, 3), bool)
+    lost[0, 1] = True
+    primal = np.where(lost[:, :, None, None], np.nan, ridge.primal)
+    axes = plotting.courses({"ridge": ridge._replace(primal=primal, converged=~lost)})
+    for at, ax in np.ndenumerate(axes):
+        assert bool(ax.lines) != lost[at]
+        assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[at])

@@ -1,0 +1,89 @@
+"""The notebooks: pairs of a script and an .ipynb that say the same, stored without outputs, made of calls alone."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+from notebooks import pair
+
+IMPORTS = {"gsjax", "flax", "jax", "numpy", "optax", *sys.stdlib_module_names}
+
+each = pytest.mark.parametrize("script", pair.SCRIPTS, ids=lambda script: script.stem)
+
+
+def code(script: Path) -> ast.Module:
+    """All that a notebook runs, but for the lines that speak to IPython."""
+    cells = (cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code")
+    return ast.parse("\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith("%")))
+
+
+def test_there_are_five_numbered_in_order():
+    assert [script.name[:2] for script in pair.SCRIPTS] == ["1_", "2_", "3_", "4_", "5_"]
+    folder = pair.SCRIPTS[0].parent
+    assert sorted(folder.glob("*.ipynb")) == [script.with_suffix(".ipynb") for script in pair.SCRIPTS]
+
+
+@each
+def test_the_notebook_is_that_of_its_script(script):
+    stored = script.with_suffix(".ipynb").read_text(encoding="utf-8")
+    assert stored == pair.paired(script), "make pair writes it anew"
+    read = nbformat.reads(stored, as_version=4)
+    nbformat.validate(read)
+    text = script.read_text(encoding="utf-8")
+    assert len(read.cells) == len(re.findall(r"^# %%", text, flags=re.MULTILINE))
+    header = text.split("# ---\n")[1]
+    assert "formats: ipynb,py:percent" in header
+    assert "name: python3" in header
+
+
+@each
+def test_it_is_stored_without_outputs_and_without_traces_of_a_run(script):
+    stored = json.loads(script.with_suffix(".ipynb").read_text(encoding="utf-8"))
+    assert set(stored["metadata"]) == {"jupytext", "kernelspec"}
+    for cell in stored["cells"]:
+        assert cell["metadata"] == {}
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@each
+def test_it_opens_with_what_there_is_to_learn_and_ends_with_what_to_try(script):
+    first, *_, last = jupytext.read(script).cells
+    assert first.cell_type == last.cell_type == "markdown"
+    assert first.source.startswith(f"# {script.name[0]} · ")
+    assert "**What you will learn**" in first.source
+    assert "**What to try next**" in last.source
+
+
+@each
+def test_it_calls_the_library_and_defines_nothing(script):
+    tree = code(script)
+    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    assert not [node.name for node in ast.walk(tree) if isinstance(node, definitions)]
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in imported} <= IMPORTS
+
+
+@each
+def test_it_names_no_place_outside_of_the_repository(script):
+    text = script.read_text(encoding="utf-8")
+    assert not re.findall(r"https?://|(?<![\w.)])~?/(?:home|root|Users|mnt|tmp|usr|opt|work|content)\b", text)
+
+
+def test_a_run_leaves_nothing_in_the_pair(tmp_path):
+    script = tmp_path / "1_a.py"
+    script.write_text("# %% [markdown]\n# # 1 · A\n\n# %%\n1 + 1\n", encoding="utf-8")
+    once = pair.paired(script)
+    run = nbformat.reads(once, as_version=4)
+    run.cells[1].update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="2")])
+    nbformat.write(run, script.with_suffix(".ipynb"))
+    assert pair.paired(script) == once
