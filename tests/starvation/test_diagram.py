@@ -137,7 +137,8 @@ def test_chunks_do_not_show(monkeypatch):
     whole = solved(*axes)
     monkeypatch.setattr(diagram, "_CHUNK", 7)
     with jax.enable_x64(True):
-        pieces = jax.jit(lambda *axes: diagram._diagram(*axes, False, True))(*axes)  # not the program of `whole`
+        # Not the program of `whole`.
+        pieces = jax.jit(lambda ratio, delta, strength: diagram._diagram(ratio, delta, strength, False, True))(*axes)
     for expected, got in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
 
