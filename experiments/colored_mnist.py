@@ -80,7 +80,7 @@ PRESETS = {
     "smoke": Config(data="digits", train=400, validation=200, test=200, seeds=2, width=32, stretch=0.02, records=4),
     "laptop": Config(),
     "fashion": Config(
-        data="fashion_mnist", train=50_000, validation=10_000, test=10_000, seeds=3, arms=("erm", "sd", "irm", "oracle")
+        data="fashion_mnist", train=50_000, validation=10_000, test=10_000, seeds=3, arms=("erm", "sd", "irm")
     ),
     "paper": Config(train=50_000, validation=10_000, test=10_000),
 }
