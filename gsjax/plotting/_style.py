@@ -171,12 +171,12 @@ def decimal_ticks(axis: Axis) -> None:
 
 
 def number(value: float) -> str:
-    r"""`value` for mathematical text: 0.05, or 10^{-5}.
+    r"""`value` for mathematical text, to three digits: 0.05, or 10^{-5}.
 
     >>> number(0.05), number(1e-5), number(2e-5)
     ('0.05', '10^{-5}', '2 \\times 10^{-5}')
     """
-    digits, _, power = f"{value:g}".partition("e")
+    digits, _, power = f"{value:.3g}".partition("e")
     if not power:
         return digits
     return ("" if digits == "1" else rf"{digits} \times ") + f"10^{{{int(power)}}}"
