@@ -117,9 +117,7 @@ def at(config: Config) -> np.ndarray:
 
 def problem(config: Config, s1: Float[ArrayLike, ""]) -> Features:
     """The features: U of Eq. 15, s = (s1, s2), labels +1."""
-    cosine = (1 - config.delta**2) ** 0.5
-    u = jnp.array([[cosine, -config.delta], [config.delta, cosine]])
-    return features.from_spectrum(u, jnp.stack([jnp.asarray(s1), jnp.asarray(config.s2)]), jnp.ones(2))
+    return features.planar(config.delta, jnp.stack([jnp.asarray(s1), jnp.asarray(config.s2)]) ** 2)
 
 
 def descend(

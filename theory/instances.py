@@ -18,12 +18,6 @@ equilibrium = jax.jit(dual.equilibrium, static_argnames=("form", "tolerance"))
 matrix = jax.jit(starvation.matrix, static_argnames=("form", "oriented"))
 
 
-def rotation(delta: Float[Array, ""] | float) -> Float[Array, "2 2"]:
-    """The U of Eq. 15: two examples, two features, coupled by `delta`."""
-    cosine = jnp.sqrt(1 - jnp.asarray(delta) ** 2)
-    return jnp.array([[cosine, -delta], [delta, cosine]])
-
-
 def orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
     """A random orthogonal matrix, uniform in the sense of Haar."""
     return jax.random.orthogonal(key, n)
@@ -50,7 +44,7 @@ def feats(name: str) -> Features:
     "deficient", 8 features of 24 examples.
     """
     if name == "pair":
-        return features.from_spectrum(rotation(0.5), jnp.array([3.0, 2.0]))
+        return features.planar(0.5, jnp.array([9.0, 4.0]))
     if name == "deficient":
         return features.from_spectrum(orthogonal(jax.random.key(1), 24)[:, :8], jnp.linspace(4, 1, 8))
     if name == "few digits":

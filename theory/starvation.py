@@ -21,7 +21,7 @@ def _slopes(delta, ratio, strength, form: Form = "exact", oriented=True):
     """`d z_2* / d(s_1^2)` `(L, R, D)` over `delta (D,)`, `ratio (R,)` = s_1^2 / s_2^2, `strength (L,)`; s_2 = 1."""
 
     def slope(delta, ratio, strength):
-        feats = features.from_spectrum(instances.rotation(delta), jnp.sqrt(jnp.array([ratio, 1.0])))
+        feats = features.planar(delta, jnp.array([ratio, 1.0]))
         return starvation.matrix(feats, Ridge(strength), form=form, oriented=oriented)[1, 0]
 
     over_delta = jax.vmap(slope, in_axes=(0, None, None))
