@@ -117,7 +117,7 @@ for name, optimum in optima.items():
 # %%
 figure, axes = plotting.panels(columns=2)
 for ax, (name, optimum) in zip(axes.flat, optima.items(), strict=True):
-    plotting.spectrum(feats.s, jnp.abs(optimum.response), ax).set_title(name, pad=26)
+    plotting.spectrum(feats.s, jnp.abs(optimum.response), ax).set_title(name)
 axes[0, 1].set_ylim(axes[0, 0].get_ylim())
 figure
 
