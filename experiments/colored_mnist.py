@@ -7,7 +7,8 @@ and 0.1 in the one to test on. A network 392-300-300-1 is trained on all example
     python -m experiments colored_mnist --preset smoke      seconds
     python -m experiments colored_mnist --preset laptop     10 restarts on the 10,000 digits of MNIST's test file;
                                                             55 minutes on 2 cores that had other work, too
-    python -m experiments colored_mnist --preset fashion    Fashion-MNIST, of full size
+    python -m experiments colored_mnist --preset fashion    Fashion-MNIST, of full size, ERM and SD: 45 minutes;
+                                                            --arms erm sd irm oracle for more
     python -m experiments colored_mnist --preset paper      all 70,000 digits of MNIST, 10 restarts
 
 Every restart draws split, label noise, colours and network anew. The published recipes were tuned on the test
@@ -22,6 +23,10 @@ ERM: so few digits are learned by heart (95% training accuracy) before their pen
 from Failure turns round, and takes the colour for evidence against the label: 86% on the test environment, 17% in
 training. The method and step with the best validation accuracy have 9.8% on the test environment, those with the best
 test accuracy 90.4%.
+
+With 50,000 images of Fashion-MNIST (classes below five against the others, 3 restarts) ERM has 88.7% [88.3, 88.9] in
+training and 19.5% [18.4, 20.9] on the test environment, SD 70.3% [70.0, 70.9] and 55.2% [54.7, 55.5]. The step that is
+best on held-out images of the training environments has both at 10%.
 
 Group DRO (groups of label and colour) and Learning from Failure, which the paper does not run here, have the optimiser
 and steps of ERM; REx has those of IRM, as in its published code.
@@ -79,9 +84,7 @@ class Config:
 PRESETS = {
     "smoke": Config(data="digits", train=400, validation=200, test=200, seeds=2, width=32, stretch=0.02, records=4),
     "laptop": Config(),
-    "fashion": Config(
-        data="fashion_mnist", train=50_000, validation=10_000, test=10_000, seeds=3, arms=("erm", "sd", "irm")
-    ),
+    "fashion": Config(data="fashion_mnist", train=50_000, validation=10_000, test=10_000, seeds=3, arms=("erm", "sd")),
     "paper": Config(train=50_000, validation=10_000, test=10_000),
 }
 
