@@ -35,7 +35,7 @@ STEPS = 2000
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the four figures of the README's gallery: half a minute."""
+    """Draw the four figures of the README's gallery: less than a minute."""
 
     out: Path = FOLDER
     """The folder to put them into."""

@@ -29,8 +29,8 @@ more flipped, where the paper has 53% and 32%. Test accuracies are 73.4% and 72.
   loss as it is, which is smaller for SD, 56% and 56% against 53% and 54%; random signs, nearly none beyond the errors.
 
 Table 1 shows no difference either: 4.8% [3.5, 6.8] (ERM) and 4.7% [3.7, 6.6] (SD) are right under attack, of 48% and
-48% without. But three epochs of a network with 8 to 32 channels say little about 200 of one with 64 to 512: with so
-little training logits are small, and so is what a penalty of 0.01 mean(logits^2) has to say.
+48% without. But three epochs of a network with 8 to 32 channels say little about 200 of one with 64 to 512, and why
+there is none was not looked into.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from gsjax import Ridge, dual, features
 from gsjax.networks import MLP
 from gsjax.tangent import ntk
 from gsjax.tangent.operator import ntk_operator
-from tests.instances import ROUNDING, instance, orthogonal
+from tests.instances import ROUNDING, instance, orthogonal, rotation
 
 
 def square_root(feats: features.Features) -> np.ndarray:
@@ -330,3 +330,26 @@ def test_bad_input_is_named(x64, argument, call):
 @pytest.mark.parametrize("construct", [features.from_ntrf, features.from_ntk])
 def test_whole_numbers_are_numbers(construct):
     np.testing.assert_allclose(construct(np.array([[4, 0], [0, 1]]), np.array([1, -1])).s[1], 1)
+
+
+def test_planar_features_are_those_of_eq_15():
+    for delta in (-0.9, 0.0, 0.5):
+        feats = features.planar(delta, np.array([9.0, 4.0]))
+        np.testing.assert_allclose(feats.u, rotation(delta), rtol=1e-6)
+        np.testing.assert_allclose(feats.s, [3, 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "delta", "s2"),
+    [
+        ("delta", 1.0, [1.0, 1.0]),
+        ("delta", np.nan, [1.0, 1.0]),
+        ("delta", [0.1], [1.0, 1.0]),
+        ("s2", 0.1, [1.0]),
+        ("s2", 0.1, [1.0, -1.0]),
+        ("s2", 0.1, [1.0, np.nan]),
+    ],
+)
+def test_bad_planar_features_are_named(argument, delta, s2):
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
+        features.planar(delta, np.array(s2))

