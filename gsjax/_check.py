@@ -6,6 +6,7 @@ pass silently, and solvers report through their status instead.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import jax
@@ -24,6 +25,23 @@ def require(condition: Any, name: str, expected: str, got: Any) -> None:
     """Raises `ValueError` naming the argument unless `condition` holds; a traced condition passes."""
     if is_concrete(condition) and not bool(condition):
         raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
+def whole(name: str, value: Any, *, least: int | None = None) -> int:
+    """`value` as an int: a whole number of Python, NumPy or jax counts as one, a bool or a float does not.
+
+    >>> whole("top", np.int64(3), least=1)
+    3
+    """
+    expected = "a whole number" if least is None else f"a whole number of at least {least}"
+    try:
+        if isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_:
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}") from None
+    require(least is None or number >= least, name, expected, number)
+    return number
 
 
 def finite(name: str, value: Any) -> None:
