@@ -118,16 +118,17 @@ def gray(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 
 
 
 def blank(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
-    """The colours without the images `(n, height, width, 2)`: in place of each, the mean of all n, in its colour.
+    """The colours without the images `(n, height, width, 2)`: every pixel is the mean of all n images, in its colour.
 
-    `blank(x)` is the coloured and `blank(gray(x))` the gray blank of Pezeshki et al. 2021, Fig. 3. The colour of an
-    image is how its light divides among the channels; a black image counts as gray.
+    `blank(x)` is the coloured and `blank(gray(x))` the gray blank of Pezeshki et al. 2021, Fig. 3: one constant, the
+    mean over all pixels of all images. The colour of an image is how its light divides among the channels; a black
+    image counts as gray.
 
     >>> x = paint(jnp.array([[[0.2, 0.4]], [[0.4, 0.8]]]), jnp.array([1, 0]))
     >>> blank(x)[:, 0].tolist()
-    [[[0.0, 0.3], [0.0, 0.6]], [[0.3, 0.0], [0.6, 0.0]]]
+    [[[0.0, 0.45], [0.0, 0.45]], [[0.45, 0.0], [0.45, 0.0]]]
     """
     light = x.sum(axis=(-3, -2), keepdims=True)
     total = light.sum(axis=-1, keepdims=True)
     shares = jnp.where(total > 0, light / jnp.where(total > 0, total, 1), 0.5)
-    return grayscale(x).mean(axis=-4, keepdims=True) * shares
+    return jnp.broadcast_to(grayscale(x).mean(axis=(-4, -3, -2), keepdims=True) * shares, x.shape)

@@ -48,12 +48,13 @@ def test_every_arm_is_of_a_published_or_stated_recipe():
         "sd": 2001,
         "group dro": 1001,
         "lff": 1001,
-        "oracle": 1001,
+        "oracle": 101,
         "sd, penalty alone": 2001,
         "sd, slow phase alone": 2001,
     }
     assert arms["irm"].network.widths == (390, 390)
     assert arms["erm"].network.widths == (300, 300)
+    assert arms["oracle"].network.widths == (83, 83)
 
 
 def test_the_two_halves_of_the_schedule():
