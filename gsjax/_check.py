@@ -89,6 +89,20 @@ def as_float(value: Any) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
+def real(name: str, value: Any) -> Array:
+    """`value` as an array of real floating point numbers, of single precision at least.
+
+    Whole numbers become the default float; half precision, in which sums over examples lose their digits, becomes
+    float32.
+    """
+    array = jnp.asarray(value)
+    good = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
+    require(good, name, "real numbers", array.dtype)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array.astype(float)
+    return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
 def times(value: Any) -> None:
     """`times` is a non-empty, increasing sequence of finite numbers from zero upwards."""
     shape("times", value, ndim=1)

@@ -21,21 +21,27 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 from gsjax import _check, starvation
 from gsjax import features as binary
 from gsjax.dual import newton, problem
+from gsjax.dual.smooth import smooth
 from gsjax.objectives import Penalty, Ridge
 
 
-class Features(NamedTuple):
-    """Tangent features of a network with k outputs.
-
-    The decomposition `Phi = U S V^T` of all `n k` outputs: `u (n k, r)` with rows ordered by example, then class; `s
-    (r,)`; `vt (r, m)` or None; `labels (n,)`; and `rank`, the number of features that carry strength.
-    """
-
+class _Fields(NamedTuple):
     u: Float[Array, "nk r"]
     s: Float[Array, " r"]
     vt: Float[Array, "r m"] | None
     labels: Integer[Array, " n"]
     rank: int | Int[Array, ""]
+
+
+class Features(_Fields):
+    """Tangent features of a network with k outputs: a named tuple.
+
+    The decomposition `Phi = U S V^T` of all `n k` outputs: `u (n k, r)` with rows ordered by example, then class; `s
+    (r,)`; `vt (r, m)` or None; `labels (n,)`; and `rank`, the number of features that carry strength. `origin` as in
+    `gsjax.features.Features`.
+    """
+
+    origin: binary.Origin | None = None
 
     @property
     def s2(self) -> Float[Array, " r"]:
@@ -74,7 +80,7 @@ def from_ntrf(phi: Float[Array, "n k m"], labels: Integer[Array, " n"], *, rtol:
     >>> from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1])).u.shape
     (4, 4)
     """
-    phi, labels = _check.as_float(phi), jnp.asarray(labels)
+    phi, labels = _check.real("phi", phi), jnp.asarray(labels)
     _check.shape("phi", phi, ndim=3)
     n, k, m = phi.shape
     _check.require(k >= 2, "phi", "two outputs or more (for one, see gsjax.features)", f"shape {phi.shape}")
@@ -94,7 +100,7 @@ def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol
     >>> from_ntk(jnp.eye(4).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3), jnp.array([0, 1])).s.tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    ntk, labels = _check.as_float(ntk), jnp.asarray(labels)
+    ntk, labels = _check.real("ntk", ntk), jnp.asarray(labels)
     _check.shape("ntk", ntk, ndim=4)
     n, k = ntk.shape[0], ntk.shape[-1]
     _check.require(ntk.shape == (n, n, k, k), "ntk", "shape (n, n, k, k)", f"shape {ntk.shape}")
@@ -110,15 +116,17 @@ def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = 
     arrays, if any, have `n k` entries, ordered as the rows of `feats.u`). Works under `jit`, `vmap` and `grad`.
 
     Raises:
-        ValueError: an unknown `penalty`, arrays of the wrong length, or a `tolerance` that is not positive.
+        ValueError: features that are not of several classes, an unknown `penalty`, arrays of the wrong length, or a
+            `tolerance` that is not positive.
 
     >>> feats = from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
     >>> [f"{logit:+.3f}" for logit in equilibrium(feats, Ridge(1.0)).logits.ravel()]
     ['+0.337', '-0.337', '-0.337', '+0.337']
     """
+    _require_several(feats)
     classes = _classes(feats)
     one_hot = jax.nn.one_hot(feats.labels, classes, dtype=feats.u.dtype)
-    basis, offset = problem.whiten(_unlabelled(feats), penalty)
+    whitened = problem.whiten(_unlabelled(feats), penalty)
 
     def value(outputs):
         logits = outputs.reshape(-1, classes)
@@ -128,11 +136,14 @@ def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = 
         value=value,
         dual=lambda outputs: (one_hot - _probabilities(outputs, classes)).ravel(),
         gram=lambda outputs, b: _gram(_probabilities(outputs, classes), b),
+        bound=lambda outputs, a: _bound(_probabilities(outputs, classes), a),
     )
-    outputs, info = newton.minimise(loss, basis, offset, tolerance=tolerance)
-    return Equilibrium(
-        outputs.reshape(-1, classes), feats.u.T @ outputs, info.residual, info.iterations, info.converged
-    )
+    readout = whitened.readout if whitened.readout.ndim == 2 else None
+    w, info = newton.minimise(loss, whitened.basis, whitened.centre, readout, tolerance=tolerance)
+    outputs, response = whitened.basis @ w, whitened.response(w)
+    if isinstance(penalty, Ridge):
+        outputs, response = smooth(loss, feats.origin, feats.u, feats.s, penalty.strength, outputs, response)
+    return Equilibrium(outputs.reshape(-1, classes), response, info.residual, info.iterations, info.converged)
 
 
 def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = True) -> Float[Array, "r r"]:
@@ -151,8 +162,7 @@ def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = Tru
     if isinstance(penalty, Ridge):
         probabilities = jax.nn.softmax(state.logits)
         residuals = jax.nn.one_hot(feats.labels, _classes(feats), dtype=feats.u.dtype) - probabilities
-        # As in `starvation.matrix`: U^T a alone would lose digits where s^2 >> lambda.
-        pull = penalty.strength * (feats.u.T @ residuals.ravel() + state.response) / (feats.s2 + penalty.strength)
+        pull = starvation.pulls(feats.u, feats.s2, residuals.ravel(), state.response, penalty.strength)
         slopes = starvation.sensitivity(feats.s2, _gram(probabilities, feats.u), pull, penalty.strength)
     else:
         pull, slopes = state.response, jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)
@@ -170,12 +180,25 @@ def _gram(probabilities: Float[Array, "n k"], basis: Float[Array, "nk r"]) -> Fl
     return basis.T @ (probabilities.reshape(-1, 1) * basis) - means.T @ means
 
 
+def _bound(probabilities: Float[Array, "n k"], a: Float[Array, " nk"]) -> Float[Array, " nk"]:
+    """At least `|W| a`, for `a >= 0` and `W` of `_gram`."""
+    weighted = probabilities * a.reshape(probabilities.shape)
+    return (weighted + probabilities * weighted.sum(axis=1, keepdims=True)).ravel()
+
+
+def _require_several(feats: object) -> None:
+    expected = "gsjax.multiclass.Features; for binary labels see gsjax.dual and gsjax.starvation"
+    _check.require(isinstance(feats, Features), "feats", expected, f"{type(feats).__module__}.{type(feats).__name__}")
+
+
 def _classes(feats: Features) -> int:
     return feats.u.shape[0] // feats.labels.shape[0]
 
 
 def _labelled(feats: binary.Features, labels) -> Features:
-    return Features(feats.u, feats.s, feats.vt, labels, feats.rank)
+    labelled = Features(feats.u, feats.s, feats.vt, labels, feats.rank)
+    labelled.origin = feats.origin
+    return labelled
 
 
 def _unlabelled(feats: Features) -> binary.Features:

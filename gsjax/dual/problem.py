@@ -6,9 +6,12 @@ Both penalties are quadratic in the responses, so the dual of Eqs. 5 and 17 is, 
 
 Ridge (Eq. 8): `B = U S / sqrt(lambda)` and `b = 0`. Spectral decoupling with strengths `L = diag(lambda_i)` and
 targets t: `B B^T = U (U^T L U)^-1 U^T`, which is `1 / lambda` times the identity at full row rank (Eq. 18), and
-`b = B B^T L Y t`. The primal, in whitened coordinates `w = B^T alpha`, is
+`b = B c` with `c = B^T L Y t`. The primal, in whitened coordinates `w = B^T alpha + c`, is
 
-    min over w of  sum_i loss(m_i) + |w|^2 / 2,    m = B w + b.
+    min over w of  sum_i loss(m_i) + |w - c|^2 / 2,    m = B w.
+
+The responses are `z = R w` with `R = U^T B`: for ridge `z_j = s_j w_j / sqrt(lambda)`, in which no response, however
+weak its feature, is the difference of larger numbers.
 """
 
 from __future__ import annotations
@@ -26,10 +29,19 @@ from gsjax.objectives import Penalty, Ridge, per_example
 
 
 class Problem(NamedTuple):
-    """Whitened features `basis (n, r)`, the `B` above, and `offset (n,)`, the `b`."""
+    """Whitened features `basis (n, r)`, the `B` above, `offset (n,)`, the `b`, and `centre (r,)`, the `c`.
+
+    `readout`, the `R` above, is `(r,)`, the diagonal, for ridge, and `(r, r)` for spectral decoupling.
+    """
 
     basis: Float[Array, "n r"]
     offset: Float[Array, " n"]
+    centre: Float[Array, " r"]
+    readout: Float[Array, " r"] | Float[Array, "r r"]
+
+    def response(self, w: Float[Array, " r"]) -> Float[Array, " r"]:
+        """Responses `z = R w (r,)`."""
+        return self.readout * w if self.readout.ndim == 1 else self.readout @ w
 
     def linear_term(self, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
         """`B B^T alpha + b (n,)`: what Eqs. 9, 10 and 18 subtract from the entropy's gradient."""
@@ -52,25 +64,32 @@ def whiten(feats: Features, penalty: Penalty) -> Problem:
     n, dtype = u.shape[0], u.dtype
     if isinstance(penalty, Ridge):
         _check.scalar("penalty.strength", penalty.strength)
-        return Problem(u * (s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))), jnp.zeros(n, dtype))
+        scale = s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))
+        return Problem(u * scale, jnp.zeros(n, dtype), jnp.zeros_like(s), scale)
     strength, target = per_example(penalty, n, dtype)
     # A feature without strength cannot be reached by any theta: it is left out, whatever the penalty would say.
     reached = s > 0
     root = jnp.sqrt(strength)
     q = root[:, None] * jnp.where(reached, u, 0)
+    if u.shape == (n, n):
+        # At full row rank every orthogonal q will do, and this one gives every example an equation of its own.
+        q = jnp.where(jnp.all(reached), jnp.eye(n, dtype=dtype), q)
     # Orthonormal columns by Cholesky, twice: once would square the ratio of the strengths.
     for _ in range(2):
         factor = jnp.linalg.cholesky(q.T @ q + jnp.diag(jnp.where(reached, 0, 1).astype(dtype)))
         q = solve_triangular(factor, q.T, lower=True).T
     basis = q / root[:, None]
-    return Problem(basis, basis @ (q.T @ (root * feats.y * target)))
+    centre = q.T @ (root * feats.y * target)
+    return Problem(basis, basis @ centre, centre, jnp.where(reached[:, None], u.T @ basis, 0))
 
 
 def field(problem: Problem, link: Link, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
     """The right-hand side of Eq. 9, 10 or 18 at `alpha (n,)`, for a learning rate of one: the dual's gradient.
 
     >>> from gsjax.dual.links import link
-    >>> field(Problem(jnp.eye(1), jnp.zeros(1)), link("exact"), jnp.array([0.5])).tolist()
+    >>> from gsjax.features import from_spectrum
+    >>> from gsjax.objectives import Ridge
+    >>> field(whiten(from_spectrum(jnp.eye(1), jnp.ones(1)), Ridge(1.0)), link("exact"), jnp.array([0.5])).tolist()
     [-0.5]
     """
     return link.margin(link.coordinate(alpha)) - problem.linear_term(alpha)
@@ -80,7 +99,7 @@ def objective(problem: Problem, alpha: Float[Array, " n"]) -> Float[Array, ""]:
     """The dual objective of Eq. 8 (and its analogue under spectral decoupling) at `alpha (n,)` in (0, 1), in nats.
 
     It is maximal at the equilibrium, where it equals the primal's minimum up to a constant that the targets of a
-    spectral decoupling penalty add: `sum_i lambda_i t_i^2 / 2 - |B^T L Y t|^2 / 2`.
+    spectral decoupling penalty add: `sum_i lambda_i t_i^2 / 2 - |c|^2 / 2`.
     """
     entropy = -jnp.sum(alpha * jnp.log(alpha) + (1 - alpha) * jnp.log1p(-alpha))
     return entropy - problem.offset @ alpha - jnp.sum((problem.basis.T @ alpha) ** 2) / 2

@@ -1,6 +1,27 @@
 """Features of gradient starvation: the singular value decomposition of Y Phi (Pezeshki et al. 2021, Eq. 4)."""
 
-from gsjax.features.decomposition import Features, eigenfeatures, from_ntk, from_ntrf, from_spectrum, planar, response
+from gsjax.features.decomposition import (
+    Features,
+    Origin,
+    eigenfeatures,
+    from_ntk,
+    from_ntrf,
+    from_spectrum,
+    planar,
+    require_binary,
+    response,
+)
 from gsjax.features.leading import from_operator
 
-__all__ = ["Features", "eigenfeatures", "from_ntk", "from_ntrf", "from_operator", "from_spectrum", "planar", "response"]
+__all__ = [
+    "Features",
+    "Origin",
+    "eigenfeatures",
+    "from_ntk",
+    "from_ntrf",
+    "from_operator",
+    "from_spectrum",
+    "planar",
+    "require_binary",
+    "response",
+]

@@ -7,28 +7,54 @@ With labels `Y = diag(y)` and the feature matrix `Phi_0` (`n` examples, `m` para
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
+from gsjax.features import derivatives
+
+MULTICLASS = "for several outputs or classes see gsjax.multiclass"
 
 
-class Features(NamedTuple):
-    """The decomposition `Y Phi_0 = U S V^T` of Eq. 4.
+class Origin(NamedTuple):
+    """Where features come from: the `matrix` Phi `(n, m)` or K `(n, n)`, which of the two, and labels `y (n,)`."""
 
-    `u (n, r)` has orthonormal columns, `s (r,)` are singular values (`s2`, their squares, are the strengths), `vt
-    (r, m)` are directions in parameter space (None where only a kernel or a spectrum was given), `y (n,)` the labels,
-    and `rank` counts the features that carry strength. Of a feature matrix or a kernel, `r == rank` outside of tracing;
-    under `jit`, where shapes cannot depend on values, the features beyond `rank` are kept, with `s` exactly zero.
-    """
+    matrix: Float[Array, "n _"]
+    is_kernel: bool
+    y: Float[Array, " n"]
 
+    def product(self, v: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`Y K Y v (n,)` with `K = Phi Phi^T`."""
+        image = self.y * v
+        if self.is_kernel:
+            return self.y * ((self.matrix @ image + image @ self.matrix) / 2)
+        return self.y * (self.matrix @ (image @ self.matrix))
+
+
+class _Fields(NamedTuple):
     u: Float[Array, "n r"]
     s: Float[Array, " r"]
     vt: Float[Array, "r m"] | None
     y: Float[Array, " n"]
     rank: int | Int[Array, ""]
+
+
+class Features(_Fields):
+    """The decomposition `Y Phi_0 = U S V^T` of Eq. 4: a named tuple.
+
+    `u (n, r)` has orthonormal columns, `s (r,)` are singular values (`s2`, their squares, are the strengths), `vt
+    (r, m)` are directions in parameter space (None where only a kernel or a spectrum was given), `y (n,)` the labels,
+    and `rank` counts the features that carry strength. Of a feature matrix or a kernel, `r == rank` outside of tracing;
+    under `jit`, where shapes cannot depend on values, the features beyond `rank` are kept, with `s` exactly zero.
+
+    `origin` is the matrix they were made from, for derivatives that need no eigenvectors (see `dual.equilibrium`). It
+    is no field: features that are changed by `_replace`, or passed into a transformed function, are their fields alone.
+    """
+
+    origin: Origin | None = None
 
     @property
     def s2(self) -> Float[Array, " r"]:
@@ -40,54 +66,81 @@ class Features(NamedTuple):
         return response(self, logits)
 
 
-def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
+def from_ntrf(
+    phi: Float[Array, "n m"] | Float[Array, "n 1 m"], y: Float[Array, " n"], *, rtol: float | None = None
+) -> Features:
     """Features of a tangent feature matrix `phi (n, m)` and labels `y (n,)` in {-1, +1} (Eq. 4), strongest first.
 
     Singular values up to `rtol` times the largest count as zero; the default `max(n, m) * eps` is the rounding of
-    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary.
+    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary. A network with
+    outputs `(n, 1)` has `phi (n, 1, m)`, which is taken as `(n, m)`; half precision is computed in float32.
+
+    Derivatives are those of the features where they exist. A strength that is another one's, and its feature, have
+    none, and NaN in their place; what does not depend on the basis among such features has.
 
     Raises:
-        ValueError: `phi` is not a finite, non-empty matrix, `y` is not `n` labels -1 or +1, or no feature has
+        ValueError: `phi` is not a finite, non-empty, real matrix, `y` is not `n` labels -1 or +1, or no feature has
             any strength.
+
+    Warns:
+        UserWarning: singular values go on down to the rounding, so that the precision decides on the rank.
 
     >>> feats = from_ntrf(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), jnp.array([1.0, -1.0]))
     >>> feats.s.tolist(), feats.rank
     ([3.0, 2.0], 2)
     """
-    phi, y = _check.as_float(phi), jnp.asarray(y)
+    phi, y = _check.real("phi", phi), jnp.asarray(y)
+    if phi.ndim == 3:
+        _check.require(phi.shape[1] == 1, "phi", f"one output (n, 1, m); {MULTICLASS}", f"shape {phi.shape}")
+        phi = phi[:, 0]
     _check.shape("phi", phi, ndim=2)
     _check.labels("y", y, phi.shape[0])
     _check.finite("phi", phi)
     y = y.astype(phi.dtype)
-    u, s, vt = jnp.linalg.svd(y[:, None] * phi, full_matrices=False)
+    u, s, vt = derivatives.svd(y[:, None] * phi)
+    rounding = max(phi.shape) * float(jnp.finfo(phi.dtype).eps)
+    keep = s > (rounding if rtol is None else rtol) * s[0]
     if rtol is None:
-        rtol = max(phi.shape) * float(jnp.finfo(phi.dtype).eps)
-    return _truncate(u, s, vt, y, s > rtol * s[0], "phi")
+        _warn_of_cut("phi", s, keep, rounding)
+    return _truncate(u, s, vt, Origin(phi, False, y), keep, "phi")
 
 
-def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
+def from_ntk(
+    ntk: Float[Array, "n n"] | Float[Array, "n n 1 1"], y: Float[Array, " n"], *, rtol: float | None = None
+) -> Features:
     """Features of a tangent kernel `ntk (n, n)` and labels `y (n,)` in {-1, +1}, strongest first; `vt` is None.
 
     Eigenvalues `s^2` of `Y K Y` up to `rtol` times the largest count as zero; the default is `n * eps`, so a kernel
     resolves singular values only down to `sqrt(n * eps)` of the largest, the feature matrix down to `max(n, m) * eps`.
+    A network with outputs `(n, 1)` has `ntk (n, n, 1, 1)`, which is taken as `(n, n)`; half precision is computed in
+    float32. Derivatives as in `from_ntrf`.
 
     Raises:
-        ValueError: `ntk` is not a finite, symmetric, positive semi-definite matrix (to rounding), `y` is not `n`
+        ValueError: `ntk` is not a finite, real, symmetric, positive semi-definite matrix (to rounding), `y` is not `n`
             labels -1 or +1, or no feature has any strength.
+
+    Warns:
+        UserWarning: eigenvalues go on down to the rounding, so that the precision decides on the rank.
 
     >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
     [3.0, 2.0]
     """
-    ntk, y = _check.as_float(ntk), jnp.asarray(y)
+    ntk, y = _check.real("ntk", ntk), jnp.asarray(y)
+    if ntk.ndim == 4:
+        _check.require(ntk.shape[2:] == (1, 1), "ntk", f"one output (n, n, 1, 1); {MULTICLASS}", f"shape {ntk.shape}")
+        ntk = ntk[:, :, 0, 0]
     _check.shape("ntk", ntk, ndim=2)
     n = ntk.shape[0]
     _check.require(ntk.shape == (n, n), "ntk", "a square matrix", f"shape {ntk.shape}")
     _check.labels("y", y, n)
     y = y.astype(ntk.dtype)
     s2, u = eigenfeatures(y[:, None] * ntk * y)
+    rounding = n * float(jnp.finfo(ntk.dtype).eps)
+    keep = s2 > (rounding if rtol is None else rtol) * s2[0]
     if rtol is None:
-        rtol = n * float(jnp.finfo(ntk.dtype).eps)
-    return _truncate(u, jnp.sqrt(jnp.maximum(s2, 0)), None, y, s2 > rtol * s2[0], "ntk")
+        _warn_of_cut("ntk", s2, keep, rounding)
+    s = jnp.where(keep, jnp.sqrt(jnp.where(keep, s2, 1)), 0)
+    return _truncate(u, s, None, Origin(ntk, True, y), keep, "ntk")
 
 
 def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
@@ -103,8 +156,7 @@ def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Floa
     _check.require(
         asymmetry <= tolerance * jnp.max(jnp.abs(kernel)), "ntk", "a symmetric matrix", f"an asymmetry of {asymmetry}"
     )
-    s2, u = jnp.linalg.eigh(kernel)
-    s2, u = s2[::-1], u[:, ::-1]
+    s2, u = derivatives.eigh(kernel)
     _check.require(s2[-1] >= -tolerance * s2[0], "ntk", "a positive semi-definite matrix", f"the eigenvalue {s2[-1]}")
     return s2, u
 
@@ -180,14 +232,39 @@ def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, 
     return (feats.y * logits) @ feats.u
 
 
-def _truncate(u, s, vt, y, keep, name: str) -> Features:
+def require_binary(feats: object) -> None:
+    """`feats` are features of binary labels.
+
+    Raises:
+        ValueError: they are those of several classes, or none at all.
+    """
+    if not isinstance(feats, Features):
+        raise ValueError(f"feats: expected gsjax.features.Features; {MULTICLASS}, got {type(feats).__module__}.Features")
+
+
+def _warn_of_cut(name: str, values: Float[Array, " k"], keep: Bool[Array, " k"], rounding: float) -> None:
+    """Warns where the values that are kept have no gap to those that are not: rounding has cut a spectrum short."""
+    if not _check.is_concrete(values):
+        return
+    kept, all_of_them = int(jnp.sum(keep)), len(values)
+    if 0 < kept < all_of_them and values[kept - 1] < 16 * rounding * values[0]:
+        warnings.warn(
+            f"{name}: {values.dtype} resolves {kept} of {all_of_them} features; the others are below its rounding. "
+            "What is counted over features depends on that: compute the kernel in float64, or choose rtol",
+            stacklevel=3,
+        )
+
+
+def _truncate(u, s, vt, origin: Origin, keep, name: str) -> Features:
     rank = _count(keep)
     if isinstance(rank, int):
         _check.require(rank > 0, name, "at least one feature of positive strength", "a matrix of rank 0")
         u, s, vt = u[:, :rank], s[:rank], None if vt is None else vt[:rank]
     else:
         s = jnp.where(keep, s, 0)
-    return Features(u, s, vt, y, rank)
+    feats = Features(u, s, vt, origin.y, rank)
+    feats.origin = origin
+    return feats
 
 
 def _count(keep: Array) -> int | Int[Array, ""]:

@@ -1,7 +1,7 @@
 """Gradient starvation: how the response to one feature changes with the strength of another."""
 
 from gsjax.starvation import structures
-from gsjax.starvation.definition import matrix, orient, sensitivity
+from gsjax.starvation.definition import matrix, orient, pulls, sensitivity, share
 from gsjax.starvation.diagram import PhaseDiagram, phase_diagram
 from gsjax.starvation.ensemble import Ensemble, elasticity, ensemble
 
@@ -13,6 +13,8 @@ __all__ = [
     "matrix",
     "orient",
     "phase_diagram",
+    "pulls",
     "sensitivity",
+    "share",
     "structures",
 ]

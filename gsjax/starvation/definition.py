@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 
 from gsjax.dual import equilibrium
 from gsjax.dual.links import Form, link
+from gsjax.dual.newton import definite_solve
 from gsjax.features import Features
 from gsjax.objectives import Penalty, Ridge
 
@@ -25,7 +26,8 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     `feats.u`. NaN where the equilibrium did not converge.
 
     Raises:
-        ValueError: an unknown `form` or `penalty`, or per-example arrays of the wrong length.
+        ValueError: features that are not binary, an unknown `form` or `penalty`, or per-example arrays of the wrong
+            length.
 
     >>> from gsjax.features import from_spectrum
     >>> u = jnp.array([[0.8, -0.6], [0.6, 0.8]])
@@ -34,15 +36,66 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     """
     state = equilibrium(feats, penalty, form=form)
     if isinstance(penalty, Ridge):
-        curvature = link(form).curvature(feats.u @ state.response)
+        curvature = link(form).curvature(state.margins)
         gram = feats.u.T @ (curvature[:, None] * feats.u)
-        # U^T alpha alone is the difference of large numbers where s^2 >> lambda; there it is lambda z / s^2.
-        pull = penalty.strength * (feats.u.T @ state.alpha + state.response) / (feats.s2 + penalty.strength)
+        pull = pulls(feats.u, feats.s2, state.alpha, state.response, penalty.strength)
         slopes = sensitivity(feats.s2, gram, pull, penalty.strength)
     else:
         pull, slopes = state.response, jnp.zeros((feats.s.shape[0],) * 2, feats.s.dtype)
     slopes = orient(slopes, pull) if oriented else slopes
     return jnp.where(state.converged, slopes, jnp.nan)
+
+
+def share(
+    feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: bool = False
+) -> Float[Array, ""]:
+    """How much starves: the share, in [0, 1], of ordered pairs of distinct features of nonzero strength.
+
+    A pair (j, i) starves where the oriented `matrix` (Definition 2 of Pezeshki et al. 2021) is negative at `[j, i]`.
+    Features without strength do not count, nor do their pairs, so that the share is the same under `jit`, where they
+    are kept. Zero if there are less than two features; NaN where the equilibrium did not converge.
+
+    Every pair counts the same, however weak its features: how many of them a kernel resolves in its precision decides
+    on the share. With `weighted=True` a pair counts with the size of its elasticity `d log|z_j*| / d log s_i^2`, so
+    that a pair of features that hardly act on each other hardly counts, whether it is resolved or not.
+
+    Raises:
+        ValueError: features that are not binary, an unknown `form` or `penalty`, or per-example arrays of the wrong
+            length.
+
+    >>> from gsjax.features import planar
+    >>> [share(planar(delta, jnp.array([4.0, 1.0])), Ridge(0.1)).item() for delta in (0.6, -0.6)]
+    [1.0, 0.0]
+    """
+    slopes = matrix(feats, penalty, form=form)
+    strong = feats.s > 0
+    pairs = strong[:, None] & strong & ~jnp.eye(strong.shape[0], dtype=bool)
+    if not weighted:
+        weight = pairs.astype(slopes.dtype)
+    else:
+        response = jnp.abs(equilibrium(feats, penalty, form=form).response)
+        elastic = jnp.abs(slopes) * feats.s2 / jnp.where(response > 0, response, 1)[:, None]
+        weight = jnp.where(pairs & (response > 0)[:, None], elastic, 0)
+    total = jnp.sum(weight)
+    found = jnp.sum(jnp.where(slopes < 0, weight, 0)) / jnp.where(total > 0, total, 1)
+    return jnp.where(jnp.any(jnp.isnan(slopes)), jnp.nan, found)
+
+
+def pulls(
+    u: Float[Array, "n r"],
+    s2: Float[Array, " r"],
+    alpha: Float[Array, " n"],
+    response: Float[Array, " r"],
+    strength: float | Float[Array, ""],
+) -> Float[Array, " r"]:
+    """`U^T alpha* (r,)` with the digits of the response, `z* = S^2 U^T alpha* / strength` (Eq. 11).
+
+    The sum itself is the difference of large numbers where `s^2 >> strength`; where it is not, it is right, and does
+    not divide by strengths that may be zero.
+    """
+    scaled = s2 / strength
+    strong = scaled > 1e-3
+    return jnp.where(strong, response / jnp.where(strong, scaled, 1), u.T @ alpha)
 
 
 def sensitivity(
@@ -53,12 +106,17 @@ def sensitivity(
 ) -> Float[Array, "r r"]:
     """`(1 / strength) (I + S^2 gram / strength)^-1 diag(pull)`: how `z* = S^2 pull / strength` changes with `s2 (r,)`.
 
-    `gram (r, r)` is the loss's curvature among the features, `U^T W U`, and `pull (r,)` is `U^T alpha*`. The rows are
-    scaled by `s_j^2 + strength`, so neither a vanishing strength nor a vanishing feature divides by zero.
+    `gram (r, r)` is the loss's curvature among the features, `U^T W U`, and `pull (r,)` is `U^T alpha*`. With `b = s /
+    sqrt(strength)` and `P = I + diag(b) gram diag(b)`, symmetric and positive definite, the column of feature i is that
+    of `diag(b) P^-1 / b_i`, and, what is the same, of `I - diag(b) P^-1 diag(b) gram`. The first has its digits for a
+    strong feature, the second for a weak one, of strength zero too.
     """
-    total = s2 + strength
-    system = jnp.diag(strength / total) + (s2 / total)[:, None] * gram
-    return jnp.linalg.solve(system, jnp.diag(pull / total))
+    b = jnp.sqrt(s2 / strength)
+    identity = jnp.eye(b.shape[0], dtype=b.dtype)
+    strong = b > 1
+    columns = jnp.where(strong, identity / jnp.where(strong, b, 1), -b[:, None] * gram)
+    solved = b[:, None] * definite_solve(identity + b[:, None] * gram * b)(columns)
+    return jnp.where(strong, solved, identity + solved) * (pull / strength)
 
 
 def orient(slopes: Float[Array, "r r"], response: Float[Array, " r"]) -> Float[Array, "r r"]:

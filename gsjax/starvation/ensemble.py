@@ -29,13 +29,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_factor, cho_solve
 from jaxtyping import Array, Bool, Float
 
 from gsjax import _check
 from gsjax.dual import equilibrium
 from gsjax.dual.equilibrium import Equilibrium
 from gsjax.dual.links import Form, link
+from gsjax.dual.newton import definite_solve
 from gsjax.features import Features, from_spectrum
 from gsjax.objectives import Penalty, Ridge
 
@@ -122,14 +122,13 @@ def _elasticity(feats: Features, penalty: Penalty, state: Equilibrium, form: For
     r, dtype = feats.s.shape[0], feats.s.dtype
     if not isinstance(penalty, Ridge):
         return jnp.where(state.converged, jnp.zeros((r, r), dtype), jnp.nan)
-    margins = feats.u @ state.response
-    whitened = feats.u * (feats.s / jnp.sqrt(jnp.asarray(penalty.strength, dtype)))
-    hessian = jnp.eye(r, dtype=dtype) + whitened.T @ (link(form).curvature(margins)[:, None] * whitened)
-    inverse = cho_solve(cho_factor(hessian), jnp.eye(r, dtype=dtype))
-    # c + z = (1 + s^2 / lambda) c holds its digits whichever of the two is the larger.
+    b = feats.s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))
+    whitened = feats.u * b
+    hessian = jnp.eye(r, dtype=dtype) + whitened.T @ (link(form).curvature(state.margins)[:, None] * whitened)
+    inverse = definite_solve(hessian)(jnp.eye(r, dtype=dtype))
     pull = feats.u.T @ state.alpha + state.response
-    known = jnp.abs(pull) > _rounding(dtype) * jnp.linalg.norm(state.alpha + margins)
-    weight = jnp.where(known, feats.s * pull / (feats.s2 + penalty.strength), 0)
+    known = (jnp.abs(pull) > _rounding(dtype) * jnp.linalg.norm(state.alpha + state.margins)) & (b > 0)
+    weight = jnp.where(known, state.response / jnp.where(known, b, 1), 0)
     return jnp.where(state.converged & known[:, None], inverse * weight / weight[:, None], jnp.nan)
 
 

@@ -375,12 +375,16 @@ def test_convergence_is_quadratic(form):
         value=lambda m: jnp.sum(rule.loss(m)),
         dual=rule.alpha,
         gram=lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis),
+        bound=lambda m, a: rule.curvature(m) * a,
     )
 
     @jax.jit
     def margins(u, s, strength, iterations):
-        basis, offset = problem.whiten(features.from_spectrum(u, s), Ridge(strength))
-        return newton.minimise(loss, basis, offset, max_iterations=iterations, tolerance=1e-13)
+        whitened = problem.whiten(features.from_spectrum(u, s), Ridge(strength))
+        w, info = newton.minimise(
+            loss, whitened.basis, whitened.centre, max_iterations=iterations, tolerance=1e-13
+        )
+        return whitened.basis @ w, info
 
     before, after = [], []
     with jax.enable_x64(True):

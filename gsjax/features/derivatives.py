@@ -1,0 +1,109 @@
+"""Singular vectors and values with derivatives that are right, or NaN.
+
+A single eigenvector is differentiable where its eigenvalue is apart from the others, and what does not depend on the
+choice of a basis among eigenvectors of equal eigenvalues is differentiable there as well: the sum of their eigenvalues,
+the projection on their span. Textbook rules divide by the difference of eigenvalues in both cases.
+
+Here the rules are `du = U Z` with `Z_ij = M_ij / (s_j^2 - s_i^2)`, `M = U^T dK U`, and zero in place of the quotient at
+a tie: a choice of the basis there, which what does not depend on it does not see. What does depend on it must not come
+out as a number. In reverse mode all uses of u and s have arrived at the rule as cotangents X of Z and sigma of s, and a
+function is invariant under a rotation among tied features only if X is symmetric there and the entries of sigma are
+equal; otherwise the derivative is NaN. In forward mode, where the use is not known, tangents of tied features are NaN.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+
+@jax.custom_jvp
+def eigh(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
+    """Eigenvalues of a symmetric matrix, largest first, and eigenvectors; derivatives as the module says."""
+    values, vectors = jnp.linalg.eigh(kernel)
+    return values[::-1], vectors[:, ::-1]
+
+
+@eigh.defjvp
+def _eigh_jvp(primals, tangents):
+    values, u = eigh(*primals)
+    (change,) = tangents
+    moved = u.T @ ((change + change.T) / 2) @ u
+    rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    gaps = values[:, None] - values
+    turn, shift = _turn(gaps, jnp.abs(gaps) <= rounding, values > rounding, moved, jnp.diagonal(moved))
+    return (values, u), (shift, u @ turn)
+
+
+@jax.custom_jvp
+def svd(a: Float[Array, "n m"]) -> tuple[Float[Array, "n k"], Float[Array, " k"], Float[Array, "k m"]]:
+    """The thin singular value decomposition, largest first; derivatives as the module says."""
+    u, s, vt = jnp.linalg.svd(a, full_matrices=False)
+    return u, s, vt
+
+
+@svd.defjvp
+def _svd_jvp(primals, tangents):
+    (a,), (change,) = primals, tangents
+    u, s, vt = svd(a)
+    rounding = max(a.shape) * jnp.finfo(s.dtype).eps * s[0]
+    known = s > rounding
+    inverse = jnp.where(known, 1 / jnp.where(known, s, 1), 0)
+    projected = change @ vt.T  # dA V
+    moved = u.T @ projected
+    moved_squares = moved * s + (moved * s).T  # U^T d(A A^T) U
+    gaps = s[:, None] - s
+    turn, shift = _turn(
+        gaps * (s[:, None] + s), jnp.abs(gaps) <= rounding, known, moved_squares, jnp.diagonal(moved)
+    )
+    du = u @ turn + (projected - u @ moved) * inverse
+    dvt = inverse[:, None] * (du.T @ a + u.T @ change - shift[:, None] * vt)  # of vt = U^T A / s
+    return (u, s, vt), (du, shift, dvt)
+
+
+def _turn(
+    gaps: Float[Array, "k k"],
+    close: Bool[Array, "k k"],
+    known: Bool[Array, " k"],
+    moved: Float[Array, "k k"],
+    shift: Float[Array, " k"],
+) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
+    """`Z (k, k)` of the module's rule, and the derivatives of the values from their diagonal `shift (k,)`.
+
+    `gaps (k, k)` has `s_i^2 - s_j^2` at `[i, j]`, `close` says where that is rounding, and `moved` is M. Values not
+    `known` from zero are no features: their vectors fill up the space, and their turns among themselves count as zero.
+    """
+    apart = ~close & (known[:, None] | known)
+    tied = close & known[:, None] & known & ~jnp.eye(len(known), dtype=bool)
+    turn = jnp.where(apart, moved / jnp.where(apart, -gaps, 1), 0)
+    poison, poison_shift = _poison((moved, shift), tied)
+    return turn + poison, shift + poison_shift
+
+
+def _poison(
+    change: tuple[Float[Array, "k k"], Float[Array, " k"]], tied: Bool[Array, "k k"]
+) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
+    """Zeros, as a linear function of M and `shift`; NaN, in both modes, where the module says so."""
+
+    def forward(_, change):
+        changes = jnp.any(change[0] != 0) | jnp.any(change[1] != 0)
+        return jnp.where(tied & changes, jnp.nan, 0), jnp.where(tied.any(axis=1) & changes, jnp.nan, 0)
+
+    def reverse(_, cotangents):
+        x, sigma = cotangents
+        eps = 100 * len(sigma) * jnp.finfo(sigma.dtype).eps
+        rounding = eps * jnp.max(jnp.abs(x))
+        unused = (sigma == 0)[:, None] & (sigma == 0)
+        projects = (jnp.abs(jnp.diagonal(x)) > rounding)[:, None] | (jnp.abs(jnp.diagonal(x)) > rounding)
+        turned = jnp.abs(x - x.T) > rounding
+        uneven = jnp.abs(sigma[:, None] - sigma) > eps * jnp.max(jnp.abs(sigma))
+        # A projection on tied features (s is not used) leaves x symmetric, and their span, hence the kernel's entries
+        # among them, out of it. So does the kernel made of u and s again, which however is all about these entries.
+        unclear = (jnp.abs(x + x.T) > rounding) & ~(unused & projects)
+        bad = tied & (turned | uneven | unclear)
+        return jnp.where(bad, jnp.nan, 0), jnp.zeros_like(sigma)
+
+    # The one public operation with a transpose of one's own that also works under vmap, jvp and jit.
+    return lax.custom_linear_solve(lambda x: x, change, forward, reverse)
