@@ -26,6 +26,7 @@ from gsjax import _check
 
 _PATH_LENGTH = 16
 _TRIALS = 40
+_PATIENCE = 2  # whole steps without progress, after which rounding has the last word
 _FLOOR = 32  # roundings of the inputs, up to which a component that ought to vanish counts as zero
 
 
@@ -63,6 +64,7 @@ class _State(NamedTuple):
     residual: Float[Array, ""]
     error: Float[Array, ""]
     iterations: Int[Array, ""]
+    idle: Int[Array, ""]
     known: Bool[Array, ""]
     ended: Bool[Array, ""]
 
@@ -168,17 +170,17 @@ def _minimise(
         # The step that would come next, but for the change of curvature in between.
         residual, rounding, error = assess(w, -solve(gradient(w)))
         local = (t == 1) & (jnp.max(jnp.abs(dm)) < 0.1)
-        stalled = local & ~(error < state.error / 2)
+        idle = jnp.where(local & ~(error < state.error / 2), state.idle + 1, 0)
         met = residual <= (target if tolerance is not None else jnp.maximum(target, rounding))
-        ended = met & (error <= target) | stalled
-        return _State(w, residual, error, state.iterations + 1, met & (error <= accepted), ended)
+        ended = met & (error <= target) | (idle >= _PATIENCE)
+        return _State(w, residual, error, state.iterations + 1, idle, met & (error <= accepted), ended)
 
     def unfinished(state):
         return ~state.ended & (state.iterations < max_iterations)
 
     def solve(_, w):
         infinite = jnp.full((), jnp.inf, w.dtype)
-        state = _State(w, infinite, infinite, jnp.array(0), jnp.array(False), jnp.array(False))
+        state = _State(w, infinite, infinite, jnp.array(0), jnp.array(0), jnp.array(False), jnp.array(False))
         state = lax.while_loop(unfinished, advance, state)
         # As floats: custom_root gives every auxiliary output a tangent of its own dtype.
         numbers = (x.astype(w.dtype) for x in (state.iterations, state.known))

@@ -239,7 +239,9 @@ def require_binary(feats: object) -> None:
         ValueError: they are those of several classes, or none at all.
     """
     if not isinstance(feats, Features):
-        raise ValueError(f"feats: expected gsjax.features.Features; {MULTICLASS}, got {type(feats).__module__}.Features")
+        raise ValueError(
+            f"feats: expected gsjax.features.Features; {MULTICLASS}, got {type(feats).__module__}.Features"
+        )
 
 
 def _warn_of_cut(name: str, values: Float[Array, " k"], keep: Bool[Array, " k"], rounding: float) -> None:

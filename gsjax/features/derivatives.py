@@ -33,7 +33,8 @@ def _eigh_jvp(primals, tangents):
     moved = u.T @ ((change + change.T) / 2) @ u
     rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
     gaps = values[:, None] - values
-    turn, shift = _turn(gaps, jnp.abs(gaps) <= rounding, values > rounding, moved, jnp.diagonal(moved))
+    close = jnp.abs(gaps) <= _close(values) * jnp.max(jnp.abs(values))
+    turn, shift = _turn(gaps, close, values > rounding, moved, jnp.diagonal(moved))
     return (values, u), (shift, u @ turn)
 
 
@@ -55,12 +56,16 @@ def _svd_jvp(primals, tangents):
     moved = u.T @ projected
     moved_squares = moved * s + (moved * s).T  # U^T d(A A^T) U
     gaps = s[:, None] - s
-    turn, shift = _turn(
-        gaps * (s[:, None] + s), jnp.abs(gaps) <= rounding, known, moved_squares, jnp.diagonal(moved)
-    )
+    close = jnp.abs(gaps) <= _close(s) * s[0]
+    turn, shift = _turn(gaps * (s[:, None] + s), close, known, moved_squares, jnp.diagonal(moved))
     du = u @ turn + (projected - u @ moved) * inverse
     dvt = inverse[:, None] * (du.T @ a + u.T @ change - shift[:, None] * vt)  # of vt = U^T A / s
     return (u, s, vt), (du, shift, dvt)
+
+
+def _close(values: Float[Array, " k"]) -> float:
+    """The relative gap up to which values are tied: a quotient by a smaller one would be wrong by 0.1% and more."""
+    return max(len(values), 1000) * float(jnp.finfo(values.dtype).eps)
 
 
 def _turn(
@@ -72,7 +77,7 @@ def _turn(
 ) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
     """`Z (k, k)` of the module's rule, and the derivatives of the values from their diagonal `shift (k,)`.
 
-    `gaps (k, k)` has `s_i^2 - s_j^2` at `[i, j]`, `close` says where that is rounding, and `moved` is M. Values not
+    `gaps (k, k)` has `s_i^2 - s_j^2` at `[i, j]`, `close` says where that is a tie, and `moved` is M. Values not
     `known` from zero are no features: their vectors fill up the space, and their turns among themselves count as zero.
     """
     apart = ~close & (known[:, None] | known)

@@ -46,9 +46,7 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     return jnp.where(state.converged, slopes, jnp.nan)
 
 
-def share(
-    feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: bool = False
-) -> Float[Array, ""]:
+def share(feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: bool = False) -> Float[Array, ""]:
     """How much starves: the share, in [0, 1], of ordered pairs of distinct features of nonzero strength.
 
     A pair (j, i) starves where the oriented `matrix` (Definition 2 of Pezeshki et al. 2021) is negative at `[j, i]`.

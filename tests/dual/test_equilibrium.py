@@ -381,9 +381,7 @@ def test_convergence_is_quadratic(form):
     @jax.jit
     def margins(u, s, strength, iterations):
         whitened = problem.whiten(features.from_spectrum(u, s), Ridge(strength))
-        w, info = newton.minimise(
-            loss, whitened.basis, whitened.centre, max_iterations=iterations, tolerance=1e-13
-        )
+        w, info = newton.minimise(loss, whitened.basis, whitened.centre, max_iterations=iterations, tolerance=1e-13)
         return whitened.basis @ w, info
 
     before, after = [], []
