@@ -134,7 +134,7 @@ def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = 
 
     loss = newton.Loss(
         value=value,
-        dual=lambda outputs: (one_hot - _probabilities(outputs, classes)).ravel(),
+        dual=lambda outputs: _residuals(_probabilities(outputs, classes), one_hot).ravel(),
         gram=lambda outputs, b: _gram(_probabilities(outputs, classes), b),
         bound=lambda outputs, a: _bound(_probabilities(outputs, classes), a),
     )
@@ -161,7 +161,7 @@ def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = Tru
     state = equilibrium(feats, penalty)
     if isinstance(penalty, Ridge):
         probabilities = jax.nn.softmax(state.logits)
-        residuals = jax.nn.one_hot(feats.labels, _classes(feats), dtype=feats.u.dtype) - probabilities
+        residuals = _residuals(probabilities, jax.nn.one_hot(feats.labels, _classes(feats), dtype=feats.u.dtype))
         pull = starvation.pulls(feats.u, feats.s2, residuals.ravel(), state.response, penalty.strength)
         slopes = starvation.sensitivity(feats.s2, _gram(probabilities, feats.u), pull, penalty.strength)
     else:
@@ -174,10 +174,19 @@ def _probabilities(outputs, classes):
     return jax.nn.softmax(outputs.reshape(-1, classes))
 
 
+def _residuals(probabilities: Float[Array, "n k"], one_hot: Float[Array, "n k"]) -> Float[Array, "n k"]:
+    """`e_c - p`, where `1 - p_c` is the sum of the others: they have their digits also where p_c is nearly one."""
+    others = probabilities * (1 - one_hot)
+    return one_hot * others.sum(axis=1, keepdims=True) - others
+
+
 def _gram(probabilities: Float[Array, "n k"], basis: Float[Array, "nk r"]) -> Float[Array, "r r"]:
-    """`B^T W B` with one block `diag(p) - p p^T` an example."""
-    means = jnp.einsum("nk,nkr->nr", probabilities, basis.reshape(*probabilities.shape, -1))
-    return basis.T @ (probabilities.reshape(-1, 1) * basis) - means.T @ means
+    """`B^T W B` with one block `diag(p) - p p^T` an example, the covariance of the rows of B under p."""
+    rows = basis.reshape(*probabilities.shape, -1)
+    means = jnp.einsum("nk,nkr->nr", probabilities, rows)
+    # Centred first: the difference of the two moments would lose what is left where one class has nearly all of p.
+    apart = (rows - means[:, None]).reshape(basis.shape)
+    return apart.T @ (probabilities.reshape(-1, 1) * apart)
 
 
 def _bound(probabilities: Float[Array, "n k"], a: Float[Array, " nk"]) -> Float[Array, " nk"]:

@@ -125,11 +125,11 @@ def _minimise(
     def gradient(w):
         return w - centre - basis.T @ loss.dual(basis @ w)
 
-    def solver(w):
-        return definite_solve(identity + loss.gram(basis @ w, basis), jitter=r * eps)
+    def assess(w, following, diagonal):
+        """The residual, what of it is rounding, and the error that the step `following` shows.
 
-    def assess(w, following):
-        """The residual, what of it is rounding, and the error that the step `following` shows."""
+        `diagonal (r,)` is that of the Hessian: what rounding of the gradient does to a component at the least.
+        """
         margins, size = basis @ w, jnp.abs(basis)
         alpha, spread = loss.dual(margins), size @ jnp.abs(w)
         linear = basis @ (basis.T @ alpha + centre)
@@ -137,7 +137,7 @@ def _minimise(
         pulls = size.T @ jnp.abs(alpha) + jnp.abs(centre)
         rounding = 8 * eps * jnp.max(size @ pulls) / (1 + jnp.max(jnp.abs(margins)))
 
-        floor = _FLOOR * eps * (pulls + size.T @ loss.bound(margins, spread))
+        floor = _FLOOR * eps * (pulls + size.T @ loss.bound(margins, spread)) / diagonal
         if readout is None:
             value, change = w, following
         else:
@@ -162,13 +162,14 @@ def _minimise(
 
     def advance(state):
         w = state.w
-        solve = solver(w)
+        hessian = identity + loss.gram(basis @ w, basis)
+        solve = definite_solve(hessian, jitter=r * eps)
         p = -solve(gradient(w))
         dm = basis @ p
         t = _line_search(loss.dual, basis @ w, dm, w - centre, p, eps)
         w = w + t * p
         # The step that would come next, but for the change of curvature in between.
-        residual, rounding, error = assess(w, -solve(gradient(w)))
+        residual, rounding, error = assess(w, -solve(gradient(w)), jnp.diagonal(hessian))
         local = (t == 1) & (jnp.max(jnp.abs(dm)) < 0.1)
         idle = jnp.where(local & ~(error < state.error / 2), state.idle + 1, 0)
         met = residual <= (target if tolerance is not None else jnp.maximum(target, rounding))

@@ -58,8 +58,8 @@ def definite_solver(matrix):
     return lambda b: (scale * scipy.linalg.cho_solve(factor, (scale * b.T).T).T).T
 
 
-def solve(u, s, strength, *, form: str, eps: float, guess=None) -> Truth:
-    """The truth; `guess (r,)` is a response to start from, and does not matter."""
+def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = True) -> Truth:
+    """The truth; `guess (r,)` is a response to start from, and does not matter. `slopes` may be left out, as NaN."""
     dual = FORMS[form]
     u, b = u.astype(LONG), s.astype(LONG) / np.sqrt(LONG(strength))
     basis, carrying = u * b, b > 0
@@ -73,10 +73,16 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None) -> Truth:
     doubt = np.abs(alpha) + curvature * (np.abs(basis) @ np.abs(w))
     rounding = eps * (np.abs(u).T @ doubt)  # of u.T @ alpha
     response = b * w
-    known = carrying & (np.abs(w) > FLOOR * b * rounding)
+    # A component of w is determined by c = u.alpha and by its curvature: rounding of c moves it by that over 1 + b^2 C.
+    moved = b * rounding / (1 + b**2 * ((u**2).T @ curvature))
+    known = carrying & (np.abs(w) > FLOOR * moved)
     last_step = float(np.max(np.abs(step[known] / w[known]), initial=0))
 
+    if not slopes:
+        nothing = np.full((len(b),) * 2, np.nan)
+        return Truth(alpha, response, b * moved, nothing, nothing, last_step)
     pull = np.where(carrying, w / np.where(carrying, b, 1), u.T @ alpha)
+    moved_pull = np.where(carrying, moved / np.where(carrying, b, 1), rounding)
     gram = (u.T * curvature) @ u
     hessian = np.eye(len(b), dtype=LONG) + b[:, None] * gram * b
     strong = b > 1
@@ -85,16 +91,16 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None) -> Truth:
     solved = np.zeros_like(columns)
     for _ in range(6):  # refined: the residuals are extended
         solved = solved + solver((columns - hessian @ solved).astype(float))
-    slopes = (b[:, None] * solved + np.where(strong, 0, np.eye(len(b)))) * pull / LONG(strength)
+    matrix = (b[:, None] * solved + np.where(strong, 0, np.eye(len(b)))) * pull / LONG(strength)
     diagonal = np.sqrt(np.diag(solver(np.eye(len(b)))))
     ratio = b[:, None] / np.where(carrying, b, 1)
-    scale = np.outer(diagonal, diagonal) * ratio * np.maximum(np.abs(pull), FLOOR * rounding) / LONG(strength)
-    return Truth(alpha, response, b * rounding, slopes, scale, last_step)
+    scale = np.outer(diagonal, diagonal) * ratio * np.maximum(np.abs(pull), FLOOR * moved_pull) / LONG(strength)
+    return Truth(alpha, response, b * moved, matrix, scale, last_step)
 
 
 def _newton(basis, dual, w):
     double = basis.astype(float)
-    before = np.inf
+    before, still = np.inf, 0
     for _ in range(80):
         alpha, curvature = dual(basis @ w)
         gradient = w - basis.T @ alpha
@@ -108,8 +114,10 @@ def _newton(basis, dual, w):
                 break
             t /= 2
         w = w + t * step
-        size = np.max(np.abs(change))
-        if t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2)):
+        size = np.max(np.abs(change)) / min(1, np.max(np.abs(basis @ w)) + np.finfo(float).tiny)
+        # Once more at the end, for features that are much weaker than those that make up the margins.
+        still += t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2))
+        if still == 3:
             break
         before = size
     return step, w

@@ -1,4 +1,4 @@
-"""Derivatives in the kernel or the feature matrix: right where they exist, NaN where they do not, never another number."""
+"""Derivatives in the kernel or the feature matrix: right where they exist, NaN where not, never another number."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
