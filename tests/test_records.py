@@ -144,7 +144,7 @@ def test_what_is_no_number_or_text_is_refused(tmp_path):
 def test_another_configuration_is_refused_by_its_first_difference(tmp_path, config, difference):
     fill(Table(tmp_path, CONFIG), 32)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=f"^out: expected .*{difference}"):
+    with pytest.raises(ValueError, match=f"^folder: expected .*{difference}"):
         Table(tmp_path, config)
     assert contents(tmp_path) == before
 
@@ -153,7 +153,7 @@ def test_rows_of_an_unknown_configuration_are_refused(tmp_path):
     fill(Table(tmp_path, CONFIG), 32)
     (tmp_path / "config.json").unlink()
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"out: expected .*config.json, got .*rows.jsonl without it"):
+    with pytest.raises(ValueError, match=r"^folder: expected .*config.json, got .*rows.jsonl without it"):
         Table(tmp_path, CONFIG)
     assert contents(tmp_path) == before
 
@@ -165,7 +165,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, damage):
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=rf"^out: .*{path}.*delete"):
+    with pytest.raises(ValueError, match=rf"^folder: .*{path}.*delete"):
         Table(tmp_path, CONFIG)
     assert contents(tmp_path) == before
 

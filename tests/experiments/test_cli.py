@@ -178,7 +178,7 @@ def test_an_unknown_flag_or_a_wrong_value_is_refused(folder, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(folder, capsys):
     assert main(["fake", "--numbers", "1"]) == 0
     assert main(["fake", "--numbers", "2"]) == 2
-    assert "out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(capsys)
+    assert "folder: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(capsys)
 
 
 def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, monkeypatch):
