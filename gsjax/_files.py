@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 try:
     import fcntl
@@ -29,14 +29,19 @@ LOCK = ".lock"  # the name of the file that is locked in the place of its folder
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
-class Sink(NamedTuple):
+class Sink:
     """What `replacing` gives to write to.
 
     No file object: NumPy and Pillow would write to its descriptor themselves, and on a full disk their errors say
     neither what is wrong nor where.
     """
 
-    write: Callable[[bytes], int]
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def write(self, content: bytes, /) -> None:
+        """All of it."""
+        self._write(content)
 
 
 @contextlib.contextmanager
