@@ -58,9 +58,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Sink]:
             yield Sink(file.write)
     except OSError as error:
         # The name that the user knows, in the place of the temporary one or of none.
-        error.strerror = error.strerror or str(error)
-        error.filename, error.filename2 = os.fspath(path), None
-        raise
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:

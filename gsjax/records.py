@@ -68,14 +68,13 @@ class Table:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock: _files.Lock | None = _files.lock(self.folder, "folder")
         try:
-            self._settle(settings)
             with self._lock.turn:
+                self._settle(settings)
                 if "rows" not in self._lock.shared:
-                    self._lock.shared["rows"] = _Kept(self.folder)
-            self._kept: _Kept = self._lock.shared["rows"]
-            with self._kept.turn:
+                    self._lock.shared["rows"] = _Kept(self.folder, self._lock.turn)
+                self._kept: _Kept = self._lock.shared["rows"]
                 self._kept.read()
-            self._sign()
+                self._sign()
         except BaseException:
             self.close()  # the traceback refers to this table for a while
             raise
@@ -178,11 +177,11 @@ class _Absent:
 class _Kept:
     """The rows of a folder in this process: in the files, and as they were read from there.
 
-    `turn` is for the thread that adds a cell.
+    `turn` is for the thread that reads or adds.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.turn = folder, threading.RLock()
+    def __init__(self, folder: Path, turn: threading.RLock) -> None:
+        self.folder, self.turn = folder, turn
         self._rows: list[dict[str, Any]] = []
         self._text = ""  # kept, as a cell is added in less time than all rows are put into JSON again
         self._timing: list[dict[str, Any]] = []
