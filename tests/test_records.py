@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -426,6 +427,26 @@ def test_on_a_full_disk_nothing_is_lost(tmp_path, full_disk):
     full_disk(2)
     fill(Table(tmp_path / "out", CONFIG), 64)
     assert Table(tmp_path / "out", CONFIG).rows == rows(32) + rows(64)
+
+
+def test_on_a_disk_that_is_really_full_a_rerun_goes_on(tmp_path):
+    fill(Table(tmp_path / "whole", CONFIG), *range(20))
+    folder, limits = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    table = Table(folder, CONFIG)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+        with pytest.raises(OSError, match=rf"{folder}/(rows|timing)\.jsonl") as caught:
+            fill(table, *range(20))
+        assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    done = len({row["width"] for row in table.rows})
+    assert 0 < done < 20
+    table.close()
+    assert set(contents(folder)) == set(FILES)
+    fill(Table(folder, CONFIG), *range(done, 20))
+    for name in ("config.json", "rows.jsonl"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_only_process_0_has_a_table(tmp_path, monkeypatch):
