@@ -270,7 +270,7 @@ def unpacked(path: Path, config: Config, *, followed: bool) -> dict[str, np.ndar
         for name, array in arrays.items():
             if array.shape != shapes[name] or array.dtype.kind not in "fi":
                 raise ValueError(f"{name}: expected numbers {shapes[name]}, got {array.dtype}{array.shape}")
-    except Exception as error:  # noqa: BLE001  those of zipfile, zlib, tokenize and others, each in its own way
+    except Exception as error:  # those of zipfile, zlib, tokenize and others, each in its own way
         raise ValueError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
     return arrays
 
