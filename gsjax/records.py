@@ -63,6 +63,7 @@ class Table:
     def __init__(self, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
         _check.require(jax.process_index() == 0, "folder", "process 0 to write it", f"process {jax.process_index()}")
         _check.require(isinstance(config, Mapping), "config", "a mapping", type(config).__name__)
+        _check.require(os.fspath(folder) != "", "folder", "the name of a folder", repr(folder))
         settings = _plain(config, "config")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,7 @@ class Table:
             OSError: the rows cannot be written; those of other cells are left as they were.
         """
         _check.require(isinstance(cell, Mapping), "cell", "a mapping", type(cell).__name__)
-        for row in rows:
+        for row in (rows := list(rows)):
             _check.require(isinstance(row, Mapping), "rows", "mappings", type(row).__name__)
         key, added = _plain(cell, "cell"), [_plain(row, "rows") for row in rows]
         strangers = [row for row in added if not _agrees(row, key)]

@@ -172,6 +172,8 @@ def test_what_is_no_cell_no_row_or_no_time_is_refused(tmp_path, arguments):
         with pytest.raises(ValueError, match=r"^config: expected a mapping"):
             Table(tmp_path / "new", config)  # pyright: ignore[reportArgumentType]
     assert "rows.jsonl" not in contents(tmp_path)
+    with pytest.raises(ValueError, match=r"^folder: expected the name of a folder, got ''"):
+        Table("", {})
 
 
 @pytest.mark.parametrize(
