@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
-import json
+import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from gsjax import _files, records
 
 _COLUMNS = ("", "measured [95% interval]", "seeds", "published", "what differs")
 
@@ -76,22 +79,28 @@ def read(path: Path) -> Summary:
         ValueError: the file, or one beside it, is damaged; it is named.
         OSError: it cannot be read.
     """
-    timing = path.with_name("timing.json")
-    file = path
     try:
-        content = json.loads(path.read_bytes())
-        _ = [content[key] for key in ("experiment", "preset", "config", "data", "versions")]
-        _ = [(measured(row), _cells(row, "name", "seeds", "published", "differs")) for row in content["rows"]]
-        _ = [(valued(entry), _cells(entry, "name", "holds", "why")) for entry in content["signatures"]]
-        file = timing
-        seconds = float(json.loads(timing.read_bytes())["seconds"]) if timing.exists() else None
-        for file in (figures := sorted(path.parent.glob("*.png"))):
+        content = records.read(path)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("path: ")) from error
+    timing = path.with_name("timing.json")
+    file, seconds, figures = timing, None, sorted(path.parent.glob("*.png"))
+    try:
+        if timing.exists():
+            seconds = _seconds(_files.parse(timing.read_bytes()))
+        for file in figures:
             _pixels(file.read_bytes())
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error!r}); run the experiment again, or copy its results again"
-        ) from error
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}); run the experiment again, or copy its results again") from error
     return Summary(path, content, seconds, figures)
+
+
+def _seconds(content: Any) -> float:
+    """Of `timing.json`, checked."""
+    seconds = content.get("seconds") if isinstance(content, dict) else None
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
+        raise ValueError(f"expected an object whose seconds are a number, 0 or more, got {str(content)[:60]}")
+    return float(seconds)
 
 
 def number(value: Any) -> str:
@@ -173,7 +182,7 @@ def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> str:
     ]
     return f"""<article id="run{index}">
 <header><h2>{escape(content["experiment"])}</h2>
-<span class="soft">preset {escape(content["preset"])}{took} · {escape(str(summary.path.parent))}</span></header>
+<span class="soft">preset {escape(content["preset"])}{took} · {escape(_shown(summary.path.parent))}</span></header>
 <p>{escape(title)}</p>
 <h3>Paper against measured</h3>
 {_table(["", *(_COLUMNS[1 + column] for column in keep)], rows)}
@@ -197,20 +206,27 @@ def _data(data: Any) -> str:
         if one.get("stand-in"):
             cells["stand-in"] = f'<span class="bad">{cells["stand-in"]}</span>'
         rows.append([cells.get(column, "") for column in columns])
-    return _table(columns, rows)
+    return _table(map(escape, columns), rows)
 
 
 def _figure(path: Path) -> str:
     image = path.read_bytes()
     width = _pixels(image) * 100 // 160  # at 100 of its 160 dots an inch
     source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-    return f'<figure><img alt="{escape(path.stem)}" width="{width}" src="{source}"></figure>\n'
+    return f'<figure><img alt="{escape(_shown(path.stem))}" width="{width}" src="{source}"></figure>\n'
 
 
 def _pixels(image: bytes) -> int:
-    """The width in the header of a PNG file that is whole."""
-    if image[:8] != b"\x89PNG\r\n\x1a\n" or image[-8:-4] != b"IEND":
-        raise ValueError("no whole PNG file")
+    """The width in the header of a PNG file that is whole, by the checksums of all its chunks."""
+    if image[:8] != b"\x89PNG\r\n\x1a\n" or image[12:16] != b"IHDR":
+        raise ValueError("no PNG file")
+    at, kind = 8, b""
+    while kind != b"IEND":
+        size, kind = int.from_bytes(image[at : at + 4]), image[at + 4 : at + 8]
+        end = at + 8 + size
+        if len(image) < end + 4 or zlib.crc32(image[at + 4 : end]) != int.from_bytes(image[end : end + 4]):
+            raise ValueError(f"no whole PNG file: it is cut off or changed from byte {at} on")
+        at = end + 4
     return int.from_bytes(image[16:20])
 
 
@@ -235,6 +251,11 @@ def _interval(value: Any, interval: Any) -> str:
         return number(value)
     low, high = map(number, interval)
     return f"{number(value)} [{low}, {high}]"
+
+
+def _shown(name: str | Path) -> str:
+    """The name of a file as text: bytes in it that are no UTF-8 are shown by their codes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _flat(value: Any) -> str:

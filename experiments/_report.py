@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     found = tracked(ROOT / "experiments" / "records")
     if options.tables:
-        print("\n".join(f"## {name}\n\n{table([one])}" for name, one in found.items()) or "no records yet")
+        print("\n".join(f"## {_cell(name)}\n\n{table([one])}" for name, one in found.items()) or "no records yet")
         return 0
     readme = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
@@ -172,5 +172,5 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: boo
 
 def _cell(value: object) -> str:
     """A text such that it stays in its cell and is shown as it is."""
-    text = _page.number(value).replace("\\", r"\\").replace("|", r"\|").replace("*", r"\*")
-    return text.replace("<", "&lt;").replace("\n", " ")
+    text = re.sub(r"[\\|*`~$]|(?<=\])\(", r"\\\g<0>", _page.number(value))
+    return re.sub(r"\s", " ", text.replace("&", "&amp;").replace("<", "&lt;"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +60,4 @@ def finish(
     records.summary(
         out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=signatures
     )
-    lines = [line for file in sorted(out.rglob("timing.jsonl")) for line in file.read_text().splitlines()]
-    seconds = sum(json.loads(line)["seconds"] for line in lines)
-    records.write(out / "timing.json", f'{{"seconds": {seconds:.1f}}}\n')
+    records.write(out / "timing.json", f'{{"seconds": {records.seconds(out):.1f}}}\n')

@@ -545,4 +545,4 @@ def draw(rows: Rows, config: Config, path: Path) -> None:
     ylabel = r"median margin, $\ell_\infty$"
     plotting.against(epochs, courses, axes[2], xlabel="epochs of training", ylabel=ylabel, logx=True)
     axes[2].set_yscale("log")
-    figure.savefig(path)
+    plotting.save(figure, path)

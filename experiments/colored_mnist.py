@@ -421,7 +421,7 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
         series = {name: [row[kind] for row in of] for name, of in shown.items()}
         plotting.categories(names, series, ax=ax, ylabel=label)
     axes[1].get_legend().remove()
-    figure.savefig(out / "environments.png")
+    plotting.save(figure, out / "environments.png")
 
     followed = [name for name in ("erm", "sd", "sd, penalty alone", "sd, slow phase alone") if name in rows]
     if followed:
@@ -432,4 +432,4 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
                 plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
             ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
             ax.set_ylim(0, 1)
-        figure.savefig(out / "schedule.png")
+        plotting.save(figure, out / "schedule.png")

@@ -515,7 +515,7 @@ def draw_structures(rows: Rows, config: Config, path: Path) -> None:
     right.legend(loc="upper right", frameon=False)
     for ax in (left, middle, right):
         ax.set_ylim(-0.02, 1.05)
-    figure.savefig(path)
+    plotting.save(figure, path)
 
 
 def draw_scaling(rows: Rows, config: Config, path: Path) -> None:
@@ -553,7 +553,7 @@ def draw_scaling(rows: Rows, config: Config, path: Path) -> None:
                 ax.set_ylim(0, 1.05 if field == "share" else None)
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=12)
-    figure.savefig(path, dpi=110)
+    plotting.save(figure, path, dpi=110)
 
 
 def draw_real(rows: Rows, config: Config, present: Sequence[Task], path: Path) -> None:
@@ -594,7 +594,7 @@ def draw_real(rows: Rows, config: Config, present: Sequence[Task], path: Path) -
     right.set_xlabel("share of examples that carry the loss")
     right.set_ylabel("share of pairs that starve")
     right.legend(fontsize=10, frameon=False)
-    figure.savefig(path)
+    plotting.save(figure, path)
 
 
 def title(task: Task) -> str:

@@ -394,4 +394,4 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, path:
         plotting.curves(np.arange(1, config.epochs + 1), np.min([row["test"] for row in of], axis=2), ax=right)
     right.set_xlabel("epoch")
     right.set_ylabel("test accuracy, worst group")
-    figure.savefig(path)
+    plotting.save(figure, path)

@@ -274,7 +274,7 @@ def draw(rows: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
         plotting.plane(alpha, alpha_exact, right, labels=())
         left.set(title=f"{TITLES[penalty]}: responses", xlabel="$z_1$", ylabel="$z_2$")
         right.set(title=f"{TITLES[penalty]}: dual variables", xlabel=r"$\alpha_1$", ylabel=r"$\alpha_2$")
-    figure.savefig(path)
+    plotting.save(figure, path)
 
 
 def _linear(theta: Float[Array, " m"], phi: Float[Array, "n m"]) -> Float[Array, " n"]:

@@ -264,7 +264,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             values = np.array([row[name][key] for row in rows])
             label = name if key == "loss" else ""  # once is enough, and there it hides nothing
             plotting.curves(rows[0]["steps"], values, ax, label=label, ylabel=text, color=color)
-    figure.savefig(path)
+    plotting.save(figure, path)
 
 
 def _sets(rows: Sequence[Mapping[str, Any]]) -> list[str]:

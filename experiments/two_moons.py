@@ -178,8 +178,7 @@ def trained(arm: Arm, config: Config, seed: int, table: records.Table) -> Mappin
     """  # noqa: D205
     path, cell = table.folder / "arms" / f"{arm.name}.npz".replace(": ", " "), {"arm": arm.name}
     if table.has(cell) and path.exists():
-        with np.load(path) as stored:
-            return dict(stored)
+        return unpacked(path, config, followed=arm.followed)
     start = time.perf_counter()
     x, y = examples(arm.delta, config, seed)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed + 1), number))(jnp.arange(config.seeds))
@@ -248,6 +247,32 @@ def followed_responses(
 
     seeds = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], params) for seed in range(len(logits))]
     return np.stack([np.asarray(one(*pair)) for pair in zip(seeds, logits, strict=True)])
+
+
+def unpacked(path: Path, config: Config, *, followed: bool) -> dict[str, np.ndarray]:
+    """The arrays of an arm in a file that `packed` has made.
+
+    Raises:
+        ValueError: it is damaged, or has other arrays.
+        OSError: it cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in ("logits", *(("times", "responses") if followed else ("grid",)))}
+        seeds, steps = config.seeds, len(arrays.get("times", ()))
+        shapes = {
+            "logits": (seeds, config.n),
+            "grid": (seeds, len(GRID), len(GRID)),
+            "times": (steps,),
+            "responses": (seeds, steps, 2),
+        }
+        for name, array in arrays.items():
+            if array.shape != shapes[name] or array.dtype.kind not in "fi":
+                raise ValueError(f"{name}: expected numbers {shapes[name]}, got {array.dtype}{array.shape}")
+    except Exception as error:  # those of zipfile, zlib, tokenize and others, each in its own way
+        raise ValueError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
+    return arrays
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -358,7 +383,7 @@ def draw(
         ax.set_ylabel("response of all others")
         ax.legend(frameon=False)
         ax.set_title("(d) paths in feature space")
-    figure.savefig(out / "figure1.png")
+    plotting.save(figure, out / "figure1.png")
 
     figure, axes = plotting.panels(-(-len(still) // 4), min(4, len(still)))
     for ax in axes.flat:
@@ -366,4 +391,4 @@ def draw(
     for arm, ax in zip(still, axes.flat, strict=False):
         ax.set_axis_on()
         picture(arm, ax, arm.name.replace("erm", "ERM").replace("sd", "SD"))
-    figure.savefig(out / "boundaries.png", dpi=80)
+    plotting.save(figure, out / "boundaries.png", dpi=80)

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -155,10 +154,7 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
             rows=rows,
             signatures=signatures,
         )
-        clocks = [
-            json.loads(line)["seconds"] for file in out.rglob("timing.jsonl") for line in file.read_text().splitlines()
-        ]
-        records.write(out / "timing.json", f'{{"seconds": {sum(clocks):.1f}}}\n')
+        records.write(out / "timing.json", f'{{"seconds": {records.seconds(out):.1f}}}\n')
 
 
 def starvation(
@@ -298,4 +294,4 @@ def draw(rows: Sequence[dict[str, Any]], starved: Sequence[dict[str, Any]], conf
         ax.legend()
         for other in others:
             other.set_axis_off()
-    figure.savefig(path)
+    plotting.save(figure, path)

@@ -3,6 +3,8 @@
 `config.json`, `rows.jsonl` and `summary.json` depend on configuration and seed alone: the same run gives the same
 bytes, killed or not. Where and how it ran is in `provenance.json`, and clocks are in `timing.jsonl`. JSON has no NaN
 and no infinity: such numbers become null.
+
+Whatever is read back is checked: a file that is damaged, or was changed to something else, is refused by its name.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +26,11 @@ import jax
 from gsjax import _check, _files
 from gsjax._files import write
 
-__all__ = ["Table", "summary", "versions", "write"]
+__all__ = ["Table", "read", "seconds", "summary", "versions", "write"]
 
 _PACKAGES = ("gsjax", "jax", "jaxlib", "flax", "optax", "numpy")
-_ROW = {"name", "measured", "interval", "seeds", "published", "differs"}
-_SIGNATURE = {"name", "value", "interval", "holds", "why"}
+_DELETE = "delete the folder, or name another one"
+_START_AGAIN = "delete all lines of that cell, or the file, and start again"
 
 
 class Table:
@@ -36,43 +39,69 @@ class Table:
     `rows.jsonl` is replaced as a whole when a cell is added: it holds all rows of a cell or none, at any instant. Only
     process 0 of a run of several makes a table; the others have nothing to do with files.
 
+    One process at a time has tables of a folder: it is locked, by a lock of the system that ends with the process,
+    until they are closed, or nothing refers to them any more. Tables of one folder in the same process have the same
+    rows. Readers need no table.
+
     Args:
         folder: made if it is not there; else it is one of the same configuration, and its rows are kept.
         config: all that the rows depend on: numbers, text, paths and arrays, in mappings and sequences.
 
     Raises:
-        ValueError: the folder is of another configuration, or has rows of an unknown one; a file in it is damaged; this
-            is not process 0.
+        ValueError: the folder is of another configuration, or has rows of an unknown one; a file in it is damaged;
+            another process has a table of it; this is not process 0.
         OSError: a file cannot be read or written; what was there before is left as it was.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Table(folder, {"widths": (32, 64)}).add({"width": 32}, [{"width": 32, "error": 0.1}], seconds=2.0)
+    ...     with Table(folder, {"widths": (32, 64)}) as table:
+    ...         table.add({"width": 32}, [{"width": 32, "error": 0.1}], seconds=2.0)
     ...     Table(folder, {"widths": (32, 64)}).rows
     [{'error': 0.1, 'width': 32}]
     """
 
     def __init__(self, folder: str | os.PathLike[str], config: Mapping[str, Any]) -> None:
         _check.require(jax.process_index() == 0, "folder", "process 0 to write it", f"process {jax.process_index()}")
+        _check.require(isinstance(config, Mapping), "config", "a mapping", type(config).__name__)
+        _check.require(os.fspath(folder) != "", "folder", "the name of a folder", repr(folder))
+        settings = _plain(config, "config")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._settle(_plain(config))
-        self._rows = _read_lines(self.folder / "rows.jsonl")
-        self._text = _lines(self._rows)  # kept, as a cell is added in less time than all rows are put into JSON again
-        self._timing = _read_lines(self.folder / "timing.jsonl")
-        for leftover in self.folder.glob(f"{_files.UNFINISHED}*"):  # of a process that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        self._sign()
+        self._lock: _files.Lock | None = _files.lock(self.folder, "folder")
+        try:
+            with self._lock.turn:
+                self._settle(settings)
+                if "rows" not in self._lock.shared:
+                    self._lock.shared["rows"] = _Kept(self.folder, self._lock.turn)
+                self._kept: _Kept = self._lock.shared["rows"]
+                self._kept.read()
+                self._sign()
+        except BaseException:
+            self.close()  # the traceback refers to this table for a while
+            raise
+
+    def __enter__(self) -> Table:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the folder to other processes; the rows can still be looked at, but none added."""
+        self._lock = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far, as they are read from the file, in the order in which they were added."""
-        return [dict(row) for row in self._rows]
+        """All rows so far, as they are read from the file, in the order in which they were added.
+
+        A row raises a `ValueError` that names the file when it is asked for a key that it has not.
+        """
+        return [_Row(row, self.folder / "rows.jsonl") for row in self._kept.now()]
 
     def has(self, cell: Mapping[str, Any]) -> bool:
         """Whether a finished cell agrees with `cell` in all its keys."""
-        key = _plain(cell)
-        return any(_agrees(row, key) for row in self._rows)
+        key = _plain(cell, "cell")
+        return any(_agrees(row, key) for row in self._kept.now())
 
     def add(self, cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Writes all rows of a finished cell at once.
@@ -83,35 +112,47 @@ class Table:
             seconds: the time that it took; it goes to `timing.jsonl`.
 
         Raises:
-            ValueError: there are no rows, one of them is not of this cell, or the cell is there already.
+            ValueError: there are no rows, one of them is not of this cell, or the cell is there already; the table is
+                closed, or its folder has been replaced or belongs to another process.
             OSError: the rows cannot be written; those of other cells are left as they were.
         """
-        key, added = _plain(cell), [_plain(row) for row in rows]
+        _check.require(isinstance(cell, Mapping), "cell", "a mapping", type(cell).__name__)
+        for row in (rows := list(rows)):
+            _check.require(isinstance(row, Mapping), "rows", "mappings", type(row).__name__)
+        key, added = _plain(cell, "cell"), [_plain(row, "rows") for row in rows]
         strangers = [row for row in added if not _agrees(row, key)]
+        took = _plain(seconds, "seconds")
+        good = took is None or (_is_number(took) and took >= 0)
+        _check.require(good, "seconds", "a number, 0 or more", took)
         _check.require(len(added) > 0, "rows", f"one row or more of {key}", "none")
         _check.require(not strangers, "rows", f"rows with the keys and values of {key}", strangers[:1])
-        _check.require(not self.has(key), "cell", f"one that is not in {self.folder} yet", key)
-        # The clock comes first: a cell that is computed again after a kill in between has two, and both are true.
-        timing = [*self._timing, {**key, "seconds": _plain(seconds)}]
-        _files.write(self.folder / "timing.jsonl", _lines(timing))
-        self._timing = timing
-        text = self._text + _lines(added)
-        _files.write(self.folder / "rows.jsonl", text)
-        self._text = text
-        self._rows += added
+        self._own()
+        with self._kept.turn:
+            _check.require(not self.has(key), "cell", f"one that is not in {self.folder} yet", key)
+            self._kept.add(added, {**key, "seconds": took})
+
+    def _own(self) -> None:
+        """Whether the folder is still locked for this table."""
+        lock = self._lock
+        _check.require(lock is not None, "folder", "an open table of it", f"{self.folder}, whose table was closed")
+        assert lock is not None
+        same = lock.pid == os.getpid()
+        _check.require(same, "folder", f"process {lock.pid}, which opened it, to write it", f"process {os.getpid()}")
+        expected = "what was opened; open a table again"
+        _check.require(lock.valid(), "folder", expected, f"{self.folder}, which was deleted or replaced meanwhile")
 
     def _settle(self, config: dict[str, Any]) -> None:
         """Makes the folder one of `config`, unless it is one of another."""
         path, rows = self.folder / "config.json", self.folder / "rows.jsonl"
         if not path.exists():
-            _check.require(not rows.exists(), "out", "a new folder or one with its config.json", f"{rows} without it")
+            _check.require(not rows.exists(), "folder", "a new one or one with its config.json", f"{rows} without it")
             _files.write(path, _document(config))
-        there, here = (dict(_leaves(one)) for one in (_read(path), config))
-        absent = "nothing"
+        there, here = (dict(_leaves(one)) for one in (_read(path, _is_object), config))
+        absent = _Absent()
         for name in {**here, **there}:
             old, new = there.get(name, absent), here.get(name, absent)
             expected = f"a new folder or one of the same configuration, in which {name} is {new}"
-            _check.require(old == new, "out", expected, f"{self.folder}, in which it is {old}")
+            _check.require(old == new, "folder", expected, f"{self.folder}, in which it is {old}")
 
     def _sign(self) -> None:
         """Adds this run to `provenance.json`, unless the one before was the same."""
@@ -122,9 +163,64 @@ class Table:
             "platform": platform.platform(),
             "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         }
-        runs = _read(path).get("runs", []) if path.exists() else []
+        runs = _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
         if runs[-1:] != [this]:
             _files.write(path, _document({"runs": [*runs, this]}))
+
+
+class _Absent:
+    """Beside a value of another configuration: equal to no text, not even to its own."""
+
+    def __str__(self) -> str:
+        return "nothing"
+
+
+class _Kept:
+    """The rows of a folder in this process: in the files, and as they were read from there.
+
+    `turn` is for the thread that reads or adds.
+    """
+
+    def __init__(self, folder: Path, turn: threading.RLock) -> None:
+        self.folder, self.turn = folder, turn
+        self._rows: list[dict[str, Any]] = []
+        self._text = ""  # kept, as a cell is added in less time than all rows are put into JSON again
+        self._timing: list[dict[str, Any]] = []
+        self._current = False
+        for leftover in folder.glob(f"{_files.UNFINISHED}*"):  # of a process that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+
+    def read(self) -> None:
+        rows, timing = _read_lines(self.folder / "rows.jsonl"), _read_clocks(self.folder / "timing.jsonl")
+        self._rows, self._text, self._timing, self._current = rows, _lines(rows), timing, True
+
+    def now(self) -> list[dict[str, Any]]:
+        """The rows; from the file again if writing to it was interrupted."""
+        if not self._current:
+            with self.turn:
+                self.read()
+        return self._rows
+
+    def add(self, rows: list[dict[str, Any]], clock: dict[str, Any]) -> None:
+        self.now()
+        # The clock comes first: a cell that is computed again after a kill in between has two, and both are true.
+        timing = [*self._timing, clock]
+        text = self._text + _lines(rows)
+        self._current = False
+        _files.write(self.folder / "timing.jsonl", _lines(timing))
+        _files.write(self.folder / "rows.jsonl", text)
+        self._timing, self._text, self._rows, self._current = timing, text, [*self._rows, *rows], True
+
+
+class _Row(dict[str, Any]):
+    """A row of a file, which names that when a key is missing."""
+
+    def __init__(self, row: Mapping[str, Any], path: Path) -> None:
+        super().__init__(row)
+        self._path = path
+
+    def __missing__(self, key: str) -> Any:
+        raise ValueError(f"{self._path} is damaged (no {key!r} in {dict(self)}); {_START_AGAIN}")
 
 
 def versions() -> dict[str, str]:
@@ -159,16 +255,11 @@ def summary(
         signatures: each with `name, value, interval, holds, why`: a number that shows an effect or does not.
 
     Raises:
-        ValueError: a row or a signature lacks one of these keys or has another one; an interval that is not one.
+        ValueError: a row or a signature lacks one of these keys or has another one, or one of them is of another type;
+            an interval that is not one; the same of the other arguments.
         OSError: the file cannot be written.
     """
-    for name, expected, found in (("rows", _ROW, rows), ("signatures", _SIGNATURE, signatures)):
-        for entry in found:
-            _check.require(set(entry) == expected, name, f"the keys {sorted(expected)}", sorted(entry))
-            ends = _plain(entry["interval"])
-            good = ends is None or (len(ends) == 2 and None not in ends and ends[0] <= ends[1])
-            _check.require(good, name, "an interval [low, high] or None", f"{ends} in {entry['name']!r}")
-    content = {
+    given = {
         "experiment": experiment,
         "preset": preset,
         "config": config,
@@ -177,24 +268,123 @@ def summary(
         "rows": rows,
         "signatures": signatures,
     }
-    _files.write(Path(folder) / "summary.json", _document(_plain(content)))
+    content = {name: _plain(value, name) for name, value in given.items()}
+    _check_summary(content)
+    _files.write(Path(folder) / "summary.json", _document(content))
 
 
-def _plain(value: Any) -> Any:
-    """`value` in the types of JSON, as it would be read from a file."""
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a `summary.json`, checked as `summary` checks its arguments; it may have further keys.
+
+    Raises:
+        ValueError: it is damaged, or something else.
+        OSError: it cannot be read.
+    """
+
+    def check(content: Any) -> None:
+        _is_object(content)
+        _check_summary(content)
+
+    return _read(Path(path), check, "path", "run the experiment again, or copy its results again")
+
+
+def seconds(folder: str | os.PathLike[str]) -> float:
+    """The seconds of all cells in `folder` and the folders below, of each `timing.jsonl`.
+
+    Raises:
+        ValueError: one of them is damaged.
+        OSError: it cannot be read.
+    """
+    clocks = [clock for path in sorted(Path(folder).rglob("timing.jsonl")) for clock in _read_clocks(path)]
+    return math.fsum(clock["seconds"] or 0 for clock in clocks)
+
+
+def _check_summary(content: Mapping[str, Any]) -> None:
+    """Whether all is there, and of its type."""
+    for name, (expected, good) in _SUMMARY.items():
+        _check.require(name in content, name, expected, "nothing")
+        _check.require(good(content[name]), name, expected, _short(content[name]))
+    for name, columns in (("rows", _ROW), ("signatures", _SIGNATURE)):
+        for entry in content[name]:
+            _check.require(set(entry) == set(columns), name, f"the keys {sorted(columns)}", sorted(entry))
+            for key, (expected, good) in columns.items():
+                of = "" if key == "name" else f" in {_short(entry['name'])}"
+                _check.require(good(entry[key]), name, f"{expected} as {key!r}", f"{_short(entry[key])}{of}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_interval(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_number, value)) and value[0] <= value[1]
+
+
+def _is_mappings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _or_none(good: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or good(value)
+
+
+def _is(*types: type) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, types)
+
+
+_TEXT = ("text", _is(str))
+_NUMBER = ("a number or None", _or_none(_is(int, float)))  # a truth value is one, too
+_INTERVAL = ("an interval [low, high] or None", _or_none(_is_interval))
+_SUMMARY = {
+    "experiment": _TEXT,
+    "preset": _TEXT,
+    "config": ("a mapping", _is(dict)),
+    "data": ("a mapping or several", lambda value: isinstance(value, dict) or _is_mappings(value)),
+    "versions": ("names and versions", lambda value: isinstance(value, dict) and all(map(_TEXT[1], value.values()))),
+    "rows": ("mappings", _is_mappings),
+    "signatures": ("mappings", _is_mappings),
+}
+_ROW = {
+    "name": _TEXT,
+    "measured": _NUMBER,
+    "interval": _INTERVAL,
+    "seeds": ("a whole number or None", lambda value: value is None or (_is_number(value) and isinstance(value, int))),
+    "published": ("a number, text or None", _or_none(_is(int, float, str))),
+    "differs": ("text or None", _or_none(_is(str))),
+}
+_SIGNATURE = {
+    "name": _TEXT,
+    "value": _NUMBER,
+    "interval": _INTERVAL,
+    "holds": ("True or False", _is(bool)),
+    "why": _TEXT,
+}
+
+
+def _plain(value: Any, name: str) -> Any:
+    """`value` of the argument `name` in the types of JSON, as it would be read from a file."""
+    expected = f"{name}: expected numbers, text, paths and arrays, in mappings and sequences"
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        found = {_plain(str(key), name): _plain(entry, name) for key, entry in value.items()}
+        _check.require(len(found) == len(value), name, "keys that differ as text", list(value)[:8])
+        return found
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_plain(entry, name) for entry in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, str | int):
-        return value
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        value = os.fspath(value)
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{expected}, got {value!r}, which is not Unicode") from error
+        return str(value)
+    if value is None or isinstance(value, int):
+        return value
     if hasattr(value, "tolist"):  # arrays of NumPy and jax, and their scalars
-        return _plain(value.tolist())
-    raise ValueError(f"expected numbers, text, paths and arrays, in mappings and sequences, got {value!r}")
+        return _plain(value.tolist(), name)
+    raise ValueError(f"{expected}, got {value!r}")
 
 
 def _agrees(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
@@ -203,7 +393,7 @@ def _agrees(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and values of what is in nested mappings."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and (value or not name):
         for key, entry in value.items():
             yield from _leaves(entry, f"{name}.{key}" if name else key)
     else:
@@ -219,22 +409,46 @@ def _lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return _parse(path.read_bytes(), str(path), "delete the folder, or name another one")
+def _is_object(content: Any) -> None:
+    if not isinstance(content, dict):
+        raise ValueError(f"expected an object, got {_short(content)}")
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _is_provenance(content: Any) -> None:
+    _is_object(content)
+    _check.require(_is_mappings(content.get("runs")), "runs", "a list of objects", _short(content.get("runs", "none")))
+
+
+def _is_clock(content: Any) -> None:
+    _is_object(content)
+    took = content.get("seconds", "nothing")
+    _check.require(took is None or (_is_number(took) and took >= 0), "seconds", "a number, 0 or more", _short(took))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _read(path: Path, check: Callable[[Any], None], name: str = "folder", advice: str = _DELETE) -> dict[str, Any]:
+    return _parse(path.read_bytes(), check, name, str(path), advice)
+
+
+def _read_lines(path: Path, check: Callable[[Any], None] = _is_object) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    advice = "delete all lines of that cell, or the file, and start again"
-    lines = path.read_bytes().splitlines()
-    return [_parse(line, f"{path}, line {number},", advice) for number, line in enumerate(lines, 1)]
+    lines = path.read_bytes().rstrip().splitlines()
+    return [_parse(line, check, "folder", f"{path}, line {i},", _START_AGAIN) for i, line in enumerate(lines, 1)]
 
 
-def _parse(text: bytes, where: str, advice: str) -> dict[str, Any]:
+def _read_clocks(path: Path) -> list[dict[str, Any]]:
+    return _read_lines(path, _is_clock)
+
+
+def _parse(text: bytes, check: Callable[[Any], None], name: str, where: str, advice: str) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = _files.parse(text)
+        check(content)
     except ValueError as error:
-        raise ValueError(f"out: {where} is damaged ({error}); {advice}") from error
-    _check.require(isinstance(content, dict), "out", f"an object of JSON in {where}; {advice}", content)
+        raise ValueError(f"{name}: {where} is damaged ({error}); {advice}") from error
     return content

@@ -5,13 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +29,12 @@ CONFIG = {"widths": (32, 64), "seeds": 2, "data": {"name": "moons", "n": 100}}
 ROW = {"name": "slope", "measured": -0.9, "interval": (-1.0, -0.8), "seeds": 8, "published": None, "differs": None}
 SIGNATURE = {"name": "starves", "value": 1.0, "interval": None, "holds": True, "why": "it does"}
 
+SUMMARY: dict[str, Any] = {"experiment": "fake", "preset": "smoke", "config": {}, "data": {}}
+SUMMARY |= {"rows": [ROW], "signatures": [SIGNATURE]}
+
 
 def rows(width, count=2):
-    return [{"width": width, "seed": seed, "error": 1 / (3 * width + seed)} for seed in range(count)]
+    return [{"width": width, "seed": seed, "error": 1 / (3 * width + seed + 1)} for seed in range(count)]
 
 
 def fill(table, *widths):
@@ -131,6 +138,44 @@ def test_what_is_no_number_or_text_is_refused(tmp_path):
     assert contents(tmp_path) == {}
 
 
+@pytest.mark.parametrize("bad", [object(), {1, 2}, b"x", 1j, "\udc80", {1: 0, "1": 0}, Path("a\udc80"), [{"a": {3}}]])
+def test_each_argument_is_named_that_cannot_be_written(tmp_path, bad):
+    with pytest.raises(ValueError, match=r"^config: expected "):
+        Table(tmp_path, {"a": bad})
+    table = Table(tmp_path, {})
+    before = contents(tmp_path)
+    for name, arguments in {
+        "cell": ({"a": bad}, [{"a": 1}], 1.0),
+        "rows": ({"a": 1}, [{"a": 1, "b": bad}], 1.0),
+        "seconds": ({"a": 1}, [{"a": 1}], bad),
+    }.items():
+        with pytest.raises(ValueError, match=rf"^{name}: expected "):
+            table.add(*arguments)
+    with pytest.raises(ValueError, match=r"^cell: expected "):
+        table.has({"a": bad})
+    assert contents(tmp_path) == before
+    for change in (
+        *({name: {"a": bad}} for name in ("config", "data")),
+        *({name: [{"name": bad}]} for name in ("rows", "signatures")),
+        *({name: bad} for name in ("experiment", "preset") if not isinstance(bad, Path)),
+    ):
+        with pytest.raises(ValueError, match=rf"^{next(iter(change))}: expected "):
+            records.summary(tmp_path, **(SUMMARY | change))
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", [(3, [], 1.0), ({}, [3], 1.0), ({"a": 1}, [{"a": 1}], -1.0), ({}, [], 1.0)])
+def test_what_is_no_cell_no_row_or_no_time_is_refused(tmp_path, arguments):
+    with pytest.raises(ValueError, match=r"^(cell|rows|seconds): expected "):
+        Table(tmp_path, {}).add(*arguments)
+    for config in (None, [], 3):
+        with pytest.raises(ValueError, match=r"^config: expected a mapping"):
+            Table(tmp_path / "new", config)  # pyright: ignore[reportArgumentType]
+    assert "rows.jsonl" not in contents(tmp_path)
+    with pytest.raises(ValueError, match=r"^folder: expected the name of a folder, got ''"):
+        Table("", {})
+
+
 @pytest.mark.parametrize(
     ("config", "difference"),
     [
@@ -139,12 +184,15 @@ def test_what_is_no_number_or_text_is_refused(tmp_path):
         (CONFIG | {"data": {"name": "moons", "n": 99}}, r"data.n is 99, got .* it is 100"),
         (CONFIG | {"depth": 1}, r"depth is 1, got .* it is nothing"),
         ({"seeds": 2, "data": CONFIG["data"]}, r"widths is nothing, got .* it is \[32, 64\]"),
+        (CONFIG | {"depth": "nothing"}, r"depth is nothing, got .* it is nothing"),
+        (CONFIG | {"depth": {}}, r"depth is {}, got .* it is nothing"),
+        (CONFIG | {"seeds": None}, r"seeds is None, got .* it is 2"),
     ],
 )
 def test_another_configuration_is_refused_by_its_first_difference(tmp_path, config, difference):
     fill(Table(tmp_path, CONFIG), 32)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=f"^out: expected .*{difference}"):
+    with pytest.raises(ValueError, match=f"^folder: expected .*{difference}"):
         Table(tmp_path, config)
     assert contents(tmp_path) == before
 
@@ -153,19 +201,45 @@ def test_rows_of_an_unknown_configuration_are_refused(tmp_path):
     fill(Table(tmp_path, CONFIG), 32)
     (tmp_path / "config.json").unlink()
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"out: expected .*config.json, got .*rows.jsonl without it"):
+    with pytest.raises(ValueError, match=r"^folder: expected .*config.json, got .*rows.jsonl without it"):
         Table(tmp_path, CONFIG)
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["config.json", "provenance.json", "rows.jsonl", "timing.jsonl"])
-@pytest.mark.parametrize("damage", [lambda text: text[:-9], lambda text: b"\xff" + text, lambda _: b"[3]\n"])
+FILES = ("config.json", "provenance.json", "rows.jsonl", "timing.jsonl")
+DAMAGE = {
+    "cut off": lambda text: text[:-9],
+    "no text": lambda text: b"\xff" + text,
+    "a list": lambda _: b"[3]\n",
+    "null": lambda _: b"null\n",
+    "a number that is none": lambda _: b'{"runs": [], "seconds": NaN}\n',
+    "a number too large": lambda _: b'{"runs": [], "seconds": 1e999}\n',
+    "half a character": lambda _: b'{"runs": [], "seconds": 1, "a": "\\udc00"}\n',
+    "too deep": lambda _: b"[" * 10**5,
+}
+OTHER_TYPES = [
+    *(
+        ("provenance.json", text)
+        for text in ("{}", '{"runs": null}', '{"runs": {}}', '{"runs": [null]}', '{"runs": 3}')
+    ),
+    *(("timing.jsonl", text) for text in ("{}", '{"seconds": "3"}', '{"seconds": -1}', '{"seconds": true}')),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in FILES for damage in DAMAGE.values()),
+        *((name, lambda _, text=text: f"{text}\n".encode()) for name, text in OTHER_TYPES),
+    ],
+    ids=[*(f"{name}, {kind}" for name in FILES for kind in DAMAGE), *(f"{name}, {text}" for name, text in OTHER_TYPES)],
+)
 def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, damage):
     fill(Table(tmp_path, CONFIG), 32, 64)
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=rf"^out: .*{path}.*delete"):
+    with pytest.raises(ValueError, match=rf"^folder: .*{path}.*delete"):
         Table(tmp_path, CONFIG)
     assert contents(tmp_path) == before
 
@@ -177,6 +251,154 @@ def test_leftovers_of_a_killed_write_are_harmless(tmp_path):
     (tmp_path / "figure.png").touch()
     assert Table(tmp_path, CONFIG).rows == rows(32)
     assert contents(tmp_path) == before | {"figure.png": b""}
+
+
+def test_a_damaged_line_is_named_by_its_number(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32, 64)
+    path = tmp_path / "rows.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b'["width", 64]\n', lines[3]]))
+    with pytest.raises(
+        ValueError, match=rf"^folder: {path}, line 3, is damaged \(expected an object, got .*delete all"
+    ):
+        Table(tmp_path, CONFIG)
+
+
+def test_a_row_without_a_key_is_named_when_that_is_needed(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32)
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"error"', b'"terror"', 1))
+    first, second = Table(tmp_path, CONFIG).rows
+    assert second["error"] == rows(32)[1]["error"]
+    with pytest.raises(ValueError, match=rf"^{path} is damaged \(no 'error' in .*'terror'.*delete all lines of that"):
+        first["error"]
+
+
+def test_a_file_that_an_editor_has_saved_is_read(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32, 64)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
+    table = Table(tmp_path, CONFIG)
+    assert table.rows == rows(32) + rows(64)
+    fill(table, 128)
+    fill(Table(tmp_path / "once", CONFIG), 32, 64, 128)
+    assert (tmp_path / "rows.jsonl").read_bytes() == (tmp_path / "once" / "rows.jsonl").read_bytes()
+
+
+def test_tables_of_one_folder_in_one_process_lose_nothing(tmp_path):
+    one = Table(tmp_path, CONFIG)
+    fill(one, 0)
+    other = Table(tmp_path / ".", CONFIG)
+    fill(one, 1)
+    fill(other, 2)
+    assert one.rows == other.rows == rows(0) + rows(1) + rows(2)
+    with pytest.raises(ValueError, match=r"cell: expected one that is not in .* yet"):
+        fill(one, 2)
+    one.close()
+    fill(other, 3)
+    other.close()
+    assert [row["width"] for row in Table(tmp_path, CONFIG).rows] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert set(contents(tmp_path)) == set(FILES)
+
+
+def test_threads_lose_nothing(tmp_path):
+    def work(first):
+        table = Table(tmp_path, CONFIG)
+        fill(table, *range(first, 40, 4))
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(row["width"] for row in Table(tmp_path, CONFIG).rows) == sorted([*range(40), *range(40)])
+
+
+def test_a_table_that_was_closed_takes_no_more(tmp_path):
+    with Table(tmp_path, CONFIG) as table:
+        fill(table, 32)
+        assert (tmp_path / ".lock").exists()
+    before = contents(tmp_path)
+    assert set(before) == set(FILES)
+    assert table.rows == rows(32)
+    assert table.has({"width": 32})
+    with pytest.raises(ValueError, match=rf"^folder: expected an open table of it, got {tmp_path}, whose table was cl"):
+        fill(table, 64)
+    assert contents(tmp_path) == before
+
+
+def test_a_table_whose_folder_was_begun_anew_takes_no_more(tmp_path):
+    folder = tmp_path / "out"
+    old = Table(folder, CONFIG)
+    fill(old, 32)
+    shutil.rmtree(folder)
+    new = Table(folder, CONFIG)
+    with pytest.raises(ValueError, match=rf"^folder: expected what was opened; .*{folder}, which was deleted or repl"):
+        fill(old, 64)
+    fill(new, 128)
+    assert new.rows == Table(folder, CONFIG).rows == rows(128)
+
+
+def test_a_cell_that_was_written_when_an_interruption_came_is_there(tmp_path, monkeypatch):
+    table, replace, left = Table(tmp_path, CONFIG), os.replace, iter([False, True])
+    fill(table, 32)
+
+    def interrupted(*names):
+        replace(*names)
+        if next(left, False):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fill(table, 64)
+    assert table.has({"width": 64})
+    fill(table, 128)
+    assert table.rows == Table(tmp_path, CONFIG).rows == rows(32) + rows(64) + rows(128)
+
+
+# A process that has a table, and is in the middle of writing.
+OWNER = """
+    import os, sys, time
+    from gsjax.records import Table
+    table = Table(sys.argv[1], {"widths": (32, 64), "seeds": 2, "data": {"name": "moons", "n": 100}})
+    def fsync(_):
+        print("writing", flush=True)
+        sys.stdin.read()
+    os.fsync = fsync
+    table.add({"width": 1}, [{"width": 1, "seed": 0}], 1.0)
+"""
+
+
+def test_another_process_has_the_folder(tmp_path):
+    command = [sys.executable, "-c", textwrap.dedent(OWNER), tmp_path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        try:
+            assert owner.stdout.readline() == "writing\n"
+            before = contents(tmp_path)
+            assert [name for name in before if name.startswith(_files.UNFINISHED)]
+            with pytest.raises(
+                ValueError, match=rf"^folder: expected a folder that no other .* {tmp_path}, .*{owner.pid}"
+            ):
+                Table(tmp_path, CONFIG)
+            assert contents(tmp_path) == before
+        finally:
+            owner.kill()
+    fill(Table(tmp_path, CONFIG), 32)
+    assert set(contents(tmp_path)) == set(FILES)
+    assert Table(tmp_path, CONFIG).rows == rows(32)
+
+
+def test_a_forked_process_cannot_add(tmp_path, monkeypatch):
+    table = Table(tmp_path, CONFIG)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: 1)  # as in a fork, which jax warns of
+        with pytest.raises(
+            ValueError, match=r"^folder: expected process \d+, which opened it, to write it, got process 1"
+        ):
+            fill(table, 32)
+    fill(table, 32)
+    assert table.rows == rows(32)
 
 
 def test_a_cell_comes_once_and_whole(tmp_path):
@@ -207,6 +429,26 @@ def test_on_a_full_disk_nothing_is_lost(tmp_path, full_disk):
     full_disk(2)
     fill(Table(tmp_path / "out", CONFIG), 64)
     assert Table(tmp_path / "out", CONFIG).rows == rows(32) + rows(64)
+
+
+def test_on_a_disk_that_is_really_full_a_rerun_goes_on(tmp_path):
+    fill(Table(tmp_path / "whole", CONFIG), *range(20))
+    folder, limits = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
+    table = Table(folder, CONFIG)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700, limits[1]))
+        with pytest.raises(OSError, match=rf"{folder}/(rows|timing)\.jsonl") as caught:
+            fill(table, *range(20))
+        assert caught.value.errno == errno.EFBIG
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    done = len({row["width"] for row in table.rows})
+    assert 0 < done < 20
+    table.close()
+    assert set(contents(folder)) == set(FILES)
+    fill(Table(folder, CONFIG), *range(done, 20))
+    for name in ("config.json", "rows.jsonl"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_only_process_0_has_a_table(tmp_path, monkeypatch):
@@ -287,6 +529,8 @@ def test_a_summary_has_what_the_tables_need_and_the_same_bytes_every_time(tmp_pa
     assert content["rows"] == [ROW | {"interval": [-1.0, -0.8]}]
     assert content["signatures"] == [SIGNATURE]
     assert content["config"]["widths"] == [32, 64]
+    with pytest.raises(ValueError, match=r"^rows: expected an interval"):
+        write("one", rows=[ROW | {"interval": (np.nan, 1.0)}])
     nothing = json.loads(write("one", rows=[ROW | {"measured": np.nan, "interval": None}]))
     assert nothing["rows"][0]["measured"] is None
 
@@ -298,12 +542,74 @@ def test_a_summary_has_what_the_tables_need_and_the_same_bytes_every_time(tmp_pa
         ({"rows": [{"name": "slope"}]}, r"rows: expected the keys .*got \['name'\]"),
         ({"signatures": [ROW]}, "signatures: expected the keys .*'why'"),
         ({"rows": [ROW | {"interval": (1.0, -1.0)}]}, r"rows: expected an interval .*got \[1.0, -1.0\] in 'slope'"),
-        ({"rows": [ROW | {"interval": (np.nan, 1.0)}]}, "rows: expected an interval"),
+        ({"rows": [ROW | {"interval": (None, 1.0)}]}, "rows: expected an interval"),
+        ({"rows": [ROW | {"interval": 3.0}]}, "rows: expected an interval .*got 3.0 in 'slope'"),
+        ({"rows": [ROW | {"interval": ("a", "b")}]}, "rows: expected an interval"),
         ({"signatures": [SIGNATURE | {"interval": (1.0,)}]}, "signatures: expected an interval"),
+        ({"signatures": [SIGNATURE | {"interval": (1.0, 2.0, 3.0)}]}, "signatures: expected an interval"),
+        ({"rows": [ROW | {"name": 3}]}, "rows: expected text as 'name', got 3"),
+        ({"rows": [ROW | {"measured": "3"}]}, "rows: expected a number or None as 'measured', got '3' in 'slope'"),
+        ({"rows": [ROW | {"seeds": 1.5}]}, "rows: expected a whole number or None as 'seeds', got 1.5 in 'slope'"),
+        ({"rows": [ROW | {"published": [1]}]}, "rows: expected a number, text or None as 'published'"),
+        ({"rows": [ROW | {"differs": 3}]}, "rows: expected text or None as 'differs'"),
+        ({"signatures": [SIGNATURE | {"holds": "no"}]}, "signatures: expected True or False as 'holds', got 'no'"),
+        ({"signatures": [SIGNATURE | {"why": None}]}, "signatures: expected text as 'why'"),
+        ({"rows": [3]}, "rows: expected mappings, got"),
+        ({"rows": ROW}, "rows: expected mappings, got"),
+        ({"signatures": "none"}, "signatures: expected mappings, got"),
+        ({"experiment": 3}, "experiment: expected text, got 3"),
+        ({"preset": None}, "preset: expected text, got None"),
+        ({"config": []}, r"config: expected a mapping, got \[\]"),
+        ({"data": [[]]}, r"data: expected a mapping or several, got"),
+        ({"data": None}, r"data: expected a mapping or several, got None"),
     ],
 )
 def test_a_summary_of_another_shape_is_refused(tmp_path, change, complaint):
-    given = {"experiment": "fake", "preset": "smoke", "config": {}, "data": {}, "rows": [ROW], "signatures": []}
-    with pytest.raises(ValueError, match=complaint):
-        records.summary(tmp_path, **(given | change))
+    with pytest.raises(ValueError, match=f"^{complaint}"):
+        records.summary(tmp_path, **(SUMMARY | change))
     assert contents(tmp_path) == {}
+
+    # The same in a file is refused by the name of that.
+    records.summary(tmp_path, **SUMMARY)
+    path = tmp_path / "summary.json"
+    assert records.read(path) == json.loads(path.read_bytes())
+    path.write_text(json.dumps(records.read(path) | change))
+    with pytest.raises(ValueError, match=rf"^path: {path} is damaged \({complaint}"):
+        records.read(path)
+
+
+def test_a_summary_that_lacks_something_is_refused(tmp_path):
+    records.summary(tmp_path, experiment="fake", preset="smoke", config={}, data={}, rows=[ROW], signatures=[SIGNATURE])
+    path = tmp_path / "summary.json"
+    whole = records.read(path)
+    for key in whole:
+        path.write_text(json.dumps({name: value for name, value in whole.items() if name != key}))
+        with pytest.raises(ValueError, match=rf"^path: {path} is damaged \({key}: expected .*got nothing"):
+            records.read(path)
+    for kind, entry in (("rows", ROW), ("signatures", SIGNATURE)):
+        for key in entry:
+            without = {name: value for name, value in whole[kind][0].items() if name != key}
+            path.write_text(json.dumps(whole | {kind: [without]}))
+            with pytest.raises(ValueError, match=rf"^path: {path} is damaged \({kind}: expected the keys"):
+                records.read(path)
+    for damage in DAMAGE.values():
+        path.write_bytes(damage(json.dumps(whole).encode()))
+        with pytest.raises(ValueError, match=rf"^path: {path} is damaged"):
+            records.read(path)
+    path.write_text(json.dumps(whole | {"more": 1, "versions": {"jax": 3}}))
+    with pytest.raises(ValueError, match=r"versions: expected names and versions"):
+        records.read(path)
+    path.write_text(json.dumps(whole | {"more": 1}))
+    assert records.read(path) == whole | {"more": 1}
+
+
+def test_the_seconds_of_all_cells_and_folders(tmp_path):
+    fill(Table(tmp_path, CONFIG), 32, 64)
+    Table(tmp_path / "below", CONFIG).add({"width": 1}, [{"width": 1}], seconds=float("nan"))
+    fill(Table(tmp_path / "below", CONFIG), 2)
+    assert records.seconds(tmp_path) == 1.5
+    assert records.seconds(tmp_path / "below") == 0.5
+    path = tmp_path / "below" / "timing.jsonl"
+    path.write_text('{"width": 1}\n')
+    with pytest.raises(ValueError, match=rf"^folder: {path}, line 1, is damaged \(seconds: expected a number"):
+        records.seconds(tmp_path)

@@ -22,7 +22,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
-from gsjax import Ridge, SpectralDecoupling, networks, sweeps, tangent, training
+from gsjax import Ridge, SpectralDecoupling, networks, records, sweeps, tangent, training
 from gsjax import _devices as devices
 from gsjax.data import Dataset, digits
 from gsjax.sweeps import programs
@@ -220,6 +220,37 @@ def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
     assert run(table=Mortal(kept, 0)) == rows  # nothing is left to add
     with pytest.raises(Death):  # other data has rows of its own
         run(name="more digits", table=Mortal(kept, 0))
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"drift": "x"}, "a number or None as 'drift' of the cell .*got x"),
+        ({"drift": True}, "a number or None as 'drift' of the cell .*got True"),
+        ({"converged": 1}, "True or False as 'converged' of the cell .*got 1"),
+        ({"errors_infinite": 0.5}, "numbers as 'errors_infinite' of the cell .*got 0.5"),
+        ({"errors_infinite": [[1.0]]}, "numbers as 'errors_infinite' of the cell"),
+        ({"iterations": None}, "a whole number as 'iterations' of the cell"),
+        ({"n": N + 1}, rf"n = {N} of the cell .*got {N + 1}"),
+        ({"seed": 2}, r"a row for each of 3 seeds of the cell .*got seeds \[1, 2, 2\]"),
+        (None, r"a row for each of 3 seeds of the cell .*got seeds \[1, 2\]"),
+        (("error_infinite",), "a number or None as 'error_infinite' of the cell .*got nothing"),
+    ],
+)
+def test_rows_that_a_sweep_has_not_written_are_refused(rows, tmp_path, change, complaint):
+    cell = {name: rows[0][name] for name in ("data", "width", "depth", "penalty", "strength")}
+    first, *others = rows[:3]
+    if change is None:
+        changed = others
+    elif isinstance(change, tuple):
+        changed = [{name: value for name, value in first.items() if name not in change}, *others]
+    else:
+        changed = [first | change, *others]
+    with records.Table(tmp_path, {}) as table:
+        table.add(cell, changed, 1.0)
+        with pytest.raises(ValueError, match=rf"^table: expected {complaint}") as caught:
+            run(table=table)
+    assert f"in {tmp_path}; delete all its lines from rows.jsonl" in str(caught.value)
 
 
 # A network of three points, in processes of their own, in which most of the time goes into compiling.

@@ -92,10 +92,10 @@ def number(value: Any) -> str:
 
 def observed(observation: Observation) -> str:
     """The observed number, with its interval if there is one."""
-    interval = observation.details.get("interval")
-    if interval is None:
+    interval = plain(observation.details.get("interval"))
+    if not (isinstance(interval, list) and len(interval) == 2):
         return number(observation.observed)
-    low, high = (number(float(end)) for end in interval)
+    low, high = (number(float(end) if isinstance(end, int) else end) for end in interval)
     return f"{number(observation.observed)} [{low}, {high}]"
 
 

@@ -8,6 +8,7 @@ interrupted leaves what it had computed. JSON has no NaN or infinity: they are w
 from __future__ import annotations
 
 import errno
+import functools
 import importlib.metadata
 import io
 import json
@@ -25,6 +26,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from gsjax import records as files
 from theory.claim import Record, describe
 from theory.page import number, observed, page, plain
 
@@ -59,7 +61,7 @@ def draw(record: Record, out: Path) -> Record:
     except Exception as exception:  # noqa: BLE001  like a check, drawing is foreign code
         return record._replace(error=f"figure: {describe(exception)}")
     figure = f"{record.claim.name}.png"
-    _write(out / figure, image.getvalue())
+    files.write(out / figure, image.getvalue())
     return record._replace(figure=figure)
 
 
@@ -83,10 +85,12 @@ def write(
     Raises:
         OSError: a file cannot be written.
     """
+    # What is no Unicode, as half of a pair of surrogates in the text of an error, becomes its code.
+    escaped = functools.partial(str.encode, errors="backslashreplace")
     content = json.dumps([to_json(r) for r in records], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     for path in (out / "claims.json", *([json_path] if json_path else [])):
-        _write(path, content.encode())
-    _write(out / "report.html", page(records, out, planned, made_with).encode())
+        files.write(path, escaped(content))
+    files.write(out / "report.html", escaped(page(records, out, planned, made_with)))
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -142,15 +146,6 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + (" with uncommitted changes" if changes.stdout else "")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def line(record: Record, position: str) -> Text:

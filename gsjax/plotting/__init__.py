@@ -8,6 +8,7 @@ colour says, a mark, a dash, a width or a word says again.
 
 from matplotlib.figure import Figure
 
+from gsjax.plotting._save import save
 from gsjax.plotting._style import OKABE_ITO, panels
 from gsjax.plotting.dynamics import courses, paths, plane
 from gsjax.plotting.grids import phase_diagram, sign_map
@@ -27,6 +28,7 @@ __all__ = [
     "paths",
     "phase_diagram",
     "plane",
+    "save",
     "sign_map",
     "spectrum",
     "starvation",

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from gsjax import _progress
+from gsjax import _check, _progress
 from gsjax._devices import from_process_0, gathered, over_devices, padded
 from gsjax.data import Dataset
 from gsjax.features import Features
@@ -63,7 +63,8 @@ def run(
 
     Raises:
         ValueError: `train` or `test` empty, of different shapes beyond the first axis, with labels other than -1 and
-            +1, or NaN or infinity; a mesh without the axis.
+            +1, or NaN or infinity; a mesh without the axis; a cell of `table` that has other seeds, another number of
+            examples, or something that is no row of a sweep.
 
     >>> from gsjax import data
     >>> train, test = (data.two_moons(jax.random.key(i), 10) for i in range(2))
@@ -76,6 +77,9 @@ def run(
     known = from_process_0([] if kept is None else kept.rows)
     found = {cell: [row for row in known if _key(cell, name).items() <= row.items()] for cell in cells(sweep)}
     pending = [cell for cell in found if not found[cell]]
+    where = getattr(kept, "folder", "the table of process 0")
+    for cell, rows in found.items():
+        _check_kept(rows, sweep, task, f"{_key(cell, name)} in {where}")
 
     @functools.cache
     def infinite(depth: int) -> Features:
@@ -137,6 +141,38 @@ def _row(sweep: Sweep, of: dict[str, Any], trained: Outcome, compared: Compariso
         "iterations": int(trained.iterations),
         "converged": bool(trained.converged & compared.converged),
     }
+
+
+def _check_kept(rows: Sequence[dict[str, Any]], sweep: Sweep, task: Task, cell: str) -> None:
+    """Whether the rows of a cell, which come from a file, are such as the sweep would have written."""
+
+    def check(good: bool, expected: str, got: Any) -> None:
+        advice = "delete all its lines from rows.jsonl, and it is computed again"
+        _check.require(good, "table", f"{expected} of the cell {cell}; {advice}", got)
+
+    for row in rows:
+        for column, (expected, good) in _COLUMNS.items():
+            got = row.get(column, "nothing")
+            check(column in row and good(got), f"{expected} as {column!r}", got)
+        check(row["n"] == len(task.y), f"n = {len(task.y)}", row["n"])
+    seeds = sorted(row["seed"] for row in rows)
+    check(not rows or seeds == list(range(sweep.seeds)), f"a row for each of {sweep.seeds} seeds", f"seeds {seeds}")
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+
+
+_WHOLE = ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+_NUMBER = ("a number or None", _is_number_or_none)
+_NUMBERS = ("numbers", lambda value: isinstance(value, list) and all(map(_is_number_or_none, value)))
+_COLUMNS = {
+    **dict.fromkeys(("seed", "n", "iterations"), _WHOLE),
+    **dict.fromkeys(("error_empirical", "error_infinite", "error_parameters", "drift", "test_accuracy"), _NUMBER),
+    **dict.fromkeys(("gradient_norm", "initial_gradient_norm"), _NUMBER),
+    **dict.fromkeys(("errors_empirical", "errors_infinite"), _NUMBERS),
+    "converged": ("True or False", lambda value: isinstance(value, bool)),
+}
 
 
 def _number(value: Any) -> float | None:

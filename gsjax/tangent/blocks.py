@@ -82,9 +82,11 @@ def in_steps(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None
     product = jax.jit(contract)
     kernel = jax.jit(_empty, static_argnums=(0, 1))(plan, grid, params, x1, x2)
     others = x1 if x2 is None else x2
+    k = len(kernel) // len(x1)
+    like = jax.ShapeDtypeStruct((grid.size * k, grid.width * k), kernel.dtype)
     rows, at = None, None
     for i, j in _progress.track(grid.pairs(), "blocks of the tangent kernel"):
-        block = blocks.load(i, j) if blocks else None
+        block = blocks.load(i, j, like) if blocks else None
         if block is None:
             if at != i:
                 rows, at = compute(plan, params, x1[i : i + grid.size]), i

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -30,14 +31,18 @@ def fingerprint(apply_fn: Any, params: Any, *rest: Any) -> str:
 
 
 class Blocks:
-    """Blocks of one kernel, each a file of `folder`.
+    """Blocks of one kernel, each a file of `folder`: a block as NumPy writes it, and after that a checksum.
+
+    Several processes may share a folder: a block is there as a whole or not at all, and is the same whoever computed
+    it. The checksum is over the kernel and the place of the block as well, so no other block passes for it.
 
     Raises:
         ValueError: the folder holds blocks of another kernel, or something that is no block.
+        OSError: a file cannot be read or written; the error names it.
     """
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str) -> None:
-        self.folder = Path(folder)
+        self.folder, self._fingerprint = Path(folder), fingerprint
         self.folder.mkdir(parents=True, exist_ok=True)
         manifest = self.folder / "kernel.json"
         if not manifest.exists():
@@ -45,26 +50,45 @@ class Blocks:
             _check.require(taken is None, "cache", "an empty folder or one with a kernel.json", taken)
             _files.write(manifest, json.dumps({"fingerprint": fingerprint}))
         try:
-            found = json.loads(manifest.read_text())["fingerprint"]
-        except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
-            found = "no fingerprint"
+            found = _files.parse(manifest.read_bytes())["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            found = None
+        there = f"another, {found[:12]}" if isinstance(found, str) else f"no fingerprint in {manifest}"
         expected = f"blocks of this kernel in {self.folder} (same network, parameters, examples, method, batch_size)"
-        _check.require(found == fingerprint, "cache", expected, f"those of another, {found[:12]}")
+        _check.require(found == fingerprint, "cache", expected, f"those of {there}")
 
-    def load(self, i: int, j: int) -> np.ndarray | None:
-        """The block that begins in row i and column j, or None."""
+    def load(self, i: int, j: int, like: jax.ShapeDtypeStruct) -> np.ndarray | None:
+        """The block that begins in row i and column j, of the shape and type of `like`, or None."""
         path = self._path(i, j)
         if not path.exists():
             return None
         try:
-            return np.load(path, allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
+            content = path.read_bytes()
+            digest = self._checksum(i, j)
+            digest.update(memoryview(content)[: -digest.digest_size])
+            if content[-digest.digest_size :] != digest.digest():
+                raise ValueError("its checksum is that of something else")
+            block = np.load(io.BytesIO(content), allow_pickle=False)
+            if (block.shape, block.dtype) != (like.shape, like.dtype):
+                raise ValueError(f"expected {like.dtype}{list(like.shape)}, got {block.dtype}{list(block.shape)}")
+        except (ValueError, EOFError) as error:
             raise ValueError(f"cache: {path} is damaged ({error}); delete it and start again") from error
+        return block
 
     def save(self, i: int, j: int, block: np.ndarray) -> None:
         """Writes a block; it is there as a whole or not at all."""
+        digest = self._checksum(i, j)
         with _files.replacing(self._path(i, j)) as file:
-            np.save(file, block)
+
+            def checked(part: bytes) -> None:
+                digest.update(part)
+                file.write(part)
+
+            np.save(_files.Sink(checked), block)
+            file.write(digest.digest())
 
     def _path(self, i: int, j: int) -> Path:
         return self.folder / f"block-{i}-{j}.npy"
+
+    def _checksum(self, i: int, j: int) -> hashlib.blake2b:
+        return hashlib.blake2b(f"{self._fingerprint} {i} {j}".encode(), digest_size=16)

@@ -178,7 +178,8 @@ def test_an_unknown_flag_or_a_wrong_value_is_refused(folder, capsys):
 def test_another_configuration_in_the_same_folder_is_refused(folder, capsys):
     assert main(["fake", "--numbers", "1"]) == 0
     assert main(["fake", "--numbers", "2"]) == 2
-    assert "out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(capsys)
+    said = one_line(capsys)
+    assert "folder: expected a new folder or one of the same configuration, in which numbers is [2.0]" in said
 
 
 def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, monkeypatch):
@@ -199,6 +200,27 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, 
     assert main(["fake", "--out", "whole"]) == 0
     for name in ("config.json", "rows.jsonl", "summary.json"):
         assert (out / name).read_bytes() == Path("whole", name).read_bytes()
+
+
+def test_a_folder_of_another_process_is_one_line(folder, capsys):
+    code = (
+        "import sys; from gsjax import _files; kept = _files.lock(sys.argv[1], ''); print(flush=True); sys.stdin.read()"
+    )
+    out = Path("results/fake/smoke")
+    out.mkdir(parents=True)
+    command = [sys.executable, "-c", code, str(out.absolute())]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        try:
+            assert other.stdout.readline()
+            assert main(["fake"]) == 2
+            said = one_line(capsys)
+            assert said.startswith("experiments: folder: expected a folder that no other process writes to, got ")
+            assert f"{out}, which process {other.pid} on " in said
+            assert [path.name for path in out.iterdir()] == [".lock"]
+        finally:
+            other.kill()
+    assert main(["fake"]) == 0
 
 
 def test_an_interruption_is_one_line(folder, capsys, monkeypatch):

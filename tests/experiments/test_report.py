@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -132,6 +133,123 @@ def test_results_that_are_none_are_named(results, capsys):
     assert "--results: expected a summary.json somewhere under results, got none" in one_line(capsys)
 
 
+def damaged(image, chunk):
+    """A PNG file with one bit of the content of a chunk changed."""
+    place = image.index(chunk) + len(chunk) + 2
+    return image[:place] + bytes([image[place] ^ 1]) + image[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: damaged(image, b"IDAT"),
+        lambda image: damaged(image, b"IHDR"),
+        lambda image: image[:40] + image[-12:],
+        lambda image: image[:8] + image[-12:],
+        lambda image: b"GIF89a" + image[6:],
+    ],
+)
+def test_figures_that_are_damaged_within_are_named(results, capsys, change):
+    path = results / "fake" / "laptop" / "curve.png"
+    path.write_bytes(change(path.read_bytes()))
+    assert main(["report"]) == 2
+    assert "experiments: results/fake/laptop/curve.png is damaged" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    "text", ["12", "[]", "null", "{}", '{"seconds": null}', '{"seconds": "3"}', '{"seconds": NaN}', '{"seconds": -1}']
+)
+def test_a_time_that_is_none_is_named(results, capsys, text):
+    (results / "fake" / "laptop" / "timing.json").write_text(text)
+    assert main(["report"]) == 2
+    assert "experiments: results/fake/laptop/timing.json is damaged" in one_line(capsys)
+
+
+def places(value, at=()):
+    """The places of all values in JSON."""
+    yield at
+    if isinstance(value, dict | list):
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from places(entry, (*at, key))
+
+
+def test_whatever_else_stands_in_a_summary_is_shown_or_refused(results, capsys):
+    """Another type in every place: the page is made, or one line names the file."""
+    path = results / "fake" / "laptop" / "summary.json"
+    whole = json.loads(path.read_text())
+    refused = 0
+    for at in places(whole):
+        for other in (None, 3, -2.5, True, "x", [], {}, [None], {"x": []}, [1.0, 2.0, 3.0]):
+            content = json.loads(json.dumps({"": whole}))
+            *before, last = ("", *at)
+            within = content
+            for key in before:
+                within = within[key]
+            within[last] = other
+            path.write_text(json.dumps(content[""]))
+            try:
+                _page.page([_page.read(path)], {})
+                _report.table([_page.read(path)])
+                _report.signatures([_page.read(path)])
+            except ValueError as error:
+                assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017  either of the two may be
+                refused += 1
+    assert refused > 300
+    path.write_text(json.dumps(whole | {"rows": [{}]}))
+    assert main(["report"]) == 2
+    assert "experiments: results/fake/laptop/summary.json is damaged (rows: expected the keys" in one_line(capsys)
+
+
+PLANT = "<script>alert('1')</script>&\"'<b>"
+
+
+def planted(value):
+    """JSON with text planted in every string and every key but those that a summary has to have."""
+    if isinstance(value, dict):
+        return {f"{key}{PLANT}": planted(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [planted(entry) for entry in value]
+    return f"{value}{PLANT}" if isinstance(value, str) else value
+
+
+def test_nothing_in_a_summary_becomes_part_of_the_page(results):
+    path = results / "fake" / "laptop" / "summary.json"
+    whole = json.loads(path.read_text())
+    whole["config"] |= {"nested": {"a": [{"b": "c"}]}}
+    for kind in ("rows", "signatures"):
+        whole[kind] = [{key: planted(entry) for key, entry in row.items()} for row in whole[kind]]
+    content = whole | {name: planted(whole[name]) for name in whole if name not in ("rows", "signatures")}
+    path.write_text(json.dumps(content))
+    path.with_name("curve.png").rename(path.with_name("a\"><script>&'.png"))
+    folder = results / "<b>\"&' folder"
+    path.parent.rename(folder)
+    page = _page.page([_page.read(folder / "summary.json")], {content["experiment"]: f"a title{PLANT}"})
+    reader = Reader(page)
+    assert reader.open == []
+    assert {tag for tag, _ in reader.tags} & {"script", "b"} == set()
+    assert {key for _, attributes in reader.tags for key in attributes} == {
+        *("lang", "charset", "name", "content", "class", "href", "id", "alt", "width", "src")
+    }
+    [image] = [attributes for tag, attributes in reader.tags if tag == "img"]
+    assert image["alt"] == "a\"><script>&'"
+    text = "".join(reader.text)
+    strings = [at[-1] for at in places(content) if at and isinstance(at[-1], str) and PLANT in at[-1]]
+    assert len(strings) > 12
+    for string in [*strings, f"a title{PLANT}", str(folder), f"fake{PLANT}", f"accuracy{PLANT}", f"8x8 digits{PLANT}"]:
+        assert string in text, string
+    shown = text.count(PLANT)
+    assert page.count("&lt;script&gt;") >= shown > 30
+    table = _report.table([_page.read(folder / "summary.json")], named=True)
+    assert "<" not in table
+    assert "&amp;" in table
+
+
+def test_names_that_are_no_utf_8_are_shown_by_their_codes(results):
+    folder = results / os.fsdecode(b"caf\xe9")
+    (results / "fake" / "laptop").rename(folder)
+    assert "caf\\xe9" in _page.page([_page.read(folder / "summary.json")], {}).encode().decode()
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.98765, "0.988"), (12345.6, "12346"), (1e-5, "1e-05"), (None, "")])
 def test_numbers(value, text):
     assert _page.number(value) == text
@@ -255,3 +373,16 @@ def test_the_tables_of_the_readme_are_current():
 def test_the_records_are_as_experiments_write_them():
     for path in Path(_report.__file__).with_name("records").rglob("summary.json"):
         assert _page.read(path).content == json.loads(path.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("a & b <i> &lt;", "a &amp; b &lt;i> &amp;lt;"),
+        ("`x` ~y~ $z$ *w* a|b a\\b", r"\`x\` \~y\~ \$z\$ \*w\* a\|b a\\b"),
+        ("[a](javascript:b)", r"[a]\(javascript:b)"),
+        ("one\ntwo\r\nthree\u2028four", "one two  three four"),
+    ],
+)
+def test_text_stays_in_its_cell(text, cell):
+    assert _report._cell(text) == cell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import jax.numpy as jnp
@@ -78,3 +79,67 @@ def test_published_penalty_is_c_times_the_mean_square():
     logits, c = np.array([0.5, -2.0, 1.0]), 0.003
     ours = np.sum(two_moons.published(c) / 2 * logits**2) / len(logits)
     assert ours == pytest.approx(c * np.mean(logits**2))
+
+
+CONFIG = two_moons.PRESETS["smoke"]
+ARRAYS = {"grid": np.ones((CONFIG.seeds, 100, 100), np.float32), "logits": np.ones((CONFIG.seeds, CONFIG.n))}
+FOLLOWED = {
+    "logits": np.ones((CONFIG.seeds, CONFIG.n)),
+    "times": np.arange(4),
+    "responses": np.ones((CONFIG.seeds, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("arrays", [ARRAYS, FOLLOWED], ids=["an arm", "one that is followed"])
+def test_the_arrays_of_an_arm_are_read_as_they_were_written(tmp_path, arrays):
+    path = tmp_path / "arm.npz"
+    path.write_bytes(two_moons.packed(arrays))
+    found = two_moons.unpacked(path, CONFIG, followed="times" in arrays)
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array, strict=True)
+
+
+def of_numpy(array):
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK",
+        two_moons.packed(ARRAYS)[:-10],
+        two_moons.packed(ARRAYS)[:300],
+        two_moons.packed(FOLLOWED),
+        two_moons.packed({**ARRAYS, "grid": np.ones((CONFIG.seeds, 100, 99))}),
+        two_moons.packed({**ARRAYS, "logits": np.array([["a"] * CONFIG.n] * CONFIG.seeds)}),
+        of_numpy(np.ones(3)),
+        of_numpy(np.ones(3))[:40],
+    ],
+)
+def test_arrays_that_are_damaged_are_named(tmp_path, content):
+    path = tmp_path / "arm.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path} is damaged \(.*delete it"):
+        two_moons.unpacked(path, CONFIG, followed=False)
+
+
+def test_no_bit_of_the_arrays_changes_unseen(tmp_path):
+    path, whole = tmp_path / "arm.npz", two_moons.packed(ARRAYS)
+    unseen = 0
+    for place in np.random.default_rng(0).integers(0, len(whole), 300):
+        changed = bytearray(whole)
+        changed[place] ^= 1 << int(place) % 8
+        path.write_bytes(changed)
+        try:
+            found = two_moons.unpacked(path, CONFIG, followed=False)
+        except ValueError as error:
+            assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017  either of the two may be
+        else:  # in what an archive says of itself, such as the time
+            unseen += 1
+            for name, array in ARRAYS.items():
+                np.testing.assert_array_equal(found[name], array, strict=True)
+    assert unseen < 150

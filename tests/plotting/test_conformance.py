@@ -3,9 +3,13 @@
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
 
+import errno
 import io
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +75,52 @@ def test_makes_a_figure_of_its_own():
 def test_axes_of_another_kind_are_refused(draw):
     with pytest.raises(ValueError, match=r"^ax: expected matplotlib axes or None, got ndarray"):
         draw(plotting.panels(columns=2)[1])
+
+
+def test_a_figure_is_saved_as_matplotlib_would(tmp_path):
+    figure, _ = plotting.panels()
+    for name, options in [("a.png", {}), ("b.PNG", {"dpi": 30, "metadata": {"Software": None}}), ("c", {"dpi": 20})]:
+        expected = io.BytesIO()
+        figure.savefig(expected, format="png", **options)
+        plotting.save(figure, tmp_path / name, **options)
+        assert (tmp_path / name).read_bytes() == expected.getvalue()
+    plotting.save(figure, tmp_path / "d.pdf")
+    assert (tmp_path / "d.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_figure_that_cannot_be_saved_leaves_what_was_there(tmp_path, monkeypatch):
+    figure, axes = plotting.panels()
+    plotting.save(figure, tmp_path / "a.png", dpi=20)
+    before = (tmp_path / "a.png").read_bytes()
+    with pytest.raises(ValueError, match=r"^path: expected a name that ends with one of .*png.*, got .*a\.doc"):
+        plotting.save(figure, tmp_path / "a.doc")
+    with pytest.raises(OSError, match=r"absent/a\.png"):
+        plotting.save(figure, tmp_path / "absent" / "a.png")
+    axes[0, 0].set_title("$x_$")  # matplotlib finds that out when it draws
+    with pytest.raises(ValueError, match="Expected"):
+        plotting.save(figure, tmp_path / "a.png", dpi=20)
+    axes[0, 0].set_title("")
+
+    def fsync(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device.*a\.png"):
+        plotting.save(figure, tmp_path / "a.png", dpi=30)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a.png": before}
+
+
+def test_no_figure_is_written_any_other_way():
+    """Whoever calls `savefig` with the name of a file leaves half a figure on a full disk."""
+    root = Path(__file__).parents[2]
+    found = {
+        f"{file.relative_to(root)}: {line.strip()}"
+        for folder in ("gsjax", "experiments", "theory")
+        for file in (root / folder).rglob("*.py")
+        for line in file.read_text().splitlines()
+        if re.search(r"\.savefig\((?!(drawn|image), format=)", line)
+    }
+    assert found == set()
 
 
 def test_the_state_of_matplotlib_is_left_alone():

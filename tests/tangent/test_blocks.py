@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -117,18 +118,79 @@ def test_a_cache_of_another_kernel_is_refused(problem, tmp_path):
             call()
 
 
-def test_damaged_files_are_named(problem, tmp_path):
-    ntk(*problem, batch_size=6, cache=tmp_path)
+BLOCK = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def load(folder, shape=(2, 3), dtype=np.float32, fingerprint="kernel"):
+    return Blocks(folder, fingerprint).load(0, 0, jax.ShapeDtypeStruct(shape, dtype))
+
+
+def as_saved(array):
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+def test_a_block_is_read_as_it_was_written(tmp_path):
+    assert load(tmp_path) is None
+    Blocks(tmp_path, "kernel").save(0, 0, BLOCK)
+    np.testing.assert_array_equal(load(tmp_path), BLOCK, strict=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "block-0-0.npy"), BLOCK)  # NumPy's format, as its name says
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda block, other: block[:100],
+        lambda block, other: block[:-1],
+        lambda block, other: block + b"0",
+        lambda block, other: b"",
+        lambda block, other: block[:-20] + bytes([block[-20] ^ 1]) + block[-19:],  # a bit of the last number
+        lambda block, other: other,
+        lambda block, other: as_saved(BLOCK),
+        lambda block, other: as_saved(np.zeros((3, 3))),
+    ],
+)
+def test_damaged_blocks_are_named(tmp_path, damage):
+    blocks, path = Blocks(tmp_path, "kernel"), tmp_path / "block-0-0.npy"
+    blocks.save(0, 0, BLOCK)
+    blocks.save(0, 3, BLOCK)
+    path.write_bytes(damage(path.read_bytes(), (tmp_path / "block-0-3.npy").read_bytes()))
+    with pytest.raises(ValueError, match=r"^cache: .*block-0-0.npy is damaged .*delete it"):
+        load(tmp_path)
+
+
+def test_blocks_of_another_kernel_shape_or_type_are_refused(tmp_path):
+    Blocks(tmp_path, "kernel").save(0, 0, BLOCK)
+    for shape, dtype in [((3, 2), np.float32), ((6,), np.float32), ((2, 3), np.float64)]:
+        with pytest.raises(ValueError, match=r"^cache: .*block-0-0.npy is damaged \(expected .*got float32\[2, 3\]"):
+            load(tmp_path, shape, dtype)
+    (tmp_path / "kernel.json").write_text('{"fingerprint": "other"}')  # as if two had begun in the same folder at once
+    with pytest.raises(ValueError, match=r"^cache: .*block-0-0.npy is damaged"):
+        load(tmp_path, fingerprint="other")
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "null", '"a"', "{}", '{"fingerprint": 3}', '{"fingerprint": {}}', '{"a": NaN}', "[" * 99999]
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    Blocks(tmp_path, "kernel").save(0, 0, BLOCK)
+    (tmp_path / "kernel.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^cache: expected blocks of this kernel .*no fingerprint in .*kernel.json"):
+        load(tmp_path)
+    (tmp_path / "kernel.json").unlink()
+    with pytest.raises(ValueError, match=r"^cache: expected an empty folder"):
+        load(tmp_path)
+
+
+def test_a_damaged_block_stops_the_kernel_and_its_deletion_heals_it(problem, tmp_path):
+    expected = ntk(*problem, batch_size=6, cache=tmp_path)
     block = tmp_path / "block-0-5.npy"
     block.write_bytes(block.read_bytes()[:150])
     with pytest.raises(ValueError, match=r"^cache: .*block-0-5.npy is damaged .*delete it"):
         ntk(*problem, batch_size=6, cache=tmp_path)
-    (tmp_path / "kernel.json").write_text("{")
-    with pytest.raises(ValueError, match=r"^cache: expected blocks of this kernel .*no finger"):
-        ntk(*problem, batch_size=6, cache=tmp_path)
-    (tmp_path / "kernel.json").unlink()
-    with pytest.raises(ValueError, match=r"^cache: expected an empty folder"):
-        ntk(*problem, batch_size=6, cache=tmp_path)
+    block.unlink()
+    np.testing.assert_array_equal(ntk(*problem, batch_size=6, cache=tmp_path), expected)
 
 
 def test_a_full_disk_leaves_no_half_block(problem, tmp_path, monkeypatch):
@@ -138,7 +200,7 @@ def test_a_full_disk_leaves_no_half_block(problem, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(np, "save", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=r"No space left.*block-0-0\.npy"):
             ntk(*problem, batch_size=6, cache=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kernel.json"]
 

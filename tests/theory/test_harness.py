@@ -1,8 +1,10 @@
 """`python -m theory` on invented claims: verdicts, exit status, and what it leaves behind in every case."""
 
 import base64
+import contextlib
 import errno
 import html.parser
+import io
 import json
 import os
 import re
@@ -433,6 +435,54 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_pat
     assert "2 of 3 claims hold" in printed.out
     assert len(verdicts(tmp_path / "claims.json")) == 2
     assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
+
+
+PLANT = "<script>alert('1')</script>&\"'<b>"
+
+
+def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
+    details = {f"key{PLANT}": f"value{PLANT}", "rows": [{f"column{PLANT}": [[1, 2], [f"cell{PLANT}", PLANT]]}]}
+
+    def check(shift=0.0):
+        return Observation(PLANT, PLANT, PLANT, not shift, {**details, "text": f"lines\n{PLANT}"})
+
+    def failing(shift=0.0):
+        raise RuntimeError(f"error{PLANT}")
+
+    control = Control(f"control{PLANT}", f"broken{PLANT}", {"shift": 1.0})
+    checks = {"one": check, "two": failing}
+    install(numbers=[Claim(name, f"reference{PLANT}", f"statement{PLANT}", checks[name], control) for name in checks])
+    assert main(["--out", str(tmp_path)]) == 1
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "<b>" not in page
+    tags, shown = [], []
+    parser = html.parser.HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: tags.extend(key for key, _ in attrs)
+    parser.handle_data = lambda data: shown.append(data)
+    parser.feed(page)
+    assert set(tags) == {"lang", "charset", "name", "content", "class", "href", "id"}
+    for text in ("key", "value", "column", "cell", "lines\n", "error", "control", "broken", "reference", "statement"):
+        assert f"{text}{PLANT}" in "".join(shown), text
+
+
+@pytest.mark.parametrize("interval", [(1.0,), (1.0, 2.0, 3.0), 3.0, "ab", [], {"a": 1.0}, ("low", None)])
+def test_an_interval_that_is_none_stops_no_run(install, tmp_path, interval):
+    install(numbers=[claim("one", lambda shift=0.0: two_plus(shift, details={"interval": interval}))])
+    assert main(["--out", str(tmp_path)]) == 0
+    assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
+
+
+def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
+    def check(shift=0.0):
+        raise RuntimeError("in caf\udce9")
+
+    install(numbers=[claim("one", check)])
+    with contextlib.redirect_stdout(io.StringIO()):  # which takes what a terminal does not
+        assert main(["--out", str(tmp_path)]) == 1
+    [record] = strict_json(tmp_path / "claims.json")
+    assert record["error"] == "RuntimeError: in caf\udce9"
+    assert "in caf\\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("option", ["--out", "--json"])
