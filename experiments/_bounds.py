@@ -6,6 +6,7 @@ different and each within the bounds of its type, and a path is that of a file.
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 import typing
@@ -17,7 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 
 MOST = 2**31 - 1  # what 32 bits hold
-_SINGLE = np.finfo(np.float32)
+_SMALLEST, _LARGEST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def check(config: Any) -> None:
     Traceback (most recent call last):
     ValueError: --learning-rates: expected finite numbers above 0, got -1.0
     """
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    hints = _hints(type(config))
     for field in fields(config):
         require(field.name, getattr(config, field.name), hints[field.name])
 
@@ -92,6 +93,11 @@ def flag(name: str) -> str:
     '--learning-rate'
     """
     return f"--{name.replace('_', '-')}"
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
 
 
 def _wrong(value: Any, hint: Any, bound: Bound, entry: bool = False) -> Iterator[tuple[str, Any]]:
@@ -122,7 +128,7 @@ def _wrong(value: Any, hint: Any, bound: Bound, entry: bool = False) -> Iterator
         kind = "finite numbers" if entry else "a finite number"
         if not (math.isfinite(value) and within.holds(value)):
             yield f"{kind} {within}", value
-        elif abs(value) > _SINGLE.max or 0 < abs(value) < _SINGLE.tiny:
+        elif abs(value) > _LARGEST or 0 < abs(value) < _SMALLEST:
             yield f"{kind} {within}, such as single precision has", value
     elif hint is Path and not value.is_file():
         yield "a file", value

@@ -115,6 +115,8 @@ def check(experiment: Experiment, options: Options[Any]) -> None:
     _bounds.check(options.config)
     with flagged(options):
         getattr(experiment, "check", lambda config: None)(options.config)
+    if options.distributed or options.process_id:  # process 0 alone writes, perhaps on another machine
+        return
     there = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise ValueError(f"--out: expected a folder, got {options.out}: {there} is a file")
