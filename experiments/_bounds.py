@@ -54,7 +54,7 @@ class Bound:
         return " and ".join(f"{name} {end}" for name, end in parts.items() if end is not None)
 
 
-WHOLE = Bound(least=1, most=MOST)
+WHOLE = Bound(least=1)
 NUMBER = Bound(above=0)
 
 

@@ -29,15 +29,16 @@ _process.run("waiting", main)
 
 
 def start(*command, **environment):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # which would be passed on, where tests run in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONUNBUFFERED": "", **environment},
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -128,11 +129,17 @@ _process.run("fake", main)
 def test_a_full_disk_behind_standard_output_is_one_line():
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments"], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert (done.returncode, done.stderr) == (2, "experiments: standard output: No space left on device\n")
+    command = [sys.executable, "-m", "experiments"]
+    for unbuffered in ("", "1"):
+        environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(
+                command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment
+            )
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert line.startswith("experiments: ")
+        assert line.endswith("No space left on device")
 
 
 @pytest.mark.parametrize("name", ["experiments", "theory"])
