@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,8 @@ _process.run("waiting", main)
 """
 
 
-def start(*command, **environment):
+def start(*command: str, **environment: str) -> Any:
+    """The process of a command, with pipes to read from."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # which would be passed on, where tests run in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
