@@ -154,7 +154,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def plan(selected: Sequence[Claim], jobs: int) -> str:
-    """What a run is going to do, and about how long that takes, by the seconds of each claim in `seconds.json`."""
+    """What a run is going to do, and about how long that takes, by the CPU seconds of each claim in `seconds.json`."""
     what = f"{len(selected)} {'claim' if len(selected) == 1 else 'claims'}, {jobs} at a time"
     took: dict[str, float] = json.loads(Path(__file__).with_name("seconds.json").read_bytes())
     known = [took[claim.name] for claim in selected if claim.name in took]
