@@ -1,84 +1,19 @@
-"""Runs an experiment: python -m experiments NAME [--preset PRESET] [--out DIR] [--seed S] [flags].
-
-`python -m experiments NAME --help` has presets and flags, `python -m experiments report` gathers all results on one
-page, `python -m experiments gallery` draws the figures of the README, and `python -m experiments` alone lists the
-experiments.
-"""
+"""`python -m experiments`: see `experiments/_main.py`."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import traceback
-from collections.abc import Sequence
-
-import jax
-from threadpoolctl import threadpool_limits
-
-from experiments import _options, _report
+from experiments import _process
 
 
-def run(name: str, arguments: Sequence[str]) -> None:
-    """Runs one experiment.
+def _command() -> int:
+    from experiments import _main  # imports jax, for which a signal cannot wait
 
-    Raises:
-        ValueError: it cannot be run as asked.
-        OSError: a file cannot be read or written.
-    """
-    experiment = _options.load(name)
-    options = _options.parse(name, experiment, arguments)
-    _options.join(options)
-    x64 = getattr(options.config, "x64", None)
-    with contextlib.ExitStack() as stack:
-        # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
-        stack.enter_context(threadpool_limits(1, "blas"))
-        if x64 is not None:
-            stack.enter_context(jax.enable_x64(x64))
-        experiment.run(options.config, options.out, preset=options.preset, seed=options.seed)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 1 if tables are not current, 2 if it cannot be done as asked."""
-    first, *rest = (sys.argv[1:] if arguments is None else arguments) or [""]
-    try:
-        if first in ("-h", "--help"):
-            print(__doc__)
-        elif not first:
-            names = _options.found()
-            width = max(map(len, names), default=0)
-            print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()) or "no experiments yet")
-        elif first == "report":
-            return _report.main(rest)
-        elif first == "gallery":
-            from experiments import _gallery  # takes as long to import as all else
-
-            return _gallery.main(rest)
-        elif first.startswith("-"):
-            raise ValueError(f"expected the name of an experiment first, got {first}")
-        else:
-            run(first, rest)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"experiments: {where}{error.strerror or error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(f"experiments: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("experiments: interrupted; the same command goes on from what is finished", file=sys.stderr)
-        return 130
-    return 0
+    return _main.main()
 
 
 if __name__ == "__main__":
-    try:
-        status = main()
-    except Exception:  # noqa: BLE001  an error of ours, told as Python would tell it
-        traceback.print_exc()
-        status = 1
-    if status and jax.distributed.is_initialized():
-        # At an ordinary exit this process would wait for the others, which wait for it.
-        sys.stdout.flush()
-        os._exit(status)
-    sys.exit(status)
+    _process.run("experiments", _command)
+else:
+    from experiments._main import main
+
+    __all__ = ["main"]

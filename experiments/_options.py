@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, Protocol, TypeVar, cast
@@ -19,6 +20,8 @@ import jax
 import tyro
 
 import experiments
+from experiments import _bounds
+from experiments._bounds import Bound
 
 C = TypeVar("C")
 
@@ -28,6 +31,9 @@ class Experiment(Protocol):
 
     Config: type[Any]  # a frozen dataclass, whose fields are the flags; `x64: bool`, if it has that, is the precision
     PRESETS: Mapping[str, Any]  # Configs by name
+
+    # And, if there is more to be said of a configuration than the `Bound`s of its fields do, `check(config) -> None`,
+    # which raises a ValueError that begins with the name of a field.
 
     def run(self, config: Any, out: Path, *, preset: str, seed: int) -> None:
         """Runs in every process of a run; process 0 writes `summary.json` and the rest to `out`."""
@@ -79,7 +85,7 @@ def parse(name: str, experiment: Experiment, arguments: Sequence[str]) -> Option
     """The options of an experiment: of a preset, and whatever else `arguments` say.
 
     Raises:
-        ValueError: there is no such preset.
+        ValueError: there is no such preset; a value that has no sense; a folder that cannot be one.
         SystemExit: another argument cannot be read (2), or help was asked for (0).
     """
     first = next(iter(experiment.PRESETS))
@@ -88,13 +94,47 @@ def parse(name: str, experiment: Experiment, arguments: Sequence[str]) -> Option
     preset = parser.parse_known_args(arguments)[0].preset
     if preset not in experiment.PRESETS:
         raise ValueError(f"--preset: expected one of {', '.join(experiment.PRESETS)}, got {preset}")
-    return tyro.cli(
+    options = tyro.cli(
         Options[experiment.Config],
         args=arguments,
         default=Options(experiment.PRESETS[preset], preset, Path("results", name, preset)),
         prog=parser.prog,
         description=f"{experiment.__doc__}\nPresets: {', '.join(experiment.PRESETS)}.",
     )
+    check(experiment, options)
+    return options
+
+
+def check(experiment: Experiment, options: Options[Any]) -> None:
+    """Checks all that can be checked before anything is computed.
+
+    Raises:
+        ValueError: a value that has no sense, named like its flag; an `out` that no folder can be.
+    """
+    _bounds.require("seed", options.seed, Annotated[int, Bound(least=0)])
+    _bounds.check(options.config)
+    with flagged(options):
+        getattr(experiment, "check", lambda config: None)(options.config)
+    if options.distributed or options.process_id:  # process 0 alone writes, perhaps on another machine
+        return
+    there = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(f"--out: expected a folder, got {options.out}: {there} is a file")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: expected a folder to write to, got {options.out}: no permission in {there}")
+
+
+@contextlib.contextmanager
+def flagged(options: Options[Any]) -> Iterator[None]:
+    """An error of an experiment that begins with the name of a field has the flag in its place."""
+    try:
+        yield
+    except ValueError as error:
+        name, colon, rest = str(error).partition(":")
+        name = "out" if name == "folder" else name  # as `records` calls it
+        if colon and name in ("out", "seed", *(field.name for field in dataclasses.fields(options.config))):
+            raise ValueError(f"{_bounds.flag(name)}:{rest}") from error
+        raise
 
 
 def join(options: Options[Any]) -> None:

@@ -71,6 +71,11 @@ class Summary(NamedTuple):
         """EXPERIMENT/PRESET."""
         return f"{self.content['experiment']}/{self.content['preset']}"
 
+    @property
+    def judged(self) -> bool:
+        """Whether its signatures mean anything: the preset smoke is too short to judge by."""
+        return self.content["preset"] != "smoke"
+
 
 def read(path: Path) -> Summary:
     """The summary in the file `path`.
@@ -128,8 +133,13 @@ def valued(signature: Mapping[str, Any]) -> str:
 
 def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
     """All summaries, each with its figures; `titles` says in a line what an experiment is about."""
-    signatures = [entry for summary in summaries for entry in summary.content["signatures"]]
+    judged = [summary for summary in summaries if summary.judged]
+    signatures = [entry for summary in judged for entry in summary.content["signatures"]]
     hold = sum(bool(entry["holds"]) for entry in signatures)
+    good = "soft" if not judged else "good" if hold == len(signatures) else "bad"
+    count = [f"{hold} of {len(signatures)} signatures hold, in {_runs(len(judged))}."] if judged else []
+    if len(judged) < len(summaries):
+        count.append(f"{_runs(len(summaries) - len(judged))} of the preset smoke: too short to judge by.")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -140,8 +150,7 @@ def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
 </head>
 <body>
 <h1>Gradient starvation in practice</h1>
-<p class="{"good" if hold == len(signatures) else "bad"}"><strong>{hold} of {len(signatures)} signatures hold, in
-{len(summaries)} {"run" if len(summaries) == 1 else "runs"}.</strong></p>
+<p class="{good}"><strong>{" ".join(count)}</strong></p>
 <p class="soft">A signature is a number that shows an effect, or does not, by the criterion stated beside it. Intervals
 are 95% bootstrap intervals over seeds. Published numbers are the paper's; what differs from its setting stands beside
 them.</p>
@@ -158,7 +167,11 @@ def _overview(index: int, summary: Summary) -> str:
     if not signatures:
         return f"<p>{link}: no signatures</p>\n"
     rows = [
-        [_text(entry["name"]), f'<span class="number">{_text(valued(entry))}</span>', _verdict(entry["holds"])]
+        [
+            _text(entry["name"]),
+            f'<span class="number">{_text(valued(entry))}</span>',
+            _verdict(entry["holds"], summary.judged),
+        ]
         for entry in signatures
     ]
     return _table([link, "value [95% interval]", "verdict"], rows)
@@ -177,7 +190,7 @@ def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> str:
         for row, cells in zip(content["rows"], filled, strict=True)
     ]
     signatures = [
-        [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"]), _text(entry["why"])]
+        [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"], summary.judged), _text(entry["why"])]
         for entry in content["signatures"]
     ]
     return f"""<article id="run{index}">
@@ -237,7 +250,13 @@ def _table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
 
 
-def _verdict(holds: bool) -> str:
+def _runs(count: int) -> str:
+    return f"{count} {'run' if count == 1 else 'runs'}"
+
+
+def _verdict(holds: bool, judged: bool) -> str:
+    if not judged:
+        return '<span class="verdict soft">too short to judge</span>'
     mark, kind, word = ("✓", "good", "holds") if holds else ("✗", "bad", "does not hold")
     return f'<span class="verdict {kind}">{mark} {word}</span>'
 

@@ -93,6 +93,7 @@ def gather(results: Path, out: Path) -> None:
     for summary in summaries:
         for entry in summary.content["signatures"]:
             verdict = Text("yes", "green") if entry["holds"] else Text("no", "bold red")
+            verdict = verdict if summary.judged else Text("too short to judge", "dim")
             lines.add_row(*map(Text, (summary.name, str(entry["name"]), _page.valued(entry))), verdict)
     console = Console()
     if lines.row_count:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from experiments import _page
 from gsjax import records
 from gsjax.statistics import Interval, bootstrap_mean
 
@@ -61,3 +62,27 @@ def finish(
         out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=signatures
     )
     records.write(out / "timing.json", f'{{"seconds": {records.seconds(out):.1f}}}\n')
+
+
+def conclusion(out: Path) -> str:
+    """What a run says at its end: which signatures hold, if it is one to judge by, and where its results are."""
+    lines = []
+    if (out / "summary.json").is_file():
+        summary = _page.read(out / "summary.json")
+        signatures = summary.content["signatures"]
+        held = sum(bool(entry["holds"]) for entry in signatures)
+        if not summary.judged:
+            lines.append(f"preset {summary.content['preset']}: everything works, but it is too short to judge by")
+        elif signatures:
+            lines.append(f"{held} of {len(signatures)} signatures hold")
+        else:
+            lines.append("no signatures: there is nothing to judge")
+        for entry in signatures:
+            verdict = "holds" if entry["holds"] else "does not hold"
+            verdict = f"{verdict:15}" if summary.judged else ""
+            criterion = "" if entry["holds"] or not summary.judged else f" ({entry['why']})"
+            lines.append(f"  {verdict}{entry['name']}: {_page.valued(entry)}{criterion}")
+    files = [
+        path.name for path in (out / "summary.json", out / "rows.jsonl", *sorted(out.glob("*.png"))) if path.exists()
+    ]
+    return "\n".join([*lines, f"results in {out}: {', '.join(files)}"])

@@ -89,13 +89,24 @@ def load(
     >>> task.train.x.shape, list(task.held_out), task.outputs
     ((100, 8, 8, 2), ['test', 'gray'], 1)
     """
-    _check.require(name in NAMES, "data", f"one of {', '.join(NAMES)}", repr(name))
-    choice = not classes or name in ("digits", *_FILES)
-    _check.require(choice, "classes", f"none, as {name} has two of its own", classes)
+    check(name, classes)
     for argument, value in (("n", n), ("test", test), ("image_size", image_size)):
         _check.require(value is None or value >= 1, argument, "at least 1", value)
     train_key, test_key, split_key = jax.random.split(key, 3)
     return _LOADERS[name](_Wanted(name, train_key, test_key, split_key, tuple(classes), n, test, image_size))
+
+
+def check(name: str, classes: Sequence[int] = ()) -> None:
+    """Checks what can be without data.
+
+    Raises:
+        ValueError: no such task; classes for one that has two of its own.
+    """
+    _check.require(name in NAMES, "data", f"one of {', '.join(NAMES)}", repr(name))
+    choice = not classes or name in ("digits", *_FILES)
+    _check.require(choice, "classes", f"none, as {name} has two of its own", classes)
+    two = len(classes) in (0, 2)
+    _check.require(two, "classes", "none, or two different labels", classes)
 
 
 def _moons(wanted: _Wanted) -> Task:

@@ -41,7 +41,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -52,7 +52,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from experiments import _rows
-from gsjax import data, methods, networks, plotting, records
+from experiments._bounds import Bound
+from gsjax import _check, data, methods, networks, plotting, records
 from gsjax._progress import track
 from gsjax.data import Images
 from gsjax.probes import margins
@@ -67,7 +68,7 @@ class Config:
 
     data: Literal["cifar10", "digits"] = "cifar10"
     """Of Fig. 2: cats and dogs of CIFAR-10, or as a stand-in the threes and eights of scikit-learn's digits."""
-    seeds: int = 10
+    seeds: Annotated[int, Bound(least=2)] = 10
     """Networks an arm."""
     epochs: int = 40
     """Of training, Fig. 2."""
@@ -75,29 +76,29 @@ class Config:
     """Fig. 2; the paper states none."""
     learning_rate: float = 1e-3
     """Fig. 2, with momentum 0.9."""
-    channels: tuple[int, ...] = (12, 32)
+    channels: Annotated[tuple[int, ...], Bound(repeats=True)] = (12, 32)
     """Of the convolutions, Fig. 2."""
     kernel_size: int = 5
     """Of the convolutions, Fig. 2."""
     factor: float = 0.1
     """c of SD in Fig. 2, of c sum(logits^2)."""
-    on_the_way: tuple[int, ...] = (1, 8)
+    on_the_way: Annotated[tuple[int, ...], Bound(entries=0)] = (1, 8)
     """Epochs after which margins are measured, too, Fig. 2."""
     images: int = 2000
     """Test images of which margins are measured, the first ones of the file."""
-    radius: tuple[float, float] = (1.0, 20.0)
+    radius: Annotated[tuple[float, float], Bound(repeats=True)] = (1.0, 20.0)
     """Largest margins that are looked for, in the L-infinity and in the L2 norm."""
     steps: int = 20
     """Of every attack in the search of a margin."""
     bisections: int = 10
     """Of the radius in that search."""
-    table: tuple[Literal["cifar10", "cifar100", "digits"], ...] = ("cifar10", "cifar100")
-    """Data sets of Table 1; CIFAR-100 is left out where it is absent."""
-    table_seeds: int = 5
+    table: Annotated[tuple[Literal["cifar10", "cifar100", "digits"], ...], Bound(entries=0)] = ("cifar10", "cifar100")
+    """Data sets of Table 1, none if empty; CIFAR-100 is left out where it is absent."""
+    table_seeds: Annotated[int, Bound(least=2)] = 5
     """Networks an arm of Table 1."""
     table_network: Literal["preact_resnet", "vgg"] = "preact_resnet"
     """Architecture of Table 1."""
-    table_channels: tuple[int, ...] = (64, 128, 256, 512)
+    table_channels: Annotated[tuple[int, ...], Bound(repeats=True)] = (64, 128, 256, 512)
     """Of the stages of preact_resnet."""
     table_blocks: int = 2
     """In each of them."""
@@ -339,7 +340,9 @@ def trained(cell: Cell, config: Config, seed: int) -> list[dict[str, Any]]:
     """Trains and attacks the networks of a cell; a row a seed."""
     recipe = (figure_2 if cell.part == "figure 2" else table_1)(cell, config)
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(recipe.seeds))
-    epoch = len(recipe.train.y) // recipe.batch_size
+    n = len(recipe.train.y)
+    _check.require(recipe.batch_size <= n, "batch_size", f"at most {n}, the images there are", recipe.batch_size)
+    epoch = n // recipe.batch_size
     found = methods.train(
         recipe.method,
         keys,

@@ -40,7 +40,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,7 @@ import optax
 from jaxtyping import Array, Float, Key
 
 from experiments import _rows
+from experiments._bounds import Bound
 from gsjax import data, methods, networks, plotting, records
 from gsjax._progress import track
 from gsjax.data import Images
@@ -64,15 +65,15 @@ class Config:
 
     data: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     """Images: MNIST, Fashion-MNIST, or scikit-learn's 8x8 digits, which need no file."""
-    train: int = 3000
+    train: Annotated[int, Bound(least=2)] = 3000
     """Images to train on, half of them in each environment."""
-    validation: int = 3500
+    validation: Annotated[int, Bound(least=2)] = 3500
     """Images to select the step on, in the training environments."""
     test: int = 3500
     """Images to test on."""
-    seeds: int = 10
+    seeds: Annotated[int, Bound(least=2)] = 10
     """Restarts."""
-    arms: tuple[str, ...] = ()
+    arms: Annotated[tuple[str, ...], Bound(entries=0)] = ()
     """Only these arms; all of them if empty."""
     width: int = 300
     """Units of a hidden layer; IRM and REx have 1.3 times as many and the oracle 0.277 times (83), as published."""
@@ -178,6 +179,11 @@ def arms(config: Config) -> list[Arm]:
     if unknown:
         raise ValueError(f"arms: expected some of {', '.join(names)}, got {', '.join(unknown)}")
     return [arm for arm in found if not config.arms or arm.name in config.arms]
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not: see `arms`."""
+    arms(config)
 
 
 def load(config: Config) -> tuple[Images, str]:

@@ -35,7 +35,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -46,6 +46,7 @@ from jaxtyping import Array, Float, Key
 from scipy import integrate, stats
 
 from experiments import _rows
+from experiments._bounds import Bound
 from gsjax import _check, data, features, networks, plotting, records, tangent
 from gsjax.data import Dataset, Images
 from gsjax.objectives import Ridge
@@ -100,17 +101,17 @@ class Config:
     """Other lambdas."""
     sizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
     """Of the perturbation of an identity."""
-    overlaps: tuple[float, ...] = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
+    overlaps: Annotated[tuple[float, ...], Bound(least=0, below=1)] = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
     """Of the strongest feature with the labels."""
     counts: tuple[int, ...] = (1, 2, 3, 4, 8, 16)
     """Of the examples on which a feature disagrees with the labels that agrees with all others."""
-    draws: int = 40
+    draws: Annotated[int, Bound(least=2)] = 40
     """Random bases; networks, each on examples of its own."""
     tasks: tuple[Task, ...] = get_args(Task)
     """Data sets, each with the labels of the two classes that are -1 and +1."""
     networks: tuple[Network, ...] = ("mlp", "cnn")
     """mlp: two hidden layers of 256; cnn: two of 16 channels and stride 2, averaged over positions. Eq. 1, relu."""
-    examples: tuple[int, ...] = (32, 64, 128)
+    examples: Annotated[tuple[int, ...], Bound(least=2)] = (32, 64, 128)
     """Numbers of real examples; the smaller sets are parts of the largest."""
     real_strengths: tuple[float, ...] = (1e-3, 1e-1, 10.0)
     """lambda on real data."""
@@ -136,6 +137,20 @@ PRESETS: dict[str, Config] = {
     "laptop": Config(),
     "paper": Config(n=256, ns=(32, 64, 128, 256, 512), draws=200, examples=(64, 128, 256, 512)),
 }
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not.
+
+    Raises:
+        ValueError: `n` or one of `ns` of which no blocks can be made; counts of exceptions that are no exceptions.
+    """
+    for name, sizes in (("n", (config.n,)), ("ns", config.ns)):
+        for n in sizes:
+            _check.require(n > BLOCK and n % BLOCK == 0, name, f"multiples of {BLOCK} above it", n)
+    good = all(count < config.n / 2 for count in config.counts) and min(config.counts) * 8 <= config.n
+    expected = f"numbers from 1 to less than {config.n / 2:g}, one up to n / 8"
+    _check.require(good, "counts", expected, config.counts)
 
 
 class Cell(NamedTuple):
@@ -280,7 +295,7 @@ def overlaps(u: Float[Array, "draws n r"]) -> dict[str, np.ndarray]:
 
 def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     """Computes what is not there yet, and writes `rows.jsonl`, `summary.json` and the figures."""
-    _checked(config)
+    check(config)
     if jax.process_index() != 0:  # small matrices: there is nothing to share out
         return
     table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
@@ -632,19 +647,3 @@ def _measured(name: str, values: np.ndarray, differs: str | None = None) -> list
 
 def _key(seed: int, name: str) -> Key[Array, ""]:
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
-
-
-def _checked(config: Config) -> None:
-    for n in (config.n, *config.ns):
-        _check.require(n > BLOCK and n % BLOCK == 0, "n", f"multiples of {BLOCK} above it", n)
-    for name in ("ns", "decays", "strengths", "sizes", "overlaps", "counts", "examples", "real_strengths"):
-        values = getattr(config, name)
-        _check.require(len(values) > 0, name, "one or more", "none")
-    for name in ("decay", "decays", "strength", "strengths", "sizes", "real_strengths"):
-        _check.positive(name, getattr(config, name))
-    good = all(0 <= overlap < 1 for overlap in config.overlaps)
-    _check.require(good, "overlaps", "numbers in [0, 1)", config.overlaps)
-    good = all(1 <= count < config.n / 2 for count in config.counts) and min(config.counts) * 8 <= config.n
-    _check.require(good, "counts", f"numbers from 1 to less than {config.n / 2:g}, one up to n / 8", config.counts)
-    _check.require(min(config.examples) >= 2, "examples", "2 or more", config.examples)
-    _check.require(config.draws >= 2, "draws", "2 or more", config.draws)

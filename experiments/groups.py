@@ -40,7 +40,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -50,6 +50,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import _photographs, _rows
+from experiments._bounds import Bound
 from gsjax import _check, data, methods, networks, plotting, records
 from gsjax.data import ImageFolder, Images
 from gsjax.statistics import bootstrap_mean
@@ -76,9 +77,9 @@ class Config:
 
     data: Literal["digits", "fashion_mnist", "celeba", "waterbirds"] = "fashion_mnist"
     """Coloured images, digits (8x8, in scikit-learn) or fashion_mnist; or a folder of photographs."""
-    frequent: tuple[int, ...] = (3, 4)
+    frequent: Annotated[tuple[int, ...], Bound(least=0, most=9)] = (3, 4)
     """Labels of the frequent class of coloured images, y = -1: dresses and coats."""
-    rare: tuple[int, ...] = (2,)
+    rare: Annotated[tuple[int, ...], Bound(least=0, most=9)] = (2,)
     """Labels of the rare class of coloured images, y = +1: pullovers."""
     arms: tuple[Literal["erm", "sd", "lff", "group_dro"], ...] = ("erm", "sd", "lff", "group_dro")
     """Methods."""
@@ -90,11 +91,11 @@ class Config:
     """Images of a step."""
     learning_rate: float = 0.02
     """Of SGD with momentum 0.9."""
-    weight_decay: float = 1e-4
+    weight_decay: Annotated[float, Bound(least=0)] = 1e-4
     """Adds (weight_decay / 2) ||theta||^2 to every objective."""
-    widths: tuple[int, ...] = (256, 256)
+    widths: Annotated[tuple[int, ...], Bound(repeats=True)] = (256, 256)
     """Hidden layers of the network for coloured images."""
-    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    blocks: Annotated[tuple[int, ...], Bound(repeats=True)] = (3, 4, 6, 3)
     """Blocks of the residual network for photographs; these are ResNet-50's."""
     weights: Path | None = None
     """What it begins from, a .safetensors file with torchvision's names; drawn at random if None."""
@@ -117,6 +118,16 @@ PRESETS = {
     "shirts": Config(frequent=(2, 4), rare=(6,)),
     "paper": Config(data="celeba", seeds=3, epochs=50, learning_rate=1e-4),
 }
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not.
+
+    Raises:
+        ValueError: a label is both frequent and rare.
+    """
+    apart = set(config.frequent).isdisjoint(config.rare)
+    _check.require(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
 
 
 class Parts(NamedTuple):
@@ -150,8 +161,7 @@ Cell = tuple[dict[str, Any], Callable[[], list[dict[str, Any]]]]  # of the table
 
 def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     """Trains what is not trained yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    for name in ("seeds", "epochs"):
-        _check.require(getattr(config, name) >= 1, name, "at least 1", getattr(config, name))
+    check(config)
     table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
     keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(config.seeds))
     about, cells = (from_folder if config.data in ("celeba", "waterbirds") else from_colored)(config, keys)

@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from experiments import _rows
+from experiments._bounds import Bound
 from gsjax import _check, dual, features, linearized, plotting, records, training
 from gsjax.features import Features
 from gsjax.objectives import Penalties, Penalty, Ridge, SpectralDecoupling, objective
@@ -47,11 +48,11 @@ TITLES = {"ridge": "ridge", "sd": "spectral decoupling"}
 class Config:
     """The toy of Fig. 5; the defaults are the published settings."""
 
-    s1: tuple[float, ...] = (2.0, 3.0, 4.0, 5.0, 6.0)
+    s1: Annotated[tuple[float, ...], Bound(entries=2)] = (2.0, 3.0, 4.0, 5.0, 6.0)
     """Singular values of the first feature, increasing; more than one."""
     s2: float = 2.0
     """That of the second."""
-    delta: float = 0.5
+    delta: Annotated[float, Bound(above=0, below=1)] = 0.5
     """Of U, Eq. 15: the sine of its angle."""
     ridge: float = 0.01
     """lambda of Eq. 5."""
@@ -59,15 +60,15 @@ class Config:
     """lambda of Eq. 17."""
     learning_rate: float = 0.05
     """Step size of gradient descent on the sum over examples."""
-    steps: int = 5000
+    steps: Annotated[int, Bound(least=2)] = 5000
     """Published number of steps."""
-    initial: float = 1e-8
+    initial: Annotated[float, Bound(above=0, below=1)] = 1e-8
     """Where the dual variables begin."""
     tolerance: float = 1e-8
     """The factor by which the gradient has to fall for the descent to have converged."""
     max_steps: int = 1_000_000
     """Bound on its steps."""
-    seeds: int = 3
+    seeds: Annotated[int, Bound(least=2)] = 3
     """Draws of V."""
     x64: bool = True
     """Double precision."""
@@ -78,6 +79,19 @@ PRESETS: dict[str, Config] = {
     "laptop": Config(),
     "paper": Config(),
 }
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not.
+
+    Raises:
+        ValueError: `s1` does not increase, or the descent is bounded before the published number of steps.
+    """
+    _check.require(
+        all(low < high for low, high in itertools.pairwise(config.s1)), "s1", "increasing numbers", config.s1
+    )
+    least = f"at least the {config.steps} published steps"
+    _check.require(config.max_steps >= config.steps, "max_steps", least, config.max_steps)
 
 
 class Descent(NamedTuple):
@@ -180,7 +194,7 @@ def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
 
 def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     """Computes the paths that are not there yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    _checked(config)
+    check(config)
     if jax.process_index() != 0:  # two numbers a step: there is nothing to share out
         return
     table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
@@ -279,14 +293,3 @@ def draw(rows: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
 
 def _linear(theta: Float[Array, " m"], phi: Float[Array, "n m"]) -> Float[Array, " n"]:
     return phi @ theta
-
-
-def _checked(config: Config) -> None:
-    increasing = len(config.s1) > 1 and all(0 < low < high for low, high in itertools.pairwise(config.s1))
-    _check.require(increasing, "s1", "two or more positive numbers, increasing", config.s1)
-    for name in ("s2", "ridge", "sd", "learning_rate", "tolerance"):
-        _check.positive(name, getattr(config, name))
-    for name in ("delta", "initial"):
-        _check.require(0 < getattr(config, name) < 1, name, "a number in (0, 1)", getattr(config, name))
-    for name in ("steps", "seeds"):
-        _check.require(getattr(config, name) >= 2, name, "at least 2", getattr(config, name))

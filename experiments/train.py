@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -37,11 +38,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from experiments import _rows, _tasks
+from experiments._bounds import Bound
 from experiments._tasks import Task
 from gsjax import _check, methods, networks, plotting, records
 from gsjax.methods import Batch, Method, State, terms
 
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str}
+_OPTIONS = Bound(entries=0, repeats=True)  # `options` tells what is wrong with them
 GROUPS = 4  # of all tasks that have groups: two classes, two values of an attribute
 
 
@@ -52,12 +55,12 @@ class Config:
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "erm"
     """erm, spectral_decoupling, published_schedule (the same as on Colored MNIST: c, switch), irm, vrex, group_dro,
     lff."""
-    method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
     """Of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "colored_digits"
     """two_moons; digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, cifar2; colored_ or oracle_ digits, mnist,
     fashion_mnist, kmnist; colored_groups, celeba, waterbirds."""
-    classes: tuple[int, ...] = ()
+    classes: Annotated[tuple[int, ...], Bound(least=0, entries=0)] = ()
     """Two labels of image files to tell apart; all classes if none."""
     n: int | None = None
     """Examples to train on; all there are by default."""
@@ -67,13 +70,13 @@ class Config:
     """Of photographs (celeba, waterbirds), in pixels either way."""
     network: Annotated[str, tyro.conf.arg(metavar="NAME")] = "fully_connected"
     """mlp, cnn (in NTK parametrisation), fully_connected, convnet, vgg, preact_resnet, resnet."""
-    network_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...")] = ()
+    network_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
     """Of the network, e.g. widths=300,300 (what they are where they are needed and not given)."""
     optimizer: Literal["sgd", "adam"] = "adam"
     """Of optax."""
     learning_rate: float = 1e-3
     """Of the mean over a batch."""
-    momentum: float = 0.0
+    momentum: Annotated[float, Bound(least=0, below=1)] = 0.0
     """Of sgd."""
     steps: int = 1000
     """Updates."""
@@ -119,22 +122,39 @@ METHODS: dict[str, Callable[..., Method]] = {
 }
 
 
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not, as far as that needs no data.
+
+    Raises:
+        ValueError: an unknown name of data, of a method, a network or an option; an option with a wrong value, or
+            without one; classes of data that have two of their own; a momentum of Adam.
+    """
+    _tasks.check(config.data, config.classes)
+    _constructors(config, {"groups": GROUPS})
+    _optimizer(config)
+
+
 def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
     """The method and the network of a configuration.
 
     Raises:
         ValueError: an unknown name of either or of an option, or an option with a wrong value or without one.
     """
+    make_network, make_method = _constructors(config, {} if task.train.group is None else {"groups": GROUPS})
+    network = make_network(outputs=task.outputs)
+    return make_method(network, _optimizer(config)), network
+
+
+def _constructors(config: Config, groups: Mapping[str, int]) -> tuple[Callable[..., nn.Module], Callable[..., Method]]:
+    """Network and method with their options; `groups` are what the data say of those of a method."""
     _check.require(config.method in METHODS, "method", f"one of {', '.join(METHODS)}", repr(config.method))
     _check.require(
         config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network)
     )
     make_network, make_method = networks.get(config.network), METHODS[config.method]
     of_network = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
-    network = make_network(**of_network, outputs=task.outputs)
-    groups = {} if task.train.group is None else {"groups": GROUPS}
     of_method = options(config.method, make_method, config.method_options, groups)
-    return make_method(network, _optimizer(config), **of_method), network
+    return functools.partial(make_network, **of_network), functools.partial(make_method, **of_method)
 
 
 def options(
@@ -166,8 +186,7 @@ def options(
 
 def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     """Trains unless it has been done, and writes `rows.jsonl`, `summary.json` and the figure."""
-    for name in ("learning_rate", "records", "seeds", "steps"):
-        _check.positive(name, getattr(config, name))
+    check(config)
     data_key, key = jax.random.split(jax.random.key(seed))
     sizes = {"classes": config.classes, "n": config.n, "test": config.test, "image_size": config.image_size}
     task = _tasks.load(data_key, config.data, **sizes)

@@ -32,7 +32,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,7 @@ import optax
 from jaxtyping import Array, Float
 
 from experiments import _rows
+from experiments._bounds import Bound
 from gsjax import data, features, methods, networks, plotting, records, tangent
 from gsjax._progress import track
 from gsjax.data import Dataset
@@ -56,17 +57,17 @@ CORNERS = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2)  # the point
 class Config:
     """What is trained on two moons."""
 
-    n: int = 300
+    n: Annotated[int, Bound(least=2)] = 300
     """Examples."""
-    noise: float = 0.1
+    noise: Annotated[float, Bound(least=0)] = 0.1
     """Standard deviation around the moons."""
     delta: float = 0.1
     """Half of the gap between the classes along x_1 (b, c); they overlap as much in (a)."""
     width: int = 500
     """Units of a hidden layer."""
-    depth: int = 5
+    depth: Annotated[int, Bound(least=2)] = 5
     """Layers of the network called deep."""
-    seeds: int = 10
+    seeds: Annotated[int, Bound(least=2)] = 10
     """Networks an arm."""
     steps: int = 10_000
     """Steps of training; ten times as many in the arm called longer."""
@@ -74,11 +75,11 @@ class Config:
     """Of gradient descent with momentum 0.9."""
     c: float = 0.003
     """Spectral decoupling: the factor of mean yhat^2."""
-    trajectory_decay: float = 2e-4
+    trajectory_decay: Annotated[float, Bound(least=0)] = 2e-4
     """Weight decay in the arms that are followed in time (d)."""
     resamples: int = 500
     """Bootstrap samples of the intervals of averaged boundaries."""
-    arms: tuple[str, ...] = ()
+    arms: Annotated[tuple[str, ...], Bound(entries=0)] = ()
     """Only these arms; all of them if empty."""
 
 
@@ -165,6 +166,11 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
         signatures=signatures,
     )
     draw(planned, found, config, seed, out)
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not: see `arms`."""
+    arms(config)
 
 
 def examples(delta: float, config: Config, seed: int) -> Dataset:

@@ -33,7 +33,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from gsjax import data, plotting, records, sweeps
+from experiments import _rows
+from experiments._bounds import Bound
+from gsjax import _check, data, plotting, records, sweeps
 from gsjax.data import Dataset
 from gsjax.statistics import bootstrap_mean, loglog_slope
 
@@ -46,17 +48,17 @@ class Config:
 
     data: tuple[Data, ...] = ("two_moons", "digits")
     """Data sets: two_moons; digits (8x8, in scikit-learn); fashion_mnist, mnist, cifar2 (two classes of CIFAR-10)."""
-    classes: tuple[int, int] = (3, 8)
+    classes: Annotated[tuple[int, int], Bound(least=0)] = (3, 8)
     """Which two classes of the images; cifar2 takes them as labels of CIFAR-10 (3 cat, 5 dog)."""
-    n: int = 200
+    n: Annotated[int, Bound(least=2)] = 200
     """Examples to train on."""
     test: int = 100
     """Examples to test on."""
     widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
     """Widths of the hidden layers."""
-    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--depth",))] = (1,)
+    depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--depth",)), Bound(least=0)] = (1,)
     """Numbers of hidden layers."""
-    seeds: int = 8
+    seeds: Annotated[int, Bound(least=2)] = 8
     """Networks a cell."""
     penalties: Annotated[tuple[Literal["ridge", "sd"], ...], tyro.conf.arg(aliases=("--penalty",))] = ("ridge", "sd")
     """Penalties: ridge (Eq. 5), sd for spectral decoupling (Eq. 17)."""
@@ -70,7 +72,7 @@ class Config:
     """Bound on the steps of a run."""
     starving: int = 3
     """Strongest features whose strength is changed to measure starvation."""
-    starving_widths: tuple[int, ...] = (32, 256, 1024)
+    starving_widths: Annotated[tuple[int, ...], Bound(entries=0)] = (32, 256, 1024)
     """Widths at which it is measured, under the first penalty, strength and depth; none if empty."""
     x64: bool = True
     """Double precision."""
@@ -104,6 +106,22 @@ PRESETS: dict[str, Config] = {
 }
 
 
+def sweep_of(config: Config, seed: int) -> sweeps.Sweep:
+    """The grid of a configuration, as `sweeps` has it."""
+    names = {field.name for field in dataclasses.fields(sweeps.Sweep)} & vars(config).keys()
+    return sweeps.Sweep(**{name: getattr(config, name) for name in names}, seed=seed)
+
+
+def check(config: Config) -> None:
+    """Checks what the bounds of single fields do not.
+
+    Raises:
+        ValueError: an unknown activation; more features to starve than there are.
+    """
+    sweep_of(config, seed=0)
+    _check.require(config.starving <= config.n, "starving", f"at most n = {config.n}", config.starving)
+
+
 def load(name: str, config: Config, seed: int) -> tuple[Dataset, Dataset]:
     """The examples to train and to test on.
 
@@ -129,8 +147,7 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     first = jax.process_index() == 0
     table = records.Table(out, settings) if first else None
     retrained = records.Table(out / "starvation", settings) if first and config.starving_widths else None
-    fields = {field.name for field in dataclasses.fields(sweeps.Sweep)}
-    sweep = sweeps.Sweep(**{name: value for name, value in settings.items() if name in fields})
+    sweep = sweep_of(config, seed)
 
     rows, signatures, sizes = [], [], []
     for name in config.data:
@@ -145,16 +162,16 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
                 signatures += judge(group)
             rows += compare(starved, config)
     if first:
-        records.summary(
+        _rows.finish(
             out,
             experiment="width_sweep",
             preset=preset,
-            config=settings,
+            config=config,
+            seed=seed,
             data=sizes,
             rows=rows,
             signatures=signatures,
         )
-        records.write(out / "timing.json", f'{{"seconds": {records.seconds(out):.1f}}}\n')
 
 
 def starvation(

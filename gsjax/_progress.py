@@ -13,6 +13,20 @@ T = TypeVar("T")
 
 _PATIENCE = 3.0  # seconds before the first sign
 _INTERVAL = 30.0  # seconds between plain lines
+_shown: list[Progress] = []
+
+
+class _Console(Console):
+    """Standard error, for signs of progress: where nobody reads them any more, the work goes on without."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
+def stop() -> None:
+    """Takes all bars away, and leaves the terminal as it was."""
+    for progress in reversed(_shown):
+        progress.stop()
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
@@ -21,15 +35,19 @@ def track(items: Sequence[T], what: str) -> Iterator[T]:
     >>> list(track("abc", "letters"))
     ['a', 'b', 'c']
     """
-    console = Console(stderr=True)
+    console = _Console(stderr=True)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=len(items), visible=False)
-        due = time.monotonic() + _PATIENCE
-        for done, item in enumerate(items, 1):
-            yield item
-            late = time.monotonic() >= due
-            progress.update(task, completed=done, visible=late or None)
-            if late and not console.is_terminal and done < len(items):
-                console.print(f"{what}: {done} of {len(items)}")
-                due = time.monotonic() + _INTERVAL
+        _shown.append(progress)
+        try:
+            task = progress.add_task(what, total=len(items), visible=False)
+            due = time.monotonic() + _PATIENCE
+            for done, item in enumerate(items, 1):
+                yield item
+                late = time.monotonic() >= due
+                progress.update(task, completed=done, visible=late or None)
+                if late and not console.is_terminal and done < len(items):
+                    console.print(f"{what}: {done} of {len(items)}")
+                    due = time.monotonic() + _INTERVAL
+        finally:
+            _shown.remove(progress)

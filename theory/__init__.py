@@ -7,8 +7,10 @@ A file of this package holds one group of claims as a tuple `CLAIMS`; a new file
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
-from theory.claim import Claim
+if TYPE_CHECKING:  # jax is imported with the claims, not before
+    from theory.claim import Claim
 
 MODULES: tuple[str, ...] = (
     "tangent_features",

@@ -1,140 +1,19 @@
-"""`python -m theory`: checks the claims, prints a table and writes a report."""
+"""`python -m theory`: checks the claims, prints a table and writes a report; see `theory/command.py`."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import sys
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Event, Lock
-from typing import Annotated
-
-import jax
-import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from threadpoolctl import threadpool_limits
-
-from theory import claims, report
-from theory.claim import Claim, Record, run
-from theory.page import summary
+from experiments import _process
 
 
-@dataclass(frozen=True)
-class Options:
-    """Check every numbered claim of the theory, each with a control that has to fail.
+def _command() -> int:
+    from theory import command  # imports jax, for which a signal cannot wait
 
-    Exits with 0 if every claim holds and every control fails, 1 if not, 2 if the run cannot be done as asked.
-    """
-
-    only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Claims to check, by their own names or by the names of their files in theory/; all by default."""
-    out: Path = Path("results/theory")
-    """Folder for claims.json, report.html and the figures."""
-    json: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """One more file to write the contents of claims.json to."""
-    jobs: int = 2
-    """Claims checked at a time; most of a check is compiling, which keeps one core busy."""
-    list: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
-    """Only print the file, name and reference of each claim."""
-
-
-def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Claim]:
-    """The claims whose name, or whose file's name, is in `only`; all of them if `only` is empty.
-
-    Raises:
-        ValueError: a name that is neither.
-    """
-    names = {*found, *(module for module, _ in found.values())}
-    for name in only:
-        if name not in names:
-            close = difflib.get_close_matches(name, sorted(names))
-            hint = f"did you mean {', '.join(close)}?" if close else "see --list"
-            raise ValueError(f"no claim or file of claims is called {name!r}; {hint}")
-    return [claim for name, (module, claim) in found.items() if not only or {name, module} & set(only)]
-
-
-def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
-    """Runs the claims, `options.jobs` at a time; after each, renews `records`, in the claims' order, and the files."""
-    report.prepare(options.out, options.json)
-    made_with = report.environment()
-    order = {claim.name: place for place, claim in enumerate(selected)}
-    recording, closed = Lock(), Event()
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = progress.add_task("", total=len(selected))
-
-    def check_one(claim: Claim) -> None:
-        # A thread starts with the global setting, whatever its parent's context.
-        with jax.enable_x64(True):
-            try:
-                record = None if closed.is_set() else run(claim)
-                # Recorded before this thread takes up another claim, so that nothing that was computed can be lost.
-                with recording:
-                    if record is not None and not closed.is_set():
-                        record_one(record)
-            except BaseException:
-                closed.set()
-                raise
-
-    def record_one(record: Record) -> None:
-        record = report.draw(record, options.out)
-        records.append(record)
-        records.sort(key=lambda each: order[each.claim.name])
-        report.write(records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with)
-        console.print(report.line(record, f"{len(records)}/{len(selected)}"))
-        progress.update(task, advance=1, description=record.claim.name)
-
-    pool = ThreadPoolExecutor(options.jobs)
-    with progress:
-        try:
-            for pending in as_completed([pool.submit(check_one, claim) for claim in selected]):
-                pending.result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            with recording:  # what is being written is written whole; what comes later comes too late
-                closed.set()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    options = tyro.cli(Options, args=arguments, prog="python -m theory")
-    # What is no terminal has no width to fit: a log keeps one line a claim.
-    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 180
-    console = Console(width=width, highlight=False)
-    records: list[Record] = []
-    # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
-    with jax.enable_x64(True), threadpool_limits(1, "blas"):
-        found = claims()
-        if options.list:
-            for name, (module, claim) in found.items():
-                print(f"{module:24}{name:32}{claim.reference}")
-            return 0
-        try:
-            if options.jobs < 1:
-                raise ValueError(f"--jobs: expected 1 or more, got {options.jobs}")
-            selected = select(found, options.only)
-        except ValueError as error:
-            print(f"theory: {error}", file=sys.stderr)
-            return 2
-        try:
-            check(selected, options, console, records)
-            status = 0 if all(record.passes for record in records) else 1
-        except OSError as error:
-            print(f"theory: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
-            status = 2
-        except KeyboardInterrupt:
-            print(f"theory: interrupted; what was checked is in {options.out}", file=sys.stderr)
-            status = 130
-    if records:
-        console.print(report.table(records, console.width))
-        console.print(summary(records, len(selected)), style="green" if status == 0 else "bold red")
-        console.print(f"report: {options.out / 'report.html'}")
-    return status
+    return command.main()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    _process.run("theory", _command)
+else:
+    from theory.command import main
+
+    __all__ = ["main"]

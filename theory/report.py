@@ -27,7 +27,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gsjax import records as files
-from theory.claim import Record, describe
+from theory.claim import Claim, Record, describe
 from theory.page import number, observed, page, plain
 
 PACKAGES = (
@@ -146,6 +146,21 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return head.strip() + (" with uncommitted changes" if changes.stdout else "")
+
+
+def plan(selected: Sequence[Claim], jobs: int) -> str:
+    """What a run is going to do, and about how long that takes, by the CPU seconds of each claim in `seconds.json`."""
+    what = f"{len(selected)} {'claim' if len(selected) == 1 else 'claims'}, {jobs} at a time"
+    took: dict[str, float] = json.loads(Path(__file__).with_name("seconds.json").read_bytes())
+    known = [took[claim.name] for claim in selected if claim.name in took]
+    if not known:
+        return what
+    # A claim that is too new to be known takes as long as others do; one keeps a core busy.
+    at_once = min(jobs, os.cpu_count() or 1)
+    seconds = max(sum(known) / len(known) * len(selected) / at_once, *known, 0.0)
+    minutes = round(seconds / 60)
+    time = "less than a minute" if seconds < 45 else f"about {minutes} {'minute' if minutes == 1 else 'minutes'}"
+    return f"{what}: {time} on 2 cores"
 
 
 def line(record: Record, position: str) -> Text:

@@ -1,8 +1,8 @@
 """Derivatives of an equilibrium in the kernel itself, which need no eigenvectors.
 
-The margins at the optimum solve `m = K alpha(m) / lambda`, with the kernel `K = Y Phi Phi^T Y` (Eqs. 9 and 11). That is
-smooth in K, whatever its eigenvalues. Differentiated through its eigenvectors instead it is a sum of terms `1 / (s_i^2 -
-s_j^2)`, which cancel: to rounding errors where strengths are close, and to NaN where they coincide.
+The margins at the optimum solve `m = K alpha(m) / lambda`, with the kernel `K = Y Phi Phi^T Y` (Eqs. 9 and 11). They
+are smooth in K, whatever its eigenvalues. Differentiated through its eigenvectors instead, they are a sum of terms
+`1 / (s_i^2 - s_j^2)`. These cancel, to rounding errors where strengths are close and to NaN where they coincide.
 """
 
 from __future__ import annotations

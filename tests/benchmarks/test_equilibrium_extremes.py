@@ -96,9 +96,7 @@ def ridge(sizes: dict[int, int], form: str, dtype, seed: int) -> list[Row]:
             small, start = n <= LARGEST_MATRIX, time.perf_counter()
             state, slopes = jax.block_until_ready(_ridge(u, s, Ridge(strength), form=form, slopes=small))
             seconds = time.perf_counter() - start
-            true = truth.solve(
-                u, s, strength, form=form, eps=eps, guess=np.asarray(state.response), slopes=small
-            )
+            true = truth.solve(u, s, strength, form=form, eps=eps, guess=np.asarray(state.response), slopes=small)
             normal = true.alpha > tiny  # below, floats have no relative accuracy
             wrong = 0.0
             if small:
@@ -221,12 +219,9 @@ def test_decoupling_below_full_rank(capsys):
                 z = np.asarray(state.response)[:rank]
                 margins, last_step = decoupled_truth(u[:, :rank], strength, y * target, z)
                 spread = np.full(n, np.max(np.abs(margins)))
-                rows.append(compare(n, u[:, :rank], _first(state, rank), margins, spread, last_step, seconds, np.float64))
+                state = state._replace(response=state.response[:rank])
+                rows.append(compare(n, u[:, :rank], state, margins, spread, last_step, seconds, np.float64))
     report("spectral decoupling below full rank", rows, np.float64, capsys)
-
-
-def _first(state, rank):
-    return state._replace(response=state.response[:rank])
 
 
 def decoupled_truth(u, strength, centre, z) -> tuple[np.ndarray, float]:

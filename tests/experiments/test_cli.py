@@ -28,6 +28,8 @@ More of it.
 import dataclasses, json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+from experiments._bounds import Bound
 import jax, jax.numpy as jnp
 from jax.experimental import multihost_utils
 from gsjax import records
@@ -35,7 +37,7 @@ from gsjax import records
 @dataclass(frozen=True)
 class Config:
     """What is added."""
-    numbers: tuple[float, ...] = (1.0, 2.0)
+    numbers: Annotated[tuple[float, ...], Bound(least=-9)] = (1.0, 2.0)
     """Summands."""
     x64: bool = True
     """Double precision."""
@@ -143,7 +145,8 @@ def test_the_same_run_gives_the_same_bytes(folder):
         (["--preset", "smoke", "fake"], "expected the name of an experiment first, got --preset"),
         (["fake", "--preset", "large"], "--preset: expected one of smoke, laptop, got large"),
         (["fake", "--numbers", "1", "-1"], "numbers: expected none below zero, got -1.0"),
-        (["fake", "--out", "file"], "file: File exists"),
+        (["fake", "--out", "file"], "--out: expected a folder, got file: "),
+        (["fake", "--out", "file/x"], "--out: expected a folder, got file/x: "),
         (["fake", "--coordinator", "localhost:1"], "--num-processes: expected a value, as --coordinator,"),
         (["fake", "--process-id", "0", "--num-processes", "1"], "--coordinator: expected a value"),
         (
@@ -177,9 +180,11 @@ def test_an_unknown_flag_or_a_wrong_value_is_refused(folder, capsys):
 
 def test_another_configuration_in_the_same_folder_is_refused(folder, capsys):
     assert main(["fake", "--numbers", "1"]) == 0
+    capsys.readouterr()
     assert main(["fake", "--numbers", "2"]) == 2
-    said = one_line(capsys)
-    assert "folder: expected a new folder or one of the same configuration, in which numbers is [2.0]" in said
+    assert "--out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(
+        capsys
+    )
 
 
 def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, monkeypatch):
@@ -265,7 +270,7 @@ def test_two_processes_compute_together_and_one_writes(folder):
 @pytest.mark.parametrize(
     ("number", "status", "complaint"),
     [
-        ("-1", 2, "experiments: numbers: expected none below zero, got -1.0"),
+        ("-1", 2, "experiments: --numbers: expected none below zero, got -1.0"),
         ("1e9", 1, "RuntimeError: RESOURCE_EXHAUSTED"),
     ],
 )

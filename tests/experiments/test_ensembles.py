@@ -131,13 +131,13 @@ def test_a_data_set_that_is_absent_is_left_out(nowhere):
     ("flags", "complaint"),
     [
         (["--n", "12"], "n: expected multiples of 8 above it, got 12"),
-        (["--ns", "8"], "n: expected multiples of 8 above it, got 8"),
-        (["--overlaps", "1"], "overlaps: expected numbers in [0, 1)"),
+        (["--ns", "8"], "ns: expected multiples of 8 above it, got 8"),
+        (["--overlaps", "1"], "overlaps: expected finite numbers of at least 0 and below 1"),
         (["--counts", "8"], "counts: expected numbers from 1 to less than 8"),
-        (["--strengths", "0"], "strengths: expected finite positive numbers"),
-        (["--decay", "0"], "decay: expected finite positive numbers"),
-        (["--draws", "1"], "draws: expected 2 or more"),
-        (["--examples", "1"], "examples: expected 2 or more"),
+        (["--strengths", "0"], "strengths: expected finite numbers above 0"),
+        (["--decay", "0"], "decay: expected a finite number above 0"),
+        (["--draws", "1"], "draws: expected a whole number of at least 2"),
+        (["--examples", "1"], "examples: expected whole numbers of at least 2"),
     ],
 )
 def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):

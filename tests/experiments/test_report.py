@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _page, _report
+from experiments import _page, _report, _rows
 from experiments.__main__ import main
 from gsjax import plotting, records
 
@@ -386,3 +386,36 @@ def test_the_records_are_as_experiments_write_them():
 )
 def test_text_stays_in_its_cell(text, cell):
     assert _report._cell(text) == cell
+
+
+def test_a_run_that_is_too_short_is_not_judged(results, capsys):
+    """Neither counted nor called failed: on the page, on standard output and by the run itself."""
+    write(results / "short", preset="smoke")
+    assert main(["report"]) == 0
+    out = capsys.readouterr().out
+    assert sum("too short to judge" in line for line in out.splitlines()) == 2
+    text = " ".join(" ".join(Reader(Path("results/report.html").read_text(encoding="utf-8")).text).split())
+    assert "2 of 4 signatures hold, in 2 runs. 1 run of the preset smoke: too short to judge by." in text
+    assert text.count("too short to judge") == 1 + 2 * 2
+    for folder in ("fake", "deep"):
+        shutil.rmtree(results / folder)
+    assert main(["report"]) == 0
+    text = " ".join(" ".join(Reader(Path("results/report.html").read_text(encoding="utf-8")).text).split())
+    assert "1 run of the preset smoke: too short to judge by." in text
+    assert "signatures hold" not in text
+    assert "does not hold" not in text
+
+
+def test_what_a_run_says_at_its_end(results):
+    said = _rows.conclusion(results / "fake" / "laptop")
+    assert said.splitlines() == [
+        "1 of 2 signatures hold",
+        "  holds          SD *beats* ERM: -2.5e-05",
+        "  does not hold  it lasts: -2.5e-05 [-1, 2000] (x)",
+        f"results in {results / 'fake' / 'laptop'}: summary.json, curve.png",
+    ]
+    write(results / "short", preset="smoke")
+    short = _rows.conclusion(results / "short").splitlines()
+    assert short[0] == "preset smoke: everything works, but it is too short to judge by"
+    assert "hold" not in "".join(short[:-1])
+    assert short[-1] == f"results in {results / 'short'}: summary.json"

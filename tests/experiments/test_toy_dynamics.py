@@ -147,13 +147,13 @@ def test_the_presets_are_the_published_settings():
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--s1", "2"], "s1: expected two or more positive numbers, increasing, got (2.0,)"),
-        (["--s1", "3", "2"], "s1: expected two or more"),
-        (["--delta", "1"], "delta: expected a number in (0, 1), got 1.0"),
-        (["--initial", "0"], "initial: expected a number in (0, 1)"),
-        (["--ridge", "0"], "ridge: expected finite positive numbers"),
-        (["--learning-rate", "-1"], "learning_rate: expected finite positive numbers"),
-        (["--seeds", "1"], "seeds: expected at least 2, got 1"),
+        (["--s1", "2"], "s1: expected at least 2 values, got 2.0"),
+        (["--s1", "3", "2"], "s1: expected increasing numbers, got (3.0, 2.0)"),
+        (["--delta", "1"], "delta: expected a finite number above 0 and below 1, got 1.0"),
+        (["--initial", "0"], "initial: expected a finite number above 0 and below 1"),
+        (["--ridge", "0"], "ridge: expected a finite number above 0"),
+        (["--learning-rate", "-1"], "--learning-rate: expected a finite number above 0"),
+        (["--seeds", "1"], "seeds: expected a whole number of at least 2, got 1"),
     ],
 )
 def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):

@@ -23,7 +23,7 @@ from gsjax import plotting
 from gsjax.statistics import Slope
 from theory.__main__ import main
 from theory.claim import Claim, Control, Observation, run
-from theory.report import to_json
+from theory.report import plan, to_json
 
 SCHEMA = {
     "name": str,
@@ -300,6 +300,8 @@ def test_list_names_every_claim_and_runs_none(install, capsys):
         ("sums", "one"),
         ("products", "three"),
     ]
+    assert main(["--list", "--only", "products"]) == 0
+    assert re.findall(r"^(\S+) +(\S+) +arithmetic", capsys.readouterr().out, re.M) == [("products", "three")]
 
 
 def test_two_claims_of_one_name_are_refused(install):
@@ -381,10 +383,42 @@ def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys
     assert "1 of 3 claims hold" in printed.out
 
 
-def test_no_jobs_is_one_line(install, tmp_path, capsys):
-    install(numbers=[claim("one")])
-    assert main(["--jobs", "0", "--out", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "theory: --jobs: expected 1 or more, got 0\n"
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--jobs", "0"], "--jobs: expected a whole number of at least 1, got 0"),
+        (["--jobs", "-1"], "--jobs: expected a whole number of at least 1, got -1"),
+        (["--jobs", "99999999999"], "--jobs: expected a whole number at most 2147483647, got 99999999999"),
+        (["--out", ""], "--out: expected a value, got ''"),
+        (["--json="], "--json: expected a value, got ''"),
+        (["--only", "one", ""], "--only: expected a value, got ''"),
+        (["--list", "--only", "two"], "no claim or file of claims is called 'two'; see --list"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(install, tmp_path, monkeypatch, capsys, arguments, complaint):
+    install(numbers=[claim("one", raising)])
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert capsys.readouterr() == ("", f"theory: {complaint}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_more_jobs_than_claims_are_as_many_as_claims(install, tmp_path, capsys):
+    install(numbers=[claim("one"), claim("two")])
+    assert main(["--jobs", "1000", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("2 claims, 2 at a time\n")  # nobody knows how long invented ones take
+
+
+def test_a_run_says_at_its_start_how_long_it_will_take(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    known = json.loads(Path(theory.__file__).with_name("seconds.json").read_text())
+    chosen = [claim for _, claim in theory.claims().values()]
+    minutes = round(sum(known.values()) / len(known) * len(chosen) / 2 / 60)
+    assert {one.name for one in chosen} >= known.keys()
+    assert plan(chosen, 2) == f"{len(chosen)} claims, 2 at a time: about {minutes} minutes on 2 cores"
+    assert plan(chosen, 64) == f"{len(chosen)} claims, 64 at a time: about {minutes} minutes on 2 cores"
+    quick = [one for one in chosen if known.get(one.name, 9) < 5][:1]
+    assert plan([*quick, claim("new")], 1) == "2 claims, 1 at a time: less than a minute on 2 cores"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,138 @@
+"""What the values of flags may be: one rule for all experiments, and what their fields say of themselves in `Bound`.
+
+Without a `Bound` a whole number is at least 1, any other number is finite and above 0, a tuple has entries, all
+different and each within the bounds of its type, and a path is that of a file.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+
+MOST = 2**31 - 1  # what 32 bits hold
+_SMALLEST, _LARGEST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a number may be, or each entry of a tuple, and how many entries there are: `Annotated[int, Bound(2)]`.
+
+    Attributes:
+        least: the smallest number.
+        above: a number that all have to be above, in place of `least`.
+        most: the largest number.
+        below: a number that all have to be below, in place of `most`.
+        entries: the smallest number of entries.
+        repeats: whether entries may be equal.
+    """
+
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    entries: int = 1
+    repeats: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is within the bounds; NaN never is."""
+        low = self.least is None or value >= self.least
+        high = self.most is None or value <= self.most
+        return (
+            low and high and (self.above is None or value > self.above) and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        parts = {"of at least": self.least, "above": self.above, "at most": self.most, "below": self.below}
+        return " and ".join(f"{name} {end}" for name, end in parts.items() if end is not None)
+
+
+WHOLE = Bound(least=1)
+NUMBER = Bound(above=0)
+
+
+def check(config: Any) -> None:
+    """Checks every field of a dataclass by its type and its `Bound`.
+
+    Raises:
+        ValueError: one that has no sense; it is named like its flag.
+
+    >>> @dataclass
+    ... class Config:
+    ...     learning_rates: tuple[float, ...]
+    >>> check(Config((0.1, -1.0)))
+    Traceback (most recent call last):
+    ValueError: --learning-rates: expected finite numbers above 0, got -1.0
+    """
+    hints = _hints(type(config))
+    for field in fields(config):
+        require(field.name, getattr(config, field.name), hints[field.name])
+
+
+def require(name: str, value: Any, hint: Any) -> None:
+    """Checks one value by its type, which may be `Annotated` with a `Bound`.
+
+    Raises:
+        ValueError: it has no sense.
+    """
+    for expected, got in _wrong(value, hint, Bound()):
+        raise ValueError(f"{flag(name)}: expected {expected}, got {got}")
+
+
+def flag(name: str) -> str:
+    """The flag of a field.
+
+    >>> flag("learning_rate")
+    '--learning-rate'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind, include_extras=True)
+
+
+def _wrong(value: Any, hint: Any, bound: Bound, entry: bool = False) -> Iterator[tuple[str, Any]]:
+    """What was expected in place of what, if anything."""
+    if typing.get_origin(hint) is Annotated:
+        hint, *notes = typing.get_args(hint)
+        yield from _wrong(value, hint, next((note for note in notes if isinstance(note, Bound)), bound), entry)
+    elif typing.get_origin(hint) in (types.UnionType, typing.Union):
+        of = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        if value is not None and len(of) == 1:
+            yield from _wrong(value, of[0], bound, entry)
+    elif typing.get_origin(hint) is tuple:
+        kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
+        for number, each in enumerate(value):
+            yield from _wrong(each, kinds[min(number, len(kinds) - 1)], bound, True)
+        if len(value) < bound.entries:
+            yield f"at least {'one value' if bound.entries == 1 else f'{bound.entries} values'}", _shown(value)
+        if not bound.repeats and len(set(value)) < len(value):
+            yield "different values", _shown(value)
+    elif hint is int:
+        within = bound if bound.least is not None else WHOLE
+        if isinstance(value, bool) or not isinstance(value, int) or not within.holds(value):
+            yield f"{'whole numbers' if entry else 'a whole number'} {within}", value
+        elif value > MOST:
+            yield f"{'whole numbers' if entry else 'a whole number'} at most {MOST}", value
+    elif hint is float:
+        within = bound if (bound.least, bound.above) != (None, None) else NUMBER
+        kind = "finite numbers" if entry else "a finite number"
+        if not (math.isfinite(value) and within.holds(value)):
+            yield f"{kind} {within}", value
+        elif abs(value) > _LARGEST or 0 < abs(value) < _SMALLEST:
+            yield f"{kind} {within}, such as single precision has", value
+    elif hint is Path and not value.is_file():
+        yield "a file", value
+
+
+def _shown(values: tuple[Any, ...]) -> str:
+    return " ".join(map(str, values)) or "none"
