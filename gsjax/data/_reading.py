@@ -48,7 +48,7 @@ def content(path: Path, most: Callable[[bytes], int] = lambda start: MOST) -> by
 def lines(path: Path) -> list[str]:
     r"""The lines of a text in UTF-8, whatever ends them (\n, \r\n or \r), without blank ones at the end.
 
-    A byte-order mark is passed over. The first line is number 1 in what is said of it.
+    A byte-order mark is passed over, and so are spaces at the end of a line. Errors count lines from 1.
 
     Raises:
         ValueError: it is no such text, or is damaged; the file and the line are named.
@@ -64,7 +64,7 @@ def lines(path: Path) -> list[str]:
     found = _split(text.rstrip())
     for number, line in enumerate(found if "\0" in text else (), 1):
         _check.require("\0" not in line, f"{path}, line {number}", "text in UTF-8", "a zero byte: damaged")
-    return found if found != [""] else []
+    return [line.rstrip(" \t") for line in found] if found != [""] else []
 
 
 def _split(text: str) -> list[str]:

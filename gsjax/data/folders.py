@@ -10,7 +10,7 @@ import collections
 import csv
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,7 +76,7 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
     table = find("celeba/list_attr_celeba.txt", what=_CELEBA)
     partition = find("celeba/list_eval_partition.txt", what=_CELEBA)
     folder = find("celeba/img_align_celeba", what=_CELEBA)
-    found = [line.split() for line in lines(table)]
+    found = _words(table)
     count, names, rows = found[0] if found else [], found[1] if len(found) > 1 else [], found[2:]
     counted = bool(rows) and count == [str(len(rows))]
     _check.require(counted, str(table), f"the number of its rows, {len(rows)}, on its first line", " ".join(count))
@@ -87,18 +87,18 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
     files = [row[0] for row in rows]
     y, spurious = (_column(table, rows, 1 + names.index(name), {"-1": 0, "1": 1}, 3) for name in (target, attribute))
 
-    parts = [line.split() for line in lines(partition)]
+    parts = _words(partition)
     _widths(partition, parts, 2, first=1)
     divided = [row[0] for row in parts]
     _rows_once(partition, divided, first=1)
     split_of = dict(zip(divided, _column(partition, parts, 1, _PARTS, 1), strict=True))
     for number, file in enumerate(files, 3):
-        _check.require(file in split_of, str(partition), f"a line for {file} of {table}, line {number}", "none")
+        if file not in split_of:
+            raise ValueError(f"{partition}: expected a line for {file} of {table}, line {number}, got none")
     split = np.array([split_of[file] for file in files])
     read = _assemble(table, folder, files, y, spurious, split, _portrait, first=3)
     known = set(files)
-    for number, file in enumerate(divided, 1):
-        _check.require(file in known, f"{partition}, line {number}", f"a photograph of {table}", file)
+    _every(partition, 1, (file in known for file in divided), f"a photograph of {table}", divided.__getitem__)
     return read
 
 
@@ -232,6 +232,14 @@ def _middle(photograph: Image.Image, size: int) -> Image.Image:
     return photograph.crop((left, top, left + size, top + size))
 
 
+def _words(table: Path) -> list[list[str]]:
+    """The words of each line."""
+    found = lines(table)
+    quote = "a stray quote: damaged"
+    _every(table, 1, ('"' not in line for line in found), "words between spaces", lambda row: quote)
+    return [line.split() for line in found]
+
+
 def _fields(table: Path, line: str, number: int) -> list[str]:
     """The fields of a line of comma-separated values, each of which is a record."""
     where = f"{table}, line {number}"
@@ -251,39 +259,46 @@ def _once(where: str, names: Sequence[str]) -> None:
     _check.require(not twice, where, "different names of columns", f"{', '.join(map(repr, twice))} twice: damaged")
 
 
+def _every(table: Path, first: int, good: Iterable[bool], expected: str, got: Callable[[int], str]) -> None:
+    """All rows are good; the first of them is on line `first`, and `got(row)` says what is in a row."""
+    for row, fine in enumerate(good):
+        if not fine:
+            raise ValueError(f"{table}, line {first + row}: expected {expected}, got {got(row)}")
+
+
 def _rows_once(table: Path, files: Sequence[str], *, first: int) -> None:
     """All rows are about different photographs; the first of them is on line `first`."""
     seen: dict[str, int] = {}
     for number, file in enumerate(files, first):
-        other = seen.setdefault(os.path.normpath(file), number)
-        _check.require(other == number, f"{table}, line {number}", f"one row for {file}", f"another on line {other}")
+        if (other := seen.setdefault(file, number)) != number:
+            raise ValueError(f"{table}, line {number}: expected one row for {file}, got another on line {other}")
 
 
 def _widths(table: Path, rows: Sequence[Sequence[str]], width: int, *, first: int) -> None:
     """All rows have `width` fields; the first of them is on line `first`."""
-    for number, row in enumerate(rows, first):
-        _check.require(len(row) == width, f"{table}, line {number}", f"{width} fields", f"{len(row)}: damaged")
+    fit = (len(row) == width for row in rows)
+    _every(table, first, fit, f"{width} fields", lambda row: f"{len(rows[row])}: damaged")
 
 
 def _column(
     table: Path, rows: Sequence[Sequence[str]], column: int, meaning: Mapping[str, int], first: int
 ) -> Int[np.ndarray, " n"]:
     """What the entries of a column mean."""
-    for number, row in enumerate(rows, first):
-        known = row[column] in meaning
-        _check.require(known, f"{table}, line {number}", f"one of {', '.join(meaning)}", repr(row[column]))
+    known = (row[column] in meaning for row in rows)
+    _every(table, first, known, f"one of {', '.join(meaning)}", lambda row: repr(rows[row][column]))
     return np.array([meaning[row[column]] for row in rows])
 
 
-def _photographs(folder: Path) -> set[str]:
-    """The photographs in a folder and in those below it, by the ends of their names; hidden ones are passed over."""
-    ends = (".jpg", ".jpeg", ".png")
-    return {
-        os.path.normpath(os.path.join(place, file))
-        for place, _, files in os.walk(folder)
-        for file in files
-        if file.lower().endswith(ends) and not file.startswith(".")
-    }
+def _photographs(folder: str | os.PathLike[str], within: str = "") -> set[str]:
+    """The photographs in a folder and in those below it, as the ends of their names tell; hidden ones are left out."""
+    found: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found |= _photographs(entry.path, os.path.join(within, entry.name))
+            elif entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and entry.name[0] != "." and entry.is_file():
+                found.add(os.path.join(within, entry.name))
+    return found
 
 
 def _assemble(
@@ -297,11 +312,13 @@ def _assemble(
     *,
     first: int,
 ) -> ImageFolder:
-    _rows_once(table, files, first=first)
-    paths = [os.path.join(folder, file) for file in files]
-    for number, path in enumerate(paths, first):
-        _check.require(os.path.isfile(path), f"{table}, line {number}", "a photograph that is there", path)
-    more = _photographs(folder) - set(map(os.path.normpath, paths))
+    _check.require(folder.is_dir(), str(folder), "a folder of photographs", "a file")
+    names, there = [os.path.normpath(file) for file in files], _photographs(folder)
+    _rows_once(table, names, first=first)
+    paths = [os.path.join(folder, name) for name in names]
+    present = (name in there or os.path.isfile(path) for name, path in zip(names, paths, strict=True))
+    _every(table, first, present, "a photograph that is there", paths.__getitem__)
+    more = there.difference(names)
     got = f"none for {len(more)} of them, such as {min(more, default='')}: damaged, or put them elsewhere"
     _check.require(not more, str(table), f"a row for each photograph in {folder}", got)
     return ImageFolder(np.array(paths, object), 2.0 * y - 1, attribute, 2 * y + attribute, split, prepare)

@@ -211,13 +211,12 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
         return sizes
 
     def size(start: bytes) -> int:
-        return 4 + 4 * start[3] + math.prod(shape(start))
+        sizes = shape(start)
+        return 4 + 4 * len(sizes) + math.prod(sizes)
 
     whole = content(path, size)
-    sizes = shape(whole)
-    _check.require(
-        len(whole) == size(whole), str(path), f"{size(whole)} bytes", f"{len(whole)}: damaged, fetch it again"
-    )
+    sizes, expected = shape(whole), size(whole)
+    _check.require(len(whole) == expected, str(path), f"{expected} bytes", f"{len(whole)}: damaged, fetch it again")
     return np.frombuffer(whole, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 

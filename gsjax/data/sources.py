@@ -136,10 +136,10 @@ def _download(url: str, md5: str, target: Path) -> Path:
     # Imported here because only a download wants it.
     import pooch
 
-    # Its class does not fit pooch's own type of a downloader.
+    # Neither the class nor the function fits pooch's own type of a downloader.
     http: Any = pooch.HTTPDownloader(timeout=_TIMEOUT, chunk_size=1 << 16)
 
-    def downloader(*arguments: Any) -> None:
+    def download(*arguments: Any) -> None:
         try:
             http(*arguments)
         except OSError:  # among them all that requests knows of
@@ -147,6 +147,7 @@ def _download(url: str, md5: str, target: Path) -> Path:
         except Exception as error:  # such as urllib3 raises at a malformed address of a proxy
             raise OSError(f"{type(error).__name__}: {error}") from error
 
+    downloader: Any = download
     try:
         return Path(pooch.retrieve(url, f"md5:{md5}", fname=target.name, path=target.parent, downloader=downloader))
     except ValueError as error:  # only by the comparison of checksums
