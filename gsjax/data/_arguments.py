@@ -29,13 +29,13 @@ def choice(name: str, value: Any, options: Sequence[str]) -> None:
 def reals(name: str, value: Any, expected: str, *, axes: int = 0) -> Array:
     """`value` as an array of finite real numbers, no bools among them, with so many axes."""
     entries = value if isinstance(value, (list, tuple)) else ()
-    good = not any(isinstance(entry, (bool, np.bool_)) for entry in (value, *entries))
+    other = any(isinstance(entry, (bool, np.bool_, str, bytes)) for entry in (value, *entries))
     try:
-        array = jnp.asarray(value)
+        array = jnp.asarray(() if other else value)
     except (TypeError, ValueError, OverflowError):
-        array = jnp.zeros(0, bool)
+        other, array = True, jnp.zeros(0)
     real = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    _check.require(good and real and array.ndim == axes, name, expected, shown(value))
+    _check.require(not other and real and array.ndim == axes, name, expected, shown(value))
     _check.require(jnp.isfinite(array).all(), name, expected, shown(value))
     return array
 
