@@ -142,9 +142,10 @@ def _download(url: str, md5: str, target: Path) -> Path:
     def download(*arguments: Any) -> None:
         try:
             http(*arguments)
-        except OSError:  # among them all that requests knows of
-            raise
-        except Exception as error:  # such as urllib3 raises at a malformed address of a proxy
+        except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, ValueError):
+                raise
+            # What requests and urllib3 raise at a malformed address of a proxy is a ValueError, at times also.
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     downloader: Any = download
