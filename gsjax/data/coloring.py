@@ -79,7 +79,7 @@ def colored(
     noise = _arguments.probabilities("label_noise", label_noise).astype(float)
     _check.require(1 <= len(agreement) <= n, "correlations", f"1 to {n}, as there are {n} images", len(agreement))
     stride = _check.whole("stride", stride, least=1)
-    positive = _arguments.wholes("positive", positive)
+    positive = _arguments.wholes("positive", positive) if _check.is_concrete(positive) else positive
     clean = jnp.isin(labels, jnp.asarray(positive, int))
     _check.require(clean.any() & ~clean.all(), "positive", "some of the labels, not all or none", positive)
 

@@ -186,7 +186,7 @@ def _photograph(path: str) -> Image.Image:
 
     def require(condition: Any, expected: str, got: str) -> None:
         if not condition:
-            raise _Refused(f"{path}: expected {expected}, got {got}")
+            raise _Refused(f"{path}: expected {expected}, got {got}: replace it, or take it out with its row")
 
     try:
         with open(path, "rb") as file:

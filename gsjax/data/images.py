@@ -23,6 +23,7 @@ from gsjax.data.dataset import Dataset
 __all__ = ["Images", "available", "cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "read_idx", "two_classes"]
 
 _SPLITS = ("train", "test")
+_MEMBERS = 1000  # there are eight in CIFAR's archives
 _PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one after another
 
 
@@ -197,17 +198,18 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
     """
     path = Path(path)
 
+    def require(condition: bool, expected: str, got: object) -> None:
+        _check.require(condition, str(path), expected, f"{got}: damaged, fetch it again")
+
     def shape(start: bytes) -> tuple[int, ...]:
         magic = start[:3] == b"\x00\x00\x08" and len(start) > 3
-        _check.require(magic, str(path), "an idx file of unsigned bytes (0, 0, 8, axes)", f"'{start[:4].hex(' ')}'")
+        require(magic, "an idx file of unsigned bytes (0, 0, 8, axes)", f"'{start[:4].hex(' ')}'")
         known = 1 <= start[3] <= 32 if axes is None else start[3] == axes
-        _check.require(known, str(path), f"an array of {'1 to 32' if axes is None else axes} axes", start[3])
+        require(known, f"an array of {'1 to 32' if axes is None else axes} axes", start[3])
         header = 4 + 4 * start[3]
-        _check.require(len(start) >= header, str(path), f"a header of {header} bytes", f"{len(start)}: damaged")
+        require(len(start) >= header, f"a header of {header} bytes", len(start))
         sizes = tuple(np.frombuffer(start[4:header], ">u4").tolist())
-        entries = math.prod(sizes)
-        expected = f"1 to {MOST} entries"
-        _check.require(1 <= entries <= MOST, str(path), expected, f"an array of shape {sizes}: damaged")
+        require(1 <= math.prod(sizes) <= MOST, f"1 to {MOST} entries", f"an array of shape {sizes}")
         return sizes
 
     def size(start: bytes) -> int:
@@ -216,7 +218,7 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
 
     whole = content(path, size)
     sizes, expected = shape(whole), size(whole)
-    _check.require(len(whole) == expected, str(path), f"{expected} bytes", f"{len(whole)}: damaged, fetch it again")
+    require(len(whole) == expected, f"{expected} bytes", len(whole))
     return np.frombuffer(whole, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
 
 
@@ -276,12 +278,14 @@ def _members(archive: Path, names: Sequence[str]) -> list[tuple[str, memoryview]
     whole, found = content(archive), {}
     try:
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
-            members = list(itertools.islice(tar, 1000))  # there are eight in the official archives
+            members = list(itertools.islice(tar, _MEMBERS))
             end = tar.offset
     except Exception as error:  # tarfile raises much more than its own errors
         raise ValueError(f"{archive}: damaged ({type(error).__name__}: {error}), fetch it again") from error
-    # What is no header ends the list as the end of the archive does.
-    _check.require(not whole[end:].strip(b"\0"), str(archive), "an archive of a few files", "another: damaged")
+    _check.require(len(members) < _MEMBERS, str(archive), f"fewer than {_MEMBERS} members", "more: fetch it again")
+    # A header that is none ends the list as the end of the archive does, which is zeros.
+    rest = whole[end:].strip(b"\0")
+    _check.require(not rest, str(archive), "nothing after the last member", "more: damaged, fetch it again")
     for member in members:
         name = member.name.removeprefix("./")
         if name in names:

@@ -311,14 +311,7 @@ def test_a_flipped_bit_of_an_archive_is_noticed_or_harmless(tmp_path_factory, pl
 def test_a_flipped_bit_of_each_member(folder):
     """The checksum is at the end of the stream, behind all that is asked for."""
     archive = folder / "cifar-10-binary.tar.gz"
-    with gzip.open(archive, "wb", compresslevel=0) as file:
-        raw = io.BytesIO()
-        with tarfile.open(fileobj=raw, mode="w") as tar:
-            for name, value in BATCHES.items():
-                member = tarfile.TarInfo(name)
-                member.size = len(value)
-                tar.addfile(member, io.BytesIO(value))
-        file.write(raw.getvalue())
+    archive.write_bytes(gzip.compress(tar_of(folder), compresslevel=0))
     whole = archive.read_bytes()
     check_cifar(images.cifar10())
     for content in BATCHES.values():

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pooch
 import pytest
@@ -36,7 +37,7 @@ class Response:
     def raise_for_status(self):
         pass
 
-    def iter_content(self, chunk_size):
+    def iter_content(self, chunk_size) -> Any:
         return [self.content]
 
 
@@ -192,6 +193,9 @@ class Broken(Response):
             raise self.error
 
     def iter_content(self, chunk_size):
+        return self.pieces()
+
+    def pieces(self) -> Any:
         yield self.content
         raise self.error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -174,6 +176,8 @@ def test_weights_beyond_the_precision_of_the_network(small, tmp_path):
 def test_other_arguments_are_named(small, tmp_path):
     entries, _, variables, _ = small
     save_file(entries, tmp_path / "r")
+    other: Any
+    path: Any
     for path in (variables, 3, None):
         with pytest.raises(ValueError, match=r"^path: expected the name of a file"):
             resnet.load(path, tmp_path / "r")
