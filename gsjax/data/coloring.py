@@ -10,7 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from gsjax import _check
+from gsjax.data import _arguments
 from gsjax.data.images import Images
+
+__all__ = ["Colored", "blank", "colored", "gray", "grayscale", "paint"]
 
 
 class Colored(NamedTuple):
@@ -58,8 +61,9 @@ def colored(
         stride: every `stride`-th row and column of pixels is kept, from the first on.
 
     Raises:
-        ValueError: images that are not `(n, height, width, 1)`, a probability outside [0, 1], no environment or more of
-            them than images, classes that make all labels equal, a `stride` below 1.
+        ValueError: images that are not `(n, height, width, 1)`, a probability outside [0, 1], a single number for a
+            sequence of them, no environment or more of them than images, classes that make all labels equal, a
+            `stride` that is no whole number of at least 1.
 
     >>> import numpy as np
     >>> images = Images(np.full((4, 28, 28, 1), 255, np.uint8), np.array([3, 8, 1, 9]))
@@ -67,24 +71,22 @@ def colored(
     >>> sample.x.shape, sample.y.tolist(), sample.color.tolist()
     ((4, 14, 14, 2), [1.0, -1.0, 1.0, -1.0], [1, 0, 1, 0])
     """
-    pixels, labels = images
-    _check.shape("images", pixels, ndim=4)
+    _arguments.key("key", key)
+    pixels, labels = _arguments.images("images", images)
     n = len(pixels)
     _check.require(pixels.shape[3] == 1, "images", "pixels of one channel (n, height, width, 1)", pixels.shape)
-    _check.require(labels.shape == (n,), "images", f"labels of shape ({n},)", f"shape {labels.shape}")
-    for name, probabilities in (("correlations", correlations), ("label_noise", label_noise)):
-        _check.finite(name, probabilities)
-        inside = (jnp.asarray(probabilities) >= 0) & (jnp.asarray(probabilities) <= 1)
-        _check.require(inside.all(), name, "probabilities in [0, 1]", probabilities)
-    _check.require(1 <= len(correlations) <= n, "correlations", f"1 to {n}, as there are {n} images", len(correlations))
-    _check.require(stride >= 1, "stride", "at least 1", stride)
-    clean = jnp.isin(labels, jnp.asarray(positive))
+    agreement = _arguments.probabilities("correlations", correlations, axes=1).astype(float)
+    noise = _arguments.probabilities("label_noise", label_noise).astype(float)
+    _check.require(1 <= len(agreement) <= n, "correlations", f"1 to {n}, as there are {n} images", len(agreement))
+    stride = _check.whole("stride", stride, least=1)
+    positive = _arguments.wholes("positive", positive) if _check.is_concrete(positive) else positive
+    clean = jnp.isin(labels, jnp.asarray(positive, int))
     _check.require(clean.any() & ~clean.all(), "positive", "some of the labels, not all or none", positive)
 
     environment_key, label_key, color_key = jax.random.split(key, 3)
-    environment = jax.random.permutation(environment_key, jnp.arange(n) % len(correlations))
-    label = clean ^ jax.random.bernoulli(label_key, label_noise, (n,))
-    agree = jax.random.bernoulli(color_key, jnp.asarray(correlations, float)[environment])
+    environment = jax.random.permutation(environment_key, jnp.arange(n) % len(agreement))
+    label = clean ^ jax.random.bernoulli(label_key, noise, (n,))
+    agree = jax.random.bernoulli(color_key, agreement[environment])
     color = (label == agree).astype(int)
     x = paint(jnp.asarray(pixels[:, ::stride, ::stride, 0]) / jnp.asarray(255, float), color)
     return Colored(x, jnp.where(label, 1, -1).astype(x.dtype), color, environment)
@@ -93,23 +95,38 @@ def colored(
 def paint(image: Float[Array, "*n height width"], color: Int[Array, "*n"]) -> Float[Array, "*n height width 2"]:
     """Images `(n, height, width)` in channel `color` `(n,)`, 0 or 1, of two; the other one is zero.
 
+    Raises:
+        ValueError: colours that are not whole numbers, one for each image, or are others than 0 and 1.
+
     >>> paint(jnp.ones((1, 1, 3)), jnp.array([1]))[0, 0].tolist()
     [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
     """
+    image, color = jnp.asarray(image), jnp.asarray(color)
+    each = image.ndim >= 2 and color.shape == image.shape[:-2] and jnp.issubdtype(color.dtype, jnp.integer)
+    expected = "whole numbers, one for each image (..., height, width)"
+    _check.require(each, "color", expected, f"{_arguments.shown(color)} for images of shape {image.shape}")
+    _check.require(((color == 0) | (color == 1)).all(), "color", "0 or 1 for each image", "others")
     return image[..., None] * jax.nn.one_hot(color, 2, dtype=image.dtype)[..., None, None, :]
 
 
 def grayscale(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 1"]:
     """One channel in place of two `(n, height, width, 2)`, their sum: what the oracle sees, who cannot use the colour.
 
+    Raises:
+        ValueError: other than two channels.
+
     >>> grayscale(paint(jnp.ones((1, 1, 3)), jnp.array([1]))).shape
     (1, 1, 3, 1)
     """
-    return x.sum(axis=-1, keepdims=True)
+    _check.require(jnp.ndim(x) >= 3 and jnp.shape(x)[-1] == 2, "x", "(..., height, width, 2)", f"shape {jnp.shape(x)}")
+    return jnp.asarray(x).sum(axis=-1, keepdims=True)
 
 
 def gray(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
     """The images without colour, in both channels `(n, height, width, 2)` at half: Pezeshki et al. 2021, Fig. 3.
+
+    Raises:
+        ValueError: other than two channels.
 
     >>> gray(paint(jnp.ones((1, 1, 2)), jnp.array([1])))[0, 0].tolist()
     [[0.5, 0.5], [0.5, 0.5]]

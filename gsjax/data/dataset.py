@@ -8,6 +8,9 @@ import jax
 from jaxtyping import Array, Float, Key
 
 from gsjax import _check
+from gsjax.data import _arguments
+
+__all__ = ["Dataset", "split"]
 
 
 class Dataset(NamedTuple):
@@ -26,15 +29,19 @@ def split(key: Key[Array, ""], dataset: Dataset, n_train: int) -> tuple[Dataset,
     """Splits at random, without replacement, into `n_train` examples to train on and the rest to test on.
 
     Raises:
-        ValueError: `n_train` leaves one of the two parts empty.
+        ValueError: `n_train` is no whole number, or leaves one of the two parts empty; a dataset whose x and y are not
+            of the same length.
 
     >>> whole = Dataset(jax.numpy.ones((10, 2)), jax.numpy.ones(10))
     >>> train, test = split(jax.random.key(0), whole, 7)
     >>> train.x.shape, test.y.shape
     ((7, 2), (3,))
     """
-    n = len(dataset.y)
+    _arguments.key("key", key)
+    x, y = _arguments.pair("dataset", tuple(getattr(dataset, part, None) for part in "xy"), "a Dataset, arrays x and y")
+    _check.require(y.ndim == 1 and x.shape[:1] == y.shape, "dataset", "a label y for each x", f"{x.shape}, {y.shape}")
+    n, n_train = len(y), _check.whole("n_train", n_train)
     _check.require(0 < n_train < n, "n_train", f"1 to {n - 1}, as there are {n} examples", n_train)
     order = jax.random.permutation(key, n)
-    x, y = dataset.x[order], dataset.y[order]
+    x, y = x[order], y[order]
     return Dataset(x[:n_train], y[:n_train]), Dataset(x[n_train:], y[n_train:])

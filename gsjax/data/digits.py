@@ -8,8 +8,11 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from gsjax import _check
+from gsjax.data import _arguments
 from gsjax.data.dataset import Dataset
 from gsjax.data.images import Images
+
+__all__ = ["digit_images", "digits"]
 
 
 def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[Array, ""] | None = None) -> Dataset:
@@ -29,7 +32,8 @@ def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[
         x `(n, 8, 8, 1)` and y `(n,)` of -1 and +1, in JAX's default float type.
 
     Raises:
-        ValueError: classes outside 0..9 or equal, n below 1 or above the number of examples there are.
+        ValueError: classes outside 0..9 or equal, n that is no whole number, is below 1 or above the number of examples
+            there are.
 
     >>> x, y = digits((3, 8), n=200)
     >>> x.shape, y.shape
@@ -38,15 +42,12 @@ def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[
     # Imported here because it takes as long as JAX itself, and only this function wants it.
     from sklearn.datasets import load_digits
 
-    _check.require(
-        len(classes) == 2 and len(set(classes)) == 2 and set(classes) <= set(range(10)),
-        "classes",
-        "two different digits from 0 to 9",
-        classes,
-    )
+    classes = _arguments.two_labels("classes", classes, range(10), "two different digits from 0 to 9")
+    if key is not None:
+        _arguments.key("key", key)
     pixels, target = load_digits(return_X_y=True)
     rows = np.flatnonzero(np.isin(target, classes))
-    n = len(rows) if n is None else n
+    n = len(rows) if n is None else _check.whole("n", n)
     _check.require(1 <= n <= len(rows), "n", f"1 to {len(rows)}, the examples of digits {classes}", n)
     if key is not None:
         rows = rows[jax.random.permutation(key, len(rows))]

@@ -6,20 +6,29 @@ photographs of a selection.
 
 from __future__ import annotations
 
+import collections
 import csv
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from gsjax import _check
+from gsjax.data import _arguments
+from gsjax.data._reading import lines
 from gsjax.data.sources import find
 
+__all__ = ["ImageFolder", "celeba", "load_images", "waterbirds"]
+
+_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+_PIXELS = 1 << 26  # 8192 x 8192; what is larger is made to fill the memory
+_RECORD = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
 _SPLITS = ("train", "validation", "test")
 _CELEBA = "CelebA (list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba, unpacked, in a folder celeba)"
 
@@ -49,7 +58,7 @@ class ImageFolder(NamedTuple):
         Raises:
             ValueError: there is no such split.
         """
-        _check.require(split in _SPLITS, "split", f"one of {', '.join(_SPLITS)}", repr(split))
+        _arguments.choice("split", split, _SPLITS)
         return np.flatnonzero(self.split == _SPLITS.index(split))
 
 
@@ -61,27 +70,36 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
 
     Raises:
         FileNotFoundError: one of the three is nowhere; what to fetch, and where to put it.
-        ValueError: no such attribute; a damaged file, named with its line; a photograph that is not there.
+        ValueError: no such attribute; a damaged file, named with its line, as where a photograph has two lines; a
+            photograph that is not there, or is in only one of the three.
     """
     table = find("celeba/list_attr_celeba.txt", what=_CELEBA)
     partition = find("celeba/list_eval_partition.txt", what=_CELEBA)
     folder = find("celeba/img_align_celeba", what=_CELEBA)
-    lines = [line.split() for line in _text(table).splitlines()]
-    count, names, rows = lines[0] if lines else [], lines[1] if len(lines) > 1 else [], lines[2:]
+    found = _words(table)
+    count, names, rows = found[0] if found else [], found[1] if len(found) > 1 else [], found[2:]
     counted = bool(rows) and count == [str(len(rows))]
     _check.require(counted, str(table), f"the number of its rows, {len(rows)}, on its first line", " ".join(count))
+    _once(f"{table}, line 2", names)
     for argument, name in (("target", target), ("attribute", attribute)):
         _check.require(name in names, argument, f"an attribute of {table}, {', '.join(names)}", repr(name))
     _widths(table, rows, 1 + len(names), first=3)
+    files = [row[0] for row in rows]
     y, spurious = (_column(table, rows, 1 + names.index(name), {"-1": 0, "1": 1}, 3) for name in (target, attribute))
 
-    parts = [line.split() for line in _text(partition).splitlines()]
+    parts = _words(partition)
     _widths(partition, parts, 2, first=1)
-    split_of = dict(zip([row[0] for row in parts], _column(partition, parts, 1, _PARTS, 1), strict=True))
-    for number, row in enumerate(rows, 3):
-        _check.require(row[0] in split_of, str(partition), f"a line for {row[0]} of {table}, line {number}", "none")
-    split = np.array([split_of[row[0]] for row in rows])
-    return _assemble(table, folder, [row[0] for row in rows], y, spurious, split, _portrait, first=3)
+    divided = [row[0] for row in parts]
+    _rows_once(partition, divided, first=1)
+    split_of = dict(zip(divided, _column(partition, parts, 1, _PARTS, 1), strict=True))
+    for number, file in enumerate(files, 3):
+        if file not in split_of:
+            raise ValueError(f"{partition}: expected a line for {file} of {table}, line {number}, got none")
+    split = np.array([split_of[file] for file in files])
+    read = _assemble(table, folder, files, y, spurious, split, _portrait, first=3)
+    known = set(files)
+    _every(partition, 1, (file in known for file in divided), f"a photograph of {table}", divided.__getitem__)
+    return read
 
 
 def waterbirds(
@@ -100,11 +118,16 @@ def waterbirds(
 
     Raises:
         FileNotFoundError: the folder is nowhere; what to fetch, and where to put it.
-        ValueError: a missing column, a damaged row, named with its line; a photograph that is not there.
+        ValueError: a missing column, a damaged row, named with its line, as where a photograph has two rows; a
+            photograph that is not there, or that no row is about.
     """
+    _check.require(isinstance(folder, str), "folder", "the name of a folder", _arguments.shown(folder))
+    for argument, name in (("target", target), ("attribute", attribute)):
+        _check.require(isinstance(name, str), argument, "the name of a column", _arguments.shown(name))
     what = "Waterbirds (waterbird_complete95_forest2water2.tar.gz, unpacked)"
     table = find(f"{folder}/metadata.csv", what=what)
-    names, *rows = list(csv.reader(_text(table).splitlines())) or [[]]
+    names, *rows = [_fields(table, line, number) for number, line in enumerate(lines(table), 1)] or [[]]
+    _once(f"{table}, line 1", names)
     for name in ("img_filename", "split", target, attribute):
         _check.require(name in names, str(table), f"a column {name}", ", ".join(names) or "an empty file")
     _check.require(rows, str(table), "a row for each photograph", "none")
@@ -120,8 +143,15 @@ def load_images(
 ) -> UInt8[np.ndarray, "n size size 3"]:
     """The photographs of some `rows` `(n,)` of `folder`, as `folder.prepare` has it, in red, green and blue.
 
+    They are JPEG, PNG, BMP or WebP, of 8 bits a channel. Gray ones have three equal channels; four inks (CMYK) are
+    converted as Pillow does, without a profile. As in the published recipes, an orientation in EXIF is passed over: the
+    pixels are shown as they are stored. PNG has checksums, which are compared; of damage to the pixels of a JPEG only a
+    missing end is noticed.
+
     Raises:
-        ValueError: no rows, a `size` below 1; a damaged photograph, which is named.
+        ValueError: no rows, or other than whole numbers from 0 to n - 1; a `size` below 1; a photograph, which is
+            named, that is damaged, in another format, an animation, of 16 bits a channel, partly transparent, or of
+            more than 2^26 pixels.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
@@ -131,18 +161,58 @@ def load_images(
     ...     load_images(ImageFolder(np.array([path]), -np.ones(1), zero, zero, zero, _portrait), [0], size=8).shape
     (1, 8, 8, 3)
     """
-    _check.require(len(rows) > 0, "rows", "one row or more", "none")
-    _check.require(size >= 1, "size", "at least 1", size)
+    _check.require(isinstance(folder, ImageFolder), "folder", "an ImageFolder", _arguments.shown(folder))
+    chosen = np.asarray(_arguments.sequence("rows", rows, "whole numbers, one row or more"))
+    _check.require(len(chosen) > 0, "rows", "one row or more", "none")
+    whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
+    _check.require(whole, "rows", "whole numbers, one row or more", _arguments.shown(rows))
+    inside = chosen.min() >= 0 and chosen.max() < len(folder.paths)
+    _check.require(inside, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
+    size = _check.whole("size", size, least=1)
 
     def read(path: str) -> np.ndarray:
-        try:
-            with Image.open(path) as file:
-                return np.asarray(folder.prepare(file.convert("RGB"), size))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # all of them are Pillow's
-            raise ValueError(f"{path}: cannot be read ({error}), fetch it again") from error
+        return np.asarray(folder.prepare(_photograph(path), size))
 
     with ThreadPoolExecutor() as pool:  # decoding leaves Python's lock to others
-        return np.stack(list(pool.map(read, folder.paths[np.asarray(rows)])))
+        return np.stack(list(pool.map(read, folder.paths[chosen])))
+
+
+class _Refused(ValueError):
+    """Of a photograph that can be read, but is not what is asked for."""
+
+
+def _photograph(path: str) -> Image.Image:
+    """In red, green and blue, of 8 bits each."""
+
+    def require(condition: Any, expected: str, got: str) -> None:
+        if not condition:
+            raise _Refused(f"{path}: expected {expected}, got {got}: replace it, or take it out with its row")
+
+    try:
+        with open(path, "rb") as file:
+            start = file.read(26)
+            if start.startswith(b"\x89PNG\r\n\x1a\n"):
+                file.seek(0)
+                with Image.open(file, formats=["PNG"]) as picture:
+                    picture.verify()  # the checksums, which are passed over otherwise
+                require(start[24] <= 8, "at most 8 bits a channel", f"{start[24]}")  # Pillow would cut them off
+            file.seek(0)
+            with Image.open(file, formats=_FORMATS) as picture:
+                pixels = picture.width * picture.height
+                require(pixels <= _PIXELS, f"at most {_PIXELS} pixels", f"{pixels}")
+                # A JPEG may have smaller copies of the photograph behind it.
+                frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+                require(frames == 1, "one picture", f"an animation of {frames}")
+                if picture.has_transparency_data:
+                    clear = picture.convert("RGBA")
+                    least = np.asarray(clear)[..., 3].min()
+                    require(least == 255, "an opaque picture", f"an opacity of {least} in 255")
+                    return clear.convert("RGB")
+                return picture.convert("RGB")
+    except _Refused:
+        raise
+    except Exception as error:  # Pillow raises much more than its own errors
+        raise ValueError(f"{path}: cannot be read ({error}), fetch it again") from error
 
 
 _PARTS = {"0": 0, "1": 1, "2": 2}
@@ -162,24 +232,73 @@ def _middle(photograph: Image.Image, size: int) -> Image.Image:
     return photograph.crop((left, top, left + size, top + size))
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace")
+def _words(table: Path) -> list[list[str]]:
+    """The words of each line."""
+    found = lines(table)
+    quote = "a stray quote: damaged"
+    _every(table, 1, ('"' not in line for line in found), "words between spaces", lambda row: quote)
+    return [line.split() for line in found]
+
+
+def _fields(table: Path, line: str, number: int) -> list[str]:
+    """The fields of a line of comma-separated values, each of which is a record."""
+    where = f"{table}, line {number}"
+    _check.require(
+        _RECORD.fullmatch(line), where, "fields between commas, whole ones in quotes", "a stray quote: damaged"
+    )
+    try:
+        [fields] = csv.reader([line]) if line else [[]]
+    except csv.Error as error:
+        raise ValueError(f"{where}: damaged ({error})") from error
+    return [field.strip() for field in fields]
+
+
+def _once(where: str, names: Sequence[str]) -> None:
+    """None of the names of columns is there twice."""
+    twice = [name for name, count in collections.Counter(names).items() if count > 1]
+    _check.require(not twice, where, "different names of columns", f"{', '.join(map(repr, twice))} twice: damaged")
+
+
+def _every(table: Path, first: int, good: Iterable[bool], expected: str, got: Callable[[int], str]) -> None:
+    """All rows are good; the first of them is on line `first`, and `got(row)` says what is in a row."""
+    for row, fine in enumerate(good):
+        if not fine:
+            raise ValueError(f"{table}, line {first + row}: expected {expected}, got {got(row)}")
+
+
+def _rows_once(table: Path, files: Sequence[str], *, first: int) -> None:
+    """All rows are about different photographs; the first of them is on line `first`."""
+    seen: dict[str, int] = {}
+    for number, file in enumerate(files, first):
+        if (other := seen.setdefault(file, number)) != number:
+            raise ValueError(f"{table}, line {number}: expected one row for {file}, got another on line {other}")
 
 
 def _widths(table: Path, rows: Sequence[Sequence[str]], width: int, *, first: int) -> None:
     """All rows have `width` fields; the first of them is on line `first`."""
-    for number, row in enumerate(rows, first):
-        _check.require(len(row) == width, f"{table}, line {number}", f"{width} fields", f"{len(row)}: damaged")
+    fit = (len(row) == width for row in rows)
+    _every(table, first, fit, f"{width} fields", lambda row: f"{len(rows[row])}: damaged")
 
 
 def _column(
     table: Path, rows: Sequence[Sequence[str]], column: int, meaning: Mapping[str, int], first: int
 ) -> Int[np.ndarray, " n"]:
     """What the entries of a column mean."""
-    for number, row in enumerate(rows, first):
-        entry = row[column].strip()
-        _check.require(entry in meaning, f"{table}, line {number}", f"one of {', '.join(meaning)}", repr(entry))
-    return np.array([meaning[row[column].strip()] for row in rows])
+    known = (row[column] in meaning for row in rows)
+    _every(table, first, known, f"one of {', '.join(meaning)}", lambda row: repr(rows[row][column]))
+    return np.array([meaning[row[column]] for row in rows])
+
+
+def _photographs(folder: str | os.PathLike[str], within: str = "") -> set[str]:
+    """The photographs in a folder and in those below it, as the ends of their names tell; hidden ones are left out."""
+    found: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                found |= _photographs(entry.path, os.path.join(within, entry.name))
+            elif entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and entry.name[0] != "." and entry.is_file():
+                found.add(os.path.join(within, entry.name))
+    return found
 
 
 def _assemble(
@@ -193,7 +312,13 @@ def _assemble(
     *,
     first: int,
 ) -> ImageFolder:
-    paths = [os.path.join(folder, file) for file in files]
-    for number, path in enumerate(paths, first):
-        _check.require(os.path.isfile(path), f"{table}, line {number}", "a photograph that is there", path)
+    _check.require(folder.is_dir(), str(folder), "a folder of photographs", "a file")
+    names, there = [os.path.normpath(file) for file in files], _photographs(folder)
+    _rows_once(table, names, first=first)
+    paths = [os.path.join(folder, name) for name in names]
+    present = (name in there or os.path.isfile(path) for name, path in zip(names, paths, strict=True))
+    _every(table, first, present, "a photograph that is there", paths.__getitem__)
+    more = there.difference(names)
+    got = f"none for {len(more)} of them, such as {min(more, default='')}: damaged, or put them elsewhere"
+    _check.require(not more, str(table), f"a row for each photograph in {folder}", got)
     return ImageFolder(np.array(paths, object), 2.0 * y - 1, attribute, 2 * y + attribute, split, prepare)

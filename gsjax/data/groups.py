@@ -11,8 +11,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from gsjax import _check
+from gsjax.data import _arguments
 from gsjax.data.coloring import paint
 from gsjax.data.images import Images
+
+__all__ = ["CELEBA_GROUPS", "Groups", "colored_groups"]
 
 # Sagawa et al. 2020: dark-haired women, dark-haired men, blond women and blond men of CelebA's training split.
 CELEBA_GROUPS = (71_629, 66_874, 22_880, 1_387)
@@ -57,29 +60,33 @@ def colored_groups(
 
     Raises:
         ValueError: images that are not `(m, height, width, 1)`, classes that are empty or overlap, sizes that are not
-            four positive numbers, or more than there are images; a `stride` below 1.
+            four positive whole numbers, or more than there are images; a `stride` that is no whole number of at least
+            1.
 
     >>> images = Images(np.zeros((1000, 28, 28, 1), np.uint8), np.repeat([2, 3], 500))
     >>> sample = colored_groups(jax.random.key(0), images)
     >>> sample.x.shape, np.bincount(sample.group).tolist()
     ((586, 14, 14, 2), [258, 241, 82, 5])
     """
-    pixels, labels = np.asarray(images.pixels), np.asarray(images.labels)
+    _arguments.key("key", key)
+    _check.require(_check.is_concrete(images), "images", "arrays that are not traced", "traced ones")
+    pixels, labels = map(np.asarray, _arguments.pair("images", images, "Images: pixels and labels, two arrays"))
     _check.require(pixels.ndim == 4 and pixels.shape[3] == 1, "images", "pixels (m, height, width, 1)", pixels.shape)
-    _check.require(labels.shape == pixels.shape[:1], "images", f"labels of shape ({len(pixels)},)", labels.shape)
-    apart = len(classes) == 2 and all(map(len, classes)) and not set(classes[0]) & set(classes[1])
-    _check.require(apart, "classes", "two sequences of labels, none in both", classes)
-    _check.require(stride >= 1, "stride", "at least 1", stride)
-    rows = [np.flatnonzero(np.isin(labels, list(of))) for of in classes]
+    _arguments.images("images", images)
+    expected = "two sequences of labels, none in both"
+    of_each = [_arguments.wholes("classes", of, expected) for of in _arguments.sequence("classes", classes, expected)]
+    apart = len(of_each) == 2 and all(of_each) and not set(of_each[0]) & set(of_each[-1])
+    _check.require(apart, "classes", expected, classes)
+    stride = _check.whole("stride", stride, least=1)
+    rows = [np.flatnonzero(np.isin(labels, of)) for of in of_each]
     if sizes is None:
         shares = np.array(CELEBA_GROUPS) / sum(CELEBA_GROUPS)
         n = min(len(rows[0]) / shares[:2].sum(), len(rows[1]) / shares[2:].sum())
         sizes = np.floor(n * shares).astype(int).tolist()
-    counts = np.asarray(sizes)
-    good = counts.shape == (4,) and np.issubdtype(counts.dtype, np.integer) and (counts > 0).all()
-    _check.require(good, "sizes", "four positive whole numbers", sizes)
-    for of, here, wanted in zip(classes, rows, counts.reshape(2, 2).sum(axis=1), strict=True):
-        _check.require(wanted <= len(here), "sizes", f"at most {len(here)} images of classes {tuple(of)}", wanted)
+    counts = np.array(_arguments.wholes("sizes", sizes, "four positive whole numbers"))
+    _check.require(counts.shape == (4,) and (counts > 0).all(), "sizes", "four positive whole numbers", sizes)
+    for of, here, wanted in zip(of_each, rows, counts.reshape(2, 2).sum(axis=1), strict=True):
+        _check.require(wanted <= len(here), "sizes", f"at most {len(here)} images of classes {of}", wanted)
 
     *class_keys, order_key = jax.random.split(key, 3)
     drawn = [

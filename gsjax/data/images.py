@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
+import io
+import itertools
+import math
 import tarfile
-import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +16,14 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 
 from gsjax import _check
+from gsjax.data import _arguments, sources
+from gsjax.data._reading import MOST, content
 from gsjax.data.dataset import Dataset
-from gsjax.data.sources import find, locate
 
+__all__ = ["Images", "available", "cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "read_idx", "two_classes"]
+
+_SPLITS = ("train", "test")
+_MEMBERS = 1000  # there are eight in CIFAR's archives
 _PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one after another
 
 
@@ -28,7 +35,7 @@ class Images(NamedTuple):
 
 
 class _Idx(NamedTuple):
-    """A data set of four idx files: its folder, and what to fetch."""
+    """A data set of four idx files, in ten classes: its folder, and what to fetch."""
 
     folder: str
     what: str
@@ -40,8 +47,7 @@ class _Cifar(NamedTuple):
     archive: str
     folder: str
     members: dict[str, list[str]]
-    labels: int  # bytes before an image; the last one is the label that is read
-    classes: int
+    classes: tuple[int, ...]  # of each of the labels, the bytes before an image; the last one is read
     what: str
 
 
@@ -53,16 +59,14 @@ _SETS: dict[str, _Idx | _Cifar] = {
         "cifar-10-binary.tar.gz",
         "cifar-10-batches-bin",
         {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]},
-        labels=1,
-        classes=10,
+        classes=(10,),
         what="CIFAR-10 (cifar-10-binary.tar.gz)",
     ),
     "cifar100": _Cifar(
         "cifar-100-binary.tar.gz",
         "cifar-100-binary",
         {"train": ["train.bin"], "test": ["test.bin"]},
-        labels=2,
-        classes=100,
+        classes=(20, 100),
         what="CIFAR-100 (cifar-100-binary.tar.gz)",
     ),
 }
@@ -101,11 +105,12 @@ def kmnist(split: str = "train") -> Images:
 def cifar10(split: str = "train") -> Images:
     """CIFAR-10's coloured photographs (Krizhevsky 2009), 32 x 32: 50,000 to train on and 10,000 to test on.
 
-    From `cifar-10-binary.tar.gz`, or the folder `cifar-10-batches-bin` that is in it. All whole records are read: of a
-    subset in the same format there are as many as it has.
+    From `cifar-10-binary.tar.gz`, or the folder `cifar-10-batches-bin` that is in it; all five batches are to be there.
+    Of a subset in the same format there are as many records as it has. The archive has a checksum, which is compared;
+    the files in the folder have none.
 
     Raises:
-        FileNotFoundError: neither is anywhere; what to fetch, and where to put it.
+        FileNotFoundError: neither is anywhere, or a batch is missing; what to fetch, and where to put it.
         ValueError: an unknown split; a damaged file, which is named.
     """
     return _read("cifar10", split)
@@ -127,18 +132,18 @@ def available(name: str, split: str = "train") -> bool:
     """Whether the files of a set (mnist, fashion_mnist, kmnist, cifar10, cifar100) are there; nothing is downloaded.
 
     Raises:
-        ValueError: an unknown name or split.
+        ValueError: an unknown name or split; GSJAX_DATA names no folder that can be read.
 
     >>> isinstance(available("mnist", "test"), bool)
     True
     """
-    _check.require(name in _SETS, "name", f"one of {', '.join(_SETS)}", repr(name))
-    _check.require(split in ("train", "test"), "split", "'train' or 'test'", repr(split))
+    _arguments.choice("name", name, tuple(_SETS))
+    _split(split)
     match _SETS[name]:
         case _Idx(folder):
-            return all(map(locate, _idx_files(folder, split)))
+            return sources.available(_idx_files(folder, split))
         case _Cifar() as kind:
-            return all(map(locate, _cifar_files(kind, split))) or locate(kind.archive) is not None
+            return sources.available(_cifar_files(kind, split), [kind.archive])
 
 
 def two_classes(
@@ -159,51 +164,70 @@ def two_classes(
         x `(n, height, width, channels)` and y `(n,)` of -1 and +1, in JAX's default float type.
 
     Raises:
-        ValueError: classes that are equal or not among the labels, n below 1 or above the number of examples there are.
+        ValueError: images that are not `(n, height, width, channels)` with a label each, classes that are equal or not
+            among the labels, n that is no whole number, is below 1 or above the number of examples there are.
 
     >>> images = Images(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1), np.array([7, 2, 7], np.uint8))
     >>> two_classes(images, (2, 7)).y.tolist()
     [1.0, -1.0, 1.0]
     """
-    known = np.unique(images.labels).tolist()
-    good = len(classes) == 2 and len(set(classes)) == 2 and set(classes) <= set(known)
-    _check.require(good, "classes", f"two different labels of {known}", classes)
-    rows = np.flatnonzero(np.isin(images.labels, classes))
-    n = len(rows) if n is None else n
+    pixels, labels = map(np.asarray, _arguments.images("images", images))
+    known = np.unique(labels).tolist()
+    classes = _arguments.two_labels("classes", classes, known, f"two different labels of {known}")
+    if key is not None:
+        _arguments.key("key", key)
+    rows = np.flatnonzero(np.isin(labels, classes))
+    n = len(rows) if n is None else _check.whole("n", n)
     _check.require(1 <= n <= len(rows), "n", f"1 to {len(rows)}, the examples of classes {classes}", n)
     if key is not None:
         rows = rows[jax.random.permutation(key, len(rows))]
     rows = rows[:n]
-    centred = images.pixels[rows] - images.pixels.mean(axis=0)
+    centred = pixels[rows] - pixels.mean(axis=0)
     scale = np.sqrt((centred**2).mean(axis=(1, 2, 3), keepdims=True))
     x = centred / np.where(scale > 0, scale, 1)
-    return Dataset(jnp.asarray(x, float), jnp.asarray(np.where(images.labels[rows] == classes[0], -1, 1), float))
+    return Dataset(jnp.asarray(x, float), jnp.asarray(np.where(labels[rows] == classes[0], -1, 1), float))
 
 
-def read_idx(path: Path) -> UInt8[np.ndarray, "..."]:
-    """The array of unsigned bytes in an idx file, gzipped or not.
+def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]:
+    """The array of unsigned bytes in an idx file, gzipped or not, with so many `axes` if given.
 
     Raises:
-        ValueError: a file that is damaged, or is no idx file of unsigned bytes; it is named.
+        ValueError: a file that is damaged, or is no idx file of unsigned bytes with these axes, has no entries or more
+            than 2^30; it is named.
+        OSError: it cannot be opened.
     """
-    content = path.read_bytes()
-    if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(f"{path}: damaged ({error}), fetch it again") from error
-    magic = content[:3] == b"\x00\x00\x08" and len(content) > 3
-    _check.require(magic, str(path), "an idx file of unsigned bytes (0, 0, 8, axes)", f"{content[:4].hex(' ')}")
-    header = 4 + 4 * content[3]
-    shape = np.frombuffer(content[4 : min(header, len(content) // 4 * 4)], ">u4").tolist()
-    size = header + int(np.prod(shape))
-    complete = len(shape) == content[3] and len(content) == size
-    _check.require(complete, str(path), f"{size} bytes", f"{len(content)}: damaged, fetch it again")
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    path = Path(path)
+
+    def require(condition: bool, expected: str, got: object) -> None:
+        _check.require(condition, str(path), expected, f"{got}: damaged, fetch it again")
+
+    def shape(start: bytes) -> tuple[int, ...]:
+        magic = start[:3] == b"\x00\x00\x08" and len(start) > 3
+        require(magic, "an idx file of unsigned bytes (0, 0, 8, axes)", f"'{start[:4].hex(' ')}'")
+        known = 1 <= start[3] <= 32 if axes is None else start[3] == axes
+        require(known, f"an array of {'1 to 32' if axes is None else axes} axes", start[3])
+        header = 4 + 4 * start[3]
+        require(len(start) >= header, f"a header of {header} bytes", len(start))
+        sizes = tuple(np.frombuffer(start[4:header], ">u4").tolist())
+        require(1 <= math.prod(sizes) <= MOST, f"1 to {MOST} entries", f"an array of shape {sizes}")
+        return sizes
+
+    def size(start: bytes) -> int:
+        sizes = shape(start)
+        return 4 + 4 * len(sizes) + math.prod(sizes)
+
+    whole = content(path, size)
+    sizes, expected = shape(whole), size(whole)
+    require(len(whole) == expected, f"{expected} bytes", len(whole))
+    return np.frombuffer(whole, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
+
+
+def _split(split: str) -> None:
+    _check.require(isinstance(split, str) and split in _SPLITS, "split", "'train' or 'test'", _arguments.shown(split))
 
 
 def _read(name: str, split: str) -> Images:
-    _check.require(split in ("train", "test"), "split", "'train' or 'test'", repr(split))
+    _split(split)
     match _SETS[name]:
         case _Idx() as kind:
             return _idx_images(kind, split)
@@ -217,10 +241,11 @@ def _idx_files(folder: str, split: str) -> list[str]:
 
 
 def _idx_images(kind: _Idx, split: str) -> Images:
-    paths = [find(name, what=kind.what) for name in _idx_files(kind.folder, split)]
-    pixels, labels = map(read_idx, paths)
-    matching = pixels.ndim == 3 and labels.shape == pixels.shape[:1]
-    _check.require(matching, str(paths[1]), f"a label for each of {len(pixels)} images", f"shape {labels.shape}")
+    pixel_file, label_file = sources.find_together(_idx_files(kind.folder, split), what=kind.what)
+    pixels, labels = read_idx(pixel_file, axes=3), read_idx(label_file, axes=1)
+    matching = labels.shape == pixels.shape[:1]
+    _check.require(matching, str(label_file), f"a label for each of {len(pixels)} images", f"shape {labels.shape}")
+    _check.require(labels.max() < 10, str(label_file), "labels from 0 to 9", labels.max())
     return Images(pixels[..., None], labels)
 
 
@@ -230,28 +255,48 @@ def _cifar_files(kind: _Cifar, split: str) -> list[str]:
 
 def _cifar_images(kind: _Cifar, split: str) -> Images:
     names = _cifar_files(kind, split)
-    unpacked = [path for path in map(locate, names) if path]
-    if len(unpacked) == len(names):
-        contents = [(str(path), path.read_bytes()) for path in unpacked]
-    else:
-        contents = _members(find(kind.archive, what=kind.what), names)
-    size = kind.labels + _PLANES
+    files = sources.find_together(names, [kind.archive], what=kind.what)
+    unpacked = len(files) == len(names) and files[0].name == Path(names[0]).name
+    contents = [(str(file), content(file)) for file in files] if unpacked else _members(files[0], names)
+    labels = len(kind.classes)
+    size = labels + _PLANES
     records = []
-    for name, content in contents:
-        whole = content and len(content) % size == 0
-        _check.require(whole, name, f"records of {size} bytes", f"{len(content)} bytes: damaged, fetch it again")
-        records.append(np.frombuffer(content, np.uint8).reshape(-1, size))
-        last = records[-1][:, kind.labels - 1].max()
-        _check.require(last < kind.classes, name, f"labels from 0 to {kind.classes - 1}", last)
+    for name, of in contents:
+        whole = len(of) > 0 and len(of) % size == 0
+        _check.require(whole, name, f"records of {size} bytes", f"{len(of)} bytes: damaged, fetch it again")
+        records.append(np.frombuffer(of, np.uint8).reshape(-1, size))
+        for label, classes in enumerate(kind.classes):
+            last = records[-1][:, label].max()
+            _check.require(last < classes, name, f"labels from 0 to {classes - 1}", f"{last}: damaged, fetch it again")
     table = np.concatenate(records)
-    pixels = table[:, kind.labels :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Images(pixels, table[:, kind.labels - 1])
+    pixels = table[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Images(pixels, table[:, labels - 1])
 
 
-def _members(archive: Path, names: list[str]) -> list[tuple[str, bytes]]:
+def _members(archive: Path, names: Sequence[str]) -> list[tuple[str, memoryview]]:
+    """Files of an archive, each of them with its name."""
+    whole, found = content(archive), {}
     try:
-        with tarfile.open(archive) as tar:
-            files = [(name, tar.extractfile(name)) for name in names]
-            return [(f"{archive}:{name}", file.read() if file else b"") for name, file in files]
-    except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
-        raise ValueError(f"{archive}: damaged ({error}), fetch it again") from error
+        with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
+            members = list(itertools.islice(tar, _MEMBERS))
+            end = tar.offset
+    except Exception as error:  # tarfile raises much more than its own errors
+        raise ValueError(f"{archive}: damaged ({type(error).__name__}: {error}), fetch it again") from error
+    _check.require(len(members) < _MEMBERS, str(archive), f"fewer than {_MEMBERS} members", "more: fetch it again")
+    # A header that is none ends the list as the end of the archive does, which is zeros.
+    rest = whole[end:].strip(b"\0")
+    _check.require(not rest, str(archive), "nothing after the last member", "more: damaged, fetch it again")
+    for member in members:
+        name = member.name.removeprefix("./")
+        if name in names:
+            where = f"{archive}:{name}"
+            _check.require(name not in found, where, "one file of this name", "two")
+            _check.require(member.isreg() and not member.issparse(), where, "a file", "a link, a folder or the like")
+            start = member.offset_data
+            found[name] = memoryview(whole)[start : start + member.size]
+            _check.require(
+                len(found[name]) == member.size, where, f"{member.size} bytes", f"{len(found[name])}: damaged"
+            )
+    missing = [name for name in names if name not in found]
+    _check.require(not missing, str(archive), f"{len(names)} files in it", f"none called {', '.join(missing)}")
+    return [(f"{archive}:{name}", found[name]) for name in names]

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from gsjax import _check
+from gsjax.data import _arguments
 from gsjax.data.dataset import Dataset
+
+__all__ = ["two_moons"]
 
 
 def two_moons(key: Key[Array, ""], n: int = 300, *, noise: float = 0.1, delta: float = 0.1) -> Dataset:
@@ -29,16 +32,17 @@ def two_moons(key: Key[Array, ""], n: int = 300, *, noise: float = 0.1, delta: f
         x `(n, 2)` and y `(n,)` of -1 and +1, in random order, in JAX's default float type.
 
     Raises:
-        ValueError: n below 2, `noise` negative or not finite, `delta` not finite.
+        ValueError: n that is no whole number or below 2, `noise` negative or not finite, `delta` not finite.
 
     >>> x, y = two_moons(jax.random.key(0), 100)
     >>> x.shape, bool((y * x[:, 0] <= -0.1).all())
     ((100, 2), True)
     """
-    _check.require(n >= 2, "n", "at least 2 examples", n)
-    _check.finite("delta", delta)
-    _check.finite("noise", noise)
-    _check.require(noise >= 0, "noise", "a standard deviation of at least 0", noise)
+    _arguments.key("key", key)
+    n = _check.whole("n", n, least=2)
+    _arguments.reals("delta", delta, "a finite number")
+    expected = "a standard deviation of at least 0"
+    _check.require(_arguments.reals("noise", noise, expected) >= 0, "noise", expected, noise)
     noise_key, order_key = jax.random.split(key)
     upper, lower = jnp.linspace(0, jnp.pi, n // 2), jnp.linspace(0, jnp.pi, n - n // 2)
     x1 = jnp.concatenate([jnp.cos(upper), 1 - jnp.cos(lower)])

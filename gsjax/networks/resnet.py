@@ -18,6 +18,10 @@ from gsjax.networks._arguments import images, size, sizes
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
+__all__ = ["ResNet", "load"]
+
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # torch has outputs first, flax has them last
+
 
 class ResNet(nn.Module):
     """Residual network with bottlenecks, version 1.5 as in torchvision; ResNet-50 by default.
@@ -106,48 +110,71 @@ def load(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str
         Variables of the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: the file is not one of safetensors, or is damaged; an entry is missing, has another shape or no
-            finite numbers, or is none of this network's. It names file and entry.
+        ValueError: the file is not one of safetensors, or is damaged; an entry is missing, is none of this network's,
+            has another shape, has others than floating point numbers (16, 32 or 64 bits) that are finite in the
+            network's dtype, or is a negative variance. It names file and entry. Or `variables` are no ResNet's.
         OSError: it cannot be opened.
     """
+    _check.require(isinstance(path, (str, os.PathLike)), "path", "the name of a file", type(path).__name__)
     where = os.fspath(path)
-    entries = _read(where)
-    leaves, structure = jax.tree.flatten_with_path(dict(variables))
-    names = [_torch_name(keys) for keys, _ in leaves]
-    missing = [name for name in names if name not in entries]
-    unknown = [name for name in entries if name not in names and not name.endswith(".num_batches_tracked")]
-    _check.require(not missing, where, f"the {len(names)} entries of the network", f"none called {_some(missing)}")
-    _check.require(not unknown, where, f"the {len(names)} entries of the network", f"also {_some(unknown)}")
+    _check.require(not os.path.isdir(where), where, "a file", "a folder")
+    leaves, structure = _leaves(variables)
+    try:
+        with safe_open(where, framework="np") as file:
+            there = list(file.keys())
+            missing = [name for name in leaves if name not in there]
+            unknown = [name for name in there if name not in leaves and not name.endswith(".num_batches_tracked")]
+            expected = f"the {len(leaves)} entries of the network"
+            _check.require(not missing, where, expected, f"none called {_some(missing)}")
+            _check.require(not unknown, where, expected, f"also {_some(unknown)}")
 
-    sizes = dict(zip(names, [leaf.shape for _, leaf in leaves], strict=True))
-    replaced = entries["fc.bias"].shape != sizes["fc.bias"]
-    loaded = []
-    for name, (_, leaf) in zip(names, leaves, strict=True):
-        if replaced and name.startswith("fc."):
-            loaded.append(leaf)
-            continue
-        tensor = entries[name]
-        axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[leaf.ndim]  # torch has outputs first, flax has them last
-        there = tuple(leaf.shape[axis] for axis in np.argsort(axes))
-        _check.require(tensor.shape == there, f"{where}: {name}", f"shape {there}", f"shape {tensor.shape}")
-        _check.finite(f"{where}: {name}", tensor)
-        loaded.append(jnp.asarray(tensor.transpose(axes), leaf.dtype))
+            # A head with another number of outputs has it in both entries.
+            bias, weight = (tuple(file.get_slice(name).get_shape()) for name in ("fc.bias", "fc.weight"))
+            replaced = bias != leaves["fc.bias"].shape and weight == (*bias, leaves["fc.weight"].shape[0])
+            loaded = [
+                leaf if replaced and name.startswith("fc.") else _entry(f"{where}: {name}", file, name, leaf)
+                for name, leaf in leaves.items()
+            ]
+    except SafetensorError as error:
+        raise ValueError(f"{where}: expected a whole .safetensors file, got {error}") from error
     return jax.tree.unflatten(structure, loaded)
 
 
-def _read(path: str) -> dict[str, np.ndarray]:
-    try:
-        with safe_open(path, framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
-    except SafetensorError as error:
-        raise ValueError(f"{path}: expected a whole .safetensors file, got {error}") from error
+def _leaves(variables: Any) -> tuple[dict[str, Any], Any]:
+    """The leaves of a ResNet's variables by their names in torchvision, and their structure."""
+    mapping = isinstance(variables, Mapping)
+    leaves, structure = jax.tree.flatten_with_path(dict(variables) if mapping else ())
+    named = {_torch_name(keys): leaf for keys, leaf in leaves}
+    ours = {"fc.weight", "fc.bias", "bn1.running_var"} <= set(named) and len(named) == len(leaves)
+    shaped = all(len(getattr(leaf, "shape", ())) in _AXES for leaf in named.values())
+    got = f"a mapping of {', '.join(map(str, variables)) or 'nothing'}" if mapping else type(variables).__name__
+    _check.require(ours and shaped, "variables", "a ResNet's, with params and batch_stats", got)
+    return named, structure
+
+
+def _entry(where: str, file: Any, name: str, leaf: Any) -> Array:
+    """An entry of the file in the shape and the dtype of `leaf`."""
+    axes, entry = _AXES[leaf.ndim], file.get_slice(name)
+    there, shape = tuple(leaf.shape[axis] for axis in np.argsort(axes)), tuple(entry.get_shape())
+    _check.require(shape == there, where, f"shape {there}", f"shape {shape}")
+    _check.require(entry.get_dtype() in ("F16", "F32", "F64"), where, "entries of F16, F32 or F64", entry.get_dtype())
+    tensor = file.get_tensor(name)
+    _check.finite(where, tensor)
+    with np.errstate(over="ignore"):
+        tensor = tensor.astype(leaf.dtype)
+    beyond = int((~np.isfinite(tensor)).sum())
+    _check.require(beyond == 0, where, f"numbers within {leaf.dtype}", f"{beyond} beyond it")
+    _check.require(
+        not name.endswith("running_var") or tensor.min() >= 0, where, "variances of at least 0", tensor.min()
+    )
+    return jnp.asarray(tensor.transpose(axes))
 
 
 def _torch_name(keys: Sequence[Any]) -> str:
     """The name in torchvision of the leaf at params/layer1_0/downsample_0/kernel: layer1.0.downsample.0.weight."""
-    *modules, last = (str(key.key) for key in keys[1:])
+    *modules, last = ("", *(str(getattr(key, "key", key)) for key in keys[1:]))
     entry = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(last, last)
-    return ".".join([*(module.replace("_", ".") for module in modules), entry])
+    return ".".join([*(module.replace("_", ".") for module in modules[1:]), entry])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -77,6 +77,13 @@ def test_seeds_colour_the_same_images_in_one_program():
     assert not np.array_equal(batch.color[0], batch.color[1])
 
 
+def test_probabilities_and_classes_may_be_traced():
+    few = Images(IMAGES.pixels[:50], IMAGES.labels[:50])
+    options = {"correlations": jnp.array([0.8, 0.9]), "label_noise": 0.25, "positive": (0, 1)}
+    traced = jax.eval_shape(lambda options: colored(jax.random.key(0), few, **options), options)
+    assert traced.x.shape == (50, 2, 3, 2)
+
+
 def test_what_the_four_test_environments_keep():
     """Mean light is kept; gray keeps the form and loses the colour, blank keeps the colour and loses the form."""
 

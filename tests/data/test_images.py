@@ -6,12 +6,15 @@ import gzip
 import io
 import os
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from gsjax import data
-from gsjax.data import images, sources
+from gsjax.data import _reading, images, sources
 
 
 def idx(array):
@@ -86,6 +89,93 @@ def test_damaged_idx_files_are_named(folder, damage, message):
         images.mnist()
 
 
+def header(*sizes, axes=None):
+    return bytes([0, 0, 8, len(sizes) if axes is None else axes]) + b"".join(size.to_bytes(4, "big") for size in sizes)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "an idx file of unsigned bytes"),
+        (header(1 << 31, 1 << 31), "an array of 3 axes, got 2"),
+        (header(1 << 31, 1 << 31, 1 << 31), r"entries, got an array of shape \(2147483648, 2147483648, 2147483648\)"),
+        (header(*[1] * 70) + b"x", "an array of 3 axes, got 70"),
+        (header(1, axes=255), "an array of 3 axes, got 255"),
+        (header() + b"x", "an array of 3 axes, got 0"),
+        (header(5), "an array of 3 axes, got 1"),
+        (header(0, 28, 28), r"1 to \d+ entries, got an array of shape \(0, 28, 28\)"),
+        (header(5, 0, 1 << 31), r"1 to \d+ entries, got an array of shape \(5, 0, 2147483648\)"),
+        (header(5, 28, axes=3), "a header of 16 bytes, got 12: damaged"),
+        (header(5, 28, 28), "expected 3936 bytes, got 16: damaged"),
+        (idx(PIXELS) + b"x", "expected 3936 bytes at most, got more: damaged"),
+        (bytes([0, 0, 11]) + idx(PIXELS)[3:], "an idx file of unsigned bytes"),
+        (b"PK\x03\x04", "an idx file of unsigned bytes"),
+    ],
+)
+def test_headers_that_cannot_be(folder, content, message, compress):
+    write(folder)
+    (folder / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content) if compress else content)
+    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte.gz: .*{message}"):
+        images.mnist()
+
+
+def test_arrays_of_any_axes_are_read(tmp_path):
+    path = tmp_path / "array"
+    for shape in ((3920,), (5, 784), (5, 28, 28), (5, 7, 4, 28)):
+        path.write_bytes(idx(PIXELS.reshape(shape)))
+        np.testing.assert_array_equal(images.read_idx(path), PIXELS.reshape(shape))
+    for content in (header(), header(*[1] * 33) + b"x"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"array: expected an array of 1 to 32 axes"):
+            images.read_idx(path)
+
+
+def test_no_more_is_unpacked_than_the_header_promises(folder):
+    write(folder)
+    (folder / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PIXELS) + bytes(1 << 26)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="expected 3936 bytes at most, got more"):
+            images.mnist()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+
+
+def test_labels_there_are_not(folder):
+    write(folder)
+    (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([3, 8, 10, 1, 8])))
+    with pytest.raises(ValueError, match=r"train-labels\S+: expected labels from 0 to 9, got 10"):
+        images.mnist()
+
+
+def test_images_and_labels_are_not_from_different_places(folder):
+    write(folder)
+    write(folder / "debian")
+    for place, name in ((folder, "train-labels-idx1-ubyte"), (folder / "debian", "train-images-idx3-ubyte")):
+        (place / "mnist" / f"{name}.gz").unlink()
+    assert not images.available("mnist")
+    with pytest.raises(FileNotFoundError, match=r"mnist/train-labels\S+ is not there, though \S+/train-images"):
+        images.mnist()
+
+
+@settings(max_examples=400)
+@given(place=st.integers(0, 10**6 - 1), labels=st.booleans())
+def test_a_flipped_bit_of_an_idx_file_is_noticed_or_harmless(tmp_path_factory, place, labels):
+    folder = tmp_path_factory.getbasetemp()
+    array = LABELS if labels else PIXELS[:2, :6, :6]
+    path = folder / "flipped-idx"
+    path.write_bytes(flipped(gzip.compress(idx(array), mtime=0), place))
+    try:
+        read = images.read_idx(path)
+    except ValueError as error:
+        assert type(error) is ValueError  # noqa: PT017  no subclass, such as UnicodeDecodeError, has come through
+        assert str(error).startswith(f"{path}: ")  # noqa: PT017
+    else:
+        np.testing.assert_array_equal(read, array)
+
+
 def test_labels_of_other_images(folder):
     write(folder)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[:4])))
@@ -108,6 +198,18 @@ def pack(archive, contents):
             member = tarfile.TarInfo(name)
             member.size = len(value)
             tar.addfile(member, io.BytesIO(value))
+
+
+BATCHES = {f"cifar-10-batches-bin/data_batch_{i}.bin": record(3, 2 * i) + record(5, 2 * i + 1) for i in range(1, 6)}
+SECOND = "cifar-10-batches-bin/data_batch_2.bin"
+
+
+def flipped(content, place):
+    """The content with one bit of it flipped, the one at so many millionths."""
+    position = place * 8 * len(content) // 10**6
+    changed = bytearray(content)
+    changed[position // 8] ^= 1 << position % 8
+    return bytes(changed)
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -141,9 +243,10 @@ def test_cifar100_has_a_coarse_label_before_the_fine_one(folder, packed):
         (folder / "cifar-100-binary" / "test.bin").write_bytes(content + b"0")
         with pytest.raises(ValueError, match=r"test.bin: expected records of 3074 bytes, got 6149 bytes"):
             images.cifar100("test")
-        (folder / "cifar-100-binary" / "test.bin").write_bytes(bytes([4]) + record(100, 0))
-        with pytest.raises(ValueError, match=r"test.bin: expected labels from 0 to 99, got 100"):
-            images.cifar100("test")
+        for coarse, fine, message in ((4, 100, "0 to 99, got 100"), (20, 4, "0 to 19, got 20")):
+            (folder / "cifar-100-binary" / "test.bin").write_bytes(bytes([coarse]) + record(fine, 0))
+            with pytest.raises(ValueError, match=rf"test.bin: expected labels from {message}"):
+                images.cifar100("test")
 
 
 def test_what_is_available(folder):
@@ -177,6 +280,195 @@ def test_damaged_cifar_files_are_named(folder):
     (folder / "cifar-10-binary.tar.gz").write_bytes(b"\x1f\x8bnot an archive")
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged"):
         images.cifar10("test")
+
+
+def check_cifar(read):
+    assert read.labels.tolist() == [3, 5] * 5
+    pixels = b"".join(content[at : at + 3072] for content in BATCHES.values() for at in (1, 3074))
+    np.testing.assert_array_equal(read.pixels.transpose(0, 3, 1, 2).ravel(), np.frombuffer(pixels, np.uint8))
+
+
+@settings(max_examples=300)
+@given(place=st.integers(0, 10**6 - 1))
+@example(place=10**6 - 1)
+def test_a_flipped_bit_of_an_archive_is_noticed_or_harmless(tmp_path_factory, place):
+    folder = tmp_path_factory.getbasetemp() / "flipped"
+    folder.mkdir(exist_ok=True)
+    pack(folder / "whole", BATCHES)
+    archive = folder / "cifar-10-binary.tar.gz"
+    archive.write_bytes(flipped((folder / "whole").read_bytes(), place))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GSJAX_DATA", str(folder))
+        try:
+            read = images.cifar10()
+        except ValueError as error:
+            assert type(error) is ValueError  # noqa: PT017
+            assert str(archive) in str(error)  # noqa: PT017
+        else:
+            check_cifar(read)
+
+
+def test_a_flipped_bit_of_each_member(folder):
+    """The checksum is at the end of the stream, behind all that is asked for."""
+    archive = folder / "cifar-10-binary.tar.gz"
+    archive.write_bytes(gzip.compress(tar_of(folder), compresslevel=0))
+    whole = archive.read_bytes()
+    check_cifar(images.cifar10())
+    for content in BATCHES.values():
+        at = whole.index(content[3000:3020])
+        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged \(CRC check failed"):
+            images.cifar10()
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize(("prefix", "suffix"), [("", ".gz"), ("./", ".gz"), ("", "")])
+def test_archives_of_any_make(folder, form, prefix, suffix):
+    mode = "w:gz" if suffix else "w"
+    with tarfile.open(folder / f"cifar-10-binary.tar{suffix}", mode, format=form) as tar:
+        for name, value in [("loop", None), *reversed(BATCHES.items()), ("readme.html", b"x")]:
+            member = tarfile.TarInfo(f"{prefix}{name}")
+            member.mtime = 1.5
+            member.size = len(value or b"")
+            if value is None:
+                member.type, member.linkname = tarfile.SYMTYPE, "loop"
+            tar.addfile(member, io.BytesIO(value or b""))
+    check_cifar(images.cifar10())
+
+
+@pytest.mark.parametrize(
+    ("kind", "link"),
+    [
+        (tarfile.SYMTYPE, SECOND),
+        (tarfile.SYMTYPE, "data_batch_2.bin"),
+        (tarfile.SYMTYPE, "data_batch_1.bin"),
+        (tarfile.LNKTYPE, "cifar-10-batches-bin/data_batch_1.bin"),
+        (tarfile.DIRTYPE, ""),
+        (tarfile.FIFOTYPE, ""),
+    ],
+)
+def test_members_that_are_no_files_are_named(folder, kind, link):
+    with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
+        for name, value in BATCHES.items():
+            member = tarfile.TarInfo(name)
+            if name == SECOND:
+                member.type, member.linkname = kind, link
+            else:
+                member.size = len(value)
+            tar.addfile(member, io.BytesIO(value))
+    with pytest.raises(ValueError, match=rf"tar.gz:{SECOND}: expected a file, got a link, a folder"):
+        images.cifar10()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "expected records of 3073 bytes, got 0 bytes"),
+        (record(3, 0)[:-1], "expected records of 3073 bytes, got 3072 bytes"),
+        (record(3, 0) + b"x", "expected records of 3073 bytes, got 3074 bytes"),
+        (record(3, 0) + record(10, 1), "expected labels from 0 to 9, got 10"),
+    ],
+)
+@pytest.mark.parametrize("packed", [True, False])
+def test_damaged_batches_are_named(folder, packed, content, message):
+    if packed:
+        pack(folder / "cifar-10-binary.tar.gz", {**BATCHES, SECOND: content})
+    else:
+        unpack(folder, {**BATCHES, SECOND: content})
+    with pytest.raises(ValueError, match=rf"{SECOND}: {message}"):
+        images.cifar10()
+
+
+def unpack(folder, contents):
+    for name, value in contents.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(value)
+
+
+@pytest.mark.parametrize("missing", BATCHES)
+def test_a_missing_batch_is_named(folder, missing):
+    some = {name: value for name, value in BATCHES.items() if name != missing}
+    unpack(folder, some)
+    assert not images.available("cifar10")
+    with pytest.raises(
+        FileNotFoundError, match=rf"{missing} is not there, though \S+data_batch_\d.bin is: fetch CIFAR"
+    ):
+        images.cifar10()
+    # It is not taken from elsewhere.
+    unpack(folder / "debian", {missing: BATCHES[missing]})
+    with pytest.raises(FileNotFoundError, match=f"{missing} is not there"):
+        images.cifar10()
+    # A whole archive beside the folder does.
+    pack(folder / "cifar-10-binary.tar.gz", BATCHES)
+    check_cifar(images.cifar10())
+    (folder / some.popitem()[0]).parent.rename(folder / "elsewhere")
+    pack(folder / "cifar-10-binary.tar.gz", {name: BATCHES[name] for name in BATCHES if name != missing})
+    with pytest.raises(ValueError, match=rf"tar.gz: expected 5 files in it, got none called {missing}"):
+        images.cifar10()
+
+
+def test_two_members_of_the_same_name(folder):
+    archive = folder / "cifar-10-binary.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, value in [*BATCHES.items(), (f"./{SECOND}", record(1, 1))]:
+            member = tarfile.TarInfo(name)
+            member.size = len(value)
+            tar.addfile(member, io.BytesIO(value))
+    with pytest.raises(ValueError, match=rf"tar.gz:{SECOND}: expected one file of this name, got two"):
+        images.cifar10()
+
+
+def tar_of(folder):
+    pack(folder / "whole", BATCHES)
+    return gzip.decompress((folder / "whole").read_bytes())
+
+
+def member(size=0, kind=tarfile.REGTYPE):
+    entry = tarfile.TarInfo("another")
+    entry.size, entry.type = size, kind
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda tar: b"", id="nothing"),
+        pytest.param(lambda tar: b"<html>", id="html"),
+        pytest.param(lambda tar: bytes(10240), id="no member"),
+        pytest.param(lambda tar: tar[:9000], id="cut in a member"),
+        pytest.param(lambda tar: tar.replace(b"_batch_2", b"_batch_7"), id="checksum of a header"),
+        pytest.param(lambda tar: tar + b"more", id="more behind the end"),
+        pytest.param(lambda tar: member(-1024) + tar, id="a size below zero"),
+        pytest.param(lambda tar: member(1 << 60) + tar, id="a size beyond the file"),
+        pytest.param(lambda tar: member(0, tarfile.XHDTYPE) * 3000 + tar, id="headers of headers"),
+        pytest.param(lambda tar: member() * 5000 + tar, id="thousands of members"),
+    ],
+)
+def test_damaged_archives_are_named(folder, damage):
+    (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(tar_of(folder)), compresslevel=1))
+    with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz"):
+        images.cifar10()
+
+
+def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch):
+    monkeypatch.setattr(_reading, "MOST", 1 << 20)
+    archive = folder / "cifar-10-binary.tar.gz"
+    archive.write_bytes(gzip.compress(tar_of(folder) + bytes(1 << 26)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=r"tar.gz: expected 1048576 bytes at most, got more"):
+            images.cifar10()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_file_is_named(folder):
+    unpack(folder, BATCHES)
+    (folder / SECOND).unlink()
+    (folder / SECOND).mkdir()
+    with pytest.raises(ValueError, match=rf"{SECOND}: expected a file, got a folder"):
+        images.cifar10()
 
 
 def test_two_classes_are_centred_and_scaled(x64):

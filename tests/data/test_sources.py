@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
+import os
+from pathlib import Path
+from typing import Any
 
 import pooch
 import pytest
@@ -18,6 +22,8 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("GSJAX_OFFLINE", raising=False)
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
     logging.getLogger("pooch").setLevel(logging.ERROR)
     return tmp_path / "gsjax"
 
@@ -31,7 +37,7 @@ class Response:
     def raise_for_status(self):
         pass
 
-    def iter_content(self, chunk_size):
+    def iter_content(self, chunk_size) -> Any:
         return [self.content]
 
 
@@ -132,3 +138,156 @@ def test_nothing_is_downloaded_that_has_no_checksum_or_where_it_is_forbidden(cac
     with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-10 .* to its folder$"):
         images.cifar10()
     assert asked == []
+
+
+NAME = "mnist/train-images-idx3-ubyte.gz"
+ADDRESS = "https://ossci-datasets.s3.amazonaws.com/mnist/train-images-idx3-ubyte.gz"
+
+
+def files(folder):
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "://",
+        "a proxy",
+        "http://[::1",
+        "http://proxy:port",
+        "http://proxy:99999",
+        "ftp://proxy",
+        "http://a..b",
+    ],
+)
+def test_a_malformed_address_of_a_proxy_is_no_wrong_checksum(cache, monkeypatch, variable, address):
+    """What the true `requests` says of it, before anything is connected."""
+    monkeypatch.setenv(variable, address)
+    with pytest.raises(FileNotFoundError) as caught:
+        sources.find(NAME, what="MNIST")
+    message = str(caught.value)
+    assert f"(downloading it to {cache / NAME} through the proxy that {variable} names failed: " in message
+    assert ADDRESS in message
+    assert "MD5" not in message
+    assert files(cache) == []
+
+
+def test_a_proxy_for_other_addresses_is_not_named(cache, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://user:password@proxy")
+    monkeypatch.setattr(requests, "get", lambda url, **options: pytest.fail("asked"))
+    assert sources._proxy(ADDRESS) == ""
+    assert sources._proxy("http://somewhere") == " through the proxy that HTTP_PROXY names"
+
+
+class Broken(Response):
+    """An answer that fails in the middle, or says that it has none."""
+
+    def __init__(self, error, *, status=None):
+        super().__init__(b"the begin")
+        self.error, self.status = error, status
+
+    def raise_for_status(self):
+        if self.status:
+            raise self.error
+
+    def iter_content(self, chunk_size):
+        return self.pieces()
+
+    def pieces(self) -> Any:
+        yield self.content
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (Broken(requests.exceptions.ChunkedEncodingError("Connection broken")), "failed: Connection broken"),
+        (Broken(requests.exceptions.HTTPError("404 Not Found"), status=404), "failed: 404 Not Found"),
+        (Broken(requests.exceptions.ReadTimeout("timed out")), "failed: timed out"),
+        (Broken(OSError(errno.ENOSPC, "No space left on device")), r"failed: \[Errno 28\] No space left on device"),
+        (Broken(OverflowError("port must be 0-65535")), "failed: OverflowError: port must be 0-65535"),
+        (Broken(ValueError("invalid literal")), "failed: ValueError: invalid literal"),
+    ],
+)
+def test_a_download_that_breaks_off_is_said_and_not_kept(cache, monkeypatch, answer, message):
+    monkeypatch.setattr(requests, "get", lambda url, **options: answer)
+    with pytest.raises(FileNotFoundError, match=rf"from {ADDRESS}.*downloading it to \S+{NAME} {message}\)$"):
+        sources.find(NAME, what="MNIST")
+    assert files(cache) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"the origina"])
+def test_a_part_of_the_original_is_not_kept(cache, monkeypatch, content):
+    monkeypatch.setitem(sources._CHECKSUMS, NAME, hashlib.md5(b"the original").hexdigest())
+    serve(monkeypatch, content)
+    with pytest.raises(ValueError, match=rf"^{ADDRESS}: expected the original .*got another file, or a part of it"):
+        sources.find(NAME, what="MNIST")
+    assert files(cache) == []
+
+
+def test_a_cache_that_cannot_be_written_is_named(cache, monkeypatch):
+    serve(monkeypatch, b"")
+    cache.write_text("a file in its place")
+    with pytest.raises(FileNotFoundError, match=rf"downloading it to {cache / NAME} failed: .*{cache}"):
+        sources.find(NAME, what="MNIST")
+    cache.unlink()
+
+    def forbidden(path, *arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "makedirs", forbidden)
+    with pytest.raises(
+        FileNotFoundError, match=rf"downloading it to {cache / NAME} failed: .*Permission denied: '{cache}"
+    ):
+        sources.find(NAME, what="MNIST")
+
+
+def forbidden(path):
+    raise PermissionError(errno.EACCES, "Permission denied", path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text(""), "Not a directory"),
+        (lambda path: path.symlink_to(path), "symbolic links"),
+        (None, "Permission denied"),
+    ],
+)
+def test_gsjax_data_that_is_no_folder_to_be_read(cache, monkeypatch, tmp_path, make, message):
+    path = tmp_path / "named"
+    monkeypatch.setenv("GSJAX_DATA", str(path))
+    if make:
+        make(path)
+    else:
+        monkeypatch.setattr(os, "scandir", forbidden)
+    for ask in (images.mnist, lambda: images.available("mnist"), lambda: sources.find(NAME, what="MNIST")):
+        with pytest.raises(
+            ValueError, match=rf"^GSJAX_DATA: expected a folder that can be read, got {path} .*{message}"
+        ):
+            ask()
+
+
+def test_gsjax_data_that_is_not_there_is_said_where_nothing_else_has_the_file(cache, monkeypatch, tmp_path):
+    monkeypatch.setenv("GSJAX_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=rf"is in none of {tmp_path}/data \(no such folder\), {cache}"):
+        images.mnist()
+    assert not images.available("mnist")
+    for place in (cache, Path(sources._DEBIAN)):
+        (place / NAME).parent.mkdir(parents=True)
+        (place / NAME).write_bytes(b"")
+        assert sources.find(NAME, what="MNIST").exists()
+        (place / NAME).unlink()
+
+
+def test_what_is_missing_in_the_cache_is_downloaded(cache, monkeypatch):
+    """As after a download that was cut off between two files."""
+    names = [NAME, "mnist/train-labels-idx1-ubyte.gz"]
+    (cache / "mnist").mkdir(parents=True)
+    (cache / names[0]).write_bytes(b"")
+    monkeypatch.setitem(sources._CHECKSUMS, names[1], hashlib.md5(b"labels").hexdigest())
+    serve(monkeypatch, b"labels")
+    assert sources.find_together(names, what="MNIST") == [cache / name for name in names]
+    assert (cache / names[1]).read_bytes() == b"labels"

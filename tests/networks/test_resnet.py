@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -129,6 +131,18 @@ class _Zeros:
         ({"conv1.weight": np.ones((64, 147), np.float32)}, r"conv1.weight: expected shape \(64, 3, 7, 7\)"),
         ({"fc.weight": np.ones((6, 512), np.float32)}, r"fc.weight: expected shape \(5, 512\)"),
         ({"bn1.bias": np.full(64, np.nan, np.float32)}, "bn1.bias: expected finite numbers"),
+        ({"bn1.bias": np.full(64, np.inf, np.float16)}, "bn1.bias: expected finite numbers"),
+        ({"bn1.bias": np.full(64, 1e39)}, "bn1.bias: expected numbers within float32, got 64 beyond it"),
+        ({"bn1.bias": np.ones(64, np.int64)}, "bn1.bias: expected entries of F16, F32 or F64, got I64"),
+        ({"bn1.bias": np.ones(64, bool)}, "bn1.bias: expected entries of F16, F32 or F64, got BOOL"),
+        ({"bn1.bias": np.ones(64, np.complex64)}, "bn1.bias: expected entries of F16, F32 or F64, got C64"),
+        ({"bn1.running_var": np.full(64, -1e-3, np.float32)}, "bn1.running_var: expected variances of at least 0"),
+        ({"fc.bias": np.ones((5, 1), np.float32)}, r"fc.bias: expected shape \(5,\), got shape \(5, 1\)"),
+        ({"fc.bias": np.ones(6, np.float32)}, r"fc.bias: expected shape \(5,\), got shape \(6,\)"),
+        (
+            {"fc.bias": np.ones(6, np.float32), "fc.weight": np.ones((6, 511), np.float32)},
+            r"fc.bias: expected shape \(5,\), got shape \(6,\)|fc.weight: expected shape \(5, 512\)",
+        ),
     ],
 )
 def test_files_of_another_network(small, tmp_path, change, complaint):
@@ -137,6 +151,56 @@ def test_files_of_another_network(small, tmp_path, change, complaint):
     save_file(changed, tmp_path / "r.safetensors")
     with pytest.raises(ValueError, match=rf"r\.safetensors.*{complaint}"):
         resnet.load(tmp_path / "r.safetensors", variables)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_weights_of_another_precision(small, tmp_path, dtype):
+    entries, _, variables, _ = small
+    save_file({k: of if of.dtype == np.int64 else of.astype(dtype) for k, of in entries.items()}, tmp_path / "r")
+    loaded = resnet.load(tmp_path / "r", variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(
+        loaded["params"]["layer1_0"]["conv2"]["kernel"],
+        entries["layer1.0.conv2.weight"].astype(dtype).astype(np.float32).transpose(2, 3, 1, 0),
+    )
+
+
+def test_weights_beyond_the_precision_of_the_network(small, tmp_path):
+    entries, _, variables, _ = small
+    half = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float16), variables)
+    save_file({**entries, "bn1.bias": np.full(64, 7e4, np.float32)}, tmp_path / "r")
+    with pytest.raises(ValueError, match=r"r: bn1.bias: expected numbers within float16, got 64 beyond it"):
+        resnet.load(tmp_path / "r", half)
+
+
+def test_other_arguments_are_named(small, tmp_path):
+    entries, _, variables, _ = small
+    save_file(entries, tmp_path / "r")
+    other: Any
+    path: Any
+    for path in (variables, 3, None):
+        with pytest.raises(ValueError, match=r"^path: expected the name of a file"):
+            resnet.load(path, tmp_path / "r")
+    for other in (None, {}, {"params": {}}, variables["params"], {"params": {"Dense_0": {"bias": np.ones(3)}}}, "r"):
+        with pytest.raises(ValueError, match=r"^variables: expected a ResNet's, with params and batch_stats"):
+            resnet.load(tmp_path / "r", other)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: expected a file, got a folder"):
+        resnet.load(tmp_path, variables)
+
+
+def test_damaged_headers(small, tmp_path):
+    """A flipped bit of the header is noticed; of a file without a checksum, one of the numbers may not be."""
+    entries, _, variables, _ = small
+    path = tmp_path / "r.safetensors"
+    save_file({name: entry for name, entry in entries.items() if "tracked" not in name}, path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for bit in range(0, 8 * len(whole[:header].rstrip()), 397):
+        changed = bytearray(whole)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=r"r\.safetensors"):
+            resnet.load(path, variables)
 
 
 def test_damaged_files(small, tmp_path):
