@@ -37,13 +37,12 @@ def infinite_ntk(
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The tangent kernel of `network` in the limit of infinite width.
 
-    An MLP's is Theta^(L) of the recursion above, at whatever scale of x (erf and tanh saturate: a kernel of pixels from 0
-    to 255 is another one than of pixels from 0 to 1). Angles are not computed from cosines where that cancels, so an
-    entry is accurate relative to itself also for equal, nearly equal and opposite points: within 10 eps for relu, erf
-    and linear, for tanh within 20 eps in float32 and 2e-14 in float64, which are 27^2 nodes of a quadrature and several
-    hundred times slower than erf. What is left is the rounding of x.x', about eps |x| |x'|, where x and x' are nearly
-    orthogonal. (At equal and opposite points a ReLU network's kernel has a cusp, and the gradient across it is taken to
-    be zero.) Half precision is computed in float32.
+    An MLP's is Theta^(L) of the recursion above. Angles are not computed from cosines where that cancels, so an entry
+    is accurate relative to itself at whatever scale of x, also for equal, nearly equal and opposite points: within 10
+    eps for relu, erf and linear, for tanh within 20 eps in float32 and 3e-14 in float64 (the expectations are sums over
+    27^2 nodes, several hundred times slower than erf). What is left is the rounding of x.x', about eps |x| |x'|, where
+    x and x' are nearly orthogonal. (At equal and opposite points a ReLU network's kernel has a cusp, and the gradient
+    across it is taken to be zero.) Half precision is computed in float32.
 
     A CNN's follows the same recursion between every two positions of two images (Arora et al. 2019, Sec. 4), with
     the same expectations; it holds several arrays of n1 n2 (h w)^2 numbers, so give it a few examples at a time.
