@@ -53,8 +53,7 @@ def cnn_ntk(network: CNN, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w
     cov, sine = pairs.cov.reshape(*here, *there), pairs.sine.reshape(*here, *there)
     fields = _activated(network, cov, cov, pairs.q1.reshape(*here, 1, 1, 1), pairs.q2.reshape(1, 1, 1, *there), sine)
     for stride in rest:
-        cov, theta, gap = (_averaged(network, field, (1, 2, 4, 5), stride) for field in fields[:3])
-        q1, q2 = (_averaged(network, q, axes, stride) for q, axes in ((fields.q1, (1, 2)), (fields.q2, (4, 5))))
+        cov, theta, gap, q1, q2 = _averaged(network, fields, stride)
         sine = _sine(gap, q1, q2) if network.activation == "relu" else geometry.sine_of(cov, q1, q2)
         fields = _activated(network, cov, cov + theta, q1, q2, sine)
     return (fields.cov + fields.theta).mean(axis=(1, 2, 4, 5))
@@ -86,17 +85,23 @@ def _patches(network: CNN, x: Array, stride: int) -> Float[Array, "n h w d"]:
     return jnp.concatenate([_shifted(network, row, (2,), offset, stride) for row in rows for offset in offsets], -1)
 
 
-def _averaged(network: CNN, field: Array, axes: tuple[int, ...], stride: int) -> Array:
-    """The mean over patches: at (p, p'), over offsets o, of the entries at (p + o, p' + o).
+def _averaged(network: CNN, fields: _Fields, stride: int) -> _Fields:
+    """The means over patches: at (p, p'), over offsets o, of the entries at (p + o, p' + o)."""
+    for here, there in ((1, 4), (2, 5)):
+        axes = [(here, there)] * 3 + [(here,), (there,)]
+        padded = _Fields(*(_padded(network, field, along, stride) for field, along in zip(fields, axes, strict=True)))
+        if network.padding == "SAME":
+            # Beyond the border h or h' is zero, and the distance is the length of the other.
+            ones = jnp.ones([size if axis in (here, there) else 1 for axis, size in enumerate(fields.cov.shape)])
+            inside = _padded(network, ones, (here, there), stride) > 0
+            padded = padded._replace(gap=jnp.where(inside, padded.gap, padded.q1 + padded.q2))
+        fields = _Fields(*(_mean(network, field, along, stride) for field, along in zip(padded, axes, strict=True)))
+    return fields
 
-    Args:
-        axes: of rows and columns, p's before those of p' if there are both.
-    """
-    for pair in (axes[::2], axes[1::2]):
-        padded = _padded(network, field, pair, stride)
-        shifted = (_shifted(network, padded, pair, offset, stride) for offset in range(network.kernel_size))
-        field = functools.reduce(jnp.add, shifted) / network.kernel_size
-    return field
+
+def _mean(network: CNN, padded: Array, axes: tuple[int, ...], stride: int) -> Array:
+    shifted = (_shifted(network, padded, axes, offset, stride) for offset in range(network.kernel_size))
+    return functools.reduce(jnp.add, shifted) / network.kernel_size
 
 
 def _padded(network: CNN, array: Array, axes: tuple[int, ...], stride: int) -> Array:
