@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import mpmath
 from mpmath import mp, mpf
 
 DIGITS = 50
 
 
-def theta(activation: str, depth: int, x: Any, y: Any) -> mpmath.mpf:
+def theta(activation: str, depth: int, x: Any, y: Any) -> Any:
     """Theta^(L) of two points, which are taken as the numbers that they hold."""
     with mp.workdps(DIGITS):
         x, y = ([mpf(float(value)) for value in point] for point in (x, y))
@@ -26,7 +25,7 @@ def theta(activation: str, depth: int, x: Any, y: Any) -> mpmath.mpf:
 
 
 @functools.cache
-def _gamma(activation: str) -> mpmath.mpf:
+def _gamma(activation: str) -> Any:
     return mpf(2) if activation == "relu" else 1 / _dual(activation, mpf(1), mpf(1), mpf(1))[0]
 
 
