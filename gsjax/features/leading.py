@@ -205,6 +205,7 @@ def _lanczos(
 
     v = orthogonal(start.astype(np.float64), 0)
     krylov[0] = v / np.linalg.norm(v)
+    k = 0
     for k in _progress.track(range(depth), "products with the kernel"):
         image = kernel.product(krylov[k])
         diagonal[k] = krylov[k].astype(np.float64) @ image

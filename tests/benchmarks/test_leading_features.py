@@ -5,6 +5,9 @@ convolutions in a compiled loop without its fast kernels, so products are made o
 `fori_loop` are shown beside.
 """
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
 from __future__ import annotations
 
 import time

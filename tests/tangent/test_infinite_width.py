@@ -3,6 +3,9 @@
 Convolutional networks, and whatever else goes through neural-tangents, in test_neural_tangents.py.
 """
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
 from __future__ import annotations
 
 import math
