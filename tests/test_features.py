@@ -259,6 +259,26 @@ def test_an_operator_that_is_no_kernel_shows_in_its_krylov_space(scale, expected
         features.from_operator(as_operator(scale * np.eye(300)), np.ones(300), top=6)
 
 
+@pytest.mark.parametrize("n", [20, 300])
+@pytest.mark.parametrize("exponent", [-290, -30, -18, -16, 0, 30, 37, 290])
+def test_leading_features_do_not_depend_on_the_scale(x64, exponent, n):
+    scale = 10.0**exponent
+    if not float(jnp.finfo(x64).tiny) < scale < float(jnp.finfo(x64).max):
+        return  # no number of this type
+    s2 = np.asarray(scale / np.arange(1, n + 1), x64)
+    feats = features.from_operator(as_operator(np.diag(s2)), np.ones(n), top=3)
+    tolerance = 10 * float(jnp.finfo(x64).eps)
+    np.testing.assert_allclose(np.asarray(feats.s, float), np.sqrt(s2[:3].astype(float)), rtol=tolerance)
+    np.testing.assert_allclose(np.abs(feats.u[:3]), np.eye(3), atol=ROUNDING[x64])
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-40])
+def test_features_below_the_normal_numbers_are_refused(scale):
+    kernel = np.diag(scale / np.arange(1, 301))
+    with pytest.raises(ValueError, match=r"^operator: expected (3 features whose strengths are normal|at least one)"):
+        features.from_operator(as_operator(kernel), np.ones(300), top=3)
+
+
 def test_strengths_that_the_precision_does_not_resolve_are_refused():
     kernel = (V * 100.0 ** -np.arange(30)) @ V.T
     operator = as_operator(kernel)
@@ -320,6 +340,8 @@ EYE = np.eye(2)
         ("y", lambda: features.from_operator(as_operator(EYE), np.array([1, 0]), top=1)),
         ("top", lambda: features.from_operator(as_operator(EYE), ONES, top=0)),
         ("top", lambda: features.from_operator(as_operator(EYE), ONES, top=3)),
+        ("top", lambda: features.from_operator(as_operator(EYE), ONES, top=True)),
+        ("operator", lambda: features.from_operator(lx.DiagonalLinearOperator(jnp.ones(2, jnp.float16)), ONES, top=1)),
         ("tolerance", lambda: features.from_operator(as_operator(EYE), ONES, top=1, tolerance=0.0)),
         ("max_products", lambda: features.from_operator(as_operator(EYE), ONES, top=1, max_products=1)),
         ("logits", lambda: features.from_spectrum(EYE, ONES).response(jnp.ones(3))),

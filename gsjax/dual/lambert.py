@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from gsjax import _check
@@ -15,19 +17,23 @@ from gsjax import _check
 def wright_omega(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Wright's omega of real `x (...)`: the solution of `w + log w = x`, i.e. `W(exp(x))` without the overflow.
 
-    Accurate to rounding after three steps, each of fourth order, of Fritsch, Shafer and Crowley (CACM 1973).
+    Accurate to a few rounding errors, relative to itself: above 1 after three steps, each of fourth order, of Fritsch,
+    Shafer and Crowley (CACM 1973), below it as `W(exp(x))`. Zero where exp(x) is below the normal numbers.
 
     >>> float(wright_omega(jnp.array(1.0)))
     1.0
     """
-    small = jnp.exp(jnp.minimum(x, 1))
-    start = jnp.where(x < 1, small / (1 + small), x - jnp.log(jnp.maximum(x, 1)))
-    w = jnp.maximum(start, jnp.finfo(x.dtype).tiny)
+    return jnp.where(x < 1, _halley(jnp.exp(jnp.minimum(x, 1))), _omega(jnp.maximum(x, 1)))
+
+
+def _omega(x):
+    """Wright's omega of x >= 1."""
+    w = jnp.maximum(x - jnp.log(x), 1)
     for _ in range(3):
         residual = x - w - jnp.log(w)
         bound = 2 * (1 + w) * (1 + w + 2 * residual / 3)
         w = w * (1 + residual / (1 + w) * (bound - residual) / (bound - 2 * residual))
-    return jnp.where(x < jnp.log(jnp.finfo(x.dtype).eps) - 1, small, w)
+    return w
 
 
 @wright_omega.defjvp
@@ -40,8 +46,8 @@ def _wright_omega_jvp(primals, tangents):
 def lambertw(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Lambert's W, principal real branch, `W exp(W) = x` for `x (...)` in [-1/e, inf); NaN below -1/e.
 
-    Relative accuracy is a few rounding errors, except close to -1/e, where W itself is ill-conditioned (`dW/dx` grows
-    like `1 / sqrt(x + 1/e)`). Differentiable to any order for x > -1/e.
+    Accurate to a few rounding errors, relative to itself, wherever x and W(x) are normal numbers (XLA may take others
+    for zero). Differentiable to any order for x > -1/e.
 
     Raises:
         ValueError: an entry of `x` is NaN or below -1/e (outside of tracing).
@@ -57,16 +63,38 @@ def lambertw(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @jax.custom_jvp
 def _lambertw(x):
-    # Above zero W(x) = omega(log x); below, Halley's iteration from the series in sqrt(2 (e x + 1)).
-    positive = wright_omega(jnp.log(jnp.maximum(x, jnp.finfo(x.dtype).tiny)))
-    p = jnp.sqrt(2 * jnp.maximum(math.e * jnp.minimum(x, 0) + 1, 0))
-    w = -1 + p - p**2 / 3 + 11 / 72 * p**3
+    # The logarithm of a small number would lose as many digits as it has before the point.
+    w = jnp.where(x < math.e, _halley(jnp.minimum(x, math.e)), _omega(jnp.log(jnp.maximum(x, math.e))))
+    return jnp.where(x >= -(1 + _rounding(x)) / math.e, w, jnp.nan)
+
+
+def _halley(x):
+    """W of x from -1/e to e: Halley's iteration, and a series about -1/e, where that would cancel."""
+    inverse = float(np.asarray(1 / math.e, x.dtype))
+    # e x + 1, with 1/e to twice the digits, as x may cancel the first ones. (XLA would add the two parts first.)
+    distance = (x + inverse) * math.e + math.e * (_INVERSE_E[0] - inverse + _INVERSE_E[1])
+    p = jnp.sqrt(2 * jnp.maximum(distance, 0))
+    close = p < 0.3
+    near = jnp.polyval(jnp.asarray(_branch_series(), x.dtype), jnp.where(close, p, 0))
+    x = jnp.where(close, 0, x)
+    w = jnp.where(x < 0, -1 + p - p**2 / 3 + 11 / 72 * p**3, x / (1 + x))
     for _ in range(4):
-        residual = w - jnp.minimum(x, 0) * jnp.exp(-w)
-        slope = jnp.maximum(1 + w, _rounding(x))
-        w = w - residual / (slope - (w + 2) * residual / (2 * slope))
-    w = jnp.where(x < 0, w, positive)
-    return jnp.where(x == 0, 0, jnp.where(x >= -(1 + _rounding(x)) / math.e, w, jnp.nan))
+        residual = w - x * jnp.exp(-w)
+        w = w - residual / (1 + w - (w + 2) * residual / (2 * (1 + w)))
+    return jnp.where(close, near, w)
+
+
+_INVERSE_E = (0.36787944117144233, -1.2428753672788363e-17)  # 1/e, rounded, and what is left
+
+
+@functools.cache
+def _branch_series() -> tuple[float, ...]:
+    """W in powers of p = sqrt(2 (e x + 1)) about -1/e, the highest first (Corless et al. 1996, Eqs. 4.22 to 4.24)."""
+    mu, alpha = [-1.0, 1.0], [2.0, -1.0]
+    for k in range(2, 28):
+        alpha.append(sum(mu[j] * mu[k + 1 - j] for j in range(2, k)))
+        mu.append((k - 1) / (k + 1) * (mu[k - 2] / 2 + alpha[k - 2] / 4) - alpha[k] / 2 - mu[k - 1] / (k + 1))
+    return tuple(reversed(mu))
 
 
 def _rounding(x):

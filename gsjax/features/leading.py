@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float
-from matfree import decomp
 
-from gsjax import _check
+from gsjax import _check, _progress
 from gsjax.features.decomposition import Features
 
 
@@ -47,7 +47,9 @@ def from_operator(
 
     Takes a product for each dimension of the Krylov spaces, of `2 top + 60` at first and doubling, then half as many as
     the last had, and one or two for each feature; and memory for twice the last. Where n products are no more, K itself
-    is decomposed. How many it takes depends on values, so this does not work under `jit`.
+    is decomposed. How many it takes depends on values, so this does not work under `jit`. Products are made one by one,
+    each a compiled program (XLA runs convolutions several times slower in a compiled loop on CPUs), of vectors that are
+    scaled such that no product over- or underflows, and are otherwise handled in NumPy.
 
     Args:
         operator: on vectors `(n,)`, tagged symmetric; positive semi-definite.
@@ -58,7 +60,8 @@ def from_operator(
 
     Raises:
         ValueError: `operator` is not a symmetric lineax operator on vectors `(n,)`, is traced, has products that are
-            not finite, is not positive semi-definite (to rounding) or has rank 0; `y` is not `n` labels -1 or +1;
+            not finite, is not positive semi-definite (to rounding) or has rank 0, is not one in float32 or float64, or
+            is so small that features among the wanted are below the normal numbers; `y` is not `n` labels -1 or +1;
             `top` is not within 1 to n; `tolerance` is not positive; `max_products` do not resolve the features.
 
     >>> kernel = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 9.0, 4.0])), lx.positive_semidefinite_tag)
@@ -71,16 +74,20 @@ def from_operator(
     vectors = isinstance(structure, jax.ShapeDtypeStruct) and len(structure.shape) == 1
     _check.require(vectors, "operator", "one on vectors (n,), of a network with one output", structure)
     n, dtype = structure.size, structure.dtype
+    _check.require(dtype in (jnp.float32, jnp.float64), "operator", "one in float32 or float64", dtype)
     y = jnp.asarray(y)
     _check.labels("y", y, n)
     _check.require(_check.is_concrete(operator, y), "operator", "one outside of tracing, see the docstring", "a tracer")
-    _check.require(top in range(1, n + 1), "top", f"a whole number from 1 to n = {n}", top)
+    top = _check.whole("top", top, least=1)
+    _check.require(top <= n, "top", f"a whole number from 1 to n = {n}", top)
+    max_products = _check.whole("max_products", max_products, least=1)
     if tolerance is not None:
         _check.scalar("tolerance", tolerance)
         _check.positive("tolerance", tolerance)
 
     y, feats = y.astype(dtype), None
-    kept, strongest, threshold = jnp.zeros((n, 0), dtype), 0.0, -np.inf
+    kernel = _Kernel(operator, np.asarray(y))
+    kept, strongest, threshold = np.zeros((n, 0), dtype), 0.0, -np.inf
     dimension, products, progress = 2 * top + 60, 0, "none are yet"
     while True:
         # A Ritz value converges twice as fast as its vector: a stronger feature would show in a space of half the size.
@@ -89,21 +96,19 @@ def from_operator(
         expected = f"{products + cost} or more, to resolve {top} features"
         _check.require(products + cost <= max_products, "max_products", expected, f"{max_products}; {progress}")
         if cost == n:
-            basis = jnp.eye(n, dtype=dtype)
+            basis = np.eye(n, dtype=dtype)
         else:
-            start = jax.random.normal(jax.random.key(products), (n,), dtype)
-            values, vectors = eqx.filter_jit(_lanczos)(
-                operator, y, kept, jnp.asarray(strongest, dtype), start, depth, top
-            )
-            _check_ritz(values, strongest)
+            start = np.asarray(jax.random.normal(jax.random.key(products), (n,), dtype))
+            values, vectors = _lanczos(kernel, kept, strongest, start, depth, top)
+            _check_ritz(values, strongest, dtype)
             if feats is not None and values[0] <= threshold:
                 return feats
-            basis = jnp.concatenate([kept, vectors], axis=1)
-        s2, u, residual = eqx.filter_jit(_rayleigh_ritz)(operator, y, basis)
-        _check_ritz(s2, strongest)
+            basis = np.concatenate([kept, vectors], axis=1)
+        s2, u, residual = _rayleigh_ritz(kernel, basis)
+        _check_ritz(s2, strongest, dtype)
         products += cost
 
-        s2, u, residual = np.asarray(s2[:top], float), u[:, :top], np.asarray(residual[:top], float)
+        s2, u, residual = s2[:top], u[:, :top], residual[:top]
         resolved, weightless, accuracy = _judge(s2, residual, n, dtype, tolerance)
         if not np.all(resolved | weightless):
             worst = np.max(residual[~weightless] / s2[~weightless])
@@ -113,61 +118,132 @@ def from_operator(
             continue
         rank = int(resolved.sum())
         _check.require(rank > 0, "operator", "at least one feature of positive strength", "an operator of rank 0")
-        feats = Features(u[:, resolved], jnp.sqrt(jnp.asarray(s2[resolved], dtype)), None, y, rank)
+        # What is below the normal numbers may have been taken for zero.
+        tiny = np.ldexp(float(jnp.finfo(dtype).tiny), -kernel.exponent)
+        lost = s2[rank - 1] < n * tiny or (rank < top and s2[0] * float(jnp.finfo(dtype).eps) < n * tiny)
+        expected = f"{top} features whose strengths are normal numbers of {dtype} (scale the kernel, or use float64)"
+        _check.require(not lost, "operator", expected, f"a largest one of {np.ldexp(s2[0], kernel.exponent):.1e}")
+        u, s = u[:, resolved], np.ldexp(np.sqrt(s2[resolved]), kernel.exponent // 2)
+        feats = Features(jnp.asarray(u), jnp.asarray(s, dtype), None, y, rank)
         if cost == n:
             return feats
         progress = f"they are after {products}, but there may be stronger ones"
-        kept, strongest, threshold = feats.u, s2[0], s2[-1] + accuracy[-1]
+        kept, strongest, threshold = u, s2[0], s2[-1] + accuracy[-1]
+
+
+class _Kernel:
+    """Products with Y K Y, made on the device one by one; vectors, their scale and their arithmetic are the host's.
+
+    In a loop that is compiled as a whole XLA would run convolutions without its fast kernels on CPUs.
+    """
+
+    def __init__(self, operator: lx.AbstractLinearOperator, y: Float[np.ndarray, " n"]) -> None:
+        self._operator, self._y = operator, y
+        self._power = 0  # of two: what vectors are multiplied with
+        self.exponent = 0  # of the power of two, even, that products are divided by: about the norm of the kernel
+        self._balanced = False
+
+    def product(self, vector: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """In float64, for a vector of about unit length, divided by `2^exponent`."""
+        if self._balanced:
+            return self._image(vector, self._power)
+        # Such that vectors and products are as far above 1 as below it. Where nothing, or too much, comes out at first,
+        # much longer, or shorter, vectors may still have a product.
+        info = np.finfo(vector.dtype)
+        image = self._image(vector, 0)
+        for power in (0, info.maxexp * 2 // 3, -info.maxexp * 2 // 3):
+            trial = self._image(vector, power) if power else image
+            size = np.max(np.abs(trial))
+            if 0 < size < np.inf:
+                self._balanced = True
+                binary = int(np.frexp(size)[1]) - power
+                limit = info.maxexp * 3 // 4
+                self.exponent, self._power = 2 * (binary // 2), int(np.clip(-binary // 2, -limit, limit))
+                # The small entries of a small product may be lost.
+                again = power or size < info.tiny / info.eps**2
+                return self._image(vector, self._power) if again else np.ldexp(trial, -self.exponent)
+        return image
+
+    def _image(self, vector: Float[np.ndarray, " n"], power: int) -> Float[np.ndarray, " n"]:
+        scaled = np.ldexp(self._y * vector, power).astype(vector.dtype)
+        image = np.asarray(_product()(self._operator, jnp.asarray(scaled)), np.float64)
+        return np.ldexp(self._y * image, -self.exponent - power)
+
+
+@functools.cache
+def _product() -> Callable[..., Float[Array, " n"]]:
+    """One jitted function for all operators, so that they share its programs."""
+
+    def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " n"]) -> Float[Array, " n"]:
+        with jax.default_matmul_precision("highest"):
+            return operator.mv(vector)
+
+    return eqx.filter_jit(product)
 
 
 def _lanczos(
-    operator: lx.AbstractLinearOperator,
-    y: Float[Array, " n"],
-    kept: Float[Array, "n k"],
-    strongest: Float[Array, ""],
-    start: Float[Array, " n"],
+    kernel: _Kernel,
+    kept: Float[np.ndarray, "n k"],
+    strongest: float,
+    start: Float[np.ndarray, " n"],
     depth: int,
     top: int,
-) -> tuple[Float[Array, " depth"], Float[Array, "n top"]]:
+) -> tuple[Float[np.ndarray, " depth"], Float[np.ndarray, "n top"]]:
     """Ritz values of Y K Y, largest first, and `top` vectors in the Krylov space of `start`, orthogonal to `kept`.
 
     `strongest` is the largest eigenvalue among those of `kept`, or zero.
     """
+    n, dtype = len(start), start.dtype
+    krylov = np.zeros((depth, n), dtype)
+    diagonal, beside = np.zeros(depth), np.zeros(depth)
 
-    def project(v: Array) -> Array:
-        return v - kept @ (kept.T @ v)
+    def orthogonal(v: np.ndarray, dimension: int) -> np.ndarray:
+        for _ in range(2):  # what rounding leaves the first time, the second takes
+            for basis in (kept, krylov[:dimension].T):
+                v = v - basis @ (basis.T @ v.astype(dtype)).astype(np.float64)
+        return v
 
-    with jax.default_matmul_precision("highest"):
-        lanczos = decomp.tridiag_sym(depth, reortho="full", custom_vjp=False)
-        krylov, matrix, *_ = cast(Any, lanczos(lambda v: project(y * operator.mv(y * project(v))), project(start)))
-        # Once the Krylov space is exhausted, rounding errors scaled up follow, or 0 / 0. Zeros in their place add only
-        # zeros to the Ritz values.
-        scale = jnp.maximum(strongest, jnp.nanmax(jnp.diagonal(matrix)))
-        further = jnp.diagonal(matrix, 1) > jnp.sqrt(len(y)) * jnp.finfo(y.dtype).eps * scale
-        valid = jnp.cumprod(jnp.append(True, further)).astype(bool)
-        values, vectors = jnp.linalg.eigh(jnp.where(valid[:, None] & valid, matrix, 0))
-        leading = jnp.where(valid[:, None], krylov, 0).T @ vectors[:, : -top - 1 : -1]
-    return values[::-1], leading
+    v = orthogonal(start.astype(np.float64), 0)
+    krylov[0] = v / np.linalg.norm(v)
+    k = 0
+    for k in _progress.track(range(depth), "products with the kernel"):
+        image = kernel.product(krylov[k])
+        diagonal[k] = krylov[k].astype(np.float64) @ image
+        image = orthogonal(image, k + 1)
+        beside[k] = np.linalg.norm(image)
+        if not np.isfinite(diagonal[k] + beside[k]):
+            return np.array([np.nan]), krylov.T[:, :top]
+        # A Krylov space that is exhausted ends here; zeros in its place add only zeros to the Ritz values.
+        scale = max(strongest, diagonal[: k + 1].max())
+        if k + 1 == depth or beside[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
+            break
+        krylov[k + 1] = image / beside[k]
+    beside = np.where(np.arange(depth) < k, beside, 0)[:-1]
+    matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
+    values, vectors = np.linalg.eigh(matrix)
+    return values[::-1], krylov.T @ vectors[:, : -top - 1 : -1].astype(dtype)
 
 
 def _rayleigh_ritz(
-    operator: lx.AbstractLinearOperator, y: Float[Array, " n"], basis: Float[Array, "n d"]
-) -> tuple[Float[Array, " d"], Float[Array, "n d"], Float[Array, " d"]]:
+    kernel: _Kernel, basis: Float[np.ndarray, "n d"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
     """Ritz values of Y K Y, largest first, vectors and residuals in a space that holds the span of `basis`."""
-    with jax.default_matmul_precision("highest"):
-        basis, _ = jnp.linalg.qr(basis)
-        image = lax.map(lambda v: y * operator.mv(y * v), basis.T).T
-        matrix = basis.T @ image
-        values, vectors = jnp.linalg.eigh((matrix + matrix.T) / 2)
-        u = basis @ vectors
-        residual = jnp.linalg.norm(image @ vectors - u * values, axis=0)
+    basis, _ = np.linalg.qr(basis)
+    columns = _progress.track(range(basis.shape[1]), "products with the kernel")
+    image = np.stack([kernel.product(basis[:, column]) for column in columns], axis=1)
+    if not np.all(np.isfinite(image)):
+        return np.full(1, np.nan), basis, np.zeros(1)
+    matrix = basis.T.astype(np.float64) @ image
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    u = (basis @ vectors).astype(basis.dtype)
+    # Of the vectors as they are rounded: that can add eps times the largest strength.
+    residual = np.linalg.norm(image @ vectors - u * values, axis=0) + np.finfo(u.dtype).eps * values[-1]
     return values[::-1], u[:, ::-1], residual[::-1]
 
 
-def _check_ritz(values: Float[Array, " d"], strongest: float) -> None:
-    finite = jnp.all(jnp.isfinite(values))
-    _check.require(finite, "operator", "finite products", "NaN or infinite entries")
-    tolerance = jnp.sqrt(jnp.finfo(values.dtype).eps) * jnp.maximum(values[0], strongest)
+def _check_ritz(values: Float[np.ndarray, " d"], strongest: float, dtype: Any) -> None:
+    _check.require(np.all(np.isfinite(values)), "operator", "finite products", "NaN or infinite entries")
+    tolerance = np.sqrt(float(jnp.finfo(dtype).eps)) * max(values[0], strongest)
     _check.require(values[-1] >= -tolerance, "operator", "a positive semi-definite one", f"the Ritz value {values[-1]}")
 
 

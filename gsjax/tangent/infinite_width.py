@@ -1,4 +1,4 @@
-"""The tangent kernel in the limit of infinite width: of MLPs by a recursion, of the rest through neural-tangents.
+"""The tangent kernel in the limit of infinite width: by a recursion of our own, or one of neural-tangents.
 
 As the widths of Eq. 1 (Pezeshki et al. 2021) grow, every f^(l) becomes Gaussian, with covariance Sigma^(l-1),
 and the tangent kernel of a network of L hidden layers tends to Theta^(L) (Jacot, Gabriel and Hongler 2018,
@@ -18,16 +18,16 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Real
 
 from gsjax import _check
-from gsjax.networks import CNN, MLP, gamma
-from gsjax.tangent import neural_tangents
+from gsjax.networks import CNN, MLP
+from gsjax.tangent import geometry
 from gsjax.tangent.blocks import symmetrise
-from gsjax.tangent.neural_tangents import DualActivation
+from gsjax.tangent.duals import layer
+from gsjax.tangent.positions import cnn_ntk
 
 KernelFn = Callable[..., Array]
 
@@ -37,14 +37,17 @@ def infinite_ntk(
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The tangent kernel of `network` in the limit of infinite width.
 
-    An MLP's is Theta^(L) of the recursion above, exact to rounding also where x1 and x2 hold equal or opposite
-    points, or zero. (There a ReLU network's kernel has a cusp, and the gradient across it is taken to be zero.)
-    For tanh the expectations are sums over 27^2 nodes: to a relative 1e-13 for whatever variances, but several hundred
-    times slower than for erf.
+    An MLP's is Theta^(L) of the recursion above. Angles are not computed from cosines where that cancels, so an entry
+    is accurate relative to itself at whatever scale of x, also for equal, nearly equal and opposite points: within 10
+    eps for relu, erf and linear, for tanh within 20 eps in float32 and 3e-14 in float64 (the expectations are sums over
+    27^2 nodes, several hundred times slower than erf). What is left is the rounding of x.x', about eps |x| |x'|, where
+    x and x' are nearly orthogonal. (At equal and opposite points a ReLU network's kernel has a cusp, and the gradient
+    across it is taken to be zero.) Half precision is computed in float32.
 
     A CNN's follows the same recursion between every two positions of two images (Arora et al. 2019, Sec. 4), with
-    the same expectations; it goes through neural-tangents and holds several arrays of n1 n2 (h w)^2 numbers, so
-    give it a few examples at a time.
+    the same expectations; it holds several arrays of n1 n2 (h w)^2 numbers, so give it a few examples at a time.
+    For relu, angles from the second layer on below sqrt(8 eps |r - r'| / r) count as zero, with r and r' the lengths of
+    the two positions.
 
     Args:
         network: an `MLP` or a `CNN`, of which depth, activation, outputs and geometry count, the widths do not; or
@@ -58,9 +61,9 @@ def infinite_ntk(
         returns: `(n1, n2)` for a network that ends in a `Dense`, however many its outputs.
 
     Raises:
-        ValueError: `network` none of these; x1 or x2 without a batch axis, for a CNN not of four axes, empty, not
-            finite or of different shapes beyond the first axis.
-        ModuleNotFoundError: `network` is a CNN, and the extra `gsjax[infinite-width]` is not installed.
+        ValueError: `network` none of these; x1 or x2 without a batch axis, for a CNN not of four axes, empty, complex,
+            not finite or of different shapes beyond the first axis; for an MLP or a CNN, an example whose mean square
+            over- or underflows (in float32, entries of about 1e18 or 1e-16). Under `jit` its entries are NaN.
 
     >>> x = jnp.array([[2.0, 0.0, 0.0, 0.0]])
     >>> infinite_ntk(MLP((64, 64)), x).tolist()  # (L + 1) |x|^2 / d_0
@@ -77,12 +80,7 @@ def infinite_ntk(
         same = x1.shape[1:] == x2.shape[1:]
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
 
-    if isinstance(network, MLP):
-        theta = _mlp_ntk(network, x1, x2)
-    elif isinstance(network, CNN):
-        theta = neural_tangents.cnn_ntk(network, _DUALS[network.activation], x1, x2)
-    else:
-        theta = network(x1, x2, "ntk")
+    theta = _recursion()(network, x1, x2) if isinstance(network, MLP | CNN) else network(x1, x2, "ntk")
     if x2 is None and theta.ndim == 2:
         theta = symmetrise(theta)
     if not ours or network.outputs == 1:
@@ -90,107 +88,43 @@ def infinite_ntk(
     return theta[..., None, None] * jnp.eye(network.outputs, dtype=theta.dtype)
 
 
+@functools.cache
+def _recursion() -> Callable[..., Array]:
+    """One jitted function for all calls: the loops in it would be compiled anew with each one."""
+
+    def theta(network: MLP | CNN, x1: Array, x2: Array | None) -> Array:
+        return _mlp_ntk(network, x1, x2) if isinstance(network, MLP) else cnn_ntk(network, x1, x2)
+
+    return jax.jit(theta, static_argnums=0)
+
+
 def _mlp_ntk(network: MLP, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."] | None) -> Float[Array, "n1 n2"]:
     """Theta^(L) of the recursion above."""
-    h1 = _first(x1)
-    h2 = h1 if x2 is None else _first(x2)
-    dual, factor = _DUALS[network.activation], gamma(network.activation)
-    q1, q2 = (h1**2).sum(axis=1)[:, None], (h2**2).sum(axis=1)[None, :]
-    sigma = theta = jnp.matmul(h1, h2.T, precision="highest")
+    x1 = x1.reshape(len(x1), -1)
+    cov, q1, q2, sine = geometry.pairs(x1, x1 if x2 is None else x2.reshape(len(x2), -1))
+    theta = cov
     for _ in network.widths:
-        kappa, kappa_dot = dual(sigma, q1, q2)
-        q1, q2 = factor * dual(q1, q1, q1)[0], factor * dual(q2, q2, q2)[0]
-        sigma = factor * kappa
-        theta = sigma + factor * kappa_dot * theta
+        cov, slope, q1, q2, sine = layer(network.activation, cov, q1, q2, sine)
+        theta = cov + slope * theta
     return theta
 
 
-def _relu(cov: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
-    """Half the arc-cosine kernels of degrees 1 and 0 (Cho and Saul 2009)."""
-    scale = _sqrt(q1) * _sqrt(q2)
-    cosine = cov / jnp.where(scale > 0, scale, 1)
-    # Between equal or opposite points the angle would be the root of a rounding error, its gradient infinite.
-    # Sums of thousands of products are wrong by up to 6 eps, so angles below sqrt(32 eps) count as zero.
-    apart = jnp.abs(cosine) < 1 - 16 * jnp.finfo(cosine.dtype).eps
-    inner = jnp.where(apart, cosine, 0)
-    cosine = jnp.where(apart, cosine, jnp.sign(cosine))
-    sine = jnp.where(apart, jnp.sqrt((1 - inner) * (1 + inner)), 0)
-    supplement = jnp.where(apart, jnp.pi - jnp.arccos(inner), jnp.where(cosine > 0, jnp.pi, 0))
-    return scale * (sine + supplement * cosine) / (2 * jnp.pi), supplement / (2 * jnp.pi)
-
-
-def _erf(cov: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
-    """The arcsine kernel (Williams 1997): (2/pi) asin(2 cov / sqrt((1 + 2 q1)(1 + 2 q2)))."""
-    return _arcsine(cov, q1, q2, 0.5, 0.5)
-
-
-def _tanh(cov: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
-    """A mixture of arcsine kernels.
-
-    A logistic variable is Gaussian given its standard deviation 2 kappa, with kappa of Kolmogorov's distribution
-    (Andrews and Mallows 1974), hence tanh(f) = E[erf(f / (sqrt(2) kappa))]. What is left to integrate numerically
-    is as smooth for points that are equal, or far out, as for any others.
-    """
-    squares, weights = _kolmogorov()
-    pairs = np.stack(
-        [np.repeat(squares, len(squares)), np.tile(squares, len(squares)), np.outer(weights, weights).ravel()]
-    )
-
-    def add(total: tuple[Array, Array], pair: Array) -> tuple[tuple[Array, Array], None]:
-        kappa, kappa_dot = _arcsine(cov, q1, q2, pair[0], pair[1])
-        return (total[0] + pair[2] * kappa, total[1] + pair[2] * kappa_dot), None
-
-    # One pair of nodes after another, so that no more is held than a few arrays of the kernel's size.
-    zero = jnp.zeros(jnp.broadcast_shapes(*map(jnp.shape, (cov, q1, q2))), cov.dtype)
-    return lax.scan(add, (zero, zero), jnp.asarray(pairs.T, cov.dtype))[0]
-
-
-def _arcsine(cov: Array, q1: Array, q2: Array, a: Any, b: Any) -> tuple[Array, Array]:
-    """The expectations of erf(u / sqrt(2 a)) and erf(v / sqrt(2 b)): (2/pi) asin(cov / sqrt((a + q1)(b + q2))).
-
-    Written as an arc tangent, and with the determinant apart: no cancellation where the two points are one.
-    """
-    root = jnp.sqrt(a * b + a * q2 + b * q1 + jnp.maximum(q1 * q2 - cov**2, 0))
-    return 2 / jnp.pi * jnp.arctan2(cov, root), 2 / jnp.pi / root
-
-
-def _linear(cov: Array, q1: Array, q2: Array) -> tuple[Array, Array]:
-    return cov, jnp.ones_like(cov)
-
-
-_DUALS: dict[str, DualActivation] = {"relu": _relu, "erf": _erf, "tanh": _tanh, "linear": _linear}
-
-
-@functools.cache
-def _kolmogorov() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights for an expectation over the square of a variable of Kolmogorov's distribution.
-
-    The trapezoid rule in the logarithm, where the density falls off at both ends like the exponential of an
-    exponential. These 27 nodes give tanh to a relative 1e-14.
-    """
-    kappa = np.exp(np.arange(-14, 13) / 8)
-    k = np.arange(1, 51)[:, None]
-    density = (8 * kappa * (-1.0) ** (k - 1) * k**2 * np.exp(-2 * (k * kappa) ** 2)).sum(axis=0)
-    weights = kappa * density  # d kappa = kappa d log kappa
-    return kappa**2, weights / weights.sum()
-
-
-def _sqrt(q: Array) -> Array:
-    """The square root, with gradient zero at zero."""
-    return jnp.where(q > 0, jnp.sqrt(jnp.where(q > 0, q, 1)), 0)
-
-
 def _examples(name: str, x: Any, network: Any) -> Float[Array, "n ..."]:
-    """Checked examples, as numbers that can be differentiated."""
+    """Checked examples, as numbers that can be differentiated and squared."""
+    _check.require(not jnp.iscomplexobj(x), name, "real numbers", "complex ones")
     x = _check.as_float(x)
     if isinstance(network, CNN):
         _check.shape(name, x, ndim=4)
     _check.require(x.ndim >= 2 and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
     _check.finite(name, x)
-    return x
-
-
-def _first(x: Float[Array, "n ..."]) -> Float[Array, "n d"]:
-    """h^(0) of Eq. 1."""
-    d = math.prod(x.shape[1:])
-    return x.reshape(-1, d) / math.sqrt(d)
+    if not isinstance(network, MLP | CNN):
+        return x
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    held = geometry.representable(x)
+    if _check.is_concrete(held) and not held.all():
+        bad = x[jnp.argmin(held)]
+        info = jnp.finfo(x.dtype)
+        low, high = math.sqrt(info.tiny / info.eps), math.sqrt(info.max) / 16
+        expected = f"examples of a root mean square from {low:.0e} to {high:.0e}, or zero, whose kernel {x.dtype} holds"
+        raise ValueError(f"{name}: expected {expected}, got one with entries up to {jnp.abs(bad).max():.1e}")
+    return jnp.where(held.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.nan)

@@ -12,7 +12,6 @@ import contextlib
 import functools
 import importlib
 import itertools
-import math
 import sys
 import threading
 from collections.abc import Callable, Iterator, MutableMapping
@@ -25,12 +24,7 @@ import jax.extend.core
 import jax.interpreters.ad
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
-
-from gsjax.networks import ACTIVATIONS, CNN, gamma
-
-# E[xi(u) xi(v)] and E[xi'(u) xi'(v)] of a Gaussian (u, v), from its covariance and its two variances.
-DualActivation = Callable[[Array, Array, Array], tuple[Array, Array]]
+from jaxtyping import Array
 
 _MOVED = ("ClosedJaxpr", "Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")
 _LOCK = threading.RLock()
@@ -51,48 +45,6 @@ def load() -> ModuleType:
     with _LOCK:
         loaded = sys.modules.get("neural_tangents")
         return loaded if loaded else _import()
-
-
-def cnn_ntk(
-    network: CNN, dual: DualActivation, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w c"] | None
-) -> Float[Array, "n1 n2"]:
-    """The tangent kernel of one output of `network` in the limit of many channels (Arora et al. 2019).
-
-    Args:
-        network: its kernel size, strides, padding and activation count, its numbers of channels do not.
-        dual: the expectations of its activation.
-        x1: examples, `(n1, h, w, c)`.
-        x2: examples, `(n2, h, w, c)`; x1 if None.
-
-    Returns:
-        `(n1, n2)`.
-
-    Raises:
-        ModuleNotFoundError: neural-tangents is not installed.
-
-    >>> network = CNN((64,), activation="linear", padding="CIRCULAR")
-    >>> cnn_ntk(network, lambda cov, q1, q2: (cov, jnp.ones_like(cov)), jnp.full((1, 4, 4, 1), 2.0), None).tolist()
-    [[8.0]]
-    """
-    stax = load().stax
-    xi = ACTIVATIONS[network.activation]
-    nonlinearity = stax.Elementwise(xi, lambda *moments: dual(*moments)[0], lambda *moments: dual(*moments)[1])
-    layers, scale = [], 1.0
-    for channels, stride in zip(network.channels, network.strides, strict=True):
-        if network.padding == "CIRCULAR" and stride > 1:
-            layers.append(_recentred(network.kernel_size, stride))
-        window = (network.kernel_size,) * 2
-        convolution = stax.Conv(channels, window, (stride,) * 2, network.padding, W_std=scale, parameterization="ntk")
-        scale = math.sqrt(gamma(network.activation))
-        layers += [convolution[2], nonlinearity[2]]
-    readout = stax.Dense(1, W_std=scale, parameterization="ntk")
-    layers += [stax.GlobalAvgPool()[2], readout[2]]
-
-    # The pooling needs the covariance of every two positions.
-    kernel = stax.Identity()[2](x1, x2, diagonal_batch=True, diagonal_spatial=False)
-    for layer in layers:
-        kernel = layer(kernel)
-    return kernel.ntk
 
 
 def _import() -> ModuleType:
@@ -186,26 +138,3 @@ def _shifted(padded: Array, axes: tuple[int, int], offset: int, size: int, strid
     for axis in axes:
         padded = lax.slice_in_dim(padded, offset, padded.shape[axis] - size + offset + 1, stride, axis)
     return padded
-
-
-def _recentred(size: int, stride: int) -> Callable[[Any], Any]:
-    """Moves the images to where a circular convolution of stax then takes the patches that flax would.
-
-    flax wraps (q - 1) // 2 positions around on the left whatever the stride, stax as many as "SAME" pads.
-    """
-
-    def left(length: int) -> int:
-        [(before, _)] = lax.padtype_to_pads((length,), (size,), (stride,), "SAME")
-        return (size - 1) // 2 - before
-
-    def layer(kernel: Any) -> Any:
-        def rolled(covariance: Array | None, batch_ndim: int) -> Array | None:
-            if covariance is None or not covariance.ndim:
-                return covariance
-            axes = tuple(range(batch_ndim, covariance.ndim))
-            return jnp.roll(covariance, [left(covariance.shape[axis]) for axis in axes], axes)
-
-        cov1, cov2 = rolled(kernel.cov1, 1), rolled(kernel.cov2, 1)
-        return kernel.replace(cov1=cov1, cov2=cov2, nngp=rolled(kernel.nngp, 2), ntk=rolled(kernel.ntk, 2))
-
-    return layer

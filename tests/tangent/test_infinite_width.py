@@ -3,6 +3,9 @@
 Convolutional networks, and whatever else goes through neural-tangents, in test_neural_tangents.py.
 """
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
 from __future__ import annotations
 
 import math
@@ -19,6 +22,7 @@ from jax.test_util import check_grads
 from gsjax import networks
 from gsjax.networks import CNN, MLP
 from gsjax.tangent import infinite_ntk, ntk
+from tests.tangent import digits50
 
 ACTIVATIONS = ("erf", "linear", "relu", "tanh")
 compiled = jax.jit(infinite_ntk, static_argnums=0)
@@ -197,6 +201,74 @@ def test_tanh_has_its_variance_and_slope_at_equal_points(q):
         x = jnp.full((1, 3), math.sqrt(q))
         kernel = compiled(MLP((4,), 1, "tanh"), jnp.concatenate([x, -x]))
         np.testing.assert_allclose(kernel, expected * np.array([[1, -1], [-1, 1]]), rtol=1e-12)
+
+
+def close_points(x64, scale, d=6):
+    """A point, and what is equal, opposite, parallel, orthogonal, nearly equal and nearly opposite to it."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=d)
+    x[: d // 2] = 0
+    noise = rng.normal(size=(3, d)) * np.array([[1e-6], [1e-3], [1e-4]])
+    y = [
+        x,
+        -x,
+        3.7 * x,
+        np.roll(x, d // 2),
+        *(np.array([[1], [1], [-1]]) * x + noise),
+        1.000001 * x,
+        rng.normal(size=d),
+    ]
+    x, y = (np.asarray(scale * np.asarray(points), x64) for points in ([x], y))
+    return x, y
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 255.0, 1e4, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize(
+    ("activation", "depth", "accuracy"), [("erf", 1, 20), ("erf", 4, 20), ("relu", 1, 10), ("relu", 3, 10)]
+)
+def test_every_entry_to_rounding_at_every_scale(x64, activation, depth, accuracy, scale):
+    x, y = close_points(x64, scale)
+    found = np.asarray(compiled(MLP((2,) * depth, 1, activation), x, y), float)[0]
+    expected = np.array([float(digits50.theta(activation, depth, x[0], point)) for point in y])
+    np.testing.assert_allclose(found, expected, rtol=accuracy * float(jnp.finfo(x64).eps), atol=1e-20 * scale**2)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 255.0, 1e12])
+def test_every_entry_of_tanh_at_every_scale(x64, scale):
+    x, y = close_points(x64, scale)
+    found = np.asarray(compiled(MLP((2,), 1, "tanh"), x, y[[0, 4, 7]]), float)[0]
+    expected = [float(digits50.theta("tanh", 1, x[0], y[row])) for row in (0, 4, 7)]
+    np.testing.assert_allclose(found, expected, rtol=max(3e-14, 20 * float(jnp.finfo(x64).eps)))
+
+
+def test_what_the_precision_does_not_hold_is_refused_or_nan():
+    network, x = MLP((2,)), np.ones((2, 3), np.float32)
+    for scale in (1e-20, 1e-17, 1e19, 1e30):
+        bad = x * np.array([[1], [scale]], np.float32)
+        with pytest.raises(ValueError, match=r"^x2: expected examples of a root mean square from .*, or zero, .* got "):
+            infinite_ntk(network, x, bad)
+        kernel = np.asarray(compiled(network, x, bad))
+        assert np.isnan(kernel[:, 1]).all()
+        np.testing.assert_allclose(kernel[:, 0], 2, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"^x1: expected real numbers"):
+        infinite_ntk(network, x + 1j)
+    assert compiled(network, x.astype(np.float16)).dtype == np.float32
+
+
+@pytest.mark.parametrize("scale", [1.0, 255.0, 1e6])
+@pytest.mark.parametrize("activation", ["erf", "relu"])
+def test_convolutions_of_large_and_of_close_images(activation, scale):
+    """Float32 against float64, on images nearly equal, of constant patches, and with zeros."""
+    rng = np.random.default_rng(0)
+    x = rng.uniform(size=(1, 5, 4, 2))
+    x = np.concatenate([x, x + 1e-3 * rng.normal(size=x.shape), np.zeros_like(x), rng.uniform(size=x.shape)])
+    x[3, :3] = 0.5
+    x = (scale * x).astype(np.float32)
+    network = CNN((4, 4), 1, activation, strides=(1, 2))
+    found = np.asarray(compiled(network, x), float)
+    with jax.enable_x64(True):
+        expected = np.asarray(compiled(network, x.astype(float)))
+    np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
 def test_bad_input_is_named():
