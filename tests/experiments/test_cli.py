@@ -220,7 +220,7 @@ def test_a_folder_of_another_process_is_one_line(folder, capsys):
             assert other.stdout.readline()
             assert main(["fake"]) == 2
             said = one_line(capsys)
-            assert said.startswith("experiments: folder: expected a folder that no other process writes to, got ")
+            assert said.startswith("experiments: --out: expected a folder that no other process writes to, got ")
             assert f"{out}, which process {other.pid} on " in said
             assert [path.name for path in out.iterdir()] == [".lock"]
         finally:
