@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,24 +21,182 @@ from gsjax import _check
 ApplyFn = Callable[[Any, Any], Any]
 
 
+# Collections of flax beside "params", none of which holds parameters.
+_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "params_axes")
+
+
 def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is differentiated, and how `params` is put together again around it."""
-    if isinstance(params, Mapping) and "params" in params:
+    """What is differentiated, and how `params` is put together again around it.
+
+    Of flax variables that is the collection "params", of everything else all of it; `check_params` refuses what could
+    be meant as either.
+    """
+    if _has_params(params):
         return params["params"], lambda trainable: {**params, "params": trainable}
     return params, lambda trainable: trainable
 
 
-def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
-    """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
+def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
+    """Every leaf that is differentiated is a parameter: floating point numbers, finite, and meant to be one.
+
+    - Of flax variables the collection "params" is differentiated. A dict with that key is one of variables if it goes
+      to a flax module's `apply` itself, or if all its other keys are collections that flax knows; else it is refused,
+      as keys of the user's own would be left out in silence.
+    - A state of nnx holds variables of the type `nnx.Param` alone, and an Equinox module inexact arrays alone, as
+      `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - A float of Python counts as a parameter in other trees. None counts as nothing.
+
+    Raises:
+        ValueError: named `params`, with the line to write.
+    """
+    if _has_params(params) and not _is_flax_apply(apply_fn):
+        mappings = all(isinstance(params[key], Mapping) for key in params)
+        others = [key for key in params if key != "params" and not (mappings and key in _COLLECTIONS)]
+        expected = "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
+        advice = (
+            "rename 'params' if all of it is to be differentiated, or else close over the rest, "
+            "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
+        )
+        _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
+    tree, _ = trainable(params)
+    _check_modules(tree)
+    leaves = jax.tree.leaves_with_path(tree)
+    _check.require(sum(_size(leaf) for _, leaf in leaves), "params", "at least one parameter to differentiate", "none")
+    for path, leaf in leaves:
+        kind = _kind(leaf)
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
+            kind = type(leaf).__name__ if kind is None else kind
+            at = jax.tree_util.keystr(path, simple=True, separator="/")
+            where = f"a leaf of {kind} at {at}" if at else f"a leaf of {kind}"
+            raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
+        if _check.is_concrete(leaf):
+            _check.finite("params", leaf)
+
+
+_CLOSE_OVER = "what is not to be differentiated is no part of params, but closed over by apply_fn"
+
+
+def _has_params(params: PyTree) -> bool:
+    # A state of nnx is a mapping, too; its keys are names of attributes.
+    return isinstance(params, Mapping) and "params" in params and not isinstance(params, _of_nnx("State"))
+
+
+def _is_flax_apply(apply_fn: Any) -> bool:
+    """Whether `apply_fn` is the method `apply` of a flax module, also compiled or with arguments bound."""
+    while isinstance(apply_fn, functools.partial):
+        apply_fn = apply_fn.func
+    method = inspect.unwrap(apply_fn)
+    return isinstance(getattr(method, "__self__", None), nn.Module) and method.__name__ == "apply"
+
+
+def _of_nnx(*names: str) -> tuple[type, ...]:
+    """Classes of nnx, none while it has not been imported: then there are no objects of them."""
+    nnx = sys.modules.get("flax.nnx")
+    return tuple(getattr(nnx, name) for name in names) if nnx else ()
+
+
+def _check_modules(tree: PyTree) -> None:
+    """No module of nnx or Equinox within `tree` holds what is no parameter."""
+    variable, parameter = _of_nnx("Variable"), _of_nnx("Param")
+    nodes = (*_of_nnx("Variable", "Module"), eqx.Module)
+
+    def visit(path: tuple[Any, ...], node: Any) -> None:
+        at = jax.tree_util.keystr(path, simple=True, separator="/")
+        where = f" at {at}" if at else ""
+        split = "graphdef, params, rest = nnx.split(model, nnx.Param, ...)"
+        applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
+        if isinstance(node, variable):
+            good = isinstance(node, parameter)
+            expected = "variables of the type nnx.Param alone"
+            got = f"one of {type(node).__name__}{where}: {split}, {applied}"
+            _check.require(good, "params", expected, got)
+        elif isinstance(node, _of_nnx("Module")):
+            got = f"the module {type(node).__name__}{where}: {split}, {applied}"
+            raise ValueError(f"params: expected the parameters of a module of nnx, got {got}")
+        elif isinstance(node, eqx.Module):
+            others = [leaf for leaf in jax.tree.leaves(node) if not _is_array(leaf)]
+            partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
+            combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
+            got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
+            _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
+    for path, node in leaves:
+        visit(path, node)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether Equinox takes `leaf` for one of its inexact arrays, which those of NumPy and traced ones are, too."""
+    return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _named(leaves: Sequence[Any]) -> str:
+    kinds = (str(leaf.dtype) if isinstance(leaf, np.ndarray | jax.Array) else type(leaf).__name__ for leaf in leaves)
+    return ", ".join(f"a leaf of {kind}" for kind in dict.fromkeys(kinds))
+
+
+def _kind(leaf: Any) -> Any:
+    """The type of the numbers of `leaf`, None if it holds none."""
+    if isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+        return leaf.dtype
+    return jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else None
+
+
+def _size(leaf: Any) -> int:
+    """The number of entries of `leaf`; what holds no numbers counts as well, and is refused for what it is."""
+    return math.prod(getattr(leaf, "shape", ()))
+
+
+def check_examples(name: str, x: Any) -> Array:
+    """`x` as a non-empty array `(n, ...)` of finite numbers.
+
+    Raises:
+        ValueError: it is none, with a word on the order of the arguments where it looks like parameters.
+    """
+    listed = isinstance(x, list | tuple) and all(isinstance(value, list | tuple | int | float) for value in x)
+    order = f"{type(x).__name__}: the arguments go in the order apply_fn, params, {name}"
+    is_array = listed or isinstance(x, np.ndarray | np.generic | jax.Array | int | float)
+    _check.require(is_array, name, "an array of examples (n, ...)", order)
+    x = _check.array(name, x)
     _check.require(x.ndim and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
     _check.finite(name, x)
-    leaves = jax.tree.leaves(trainable(params)[0])
-    _check.require(sum(map(jnp.size, leaves)), "params", "at least one parameter to differentiate", "none")
-    for leaf in leaves:
-        kind = jnp.result_type(leaf)
-        _check.require(jnp.issubdtype(kind, jnp.floating), "params", "floating point numbers", f"a leaf of {kind}")
-        _check.finite("params", leaf)
-    shape = tuple(getattr(jax.eval_shape(apply_fn, params, x), "shape", ()))
+    return x
+
+
+def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> Any:
+    """The shape of `apply_fn(params, x)`, None if that is no array.
+
+    Raises:
+        ValueError: `apply_fn` is no function of these arguments.
+    """
+    no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
+    got = f"{type(apply_fn).__name__}"
+    _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
+    try:
+        output = jax.eval_shape(apply_fn, params, x)
+    except Exception as error:
+        expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
+        raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
+    return tuple(output.shape) if hasattr(output, "shape") else None
+
+
+def check_one_output(apply_fn: ApplyFn, params: PyTree, x: Any) -> Array:
+    """The checked examples `x`, for a function that takes a network with outputs `(n,)`.
+
+    Raises:
+        ValueError: x, params or apply_fn are not what they should be, the outputs of another shape; for those of shape
+            `(n, k)` it says what to do.
+    """
+    x = check_examples("x", x)
+    check_params(apply_fn, params)
+    _check.outputs("apply_fn", output_shape(apply_fn, params, x, "x"), len(x))
+    return x
+
+
+def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
+    """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
+    check_params(apply_fn, params)
+    shape = output_shape(apply_fn, params, x, name) or ()
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
     own = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"

@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jaxtyping import Array, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent.calls import ApplyFn, check_call, hashable, trainable
+from gsjax.tangent.calls import ApplyFn, check_call, check_examples, hashable, trainable
 
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> lx.FunctionLinearOperator:
@@ -43,7 +43,7 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
     [5.0, 11.0]
     """
-    apply_fn, x = hashable(apply_fn), jnp.asarray(x)
+    apply_fn, x = hashable(apply_fn), check_examples("x", x)
     check_call(apply_fn, params, x, "x")
     structure = jax.eval_shape(apply_fn, params, x)
     pushforward = jax.jit(_linearise, static_argnums=0)(apply_fn, params, x)
