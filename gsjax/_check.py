@@ -33,6 +33,7 @@ __all__ = [
     "choice",
     "finite",
     "flag",
+    "floats",
     "is_concrete",
     "labels",
     "not_negative",
@@ -44,6 +45,7 @@ __all__ = [
     "real",
     "require",
     "scalar",
+    "sequence",
     "shape",
     "times",
     "whole",
@@ -93,7 +95,7 @@ def wholes(name: str, values: Any, *, least: int | None = None) -> tuple[int, ..
         raise ValueError(f"{name}: expected whole numbers{_range(least, None)}, got {_told(values)}") from None
 
 
-def sequence(name: str, values: Any, of: str) -> Sequence[Any]:
+def sequence(name: str, values: Any, of: str) -> Any:
     """`values` is a list, a tuple, a range or an array of one axis; `of` says of what."""
     arrays = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1 and is_concrete(values)
     listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
@@ -120,9 +122,18 @@ def real(name: str, value: Any, expected: str = "real numbers") -> None:
 
 
 def array(name: str, value: Any) -> Array:
-    """`value` as an array of jax, if it is one of real numbers, or nested sequences of them."""
+    """`value` as an array of jax, if it is one of real numbers, or nested sequences of them.
+
+    What NumPy holds can be looked at within a trace, but not what this returns there: check values before.
+    """
     real(name, value, "an array of real numbers")
     return jnp.asarray(value)
+
+
+def floats(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of NumPy in float64, if it is one of real numbers, or nested sequences of them."""
+    real(name, value, "an array of real numbers")
+    return np.asarray(value, dtype=float)
 
 
 def finite(name: str, value: Any) -> None:
@@ -135,10 +146,17 @@ def finite(name: str, value: Any) -> None:
 
 def number(name: str, value: Any, within: str = "(-inf, inf)") -> None:
     """`value` is one real number in an interval, such as "(0, 1]"."""
-    expected = "a finite number" if within == "(-inf, inf)" else f"a number in {within}"
+    expected = _IN_WORDS.get(within, f"a number in {within}")
     real(name, value, expected)
     scalar(name, value)
     numbers(name, value, within, expected)
+
+
+_IN_WORDS = {
+    "(-inf, inf)": "a finite number",
+    "(0, inf)": "a finite positive number",
+    "[0, inf)": "a finite number, 0 or above",
+}
 
 
 def numbers(name: str, value: Any, within: str, expected: str | None = None) -> None:
@@ -202,7 +220,9 @@ def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> None:
     else:
         advice = "for the logits of classes see gsjax.multiclass, whose features take outputs (n, k)"
         if k == 2:
-            advice += "; two logits are one output by their difference, f[:, 1] - f[:, 0], with the classes as -1 and +1"
+            advice += (
+                "; two logits are one output by their difference, f[:, 1] - f[:, 0], with the classes as -1 and +1"
+            )
     raise ValueError(f"{name}: expected {expected}, got shape {got}: {advice}")
 
 
@@ -238,9 +258,10 @@ def as_float(value: Any) -> Array:
 
 def times(value: Any) -> None:
     """`times` is a non-empty, increasing sequence of finite numbers from zero upwards."""
-    value = array("times", value)
+    real("times", value, "an array of real numbers")
     shape("times", value, ndim=1)
     finite("times", value)
+    value = jnp.asarray(value)
     increasing = (value[0] >= 0) & jnp.all(jnp.diff(value) > 0)
     require(increasing, "times", "an increasing sequence from 0 upwards", value)
 
@@ -249,7 +270,8 @@ def _is_real(value: Any) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, list | tuple):
-        return all(map(_is_real, value)) and _host(value).dtype != object  # that of rows of several lengths
+        # Rows of several lengths make an array of objects.
+        return all(map(_is_real, value)) and not (is_concrete(value) and _host(value).dtype == object)
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         return isinstance(value, int | float | range)

@@ -86,12 +86,38 @@ def predict(network: nn.Module, state: State, x: Real[Array, "n ..."]) -> Float[
     return _outputs(network.apply({"params": state.params, **state.collections}, x), x)
 
 
+def check_common(network: Any, optimizer: Any, weight_decay: Any) -> None:
+    """Checks what every constructor takes.
+
+    Raises:
+        ValueError: `network` is no flax.linen module, `optimizer` none of optax, or `weight_decay` no number, 0 or
+            above.
+    """
+    is_module = isinstance(network, nn.Module)
+    _check.require(is_module, "network", "a flax.linen module", _class(network))
+    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    _check.require(is_optimizer, "optimizer", "an optimiser of optax, such as optax.adam(1e-3)", _class(optimizer))
+    _check.number("weight_decay", weight_decay, "[0, inf)")
+
+
+def check_batch(name: str, batch: Any) -> None:
+    """`batch` is a `Batch`."""
+    _check.require(isinstance(batch, Batch), name, "a gsjax.methods.Batch(x, y)", _class(batch))
+
+
+def _class(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def initial(network: nn.Module, optimizer: optax.GradientTransformation, key: Key[Array, ""], batch: Batch) -> State:
     """The state of a network newly drawn from `key`, the same for every method, without memory."""
+    check_batch("batch", batch)
+    _check.real("x", batch.x)
     _check.require(jnp.ndim(batch.x) and jnp.size(batch.x), "x", "a non-empty array (n, ...)", jnp.shape(batch.x))
     _check.finite("x", batch.x)
     of_params, of_dropout = jax.random.split(key)
-    variables = dict(network.init(of_params, jnp.asarray(batch.x[:1])))  # shapes and dtype alone matter
+    variables = dict(network.init(of_params, jnp.asarray(batch.x)[:1]))  # shapes and dtype alone matter
+    _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
     params = variables.pop("params")
     return State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32), of_dropout, ())
 
@@ -144,7 +170,8 @@ def checked(
 
 def _outputs(logits: Any, x: Any) -> Array:
     """The outputs of a network, of one of the two shapes."""
-    shape = jnp.shape(logits)
-    good = shape[:1] == jnp.shape(x)[:1] and len(shape) in (1, 2)
-    _check.require(good, "network", f"outputs ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
+    is_array = hasattr(logits, "shape")
+    expected = f"outputs ({len(x)},) or ({len(x)}, k) with k > 1"
+    _check.require(is_array, "network", expected, type(logits).__name__)
+    _check.outputs("network", jnp.shape(logits), len(x), classes=True)
     return logits

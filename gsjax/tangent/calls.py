@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +51,9 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
     if _has_params(params) and not _is_flax_apply(apply_fn):
         mappings = all(isinstance(params[key], Mapping) for key in params)
         others = [key for key in params if key != "params" and not (mappings and key in _COLLECTIONS)]
-        expected = "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
+        expected = (
+            "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
+        )
         advice = (
             "rename 'params' if all of it is to be differentiated, or else close over the rest, "
             "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
@@ -61,6 +62,8 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
     tree, _ = trainable(params)
     _check_modules(tree)
     leaves = jax.tree.leaves_with_path(tree)
+    if tree is params:
+        _check_collections([path for path, _ in leaves])
     _check.require(sum(_size(leaf) for _, leaf in leaves), "params", "at least one parameter to differentiate", "none")
     for path, leaf in leaves:
         kind = _kind(leaf)
@@ -83,10 +86,12 @@ def _has_params(params: PyTree) -> bool:
 
 def _is_flax_apply(apply_fn: Any) -> bool:
     """Whether `apply_fn` is the method `apply` of a flax module, also compiled or with arguments bound."""
-    while isinstance(apply_fn, functools.partial):
-        apply_fn = apply_fn.func
-    method = inspect.unwrap(apply_fn)
-    return isinstance(getattr(method, "__self__", None), nn.Module) and method.__name__ == "apply"
+    while apply_fn is not None:
+        if isinstance(getattr(apply_fn, "__self__", None), nn.Module):
+            return apply_fn.__name__ == "apply"
+        inner = apply_fn.func if isinstance(apply_fn, functools.partial) else None
+        apply_fn = inner or getattr(apply_fn, "__wrapped__", None)
+    return False
 
 
 def _of_nnx(*names: str) -> tuple[type, ...]:
@@ -98,7 +103,7 @@ def _of_nnx(*names: str) -> tuple[type, ...]:
 def _check_modules(tree: PyTree) -> None:
     """No module of nnx or Equinox within `tree` holds what is no parameter."""
     variable, parameter = _of_nnx("Variable"), _of_nnx("Param")
-    nodes = (*_of_nnx("Variable", "Module"), eqx.Module)
+    nodes = (*_of_nnx("Variable", "Module"), eqx.Module, eqx.nn.State)
 
     def visit(path: tuple[Any, ...], node: Any) -> None:
         at = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -113,6 +118,8 @@ def _check_modules(tree: PyTree) -> None:
         elif isinstance(node, _of_nnx("Module")):
             got = f"the module {type(node).__name__}{where}: {split}, {applied}"
             raise ValueError(f"params: expected the parameters of a module of nnx, got {got}")
+        elif isinstance(node, eqx.nn.State):
+            raise ValueError(f"params: expected parameters, got a State of Equinox{where}: {_CLOSE_OVER}")
         elif isinstance(node, eqx.Module):
             others = [leaf for leaf in jax.tree.leaves(node) if not _is_array(leaf)]
             partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
@@ -123,6 +130,17 @@ def _check_modules(tree: PyTree) -> None:
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
     for path, node in leaves:
         visit(path, node)
+
+
+def _check_collections(paths: Sequence[tuple[Any, ...]]) -> None:
+    """No collection of flax other than "params" is among what the `paths` of a tree lead to."""
+    keys = [tuple(getattr(key, "key", None) for key in path) for path in paths]
+    variables = {path[:depth] for path in keys for depth, key in enumerate(path) if key == "params"}
+    for path in keys:
+        for depth, key in enumerate(path):
+            statistics = key == "batch_stats" or (key in _COLLECTIONS and path[:depth] in variables)
+            got = f"the collection {key!r} of flax: {_CLOSE_OVER}"
+            _check.require(not statistics, "params", "parameters", got)
 
 
 def _is_array(leaf: Any) -> bool:
@@ -153,14 +171,13 @@ def check_examples(name: str, x: Any) -> Array:
     Raises:
         ValueError: it is none, with a word on the order of the arguments where it looks like parameters.
     """
-    listed = isinstance(x, list | tuple) and all(isinstance(value, list | tuple | int | float) for value in x)
+    is_array = hasattr(x, "dtype") or isinstance(x, list | tuple | int | float)
     order = f"{type(x).__name__}: the arguments go in the order apply_fn, params, {name}"
-    is_array = listed or isinstance(x, np.ndarray | np.generic | jax.Array | int | float)
     _check.require(is_array, name, "an array of examples (n, ...)", order)
-    x = _check.array(name, x)
-    _check.require(x.ndim and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
+    _check.real(name, x, "an array of real numbers")
+    _check.require(jnp.ndim(x) and jnp.size(x), name, "a non-empty array (n, ...)", f"shape {jnp.shape(x)}")
     _check.finite(name, x)
-    return x
+    return jnp.asarray(x)
 
 
 def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> Any:
@@ -180,17 +197,17 @@ def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> Any:
     return tuple(output.shape) if hasattr(output, "shape") else None
 
 
-def check_one_output(apply_fn: ApplyFn, params: PyTree, x: Any) -> Array:
-    """The checked examples `x`, for a function that takes a network with outputs `(n,)`.
+def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
+    """Examples `x (n, ...)` and labels `y (n,)` of a network with outputs `(n,)`, as arrays, once all is checked.
 
     Raises:
-        ValueError: x, params or apply_fn are not what they should be, the outputs of another shape; for those of shape
-            `(n, k)` it says what to do.
+        ValueError: one of the arguments is not what it should be; where outputs are `(n, k)`, it says what to do.
     """
     x = check_examples("x", x)
+    _check.labels("y", y, len(x))
     check_params(apply_fn, params)
     _check.outputs("apply_fn", output_shape(apply_fn, params, x, "x"), len(x))
-    return x
+    return x, jnp.asarray(y)
 
 
 def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
@@ -209,8 +226,14 @@ def hashable(apply_fn: ApplyFn) -> ApplyFn:
     try:
         hash(apply_fn)
     except TypeError:
-        return lambda params, x: apply_fn(params, x)
-    return apply_fn
+        pass
+    else:
+        return apply_fn
+
+    def hashed(params: PyTree, x: Array) -> Any:
+        return apply_fn(params, x)
+
+    return functools.update_wrapper(hashed, apply_fn, assigned=(), updated=())  # so that it is known for what it is
 
 
 def abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import lineax as lx
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree, Real
@@ -38,6 +37,7 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
             point numbers; an output of another shape, or one that depends on other examples of the batch; from
             `.mv`, a vector of another shape.
 
+    >>> import jax.numpy as jnp
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
