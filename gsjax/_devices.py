@@ -15,6 +15,8 @@ from jaxtyping import PyTree
 
 from gsjax import _check
 
+__all__ = ["AXIS", "batched", "from_process_0", "gathered", "over_devices", "over_seeds", "padded"]
+
 AXIS = "seeds"
 
 

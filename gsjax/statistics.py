@@ -18,6 +18,8 @@ from scipy import special
 
 from gsjax import _check
 
+__all__ = ["Interval", "Slope", "bootstrap", "bootstrap_mean", "loglog_slope"]
+
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval, three arrays of one shape."""

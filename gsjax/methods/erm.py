@@ -9,6 +9,8 @@ import optax
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
 from gsjax.methods.terms import losses
 
+__all__ = ["erm"]
+
 
 def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_decay: float = 0.0) -> Method:
     """Empirical risk minimisation: mean_i loss_i + (weight_decay / 2) ||theta||^2.

@@ -12,6 +12,8 @@ from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
 from gsjax.methods.terms import losses, mean_by, members
 
+__all__ = ["group_dro"]
+
 
 def group_dro(
     network: nn.Module,

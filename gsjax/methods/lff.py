@@ -15,6 +15,8 @@ from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
 from gsjax.methods.terms import classes, losses, members
 
+__all__ = ["Averages", "Memory", "generalised", "lff", "relative_difficulty"]
+
 _FLOOR = 1e-8  # of the published code: where both losses vanish, so does the weight
 
 

@@ -20,6 +20,8 @@ from gsjax import _check, _progress
 from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
 from gsjax.methods.protocol import Batch, Method, State, check_batch
 
+__all__ = ["Run", "train"]
+
 _SIGNS_OF_LIFE = 50  # programs run one after another, so that progress can be seen
 
 

@@ -19,6 +19,19 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from gsjax import _check
 
+__all__ = [
+    "Batch",
+    "Info",
+    "Method",
+    "State",
+    "check_batch",
+    "check_common",
+    "checked",
+    "initial",
+    "minimise",
+    "predict",
+]
+
 
 class Batch(NamedTuple):
     """Examples, and what is known of them; None where a method does not ask for it.

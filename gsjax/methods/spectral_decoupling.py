@@ -15,6 +15,8 @@ from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
 from gsjax.methods.terms import classes, losses, mean_by
 
+__all__ = ["Schedule", "published_schedule", "spectral_decoupling"]
+
 Schedule = Callable[[Array], Any]
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
 
+__all__ = ["Logits", "annealed", "classes", "losses", "mean_by", "members"]
+
 Logits = Float[Array, " n"] | Float[Array, "n k"]
 
 

@@ -10,6 +10,8 @@ from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
 from gsjax.methods.terms import annealed, losses, mean_by, members
 
+__all__ = ["vrex"]
+
 
 def vrex(
     network: nn.Module,

@@ -24,6 +24,8 @@ from jaxtyping import Array, Float, Real
 from gsjax import _check
 from gsjax.networks._arguments import examples
 
+__all__ = ["ACTIVATIONS", "CNN", "MLP", "gamma"]
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "erf": jax.scipy.special.erf,

@@ -13,6 +13,8 @@ from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
+__all__ = ["PreActResNet"]
+
 
 class PreActResNet(nn.Module):
     """Pre-activation residual network for small images; PreActResNet-18 by default.

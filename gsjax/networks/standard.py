@@ -19,6 +19,8 @@ from gsjax.networks import ntk
 from gsjax.networks._arguments import examples, images
 from gsjax.networks.convolution import conv
 
+__all__ = ["ACTIVATIONS", "ConvNet", "FullyConnected", "batch_norm", "he_normal", "squeezed", "torch_dense"]
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**ntk.ACTIVATIONS, "leaky_relu": jax.nn.leaky_relu}
 
 # He et al. 2015, by the number of outputs, as in torchvision's networks with batch norm.

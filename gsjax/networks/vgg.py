@@ -13,6 +13,8 @@ from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
+__all__ = ["VGG"]
+
 
 class VGG(nn.Module):
     """VGG-11 with batch norm and one fully connected layer, as it is used for images of 32 x 32.

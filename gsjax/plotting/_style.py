@@ -21,6 +21,25 @@ from matplotlib.ticker import FixedLocator, LogFormatterMathtext, LogLocator, Nu
 
 from gsjax import _check
 
+__all__ = [
+    "MARKERS",
+    "OKABE_ITO",
+    "axes",
+    "colorbar",
+    "decimal_ticks",
+    "feature_ticks",
+    "heat",
+    "increasing",
+    "legend_above",
+    "legend_beside",
+    "number",
+    "panels",
+    "size_ticks",
+    "styled",
+    "vector",
+    "write",
+]
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 

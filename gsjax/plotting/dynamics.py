@@ -32,6 +32,8 @@ from gsjax.plotting._style import (
 if TYPE_CHECKING:
     from gsjax.linearized import Courses
 
+__all__ = ["courses", "paths", "plane"]
+
 # Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
 _PAIRS = (
     ({"color": OKABE_ITO[0], "linewidth": 2.8}, {"color": OKABE_ITO[1], "linewidth": 2.0}),

@@ -19,6 +19,8 @@ from gsjax.plotting._style import axes, decimal_ticks, heat, increasing, number,
 if TYPE_CHECKING:
     from gsjax.starvation.diagram import PhaseDiagram
 
+__all__ = ["phase_diagram", "sign_map"]
+
 _TEXT = np.array([0.14, 0.065])  # about the size of a word, in shares of the axes of `panels`
 
 # Where the theory has entries of the starvation matrix vanish, whatever the strengths.

@@ -24,6 +24,8 @@ from gsjax.plotting._style import (
 )
 from gsjax.statistics import Slope, bootstrap_mean
 
+__all__ = ["against", "categories", "curves", "decision_boundary", "error_against_width"]
+
 
 @styled
 def error_against_width(

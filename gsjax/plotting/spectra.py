@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from gsjax import _check
 from gsjax.plotting._style import OKABE_ITO, axes, feature_ticks, heat, legend_beside, styled, vector
 
+__all__ = ["spectrum", "starvation"]
+
 
 @styled
 def spectrum(

@@ -10,6 +10,8 @@ from jaxtyping import ArrayLike, Float, Real
 
 from gsjax import _check
 
+__all__ = ["Line", "distances", "positions", "zero_level"]
+
 Line = Float[np.ndarray, "points 2"]
 
 

@@ -22,6 +22,8 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Key, Real
 
 from gsjax import _check
 
+__all__ = ["Bounds", "LogitsFn", "Margins", "Norm", "Size", "accuracy", "correct", "margins", "pgd"]
+
 LogitsFn = Callable[[Any], Any]
 Norm = Literal["linf", "l2"]
 Size = Real[ArrayLike, "..."]

@@ -11,6 +11,8 @@ from gsjax import _check
 from gsjax.networks import ACTIVATIONS, MLP
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
+__all__ = ["PENALTIES", "Cell", "Sweep", "cells"]
+
 PENALTIES: dict[str, Callable[[Any], Penalty]] = {"ridge": Ridge, "sd": SpectralDecoupling}
 
 

@@ -22,6 +22,8 @@ from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 from gsjax.sweeps.grid import Sweep
 from gsjax.tangent import infinite_ntk, ntk
 
+__all__ = ["Comparison", "Outcome", "Task", "Trained", "comparer", "limit", "prepare", "trainer"]
+
 
 class Task(NamedTuple):
     """What all programs of a sweep take, on the host: the processes of a cluster give the devices the same."""

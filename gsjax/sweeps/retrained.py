@@ -25,6 +25,8 @@ from gsjax.sweeps.grid import PENALTIES, Cell, Sweep
 from gsjax.sweeps.programs import Task, prepare
 from gsjax.tangent import ntk
 
+__all__ = ["Starvation", "starvation"]
+
 
 class Starvation(NamedTuple):
     """Definition 2 in theory and practice.

@@ -17,6 +17,18 @@ from jaxtyping import Array, PyTree
 
 from gsjax import _check
 
+__all__ = [
+    "ApplyFn",
+    "abstract",
+    "check_call",
+    "check_examples",
+    "check_params",
+    "check_problem",
+    "hashable",
+    "output_shape",
+    "trainable",
+]
+
 ApplyFn = Callable[[Any, Any], Any]
 
 

@@ -19,6 +19,8 @@ from gsjax.tangent.cache import Blocks, fingerprint
 from gsjax.tangent.calls import ApplyFn, abstract, check_call, check_examples, hashable
 from gsjax.tangent.factors import Plan, factors, plan
 
+__all__ = ["METHODS", "ntk", "ntrf"]
+
 METHODS = ("auto", "structured", "jacobian")
 
 # How many numbers the factors of a block, or the block itself, may hold: 256 MiB in float32, 512 MiB in float64.

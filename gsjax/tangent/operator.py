@@ -13,6 +13,8 @@ from jaxtyping import Array, PyTree, Real
 from gsjax import _check
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, hashable, trainable
 
+__all__ = ["ntk_operator"]
+
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> lx.FunctionLinearOperator:
     """The kernel K = Phi Phi^T of `ntk` as an operator: `.mv(v)` is K v, with Phi of Eq. 2 (Pezeshki et al. 2021).
