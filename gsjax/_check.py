@@ -47,6 +47,7 @@ __all__ = [
     "scalar",
     "sequence",
     "shape",
+    "shape_of",
     "times",
     "whole",
     "wholes",
@@ -182,14 +183,19 @@ def not_negative(name: str, value: Any) -> None:
     numbers(name, value, "[0, inf)", "finite numbers, 0 or above")
 
 
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, a number, or nested sequences of numbers, of which jax would not tell it."""
+    return np.shape(value) if isinstance(value, list | tuple | range) else jnp.shape(value)
+
+
 def scalar(name: str, value: Any) -> None:
     """`value` has no axes."""
-    require(jnp.shape(value) == (), name, "a scalar", f"shape {jnp.shape(value)}")
+    require(shape_of(value) == (), name, "a scalar", f"shape {shape_of(value)}")
 
 
 def shape(name: str, value: Any, *, ndim: int) -> None:
     """`value` has `ndim` axes, none of them empty."""
-    got = jnp.shape(value)
+    got = shape_of(value)
     require(len(got) == ndim, name, f"{ndim} axes", f"shape {got}")
     require(0 not in got, name, "a non-empty array", f"shape {got}")
 
@@ -197,7 +203,7 @@ def shape(name: str, value: Any, *, ndim: int) -> None:
 def labels(name: str, y: Any, n: int) -> None:
     """`y` holds `n` labels, each -1 or +1."""
     real(name, y, "labels -1 and +1")
-    require(jnp.shape(y) == (n,), name, f"shape ({n},), one label an example", f"shape {jnp.shape(y)}")
+    require(shape_of(y) == (n,), name, f"shape ({n},), one label an example", f"shape {shape_of(y)}")
     if is_concrete(y):
         values = np.unique(np.asarray(y))
         require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")

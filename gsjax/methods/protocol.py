@@ -126,8 +126,15 @@ def initial(network: nn.Module, optimizer: optax.GradientTransformation, key: Ke
     """The state of a network newly drawn from `key`, the same for every method, without memory."""
     check_batch("batch", batch)
     _check.real("x", batch.x)
-    _check.require(jnp.ndim(batch.x) and jnp.size(batch.x), "x", "a non-empty array (n, ...)", jnp.shape(batch.x))
+    _check.require(
+        _check.shape_of(batch.x) and 0 not in _check.shape_of(batch.x),
+        "x",
+        "a non-empty array (n, ...)",
+        _check.shape_of(batch.x),
+    )
     _check.finite("x", batch.x)
+    n, of_labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
+    _check.require(of_labels == (n,), "y", f"shape ({n},), one label an example", f"shape {of_labels}")
     of_params, of_dropout = jax.random.split(key)
     variables = dict(network.init(of_params, jnp.asarray(batch.x)[:1]))  # shapes and dtype alone matter
     _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
@@ -186,5 +193,5 @@ def _outputs(logits: Any, x: Any) -> Array:
     is_array = hasattr(logits, "shape")
     expected = f"outputs ({len(x)},) or ({len(x)}, k) with k > 1"
     _check.require(is_array, "network", expected, type(logits).__name__)
-    _check.outputs("network", jnp.shape(logits), len(x), classes=True)
+    _check.outputs("network", _check.shape_of(logits), len(x), classes=True)
     return logits

@@ -71,8 +71,9 @@ def members(name: str, value: Any, n: int, count: int) -> Int[Array, " n"]:
     """
     expected = f"whole numbers ({n},) from 0 to {count - 1}"
     _check.real(name, value, expected)
-    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.shape(value) == (n,)
-    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {jnp.shape(value)}")
+    value = value if hasattr(value, "dtype") else np.asarray(value)
+    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and _check.shape_of(value) == (n,)
+    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {_check.shape_of(value)}")
     if _check.is_concrete(value):
         numbers = np.asarray(value)
         _check.require(((numbers >= 0) & (numbers < count)).all(), name, expected, np.unique(numbers)[[0, -1]].tolist())

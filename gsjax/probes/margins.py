@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, Real
 
@@ -281,7 +282,12 @@ def _checked(
     """Examples in floating point, labels and bounds, as arrays."""
     _check.choice("norm", norm, ("linf", "l2"))
     _check.real("x", x)
-    _check.require(jnp.ndim(x) >= 2 and jnp.size(x), "x", "a non-empty array (n, ...)", f"shape {jnp.shape(x)}")
+    _check.require(
+        len(_check.shape_of(x)) >= 2 and 0 not in _check.shape_of(x),
+        "x",
+        "a non-empty array (n, ...)",
+        f"shape {_check.shape_of(x)}",
+    )
     _check.finite("x", x)
     x = _check.as_float(x)
     _check.require(callable(logits_fn), "logits_fn", "a function of x", type(logits_fn).__name__)
@@ -311,8 +317,9 @@ def _labels(y: Any, shape: tuple[int, ...]) -> Real[Array, " n"]:
         _check.labels("y", y, n)
     else:
         _check.real("y", y, f"class indices ({n},)")
-        whole = jnp.shape(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
-        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {jnp.shape(y)}")
+        y = y if hasattr(y, "dtype") else np.asarray(y)
+        whole = _check.shape_of(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
+        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {_check.shape_of(y)}")
         among = (jnp.min(jnp.asarray(y)) >= 0) & (jnp.max(jnp.asarray(y)) < shape[1])
         _check.require(among, "y", f"class indices from 0 to {shape[1] - 1}", y)
     return jnp.asarray(y)

@@ -74,6 +74,7 @@ class Sweep:
 
     def network(self, width: int, depth: int) -> MLP:
         """The network of a cell."""
+        width, depth = _check.whole("width", width, least=1), _check.whole("depth", depth, least=0)
         return MLP((width,) * depth, activation=self.activation)
 
 

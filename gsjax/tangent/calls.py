@@ -187,7 +187,12 @@ def check_examples(name: str, x: Any) -> Array:
     order = f"{type(x).__name__}: the arguments go in the order apply_fn, params, {name}"
     _check.require(is_array, name, "an array of examples (n, ...)", order)
     _check.real(name, x, "an array of real numbers")
-    _check.require(jnp.ndim(x) and jnp.size(x), name, "a non-empty array (n, ...)", f"shape {jnp.shape(x)}")
+    _check.require(
+        _check.shape_of(x) and 0 not in _check.shape_of(x),
+        name,
+        "a non-empty array (n, ...)",
+        f"shape {_check.shape_of(x)}",
+    )
     _check.finite(name, x)
     return jnp.asarray(x)
 

@@ -113,7 +113,8 @@ def ntk(
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
         check_call(apply_fn, params, x2, "x2")
     traced = not _check.is_concrete(params, x1, x2)
-    _check.choice("method", method, METHODS)
+    known = isinstance(method, str) and method in METHODS
+    _check.require(known, "method", f"one of {METHODS}", repr(method))
     batch_size = None if batch_size is None else _check.whole("batch_size", batch_size, least=1)
     is_mesh = mesh is None or isinstance(mesh, Mesh)
     _check.require(is_mesh, "mesh", "a jax.sharding.Mesh or None", type(mesh).__name__)
