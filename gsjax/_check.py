@@ -19,7 +19,7 @@ from __future__ import annotations
 import operator
 import reprlib
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +209,7 @@ def labels(name: str, y: Any, n: int) -> None:
         require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")
 
 
-def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> None:
+def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> NoReturn:
     """Refuses what a network with outputs `(n, k)` gave where one with outputs `(n,)` is meant, and says what to do.
 
     Args:
@@ -238,6 +238,7 @@ _SQUEEZED = {
     "logits_fn": "logits_fn=lambda x: network.apply(params, x)[:, 0]",
     "network": "by a `return f[:, 0]` at the end of its __call__",
     "ntk": "or the kernel to (n, n), ntk[:, :, 0, 0]",
+    "operator": "apply_fn=lambda params, x: network.apply(params, x)[:, 0]",
     "phi": "or the features to (n, m), phi[:, 0]",
 }
 
@@ -247,9 +248,9 @@ def outputs(name: str, got: Any, n: int, *, classes: bool = False) -> None:
 
     >>> outputs("apply_fn", (3, 1), 3)
     Traceback (most recent call last):
-    ValueError: apply_fn: expected outputs (3,), got shape (3, 1): squeeze the output to (n,), apply_fn=...
+    ValueError: apply_fn: expected outputs of shape (3,), got shape (3, 1): squeeze the output to (n,), apply_fn=...
     """
-    expected = f"outputs ({n},) or ({n}, k) with k > 1" if classes else f"outputs ({n},)"
+    expected = f"outputs ({n},) or ({n}, k) with k > 1" if classes else f"outputs of shape ({n},)"
     several = isinstance(got, tuple) and len(got) == 2 and got[0] == n and got[1] > 0
     if several and (got[1] == 1 or not classes):
         one_output(name, expected, got, got[1])
