@@ -33,6 +33,7 @@ __all__ = [
     "choice",
     "finite",
     "flag",
+    "floating",
     "floats",
     "is_concrete",
     "labels",
@@ -129,6 +130,11 @@ def array(name: str, value: Any) -> Array:
     """
     real(name, value, "an array of real numbers")
     return jnp.asarray(value)
+
+
+def floating(name: str, value: Any) -> Array:
+    """`value` as `as_float` gives it, if it is of real numbers, or nested sequences of them."""
+    return as_float(array(name, value))
 
 
 def floats(name: str, value: Any) -> np.ndarray:

@@ -20,6 +20,6 @@ def examples(x: Any) -> Array:
 
 def images(x: Any) -> Float[Array, "n height width c"]:
     """`x` as a batch of images in floating point."""
-    x = _check.array("x", x)
+    x = _check.floating("x", x)
     _check.shape("x", x, ndim=4)
-    return _check.as_float(x)
+    return x
