@@ -192,5 +192,6 @@ def test_outputs_of_another_shape():
         def __call__(self, x):
             return nn.Dense(2)(x)[:, :, None]
 
-    with pytest.raises(ValueError, match=r"^network: expected outputs \(12,\) or \(12, k\) with k > 1, got shape \(12, 2, 1\)"):
+    expected = r"^network: expected outputs \(12,\) or \(12, k\) with k > 1, got shape \(12, 2, 1\)"
+    with pytest.raises(ValueError, match=expected):
         methods.get("erm")(Wrong(), optax.sgd(0.1)).init(jax.random.key(0), batch())
