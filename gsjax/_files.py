@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+__all__ = ["UNFINISHED", "replacing", "write"]
+
 UNFINISHED = ".unfinished-"  # how the names of files begin that are being written, or were when a process was killed
 
 

@@ -23,6 +23,8 @@ from gsjax import features as binary
 from gsjax.dual import newton, problem
 from gsjax.objectives import Penalty, Ridge
 
+__all__ = ["Equilibrium", "Features", "equilibrium", "from_ntk", "from_ntrf", "starvation_matrix"]
+
 
 class Features(NamedTuple):
     """Tangent features of a network with k outputs.

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int, Key
 from gsjax import _check
 from gsjax.data.images import Images
 
+__all__ = ["Colored", "blank", "colored", "gray", "grayscale", "paint"]
+
 
 class Colored(NamedTuple):
     """Coloured images; the leading axes of every leaf are those of the key's batch, if any, then n.

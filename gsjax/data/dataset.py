@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from gsjax import _check
 
+__all__ = ["Dataset", "split"]
+
 
 class Dataset(NamedTuple):
     """Examples and labels; unpacks as `x, y`.

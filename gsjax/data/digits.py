@@ -11,6 +11,8 @@ from gsjax import _check
 from gsjax.data.dataset import Dataset
 from gsjax.data.images import Images
 
+__all__ = ["digit_images", "digits"]
+
 
 def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[Array, ""] | None = None) -> Dataset:
     """Two classes of scikit-learn's 8 x 8 handwritten digits, the test part of a set of UCI's.

@@ -20,6 +20,8 @@ from PIL import Image
 from gsjax import _check
 from gsjax.data.sources import find
 
+__all__ = ["ImageFolder", "celeba", "load_images", "waterbirds"]
+
 _SPLITS = ("train", "validation", "test")
 _CELEBA = "CelebA (list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba, unpacked, in a folder celeba)"
 

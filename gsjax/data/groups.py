@@ -14,6 +14,8 @@ from gsjax import _check
 from gsjax.data.coloring import paint
 from gsjax.data.images import Images
 
+__all__ = ["CELEBA_GROUPS", "Groups", "colored_groups"]
+
 # Sagawa et al. 2020: dark-haired women, dark-haired men, blond women and blond men of CelebA's training split.
 CELEBA_GROUPS = (71_629, 66_874, 22_880, 1_387)
 

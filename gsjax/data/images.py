@@ -17,6 +17,8 @@ from gsjax import _check
 from gsjax.data.dataset import Dataset
 from gsjax.data.sources import find, locate
 
+__all__ = ["Images", "available", "cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "read_idx", "two_classes"]
+
 _PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one after another
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Key
 from gsjax import _check
 from gsjax.data.dataset import Dataset
 
+__all__ = ["two_moons"]
+
 
 def two_moons(key: Key[Array, ""], n: int = 300, *, noise: float = 0.1, delta: float = 0.1) -> Dataset:
     """Two moons that the first coordinate alone separates, by a margin, or does not, by the sign of `delta`.

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+__all__ = ["find", "locate"]
+
 _DEBIAN = Path("/usr/share/datasets")
 
 # Connecting fails fast where there is no network; a server that is slow may take longer between two pieces.

@@ -13,6 +13,8 @@ from gsjax.dual.links import Form, Link, link
 from gsjax.features import Features
 from gsjax.objectives import Penalty, SpectralDecoupling
 
+__all__ = ["Equilibrium", "equilibrium"]
+
 
 class Equilibrium(NamedTuple):
     """A fixed point of Eq. 9, 10 or 18, with the solver's own account of it.

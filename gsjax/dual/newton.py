@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
 
+__all__ = ["Info", "Loss", "minimise"]
+
 _PATH_LENGTH = 16
 _TRIALS = 40
 

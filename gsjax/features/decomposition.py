@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from gsjax import _check
 
+__all__ = ["Features", "eigenfeatures", "from_ntk", "from_ntrf", "from_spectrum", "planar", "response"]
+
 
 class Features(NamedTuple):
     """The decomposition `Y Phi_0 = U S V^T` of Eq. 4.

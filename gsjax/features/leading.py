@@ -16,6 +16,8 @@ from matfree import decomp
 from gsjax import _check
 from gsjax.features.decomposition import Features
 
+__all__ = ["from_operator"]
+
 
 def from_operator(
     operator: lx.AbstractLinearOperator,

@@ -18,6 +18,8 @@ from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
+__all__ = ["ResNet", "load"]
+
 
 class ResNet(nn.Module):
     """Residual network with bottlenecks, version 1.5 as in torchvision; ResNet-50 by default.

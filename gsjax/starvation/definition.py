@@ -10,6 +10,8 @@ from gsjax.dual.links import Form, link
 from gsjax.features import Features
 from gsjax.objectives import Penalty, Ridge
 
+__all__ = ["matrix", "orient", "sensitivity"]
+
 
 def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented: bool = True) -> Float[Array, "r r"]:
     """The starvation matrix `(r, r)`: entry `[j, i]` is `d z_j* / d(s_i^2)` at the optimum; negative: i starves j.

@@ -29,6 +29,8 @@ from gsjax.tangent import neural_tangents
 from gsjax.tangent.blocks import symmetrise
 from gsjax.tangent.neural_tangents import DualActivation
 
+__all__ = ["KernelFn", "infinite_ntk"]
+
 KernelFn = Callable[..., Array]
 
 

@@ -29,6 +29,8 @@ from jaxtyping import Array, Float
 
 from gsjax.networks import ACTIVATIONS, CNN, gamma
 
+__all__ = ["DualActivation", "cnn_ntk", "load"]
+
 # E[xi(u) xi(v)] and E[xi'(u) xi'(v)] of a Gaussian (u, v), from its covariance and its two variances.
 DualActivation = Callable[[Array, Array, Array], tuple[Array, Array]]
 
