@@ -36,11 +36,13 @@ __all__ = [
     "floating",
     "floats",
     "is_concrete",
+    "key",
     "labels",
     "not_negative",
     "number",
     "numbers",
     "one_output",
+    "output",
     "outputs",
     "positive",
     "real",
@@ -249,7 +251,15 @@ _SQUEEZED = {
 }
 
 
-def outputs(name: str, got: Any, n: int, *, classes: bool = False) -> None:
+def output(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of what a network has given, or would give, if that is an array of floating point numbers."""
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    require(is_array, name, "outputs in one array", type(value).__name__)
+    require(jnp.issubdtype(value.dtype, jnp.floating), name, "outputs in floating point", value.dtype)
+    return tuple(value.shape)
+
+
+def outputs(name: str, got: tuple[int, ...], n: int, *, classes: bool = False) -> None:
     """`got` is the shape `(n,)` of the outputs for n examples, or, for `classes`, also `(n, k)` with k > 1.
 
     >>> outputs("apply_fn", (3, 1), 3)
@@ -257,10 +267,18 @@ def outputs(name: str, got: Any, n: int, *, classes: bool = False) -> None:
     ValueError: apply_fn: expected outputs of shape (3,), got shape (3, 1): squeeze the output to (n,), apply_fn=...
     """
     expected = f"outputs ({n},) or ({n}, k) with k > 1" if classes else f"outputs of shape ({n},)"
-    several = isinstance(got, tuple) and len(got) == 2 and got[0] == n and got[1] > 0
+    several = len(got) == 2 and got[0] == n and got[1] > 0
     if several and (got[1] == 1 or not classes):
         one_output(name, expected, got, got[1])
     require(got == (n,) or several, name, expected, f"shape {got}")
+
+
+def key(name: str, value: Any) -> None:
+    """`value` is one PRNG key of jax, traced or not; the older ones, two numbers of type uint32, count too."""
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
+    older = is_array and value.dtype == np.uint32 and value.shape == (2,)
+    require(typed or older, name, "a key, such as jax.random.key(0)", _told(value))
 
 
 def as_float(value: Any) -> Array:

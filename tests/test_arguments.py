@@ -406,6 +406,20 @@ def test_the_logits_of_classes_are_sent_to_multiclass(k):
         NETWORKS["erm"](network)
 
 
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"correct"}))  # of logits, which may be whole numbers
+def test_outputs_are_one_array_of_floating_point_numbers(name):
+    class Wrong(Squeezed):
+        change: Any = None
+
+        @nn.compact
+        def __call__(self, x):
+            return self.change(nn.Dense(1)(x)[:, 0])
+
+    for change in (lambda f: f > 0, lambda f: f.astype(int), lambda f: f + 1j, lambda f: (f, f), lambda f: {"f": f}):
+        with pytest.raises(ValueError, match=r"^(apply_fn|logits_fn|network): expected outputs in "):
+            NETWORKS[name](Wrong(change))
+
+
 # ---- what takes apply_fn, params and x
 
 TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
@@ -436,6 +450,33 @@ def test_arguments_in_another_order(call):
         call(network.apply, params, X[:, :2])
     with pytest.raises(ValueError, match=r"^apply_fn: expected a function .*Error: "):
         call(lambda x: x[:, 0], params, X)
+
+
+@tangents
+def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
+    for wrong in (
+        lambda w, x: x @ w > 0,
+        lambda w, x: (x @ w).astype(int),
+        lambda w, x: x @ w + 1j,
+        lambda w, x: (x @ w, {}),  # as of a network with mutable collections
+        lambda w, x: None,
+    ):
+        with pytest.raises(ValueError, match=r"^apply_fn: expected outputs in "):
+            call(wrong, W, X)
+
+
+@pytest.mark.parametrize("bad", [0, jnp.zeros(2), KEYS, [0, 1], "key", np.uint32([0, 1, 2])], ids=str)
+def test_keys_are_keys(bad):
+    with pytest.raises(ValueError, match=r"^key: expected a key, such as jax\.random\.key\(0\), got "):
+        probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=bad)
+    if bad is not KEYS:
+        with pytest.raises(ValueError, match=r"^keys: expected typed keys \(seeds,\), got "):
+            methods.train(methods.erm.erm(Squeezed(), optax.sgd(0.1)), bad, Batch(X, Y), steps=1)
+
+
+def test_both_kinds_of_keys_count():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        assert probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=key).shape == X.shape
 
 
 def test_x_and_y_exchanged():

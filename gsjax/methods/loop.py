@@ -96,8 +96,11 @@ def train(
     >>> run.records[:, 1].tolist(), run.finite.tolist()
     ([[False, True], [False, True], [False, True]], [True, True, True])
     """
-    typed = jnp.issubdtype(getattr(keys, "dtype", np.dtype(float)), jax.dtypes.prng_key) and np.ndim(keys) == 1
-    _check.require(typed and len(keys), "keys", "typed keys (seeds,)", f"{jnp.shape(keys)} of {type(keys).__name__}")
+    typed = jnp.issubdtype(getattr(keys, "dtype", np.dtype(float)), jax.dtypes.prng_key) and keys.ndim == 1
+    got = f"{getattr(keys, 'shape', '')} of {type(keys).__name__}"
+    _check.require(typed and len(keys), "keys", "typed keys (seeds,)", got)
+    no_function = evaluate is not None and not callable(evaluate)
+    _check.require(not no_function, "evaluate", "a function of a state and held_out, or None", type(evaluate).__name__)
     check_batch("data", data)
     is_method = hasattr(method, "init") and hasattr(method, "update")
     expected = 'a method, such as methods.get("erm")(network, optimizer)'

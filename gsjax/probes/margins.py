@@ -13,7 +13,7 @@ radius of 5/255 in pixels is the array `radius = 5 / 255 / std`, and the range o
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,6 +108,8 @@ def pgd(
     _check.positive("radius", radius)
     _check.positive("step_size", step_size)
     steps = _check.whole("steps", steps, least=1)
+    if key is not None:
+        _check.key("key", key)
     radius = jnp.asarray(radius, x.dtype)
     ball = _Ball(x, norm, bounds)
     delta = jnp.zeros_like(x) if key is None else ball.project(ball.draw(key, radius), radius)
@@ -292,12 +294,13 @@ def _checked(
     x = _check.as_float(x)
     _check.require(callable(logits_fn), "logits_fn", "a function of x", type(logits_fn).__name__)
     try:
-        shape = getattr(jax.eval_shape(logits_fn, x), "shape", None)
+        output = jax.eval_shape(logits_fn, x)
     except Exception as error:
         got = f"{type(error).__name__}: {error}"
         raise ValueError(f"logits_fn: expected a function of x, {x.dtype} of shape {x.shape}, got {got}") from error
+    shape = _check.output("logits_fn", output)
     _check.outputs("logits_fn", shape, len(x), classes=True)
-    y = _labels(y, cast(tuple[int, ...], shape))
+    y = _labels(y, shape)
     if bounds is None:
         return x, y, None
     pair = isinstance(bounds, tuple | list) and len(bounds) == 2

@@ -197,11 +197,11 @@ def check_examples(name: str, x: Any) -> Array:
     return jnp.asarray(x)
 
 
-def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> Any:
-    """The shape of `apply_fn(params, x)`, None if that is no array.
+def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
+    """The shape of `apply_fn(params, x)`.
 
     Raises:
-        ValueError: `apply_fn` is no function of these arguments.
+        ValueError: `apply_fn` is no function of these arguments, or does not give floating point numbers.
     """
     no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
     got = f"{type(apply_fn).__name__}"
@@ -211,7 +211,7 @@ def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> Any:
     except Exception as error:
         expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
-    return tuple(output.shape) if hasattr(output, "shape") else None
+    return _check.output("apply_fn", output)
 
 
 def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
@@ -230,7 +230,7 @@ def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Ar
 def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
     """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
     check_params(apply_fn, params)
-    shape = output_shape(apply_fn, params, x, name) or ()
+    shape = output_shape(apply_fn, params, x, name)
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
     own = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"
