@@ -32,7 +32,8 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x: examples, `(n, ...)`.
 
     Returns:
@@ -41,7 +42,8 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape, or one that depends on other examples of the batch.
+            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
+            the batch.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -80,7 +82,8 @@ def ntk(
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
         method: "structured" as above; "jacobian" takes all parameters for other ones; "auto" is "structured".
@@ -96,9 +99,9 @@ def ntk(
 
     Raises:
         ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
-            parameters; no parameters, or some that are not floating point numbers; an output of another shape, or
-            one that depends on other examples of the batch; an unknown method; `batch_size` below one; a cache of
-            another kernel, a damaged one, or one asked for under a transformation or with a mesh.
+            parameters; no parameters, or some that are not floating point numbers or not meant to be any; an output of
+            another shape, or one that depends on other examples of the batch; an unknown method; a `batch_size` that is
+            no whole number or below one; a `mesh` that is none; a cache of another kernel, a damaged one, or one asked for under a transformation or with a mesh.
 
     >>> def linear(w, x):
     ...     return x @ w

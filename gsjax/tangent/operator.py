@@ -27,7 +27,8 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x: examples, `(n, ...)`.
 
     Returns:
@@ -36,8 +37,8 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape, or one that depends on other examples of the batch; from
-            `.mv`, a vector of another shape.
+            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
+            the batch; from `.mv`, a vector of another shape.
 
     >>> import jax.numpy as jnp
     >>> def linear(w, x):
