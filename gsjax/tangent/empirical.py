@@ -101,7 +101,8 @@ def ntk(
         ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
             parameters; no parameters, or some that are not floating point numbers or not meant to be any; an output of
             another shape, or one that depends on other examples of the batch; an unknown method; a `batch_size` that is
-            no whole number or below one; a `mesh` that is none; a cache of another kernel, a damaged one, or one asked for under a transformation or with a mesh.
+            no whole number or below one; a `mesh` that is none; a cache of another kernel, a damaged one, or one asked
+            for under a transformation or with a mesh.
 
     >>> def linear(w, x):
     ...     return x @ w
