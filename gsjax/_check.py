@@ -1,19 +1,61 @@
 """Validation at the public boundary: a bad argument raises a `ValueError` that names it.
 
-Values can only be looked at outside of tracing; shapes always. Under `jit`, `vmap` or `grad` the value checks
+Values can only be looked at outside of tracing; shapes and types always. Under `jit`, `vmap` or `grad` the value checks
 pass silently, and solvers report through their status instead.
+
+What counts, everywhere:
+
+- a whole number is one of Python, NumPy or jax; a bool is none, nor is 3.0;
+- a real number is a whole or floating point one of Python, NumPy or jax; a bool, a string, None and a complex number
+  are none. It is finite, unless an interval says otherwise;
+- a sequence is a list, a tuple, a range or an array of one axis; a string is none;
+- the outputs of a network with one output are `(n,)`. Those of shape `(n, 1)` are refused with the line that makes them
+  `(n,)`, and those of two logits or more with what there is for them. Only the kernels and features of `tangent` take
+  outputs `(n, k)`, and keep k = 1 in their shapes.
 """
 
 from __future__ import annotations
 
 import operator
-from typing import Any
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array
+
+__all__ = [
+    "array",
+    "as_float",
+    "choice",
+    "finite",
+    "flag",
+    "floating",
+    "floats",
+    "is_concrete",
+    "key",
+    "labels",
+    "not_negative",
+    "number",
+    "numbers",
+    "one_output",
+    "output",
+    "outputs",
+    "positive",
+    "real",
+    "require",
+    "scalar",
+    "sequence",
+    "shape",
+    "shape_of",
+    "single",
+    "times",
+    "whole",
+    "wholes",
+]
 
 
 def is_concrete(*values: Any) -> bool:
@@ -27,60 +69,217 @@ def require(condition: Any, name: str, expected: str, got: Any) -> None:
         raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
-def whole(name: str, value: Any, *, least: int | None = None) -> int:
+def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """`value` as an int: a whole number of Python, NumPy or jax counts as one, a bool or a float does not.
 
     >>> whole("top", np.int64(3), least=1)
     3
     """
-    expected = "a whole number" if least is None else f"a whole number of at least {least}"
+    expected = "a whole number" + _range(least, most)
     try:
         if isinstance(value, bool) or getattr(value, "dtype", None) == np.bool_:
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}: expected {expected}, got {value!r}") from None
-    require(least is None or number >= least, name, expected, number)
+        raise ValueError(f"{name}: expected {expected}, got {_told(value)}") from None
+    within = (least is None or number >= least) and (most is None or number <= most)
+    require(within, name, expected, number)
     return number
+
+
+def wholes(name: str, values: Any, *, least: int | None = None) -> tuple[int, ...]:
+    """`values` as a tuple of ints: a sequence, or an array of one axis, of what `whole` takes.
+
+    >>> wholes("widths", np.array([8, 8]), least=1)
+    (8, 8)
+    """
+    given = sequence(name, values, "whole numbers")
+    try:
+        return tuple(whole(name, value, least=least) for value in given)
+    except ValueError:
+        raise ValueError(f"{name}: expected whole numbers{_range(least, None)}, got {_told(values)}") from None
+
+
+def sequence(name: str, values: Any, of: str) -> Any:
+    """`values` is a list, a tuple, a range or an array of one axis; `of` says of what."""
+    arrays = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1 and is_concrete(values)
+    listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    require(arrays or listed, name, f"a sequence of {of}", _told(values))
+    return values
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a bool of Python: those of NumPy count, numbers do not."""
+    require(isinstance(value, bool | np.bool_), name, "True or False", _told(value))
+    return bool(value)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> None:
+    """`value` is one of the `options`, which are strings."""
+    options = tuple(options)
+    require(isinstance(value, str) and value in options, name, f"one of {', '.join(options)}", _told(value))
+
+
+def real(name: str, value: Any, expected: str = "real numbers") -> None:
+    """`value`, traced or not, is a real number, an array of them, or nested sequences."""
+    if not _is_real(value):
+        raise ValueError(f"{name}: expected {expected}, got {_told(value)}")
+
+
+def array(name: str, value: Any) -> Array:
+    """`value` as an array of jax, if it is one of real numbers, or nested sequences of them.
+
+    What NumPy holds can be looked at within a trace, but not what this returns there: check values before.
+    """
+    real(name, value, "an array of real numbers")
+    return jnp.asarray(value)
+
+
+def floating(name: str, value: Any) -> Array:
+    """`value` as `as_float` gives it, if it is of real numbers, or nested sequences of them."""
+    return as_float(array(name, value))
+
+
+def floats(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of NumPy in float64, if it is one of real numbers, or nested sequences of them."""
+    real(name, value, "an array of real numbers")
+    return np.asarray(value, dtype=float)
 
 
 def finite(name: str, value: Any) -> None:
     """Every entry of `value` is a finite number."""
+    real(name, value, "finite numbers")
     if is_concrete(value):
-        array = np.asarray(value)
-        if not jnp.issubdtype(array.dtype, jnp.number):
-            raise ValueError(f"{name}: expected finite numbers, got {value!r}")
-        bad = int(np.sum(~np.isfinite(array)))
+        bad = int(np.sum(~np.isfinite(_host(value))))
         require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
+
+
+def number(name: str, value: Any, within: str = "(-inf, inf)") -> None:
+    """`value` is one real number in an interval, such as "(0, 1]"."""
+    expected = _IN_WORDS.get(within, f"a number in {within}")
+    real(name, value, expected)
+    scalar(name, value)
+    numbers(name, value, within, expected)
+
+
+_IN_WORDS = {
+    "(-inf, inf)": "a finite number",
+    "(0, inf)": "a finite positive number",
+    "[0, inf)": "a finite number, 0 or above",
+}
+
+
+def numbers(name: str, value: Any, within: str, expected: str | None = None) -> None:
+    """Every entry of `value` is a real number in an interval, such as "(0, 1]"; `expected` says so in other words."""
+    expected = expected or f"numbers in {within}"
+    real(name, value, expected)
+    if is_concrete(value):
+        given = _host(value)
+        low, high = (float(end) for end in within[1:-1].split(","))
+        above = given >= low if within[0] == "[" else given > low
+        below = given <= high if within[-1] == "]" else given < high
+        if not np.all(above & below):
+            raise ValueError(f"{name}: expected {expected}, got {np.array2string(given, threshold=5)}")
+
+
+def positive(name: str, value: Any) -> None:
+    """Every entry of `value` is a finite number above zero."""
+    numbers(name, value, "(0, inf)", "finite positive numbers")
+
+
+def not_negative(name: str, value: Any) -> None:
+    """Every entry of `value` is a finite number, zero or above."""
+    numbers(name, value, "[0, inf)", "finite numbers, 0 or above")
+
+
+def shape_of(value: Any) -> tuple[int, ...]:
+    """The shape of an array, a number, or nested sequences of numbers, of which jax would not tell it."""
+    return np.shape(value) if isinstance(value, list | tuple | range) else jnp.shape(value)
+
+
+def scalar(name: str, value: Any) -> None:
+    """`value` has no axes."""
+    require(shape_of(value) == (), name, "a scalar", f"shape {shape_of(value)}")
 
 
 def shape(name: str, value: Any, *, ndim: int) -> None:
     """`value` has `ndim` axes, none of them empty."""
-    got = jnp.shape(value)
+    got = shape_of(value)
     require(len(got) == ndim, name, f"{ndim} axes", f"shape {got}")
     require(0 not in got, name, "a non-empty array", f"shape {got}")
 
 
 def labels(name: str, y: Any, n: int) -> None:
     """`y` holds `n` labels, each -1 or +1."""
-    require(jnp.shape(y) == (n,), name, f"shape ({n},), one label an example", f"shape {jnp.shape(y)}")
+    real(name, y, "labels -1 and +1")
+    require(shape_of(y) == (n,), name, f"shape ({n},), one label an example", f"shape {shape_of(y)}")
     if is_concrete(y):
         values = np.unique(np.asarray(y))
         require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")
 
 
-def positive(name: str, value: Any) -> None:
-    """Every entry of `value` is a finite number above zero."""
-    if is_concrete(value):
-        array = np.asarray(value)
-        numbers = jnp.issubdtype(array.dtype, jnp.number)
-        if not (numbers and np.all(np.isfinite(array) & (array > 0))):
-            raise ValueError(f"{name}: expected finite positive numbers, got {np.array2string(array, threshold=5)}")
+def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> NoReturn:
+    """Refuses what a network with outputs `(n, k)` gave where one with outputs `(n,)` is meant, and says what to do.
+
+    Args:
+        name: of the argument: "apply_fn", "logits_fn", "network", or an array such as "ntk" (n, n, k, k).
+        expected: the shape that is.
+        got: the shape that came.
+        k: the number of outputs in it.
+
+    Raises:
+        ValueError: always.
+    """
+    if k == 1:
+        advice = f"squeeze the output to (n,), {_SQUEEZED.get(name, f'{name}[:, 0]')}"
+    else:
+        advice = "for the logits of classes see gsjax.multiclass, whose features take outputs (n, k)"
+        if k == 2:
+            advice += (
+                "; two logits are one output by their difference, f[:, 1] - f[:, 0], with the classes as -1 and +1"
+            )
+    raise ValueError(f"{name}: expected {expected}, got shape {got}: {advice}")
 
 
-def scalar(name: str, value: Any) -> None:
-    """`value` has no axes."""
-    require(jnp.shape(value) == (), name, "a scalar", f"shape {jnp.shape(value)}")
+# The line that makes one output of a network `(n,)`, by the argument that it is given as.
+_SQUEEZED = {
+    "apply_fn": "apply_fn=lambda params, x: network.apply(params, x)[:, 0]",
+    "logits_fn": "logits_fn=lambda x: network.apply(params, x)[:, 0]",
+    "network": "by a `return f[:, 0]` at the end of its __call__",
+    "ntk": "or the kernel to (n, n), ntk[:, :, 0, 0]",
+    "operator": "apply_fn=lambda params, x: network.apply(params, x)[:, 0]",
+    "phi": "or the features to (n, m), phi[:, 0]",
+}
+
+
+def output(name: str, value: Any) -> tuple[int, ...]:
+    """The shape of what a network has given, or would give, if that is an array of floating point numbers."""
+    is_array = hasattr(value, "shape") and hasattr(value, "dtype")
+    require(is_array, name, "outputs in one array", type(value).__name__)
+    require(jnp.issubdtype(value.dtype, jnp.floating), name, "outputs in floating point", value.dtype)
+    return tuple(value.shape)
+
+
+def outputs(name: str, got: tuple[int, ...], n: int, *, classes: bool = False) -> None:
+    """`got` is the shape `(n,)` of the outputs for n examples, or, for `classes`, also `(n, k)` with k > 1.
+
+    >>> outputs("apply_fn", (3, 1), 3)
+    Traceback (most recent call last):
+    ValueError: apply_fn: expected outputs of shape (3,), got shape (3, 1): squeeze the output to (n,), apply_fn=...
+    """
+    expected = f"outputs ({n},) or ({n}, k) with k > 1" if classes else f"outputs of shape ({n},)"
+    several = len(got) == 2 and got[0] == n and got[1] > 0
+    if several and (got[1] == 1 or not classes):
+        one_output(name, expected, got, got[1])
+    require(got == (n,) or several, name, expected, f"shape {got}")
+
+
+def key(name: str, value: Any) -> None:
+    """`value` is one PRNG key of jax, traced or not; the older ones, two numbers of type uint32, count too."""
+    is_array = isinstance(value, np.ndarray | jax.Array)
+    typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
+    older = is_array and value.dtype == np.uint32 and value.shape == (2,)
+    require(typed or older, name, "a key, such as jax.random.key(0)", _told(value))
 
 
 def as_float(value: Any) -> Array:
@@ -89,23 +288,57 @@ def as_float(value: Any) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
-def real(name: str, value: Any) -> Array:
-    """`value` as an array of real floating point numbers, of single precision at least.
-
-    Whole numbers become the default float; half precision, in which sums over examples lose their digits, becomes
-    float32.
-    """
-    array = jnp.asarray(value)
-    good = jnp.issubdtype(array.dtype, jnp.floating) or jnp.issubdtype(array.dtype, jnp.integer)
-    require(good, name, "real numbers", array.dtype)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return array.astype(float)
+def single(name: str, value: Any) -> Array:
+    """`value` as `floating` gives it, in float32 where it is of half precision, in which sums lose their digits."""
+    array = floating(name, value)
     return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
 
 
 def times(value: Any) -> None:
     """`times` is a non-empty, increasing sequence of finite numbers from zero upwards."""
+    real("times", value, "an array of real numbers")
     shape("times", value, ndim=1)
     finite("times", value)
+    value = jnp.asarray(value)
     increasing = (value[0] >= 0) & jnp.all(jnp.diff(value) > 0)
     require(increasing, "times", "an increasing sequence from 0 upwards", value)
+
+
+def _is_real(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, list | tuple):
+        # Rows of several lengths make an array of objects.
+        return all(map(_is_real, value)) and not (is_concrete(value) and _host(value).dtype == object)
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        return isinstance(value, int | float | range)
+    if isinstance(value, jax.ShapeDtypeStruct) or not isinstance(dtype, np.dtype):
+        return False
+    return jnp.issubdtype(dtype, jnp.integer) or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _host(value: Any) -> np.ndarray:
+    """`value` on the host."""
+    try:
+        found = np.asarray(value)
+        # A whole number of Python that no type of NumPy holds is one nevertheless.
+        return np.asarray(value, float) if isinstance(value, int) and found.dtype == object else found
+    except OverflowError:
+        return np.asarray(np.inf)
+    except ValueError:
+        return np.asarray(None)
+
+
+def _range(least: int | None, most: int | None) -> str:
+    if least is None:
+        return "" if most is None else f" of at most {most}"
+    return f" of at least {least}" if most is None else f" from {least} to {most}"
+
+
+def _told(value: Any) -> str:
+    """`value` for a message, which an array does not fill."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
+    if dtype is not None and (shape != () or not isinstance(dtype, np.dtype)):
+        return f"{dtype} of shape {shape}"
+    return reprlib.repr(value)

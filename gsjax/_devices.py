@@ -15,6 +15,8 @@ from jaxtyping import PyTree
 
 from gsjax import _check
 
+__all__ = ["AXIS", "batched", "from_process_0", "gathered", "over_devices", "over_seeds", "padded"]
+
 AXIS = "seeds"
 
 
@@ -49,10 +51,11 @@ def over_devices(mesh: Mesh | None) -> Mesh:
     """The mesh, checked, or one of all devices of all processes.
 
     Raises:
-        ValueError: it has no axis "seeds".
+        ValueError: it is no mesh, or has no axis "seeds".
     """
     if mesh is None:
         return Mesh(np.array(jax.devices()), (AXIS,))
+    _check.require(isinstance(mesh, Mesh), "mesh", "a jax.sharding.Mesh or None", type(mesh).__name__)
     _check.require(AXIS in mesh.axis_names, "mesh", f"an axis {AXIS!r}", mesh.axis_names)
     return Mesh(mesh.devices, mesh.axis_names)  # shardings are ours to choose here, also if its axes are explicit
 

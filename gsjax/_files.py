@@ -22,6 +22,8 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+__all__ = ["LOCK", "UNFINISHED", "Lock", "Sink", "lock", "parse", "replacing", "write"]
+
 UNFINISHED = ".unfinished-"  # how the names of files begin that are being written, or were when a process was killed
 LOCK = ".lock"  # the name of the file that is locked in the place of its folder
 

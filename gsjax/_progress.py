@@ -9,6 +9,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+__all__ = ["stop", "track"]
+
 T = TypeVar("T")
 
 _PATIENCE = 3.0  # seconds before the first sign

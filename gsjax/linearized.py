@@ -16,6 +16,8 @@ from gsjax.dual import equilibrium, integrate
 from gsjax.features import Features, planar
 from gsjax.objectives import Penalty, Ridge, per_example
 
+__all__ = ["Courses", "Flow", "courses", "flow"]
+
 _MAX_STEPS = 4096
 
 

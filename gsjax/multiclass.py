@@ -24,6 +24,8 @@ from gsjax.dual import newton, problem
 from gsjax.dual.smooth import smooth
 from gsjax.objectives import Penalty, Ridge
 
+__all__ = ["Equilibrium", "Features", "equilibrium", "from_ntk", "from_ntrf", "starvation_matrix"]
+
 
 class _Fields(NamedTuple):
     u: Float[Array, "nk r"]
@@ -80,7 +82,7 @@ def from_ntrf(phi: Float[Array, "n k m"], labels: Integer[Array, " n"], *, rtol:
     >>> from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1])).u.shape
     (4, 4)
     """
-    phi, labels = _check.real("phi", phi), jnp.asarray(labels)
+    phi, labels = _check.single("phi", phi), jnp.asarray(labels)
     _check.shape("phi", phi, ndim=3)
     n, k, m = phi.shape
     _check.require(k >= 2, "phi", "two outputs or more (for one, see gsjax.features)", f"shape {phi.shape}")
@@ -100,7 +102,7 @@ def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol
     >>> from_ntk(jnp.eye(4).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3), jnp.array([0, 1])).s.tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    ntk, labels = _check.real("ntk", ntk), jnp.asarray(labels)
+    ntk, labels = _check.single("ntk", ntk), jnp.asarray(labels)
     _check.shape("ntk", ntk, ndim=4)
     n, k = ntk.shape[0], ntk.shape[-1]
     _check.require(ntk.shape == (n, n, k, k), "ntk", "shape (n, n, k, k)", f"shape {ntk.shape}")

@@ -16,6 +16,17 @@ from jaxtyping import Array, Float, PyTree
 
 from gsjax import _check
 
+__all__ = [
+    "Penalties",
+    "Penalty",
+    "Ridge",
+    "SpectralDecoupling",
+    "logistic_loss",
+    "objective",
+    "penalty_value",
+    "per_example",
+]
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from scipy import special
 
 from gsjax import _check
 
+__all__ = ["Interval", "Slope", "bootstrap", "bootstrap_mean", "loglog_slope"]
+
 
 class Interval(NamedTuple):
     """An estimate and its confidence interval, three arrays of one shape."""
@@ -55,11 +57,10 @@ def bootstrap_mean(
     >>> [round(float(end), 1) for end in bootstrap_mean(np.arange(9.0))]
     [4.0, 2.0, 6.1]
     """
-    values = np.asarray(values, dtype=float)
+    values = _check.floats("values", values)
     _check.require(values.ndim > 0 and len(values) > 1, "values", "two seeds or more", f"shape {values.shape}")
     _check.finite("values", values)
-    _check.require(0 < level < 1, "level", "a number in (0, 1)", level)
-    _check.require(resamples > 0, "resamples", "a positive number", resamples)
+    resamples, seed = _options(resamples, level, seed)
     means = np.tensordot(_resampled(len(values), resamples, seed), values, axes=1)
     return Interval(values.mean(axis=0), *_ends(means, len(values), level))
 
@@ -91,9 +92,9 @@ def bootstrap(
     >>> [round(float(end), 1) for end in bootstrap(lambda weights: weights @ values, 9, resamples=2000)]
     [4.0, 2.0, 6.1]
     """
-    _check.require(seeds > 1, "seeds", "two seeds or more", seeds)
-    _check.require(0 < level < 1, "level", "a number in (0, 1)", level)
-    _check.require(resamples > 0, "resamples", "a positive number", resamples)
+    _check.require(callable(statistic), "statistic", "a function of the weights of the seeds", repr(statistic))
+    seeds = _check.whole("seeds", seeds, least=2)
+    resamples, seed = _options(resamples, level, seed)
     found = np.array([statistic(weights) for weights in _resampled(seeds, resamples, seed)], dtype=float)
     value = np.asarray(statistic(np.full(seeds, 1 / seeds)), dtype=float)
     _check.require(not np.isnan([value, *found]).any(), "statistic", "numbers", "NaN")
@@ -128,7 +129,7 @@ def loglog_slope(
     >>> round(loglog_slope(width, np.stack([3 / width**0.5, 5 / width**0.5])).value, 6)
     -0.5
     """
-    x, errors = np.asarray(x, dtype=float), np.asarray(errors, dtype=float)
+    x, errors = _check.floats("x", x), _check.floats("errors", errors)
     _check.shape("x", x, ndim=1)
     _check.positive("x", x)
     _check.require(np.ptp(x) > 0, "x", "two different sizes or more", x)
@@ -144,6 +145,12 @@ def loglog_slope(
     slopes = np.log(errors) @ centred / (centred @ centred)
     value, low, high = bootstrap_mean(slopes, resamples=resamples, level=level, seed=seed)
     return Slope(float(value), float(low), float(high))
+
+
+def _options(resamples: Any, level: Any, seed: Any) -> tuple[int, int]:
+    """What every bootstrap takes, checked: `resamples` and `seed`."""
+    _check.number("level", level, "(0, 1)")
+    return _check.whole("resamples", resamples, least=1), _check.whole("seed", seed, least=0)
 
 
 def _resampled(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:

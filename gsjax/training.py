@@ -27,6 +27,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 from gsjax import _check
 from gsjax.objectives import Penalties, objective
 
+__all__ = ["ApplyFn", "Descent", "Fit", "Info", "Origin", "State", "descend", "fit", "init", "step"]
+
 ApplyFn = Callable[[Any, Any], Any]
 
 # Twice the usual memory saves a third of the iterations where the kernel is ill-conditioned, and its inner

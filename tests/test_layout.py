@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import pkgutil
 import re
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+import gsjax
 
 ROOT = Path(__file__).parents[1]
 
@@ -197,9 +201,88 @@ def test_no_tracked_file_names_a_machine_or_an_index():
         assert match is None, f"{file.relative_to(ROOT)}: {match.group()}"
 
 
-def test_importing_the_library_does_not_import_matplotlib():
-    code = "import gsjax, sys; sys.exit('matplotlib' in sys.modules)"
+def test_importing_the_library_imports_no_room_and_no_room_but_plotting_matplotlib():
+    """In a process of its own: in this one all has been imported."""
+    code = """
+import sys, gsjax
+assert not {"jax", "numpy", "matplotlib"} & set(sys.modules), "the import waits for what is not used yet"
+gsjax.tangent.ntk, gsjax.Ridge(1.0)
+for room in set(gsjax.__all__) - {"plotting"}:
+    assert getattr(gsjax, room) is not None
+assert "matplotlib" not in sys.modules
+assert gsjax.plotting.spectrum
+assert "matplotlib" in sys.modules
+"""
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_every_room_is_an_attribute_of_the_library():
+    files = {
+        path.stem for path in (ROOT / "gsjax").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    rooms = {name for name in files if not name.startswith("_")}
+    assert rooms | {"Ridge", "SpectralDecoupling"} == set(gsjax.__all__)
+    assert set(gsjax.__all__) <= set(dir(gsjax))
+    for room in rooms:
+        assert getattr(gsjax, room) is importlib.import_module(f"gsjax.{room}")
+    with pytest.raises(AttributeError, match=r"^module 'gsjax' has no attribute 'tangents'$"):
+        gsjax.tangents  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(ImportError, match="tangents"):
+        importlib.import_module("gsjax.tangents")
+
+
+def test_type_checkers_see_every_room():
+    tree = ast.parse((ROOT / "gsjax" / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == set(gsjax.__all__)
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert gsjax.__version__ == project["version"]
+    text = (ROOT / "gsjax" / "__init__.py").read_text(encoding="utf-8")
+    assert project["version"] not in text, "stated twice"
+
+
+MODULES = ("gsjax", *sorted(module.name for module in pkgutil.walk_packages(gsjax.__path__, "gsjax.")))
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_says_what_is_public(name):
+    module = importlib.import_module(name)
+    public = module.__all__
+    assert len(set(public)) == len(public)
+    assert [entry for entry in public if not hasattr(module, entry)] == []
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert {entry for entry in defined if not entry.startswith("_")} <= set(public)
+
+
+CONTRACT = {
+    "gsjax": "Ridge SpectralDecoupling",
+    "gsjax.networks": "MLP CNN",
+    "gsjax.tangent": "ntrf ntk ntk_operator infinite_ntk",
+    "gsjax.features": "Features from_ntrf from_ntk from_spectrum response",
+    "gsjax.objectives": "Ridge SpectralDecoupling",
+    "gsjax.dual": "Equilibrium Trajectory equilibrium integrate closed_form",
+    "gsjax.dual.closed_form": "equal_strengths permutation lemma1 theorem2_slope lambertw",
+    "gsjax.starvation": "matrix phase_diagram",
+    "gsjax.linearized": "flow",
+    "gsjax.multiclass": "from_ntrf from_ntk equilibrium",
+    "gsjax.training": "init step fit",
+    "gsjax.methods": "get Batch Method",
+    "gsjax.records": "Table",
+    "gsjax.sweeps": "Sweep run",
+}
+
+
+@pytest.mark.parametrize(("name", "names"), CONTRACT.items())
+def test_what_users_rely_on_is_where_they_look_for_it(name, names):
+    module = importlib.import_module(name)
+    assert set(names.split()) <= set(module.__all__)
+    for entry in names.split():
+        assert getattr(module, entry) is not None
 
 
 def test_experiments_are_listed():

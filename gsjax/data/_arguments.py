@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from gsjax import _check
 
+__all__ = ["choice", "images", "key", "pair", "probabilities", "reals", "sequence", "shown", "two_labels", "wholes"]
+
 
 def key(name: str, value: Any) -> None:
     """`value` is a single key of JAX's, of the new kind or the old one."""

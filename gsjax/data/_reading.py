@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gsjax import _check
 
+__all__ = ["MOST", "content", "lines"]
+
 # CIFAR's archives are the largest of the files read here, with 184 MB unpacked.
 MOST = 1 << 30
 

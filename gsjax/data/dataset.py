@@ -12,6 +12,8 @@ from gsjax.data import _arguments
 
 __all__ = ["Dataset", "split"]
 
+__all__ = ["Dataset", "split"]
+
 
 class Dataset(NamedTuple):
     """Examples and labels; unpacks as `x, y`.

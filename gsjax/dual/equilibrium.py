@@ -14,6 +14,8 @@ from gsjax.dual.smooth import smooth
 from gsjax.features import Features, require_binary
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
+__all__ = ["Equilibrium", "equilibrium"]
+
 
 class Equilibrium(NamedTuple):
     """A fixed point of Eq. 9, 10 or 18, with the solver's own account of it.

@@ -17,6 +17,8 @@ from gsjax.dual.links import Form, Link, link
 from gsjax.features import Features
 from gsjax.objectives import Penalty
 
+__all__ = ["Trajectory", "integrate"]
+
 _MAX_STEPS = 4096
 _MAX_NEWTON_STEPS = 30
 

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float
 
 from gsjax import _check
 
+__all__ = ["lambertw", "wright_omega"]
+
 
 @jax.custom_jvp
 def wright_omega(x: Float[Array, "..."]) -> Float[Array, "..."]:

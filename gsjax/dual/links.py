@@ -17,6 +17,8 @@ from jaxtyping import Array, Float
 
 from gsjax.dual.lambert import wright_omega
 
+__all__ = ["LINKS", "Elementwise", "Form", "Link", "link"]
+
 Form = Literal["exact", "linearized"]
 Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 

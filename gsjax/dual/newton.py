@@ -24,6 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
 
+__all__ = ["Info", "Loss", "definite_solve", "minimise"]
+
 _PATH_LENGTH = 16
 _TRIALS = 40
 _PATIENCE = 2  # whole steps without progress, after which rounding has the last word

@@ -27,6 +27,8 @@ from gsjax.dual.links import Link
 from gsjax.features import Features
 from gsjax.objectives import Penalty, Ridge, per_example
 
+__all__ = ["Problem", "field", "objective", "whiten"]
+
 
 class Problem(NamedTuple):
     """Whitened features `basis (n, r)`, the `B` above, `offset (n,)`, the `b`, and `centre (r,)`, the `c`.

@@ -16,6 +16,8 @@ from gsjax import _check
 from gsjax.dual.newton import Loss, definite_solve
 from gsjax.features import Origin
 
+__all__ = ["smooth"]
+
 # s^2 / lambda up to which a response is differentiated as s^2 u.alpha / lambda, and above as u.m: either one loses the
 # digits of the other case.
 _WEAK = 1e-3

@@ -18,6 +18,19 @@ from gsjax.features import derivatives
 
 MULTICLASS = "for several outputs or classes see gsjax.multiclass"
 
+__all__ = [
+    "MULTICLASS",
+    "Features",
+    "Origin",
+    "eigenfeatures",
+    "from_ntk",
+    "from_ntrf",
+    "from_spectrum",
+    "planar",
+    "require_binary",
+    "response",
+]
+
 
 class Origin(NamedTuple):
     """Where features come from: the `matrix` Phi `(n, m)` or K `(n, n)`, which of the two, and labels `y (n,)`."""
@@ -66,14 +79,12 @@ class Features(_Fields):
         return response(self, logits)
 
 
-def from_ntrf(
-    phi: Float[Array, "n m"] | Float[Array, "n 1 m"], y: Float[Array, " n"], *, rtol: float | None = None
-) -> Features:
+def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
     """Features of a tangent feature matrix `phi (n, m)` and labels `y (n,)` in {-1, +1} (Eq. 4), strongest first.
 
     Singular values up to `rtol` times the largest count as zero; the default `max(n, m) * eps` is the rounding of
-    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary. A network with
-    outputs `(n, 1)` has `phi (n, 1, m)`, which is taken as `(n, m)`; half precision is computed in float32.
+    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary. Half precision
+    is computed in float32.
 
     Derivatives are those of the features where they exist. A strength that is another one's, and its feature, have
     none, and NaN in their place; what does not depend on the basis among such features has.
@@ -89,10 +100,9 @@ def from_ntrf(
     >>> feats.s.tolist(), feats.rank
     ([3.0, 2.0], 2)
     """
-    phi, y = _check.real("phi", phi), jnp.asarray(y)
+    phi, y = _check.single("phi", phi), jnp.asarray(y)
     if phi.ndim == 3:
-        _check.require(phi.shape[1] == 1, "phi", f"one output (n, 1, m); {MULTICLASS}", f"shape {phi.shape}")
-        phi = phi[:, 0]
+        _check.one_output("phi", "shape (n, m)", phi.shape, phi.shape[1])
     _check.shape("phi", phi, ndim=2)
     _check.labels("y", y, phi.shape[0])
     _check.finite("phi", phi)
@@ -105,15 +115,12 @@ def from_ntrf(
     return _truncate(u, s, vt, Origin(phi, False, y), keep, "phi")
 
 
-def from_ntk(
-    ntk: Float[Array, "n n"] | Float[Array, "n n 1 1"], y: Float[Array, " n"], *, rtol: float | None = None
-) -> Features:
+def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
     """Features of a tangent kernel `ntk (n, n)` and labels `y (n,)` in {-1, +1}, strongest first; `vt` is None.
 
     Eigenvalues `s^2` of `Y K Y` up to `rtol` times the largest count as zero; the default is `n * eps`, so a kernel
     resolves singular values only down to `sqrt(n * eps)` of the largest, the feature matrix down to `max(n, m) * eps`.
-    A network with outputs `(n, 1)` has `ntk (n, n, 1, 1)`, which is taken as `(n, n)`; half precision is computed in
-    float32. Derivatives as in `from_ntrf`.
+    Half precision is computed in float32. Derivatives as in `from_ntrf`.
 
     Raises:
         ValueError: `ntk` is not a finite, real, symmetric, positive semi-definite matrix (to rounding), `y` is not `n`
@@ -125,10 +132,9 @@ def from_ntk(
     >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
     [3.0, 2.0]
     """
-    ntk, y = _check.real("ntk", ntk), jnp.asarray(y)
+    ntk, y = _check.single("ntk", ntk), jnp.asarray(y)
     if ntk.ndim == 4:
-        _check.require(ntk.shape[2:] == (1, 1), "ntk", f"one output (n, n, 1, 1); {MULTICLASS}", f"shape {ntk.shape}")
-        ntk = ntk[:, :, 0, 0]
+        _check.one_output("ntk", "shape (n, n)", ntk.shape, ntk.shape[-1])
     _check.shape("ntk", ntk, ndim=2)
     n = ntk.shape[0]
     _check.require(ntk.shape == (n, n), "ntk", "a square matrix", f"shape {ntk.shape}")

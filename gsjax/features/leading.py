@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 from gsjax import _check, _progress
 from gsjax.features.decomposition import Features
 
+__all__ = ["from_operator"]
+
 
 def from_operator(
     operator: lx.AbstractLinearOperator,

@@ -33,7 +33,7 @@ def get(name: str) -> Callable[..., Method]:
     >>> get("erm") is erm.erm
     True
     """
-    _check.require(name in _CONSTRUCTORS, "name", f"one of {', '.join(NAMES)}", repr(name))
+    _check.choice("name", name, NAMES)
     return _CONSTRUCTORS[name]
 
 

@@ -6,8 +6,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
-from gsjax.methods.terms import losses, not_negative
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.terms import losses
+
+__all__ = ["erm"]
 
 
 def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_decay: float = 0.0) -> Method:
@@ -31,7 +33,7 @@ def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_d
     >>> method.init(jax.random.key(0), Batch(jnp.eye(2), jnp.array([-1.0, 1.0]))).step.item()
     0
     """
-    not_negative("weight_decay", weight_decay)
+    check_common(network, optimizer, weight_decay)
 
     def init(key, batch: Batch) -> State:
         return initial(network, optimizer, key, batch)

@@ -9,8 +9,10 @@ import optax
 from jax import lax
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise, predict
-from gsjax.methods.terms import at_least, losses, mean_by, members, not_negative
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
+from gsjax.methods.terms import losses, mean_by, members
+
+__all__ = ["group_dro"]
 
 
 def group_dro(
@@ -46,10 +48,9 @@ def group_dro(
     >>> method.init(jax.random.key(0), batch).memory.tolist()
     [0.5, 0.5]
     """
-    at_least("groups", groups, 1)
-    not_negative("step_size", step_size)
-    _check.scalar("step_size", step_size)
-    not_negative("weight_decay", weight_decay)
+    check_common(network, optimizer, weight_decay)
+    groups = _check.whole("groups", groups, least=1)
+    _check.number("step_size", step_size, "[0, inf)")
 
     def init(key, batch: Batch) -> State:
         state = initial(network, optimizer, key, batch)

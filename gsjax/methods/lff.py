@@ -12,8 +12,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise, predict
-from gsjax.methods.terms import at_least, classes, losses, members, not_negative
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
+from gsjax.methods.terms import classes, losses, members
+
+__all__ = ["Averages", "Memory", "generalised", "lff", "relative_difficulty"]
 
 _FLOOR = 1e-8  # of the published code: where both losses vanish, so does the weight
 
@@ -77,11 +79,11 @@ def lff(
     >>> state.memory.averages is None, int(state.memory.biased.step)
     (True, 0)
     """
-    _check.require(0 < q <= 1, "q", "a number above 0 and at most 1", q)
+    check_common(network, optimizer, weight_decay)
+    _check.number("q", q, "(0, 1]")
     if examples is not None:
-        at_least("examples", examples, 1)
-    _check.require(0 <= decay < 1, "decay", "a number from 0 to below 1", decay)
-    not_negative("weight_decay", weight_decay)
+        examples = _check.whole("examples", examples, least=1)
+    _check.number("decay", decay, "[0, 1)")
 
     def init(key, batch: Batch) -> State:
         averages = None

@@ -11,14 +11,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from gsjax import _check, _progress
 from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
-from gsjax.methods.protocol import Batch, Method, State
-from gsjax.methods.terms import at_least
+from gsjax.methods.protocol import Batch, Method, State, check_batch
+
+__all__ = ["Run", "train"]
 
 _SIGNS_OF_LIFE = 50  # programs run one after another, so that progress can be seen
 
@@ -94,14 +96,21 @@ def train(
     >>> run.records[:, 1].tolist(), run.finite.tolist()
     ([[False, True], [False, True], [False, True]], [True, True, True])
     """
-    typed = jnp.issubdtype(getattr(keys, "dtype", np.dtype(float)), jax.dtypes.prng_key) and np.ndim(keys) == 1
-    _check.require(typed and len(keys), "keys", "typed keys (seeds,)", f"{jnp.shape(keys)} of {type(keys).__name__}")
-    at_least("steps", steps, 1)
+    typed = jnp.issubdtype(getattr(keys, "dtype", np.dtype(float)), jax.dtypes.prng_key) and keys.ndim == 1
+    got = f"{getattr(keys, 'shape', '')} of {type(keys).__name__}"
+    _check.require(typed and len(keys), "keys", "typed keys (seeds,)", got)
+    no_function = evaluate is not None and not callable(evaluate)
+    _check.require(not no_function, "evaluate", "a function of a state and held_out, or None", type(evaluate).__name__)
+    check_batch("data", data)
+    is_method = hasattr(method, "init") and hasattr(method, "update")
+    expected = 'a method, such as methods.get("erm")(network, optimizer)'
+    _check.require(is_method and not isinstance(method, optax.GradientTransformation), "method", expected, type(method))
+    steps, per_seed = _check.whole("steps", steps, least=1), _check.flag("per_seed", per_seed)
     points = _points(record, steps)
     seeds, mesh = len(keys), over_devices(mesh)
     n = _examples(method, keys, data, held_out, per_seed)
     if batch_size is not None:
-        at_least("batch_size", batch_size, 1)
+        batch_size = _check.whole("batch_size", batch_size, least=1)
         _check.require(batch_size <= n, "batch_size", f"at most {n}, the number of examples", batch_size)
 
     # The seeds of idle devices are repeated ones; they are dropped in the end.
@@ -204,7 +213,7 @@ def _over(
 
 def _points(record: Sequence[int] | None, steps: int) -> list[int]:
     """The numbers of steps after which to record, checked."""
-    points = [steps] if record is None else [int(point) for point in record]
+    points = [steps] if record is None else list(_check.wholes("record", record))
     increasing = points and points == sorted(set(points)) and points[0] >= 0 and points[-1] <= steps
     _check.require(increasing, "record", f"increasing whole numbers from 0 to {steps}", record)
     return points

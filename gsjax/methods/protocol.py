@@ -19,6 +19,19 @@ from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from gsjax import _check
 
+__all__ = [
+    "Batch",
+    "Info",
+    "Method",
+    "State",
+    "check_batch",
+    "check_common",
+    "checked",
+    "initial",
+    "minimise",
+    "predict",
+]
+
 
 class Batch(NamedTuple):
     """Examples, and what is known of them; None where a method does not ask for it.
@@ -86,12 +99,45 @@ def predict(network: nn.Module, state: State, x: Real[Array, "n ..."]) -> Float[
     return _outputs(network.apply({"params": state.params, **state.collections}, x), x)
 
 
+def check_common(network: Any, optimizer: Any, weight_decay: Any) -> None:
+    """Checks what every constructor takes.
+
+    Raises:
+        ValueError: `network` is no flax.linen module, `optimizer` none of optax, or `weight_decay` no number, 0 or
+            above.
+    """
+    is_module = isinstance(network, nn.Module)
+    _check.require(is_module, "network", "a flax.linen module", _class(network))
+    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    _check.require(is_optimizer, "optimizer", "an optimiser of optax, such as optax.adam(1e-3)", _class(optimizer))
+    _check.number("weight_decay", weight_decay, "[0, inf)")
+
+
+def check_batch(name: str, batch: Any) -> None:
+    """`batch` is a `Batch`."""
+    _check.require(isinstance(batch, Batch), name, "a gsjax.methods.Batch(x, y)", _class(batch))
+
+
+def _class(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def initial(network: nn.Module, optimizer: optax.GradientTransformation, key: Key[Array, ""], batch: Batch) -> State:
     """The state of a network newly drawn from `key`, the same for every method, without memory."""
-    _check.require(jnp.ndim(batch.x) and jnp.size(batch.x), "x", "a non-empty array (n, ...)", jnp.shape(batch.x))
+    check_batch("batch", batch)
+    _check.real("x", batch.x)
+    _check.require(
+        _check.shape_of(batch.x) and 0 not in _check.shape_of(batch.x),
+        "x",
+        "a non-empty array (n, ...)",
+        _check.shape_of(batch.x),
+    )
     _check.finite("x", batch.x)
+    n, of_labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
+    _check.require(of_labels == (n,), "y", f"shape ({n},), one label an example", f"shape {of_labels}")
     of_params, of_dropout = jax.random.split(key)
-    variables = dict(network.init(of_params, jnp.asarray(batch.x[:1])))  # shapes and dtype alone matter
+    variables = dict(network.init(of_params, jnp.asarray(batch.x)[:1]))  # shapes and dtype alone matter
+    _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
     params = variables.pop("params")
     return State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32), of_dropout, ())
 
@@ -144,7 +190,5 @@ def checked(
 
 def _outputs(logits: Any, x: Any) -> Array:
     """The outputs of a network, of one of the two shapes."""
-    shape = jnp.shape(logits)
-    good = shape[:1] == jnp.shape(x)[:1] and len(shape) in (1, 2)
-    _check.require(good, "network", f"outputs ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
+    _check.outputs("network", _check.output("network", logits), len(x), classes=True)
     return logits

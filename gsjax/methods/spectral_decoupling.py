@@ -12,8 +12,10 @@ import optax
 from jaxtyping import Array, Float
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
-from gsjax.methods.terms import at_least, classes, losses, mean_by, not_negative
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.terms import classes, losses, mean_by
+
+__all__ = ["Schedule", "published_schedule", "spectral_decoupling"]
 
 Schedule = Callable[[Array], Any]
 
@@ -57,12 +59,13 @@ def spectral_decoupling(
     >>> method.init(jax.random.key(0), Batch(jnp.eye(2), jnp.array([-1.0, 1.0]))).step.item()
     0
     """
+    check_common(network, optimizer, weight_decay)
     if not callable(strength):
-        not_negative("strength", strength)
+        _check.not_negative("strength", strength)
     _check.finite("target", target)
+    class_means = _check.flag("class_means", class_means)
     if not callable(loss_scale):
-        _check.positive("loss_scale", loss_scale)
-    not_negative("weight_decay", weight_decay)
+        _check.number("loss_scale", loss_scale, "(0, inf)")
 
     def init(key, batch: Batch) -> State:
         return initial(network, optimizer, key, batch)
@@ -98,8 +101,8 @@ def published_schedule(c: float = 2e-5, switch: int = 450) -> dict[str, Schedule
     >>> [float(options[name](step)) for step in (9, 10) for name in ("strength", "loss_scale")]
     [0.02, 1.0, 2.0, 0.01]
     """
-    _check.positive("c", c)
-    at_least("switch", switch, 0)
+    _check.number("c", c, "(0, inf)")
+    switch = _check.whole("switch", switch, least=0)
     return {
         "strength": lambda step: jnp.where(step < switch, 2 * c, 2.0),
         "loss_scale": lambda step: jnp.where(step < switch, 1.0, c),

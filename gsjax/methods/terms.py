@@ -1,4 +1,4 @@
-"""What the objectives of methods are made of: losses of examples, means over groups of them, checked options."""
+"""What the objectives of methods are made of: losses of examples, means over groups of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
+
+__all__ = ["Logits", "annealed", "classes", "losses", "mean_by", "members"]
 
 Logits = Float[Array, " n"] | Float[Array, "n k"]
 
@@ -68,22 +70,11 @@ def members(name: str, value: Any, n: int, count: int) -> Int[Array, " n"]:
         ValueError: it is None, not whole numbers `(n,)`, or out of range.
     """
     expected = f"whole numbers ({n},) from 0 to {count - 1}"
-    _check.require(value is not None, name, expected, None)
-    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and jnp.shape(value) == (n,)
-    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {jnp.shape(value)}")
+    _check.real(name, value, expected)
+    value = value if hasattr(value, "dtype") else np.asarray(value)
+    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and _check.shape_of(value) == (n,)
+    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {_check.shape_of(value)}")
     if _check.is_concrete(value):
         numbers = np.asarray(value)
         _check.require(((numbers >= 0) & (numbers < count)).all(), name, expected, np.unique(numbers)[[0, -1]].tolist())
     return jnp.asarray(value).astype(jnp.int32)
-
-
-def not_negative(name: str, value: Any) -> None:
-    """Every entry of `value` is a finite number, zero or above."""
-    array = np.asarray(value)
-    good = np.issubdtype(array.dtype, np.number) and np.all(np.isfinite(array) & (array >= 0))
-    _check.require(good, name, "finite numbers, 0 or above", repr(value))
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """`value` is a whole number, `least` or above."""
-    _check.require(isinstance(value, int) and value >= least, name, f"a whole number, {least} or above", repr(value))

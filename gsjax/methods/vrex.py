@@ -6,8 +6,11 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from gsjax.methods.protocol import Batch, Info, Method, State, checked, initial, minimise
-from gsjax.methods.terms import annealed, at_least, losses, mean_by, members, not_negative
+from gsjax import _check
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.terms import annealed, losses, mean_by, members
+
+__all__ = ["vrex"]
 
 
 def vrex(
@@ -47,10 +50,10 @@ def vrex(
     >>> method.init(jax.random.key(0), batch).step.item()
     0
     """
-    not_negative("penalty_weight", penalty_weight)
-    at_least("anneal", anneal, 0)
-    at_least("environments", environments, 1)
-    not_negative("weight_decay", weight_decay)
+    check_common(network, optimizer, weight_decay)
+    _check.number("penalty_weight", penalty_weight, "[0, inf)")
+    anneal = _check.whole("anneal", anneal, least=0)
+    environments = _check.whole("environments", environments, least=1)
 
     def init(key, batch: Batch) -> State:
         return initial(network, optimizer, key, batch)

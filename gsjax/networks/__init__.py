@@ -58,5 +58,6 @@ def get(name: str) -> type[nn.Module]:
     """
     close = difflib.get_close_matches(str(name), NAMES)
     hint = f"; did you mean {' or '.join(close)}?" if close else ""
-    _check.require(name in NAMES, "name", f"one of {', '.join(NAMES)}", f"{name!r}{hint}")
+    known = isinstance(name, str) and name in NAMES
+    _check.require(known, "name", f"one of {', '.join(NAMES)}", f"{name!r}{hint}")
     return _NETWORKS[name]

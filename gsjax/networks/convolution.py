@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+__all__ = ["conv", "convolve"]
+
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 

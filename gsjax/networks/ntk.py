@@ -22,7 +22,9 @@ import scipy.special
 from jaxtyping import Array, Float, Real
 
 from gsjax import _check
-from gsjax.networks._arguments import size, sizes
+from gsjax.networks._arguments import examples
+
+__all__ = ["ACTIVATIONS", "CNN", "MLP", "gamma"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
@@ -32,7 +34,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-@functools.cache
 def gamma(activation: str) -> float:
     """The constant of Eq. 1 that keeps the norm from layer to layer: 1 / E[xi(g)^2], g ~ N(0, 1).
 
@@ -45,6 +46,11 @@ def gamma(activation: str) -> float:
     2.0
     """
     _known(activation)
+    return _gamma(activation)
+
+
+@functools.cache
+def _gamma(activation: str) -> float:
     if activation in (exact := {"relu": 2.0, "linear": 1.0}):
         return exact[activation]
     # The trapezoid rule converges geometrically for an analytic integrand with Gaussian tails (Gauss-Hermite
@@ -80,16 +86,15 @@ class MLP(nn.Module):
     activation: str = "relu"
 
     def __post_init__(self) -> None:
-        self.widths = sizes("widths", self.widths)
-        self.outputs = size("outputs", self.outputs)
+        self.widths = _check.wholes("widths", self.widths, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         _known(self.activation)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Real[Array, "n ..."]) -> Float[Array, " n"] | Float[Array, "n k"]:
         """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`."""
-        x = jnp.asarray(x)
-        _check.require(x.ndim >= 2 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
+        x = examples(x)
         d0 = math.prod(x.shape[1:])
         h = x.reshape(-1, d0) / math.sqrt(d0)
         xi = ACTIVATIONS[self.activation]
@@ -142,21 +147,20 @@ class CNN(nn.Module):
     padding: str = "SAME"
 
     def __post_init__(self) -> None:
-        self.channels = sizes("channels", self.channels)
-        self.outputs = size("outputs", self.outputs)
+        self.channels = _check.wholes("channels", self.channels, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         _known(self.activation)
-        self.kernel_size = size("kernel_size", self.kernel_size)
-        self.strides = sizes("strides", self.strides) or (1,) * len(self.channels)
+        self.kernel_size = _check.whole("kernel_size", self.kernel_size, least=1)
+        self.strides = _check.wholes("strides", self.strides, least=1) or (1,) * len(self.channels)
         one_a_layer = len(self.strides) == len(self.channels)
         _check.require(one_a_layer, "strides", f"{len(self.channels)} of them, one a layer", self.strides)
-        known = self.padding in ("SAME", "CIRCULAR")
-        _check.require(known, "padding", "'SAME' or 'CIRCULAR'", repr(self.padding))
+        _check.choice("padding", self.padding, ("SAME", "CIRCULAR"))
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Real[Array, "n height width c"]) -> Float[Array, " n"] | Float[Array, "n k"]:
         """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c_0)`."""
-        x = jnp.asarray(x)
+        x = _check.array("x", x)
         _check.shape("x", x, ndim=4)
         h = x / math.sqrt(x.shape[-1])
         xi, q = ACTIVATIONS[self.activation], self.kernel_size
@@ -186,4 +190,4 @@ def _readout(h: Float[Array, "n d"], outputs: int, layer: int) -> Float[Array, "
 
 
 def _known(activation: str) -> None:
-    _check.require(activation in ACTIVATIONS, "activation", f"one of {sorted(ACTIVATIONS)}", repr(activation))
+    _check.choice("activation", activation, sorted(ACTIVATIONS))

@@ -9,9 +9,11 @@ import jax
 from jaxtyping import Array, Float, Real
 
 from gsjax import _check
-from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
+
+__all__ = ["PreActResNet"]
 
 
 class PreActResNet(nn.Module):
@@ -44,9 +46,9 @@ class PreActResNet(nn.Module):
     outputs: int = 10
 
     def __post_init__(self) -> None:
-        self.channels = sizes("channels", self.channels)
-        self.blocks = sizes("blocks", self.blocks)
-        self.outputs = size("outputs", self.outputs)
+        self.channels = _check.wholes("channels", self.channels, least=1)
+        self.blocks = _check.wholes("blocks", self.blocks, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         _check.require(len(self.channels) > 0, "channels", "one a stage", self.channels)
         _check.require(
             len(self.blocks) == len(self.channels), "blocks", f"{len(self.channels)}, one a stage", self.blocks

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Real
 from safetensors import SafetensorError, safe_open
 
 from gsjax import _check
-from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
@@ -52,8 +52,8 @@ class ResNet(nn.Module):
     outputs: int = 1
 
     def __post_init__(self) -> None:
-        self.blocks = sizes("blocks", self.blocks)
-        self.outputs = size("outputs", self.outputs)
+        self.blocks = _check.wholes("blocks", self.blocks, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         _check.require(len(self.blocks) > 0, "blocks", "one a stage", self.blocks)
         super().__post_init__()
 

@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, Key, Real
 
 from gsjax import _check
 from gsjax.networks import ntk
-from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks._arguments import examples, images
 from gsjax.networks.convolution import conv
+
+__all__ = ["ACTIVATIONS", "ConvNet", "FullyConnected", "batch_norm", "he_normal", "squeezed", "torch_dense"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**ntk.ACTIVATIONS, "leaky_relu": jax.nn.leaky_relu}
 
@@ -61,19 +63,18 @@ class FullyConnected(nn.Module):
     batch_norm: bool = False
 
     def __post_init__(self) -> None:
-        self.widths = sizes("widths", self.widths)
-        self.outputs = size("outputs", self.outputs)
+        self.widths = _check.wholes("widths", self.widths, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         _known(self.activation)
-        known = self.initialization in ("torch", "xavier")
-        _check.require(known, "initialization", "'torch' or 'xavier'", repr(self.initialization))
-        _check.require(0 <= self.dropout < 1, "dropout", "a probability below 1", self.dropout)
+        _check.choice("initialization", self.initialization, ("torch", "xavier"))
+        _check.number("dropout", self.dropout, "[0, 1)")
+        self.batch_norm = _check.flag("batch_norm", self.batch_norm)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x: Real[Array, "n ..."], train: bool = False) -> Float[Array, " n"] | Float[Array, "n k"]:
         """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`; `train` switches dropout and the batch's statistics on."""
-        x = jnp.asarray(x)
-        _check.require(x.ndim >= 2 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
+        x = examples(x)
         h = _check.as_float(x).reshape(len(x), -1)
         layer = torch_dense if self.initialization == "torch" else _xavier_dense
         for width in self.widths:
@@ -118,10 +119,10 @@ class ConvNet(nn.Module):
     activation: str = "leaky_relu"
 
     def __post_init__(self) -> None:
-        self.channels = sizes("channels", self.channels)
-        self.widths = sizes("widths", self.widths)
-        self.outputs = size("outputs", self.outputs)
-        self.kernel_size = size("kernel_size", self.kernel_size)
+        self.channels = _check.wholes("channels", self.channels, least=1)
+        self.widths = _check.wholes("widths", self.widths, least=1)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
+        self.kernel_size = _check.whole("kernel_size", self.kernel_size, least=1)
         _known(self.activation)
         super().__post_init__()
 
@@ -191,4 +192,4 @@ def _uniform(fan_in: int) -> Callable[..., Array]:
 
 
 def _known(activation: str) -> None:
-    _check.require(activation in ACTIVATIONS, "activation", f"one of {sorted(ACTIVATIONS)}", repr(activation))
+    _check.choice("activation", activation, sorted(ACTIVATIONS))

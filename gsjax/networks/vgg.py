@@ -9,9 +9,11 @@ import jax
 from jaxtyping import Array, Float, Real
 
 from gsjax import _check
-from gsjax.networks._arguments import images, size, sizes
+from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
+
+__all__ = ["VGG"]
 
 
 class VGG(nn.Module):
@@ -40,9 +42,9 @@ class VGG(nn.Module):
     outputs: int = 10
 
     def __post_init__(self) -> None:
-        _check.require(isinstance(self.channels, Sequence), "channels", "a sequence a block", repr(self.channels))
-        self.channels = tuple(sizes("channels", block) for block in self.channels)
-        self.outputs = size("outputs", self.outputs)
+        blocks = _check.sequence("channels", self.channels, "sequences of whole numbers, one a block")
+        self.channels = tuple(_check.wholes("channels", block, least=1) for block in blocks)
+        self.outputs = _check.whole("outputs", self.outputs, least=1)
         super().__post_init__()
 
     @nn.compact

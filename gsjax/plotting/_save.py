@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 
 from gsjax import _check, _files
 
+__all__ = ["save"]
+
 
 def save(figure: Figure, path: str | os.PathLike[str], **options: Any) -> None:
     """Writes a figure to a file, atomically: it is drawn first, and what was there before stays until it is written.

@@ -21,6 +21,25 @@ from matplotlib.ticker import FixedLocator, LogFormatterMathtext, LogLocator, Nu
 
 from gsjax import _check
 
+__all__ = [
+    "MARKERS",
+    "OKABE_ITO",
+    "axes",
+    "colorbar",
+    "decimal_ticks",
+    "feature_ticks",
+    "heat",
+    "increasing",
+    "legend_above",
+    "legend_beside",
+    "number",
+    "panels",
+    "size_ticks",
+    "styled",
+    "vector",
+    "write",
+]
+
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 
@@ -65,6 +84,7 @@ def panels(rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
     >>> axes.shape
     (1, 2)
     """
+    rows, columns = _check.whole("rows", rows, least=1), _check.whole("columns", columns, least=1)
     figure = Figure(figsize=(5.0 * columns, 3.6 * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -79,7 +99,7 @@ def axes(ax: Axes | None) -> Axes:
 
 def vector(name: str, value: Real[ArrayLike, " n"] | Sequence[float]) -> np.ndarray:
     """`value` as a non-empty array of finite numbers, shape (n,)."""
-    value = np.asarray(value, dtype=float)
+    value = _check.floats(name, value)
     _check.shape(name, value, ndim=1)
     _check.finite(name, value)
     return value

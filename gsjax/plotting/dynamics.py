@@ -32,6 +32,8 @@ from gsjax.plotting._style import (
 if TYPE_CHECKING:
     from gsjax.linearized import Courses
 
+__all__ = ["courses", "paths", "plane"]
+
 # Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
 _PAIRS = (
     ({"color": OKABE_ITO[0], "linewidth": 2.8}, {"color": OKABE_ITO[1], "linewidth": 2.0}),
@@ -65,7 +67,7 @@ def paths(
     >>> len(paths([0.1, 1.0, 10.0], np.array([[0.0, 0.0], [1.0, 0.5], [2.0, 0.6]])).lines)
     2
     """
-    times, responses = vector("times", times), np.asarray(responses, dtype=float)
+    times, responses = vector("times", times), _check.floats("responses", responses)
     _check.require(
         responses.ndim == 2 and len(responses) == len(times) and responses.shape[1] > 0,
         "responses",
@@ -130,7 +132,7 @@ def plane(
     >>> plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a", "b"]).get_xlabel()
     '$z_1$'
     """
-    paths, ends = np.asarray(paths, dtype=float), np.asarray(ends, dtype=float)
+    paths, ends = _check.floats("paths", paths), _check.floats("ends", ends)
     good = paths.ndim == 3 and paths.shape[2] == 2 and 0 not in paths.shape
     _check.require(good, "paths", "shape (p, T, 2)", f"shape {paths.shape}")
     count = len(paths)
@@ -239,7 +241,7 @@ def _arrays(name: str, course: Courses) -> Courses:
 
     arrays = {"ratio": ratio, "delta": delta, "times": positive, "converged": converged}
     for field, trailing in (("primal", (len(times), 2)), ("dual", (len(times), 2)), ("equilibrium", (2,))):
-        values, expected = np.asarray(getattr(course, field), dtype=float), (*shape, *trailing)
+        values, expected = _check.floats(f"{name}.{field}", getattr(course, field)), (*shape, *trailing)
         _check.require(values.shape == expected, f"{name}.{field}", f"shape {expected}", f"shape {values.shape}")
         _check.finite(f"{name}.{field}", values[converged])
         arrays[field] = values if field == "equilibrium" else values[:, :, times > 0]

@@ -19,6 +19,8 @@ from gsjax.plotting._style import axes, decimal_ticks, heat, increasing, number,
 if TYPE_CHECKING:
     from gsjax.starvation.diagram import PhaseDiagram
 
+__all__ = ["phase_diagram", "sign_map"]
+
 _TEXT = np.array([0.14, 0.065])  # about the size of a word, in shares of the axes of `panels`
 
 # Where the theory has entries of the starvation matrix vanish, whatever the strengths.
@@ -52,7 +54,7 @@ def sign_map(
     >>> sign_map([0.1, 0.2], [1.0, 2.0], np.array([[0.0, 0.1], [-0.1, 0.0]])).get_ylabel()
     '$s_1^2 / s_2^2$'
     """
-    x, y, values = increasing("x", x), increasing("y", y), np.asarray(values, dtype=float)
+    x, y, values = increasing("x", x), increasing("y", y), _check.floats("values", values)
     shape = (len(y), len(x))
     _check.require(values.shape == shape, "values", f"shape {shape}, a row for each y", f"shape {values.shape}")
     ax = axes(ax)
@@ -99,17 +101,19 @@ def phase_diagram(
     ratio, delta = increasing("diagram.ratio", diagram.ratio), increasing("diagram.delta", diagram.delta)
     _check.positive("diagram.ratio", ratio)
     strengths = vector("diagram.strength", diagram.strength)
-    slopes, converged = np.asarray(diagram.starvation, dtype=float), np.asarray(diagram.converged, dtype=bool)
+    slopes = _check.floats("diagram.starvation", diagram.starvation)
+    converged = np.asarray(diagram.converged, dtype=bool)
     shape = (len(ratio), len(delta), len(strengths))
     _check.require(slopes.shape == (*shape, 2, 2), "diagram.starvation", f"shape {(*shape, 2, 2)}", slopes.shape)
     _check.require(converged.shape == shape, "diagram.converged", f"shape {shape}", converged.shape)
-    _check.require(strength in range(len(strengths)), "strength", f"an index below {len(strengths)}", strength)
-    _check.require(tuple(entry) in np.ndindex(2, 2), "entry", "a pair (j, i) of 0 and 1", entry)
+    strength = _check.whole("strength", strength, least=0, most=len(strengths) - 1)
+    j, i = _check.wholes("entry", entry) if np.shape(entry) == (2,) else (-1, -1)
+    _check.require({j, i} <= {0, 1}, "entry", "a pair (j, i) of 0 and 1", repr(entry))
     if limit is not None:
-        _check.positive("limit", limit)
+        _check.number("limit", limit, "(0, inf)")
+    colorbar = _check.flag("colorbar", colorbar)
     ax = axes(ax)
 
-    j, i = entry
     values = np.where(converged[:, :, strength], slopes[:, :, strength, j, i], np.nan)
     name = rf"s_2^2\,\partial z_{j + 1}^*\,/\,\partial s_{i + 1}^2"
     ax.set_yscale("log")

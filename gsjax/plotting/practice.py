@@ -24,6 +24,8 @@ from gsjax.plotting._style import (
 )
 from gsjax.statistics import Slope, bootstrap_mean
 
+__all__ = ["against", "categories", "curves", "decision_boundary", "error_against_width"]
+
 
 @styled
 def error_against_width(
@@ -54,11 +56,13 @@ def error_against_width(
     >>> error_against_width([64, 256], np.array([[0.4, 0.2], [0.5, 0.2]]), reference=-0.5).get_xscale()
     'log'
     """
-    widths, errors = vector("widths", widths), np.asarray(errors, dtype=float)
+    widths, errors = vector("widths", widths), _check.floats("errors", errors)
     _check.positive("widths", widths)
     expected = f"shape (seeds, {len(widths)})"
     _check.require(errors.ndim == 2 and errors.shape[1:] == widths.shape, "errors", expected, f"shape {errors.shape}")
     _check.positive("errors", errors)
+    if reference is not None:
+        _check.number("reference", reference)
     ax = axes(ax)
     mean, low, high = np.exp(np.stack(bootstrap_mean(np.log(errors))))
     if slope is not None:
@@ -114,7 +118,7 @@ def curves(
     >>> len(curves([0, 10], np.array([[0.5, 0.9], [0.5, 0.8]]), label="ERM").lines)
     1
     """
-    steps, values = vector("steps", steps), np.asarray(values, dtype=float)
+    steps, values = vector("steps", steps), _check.floats("values", values)
     good = values.ndim == 2 and len(values) > 0 and values.shape[1:] == steps.shape
     _check.require(good, "values", f"shape (seeds, {len(steps)})", f"shape {values.shape}")
     _check.finite("values", values)
@@ -203,7 +207,7 @@ def decision_boundary(
     '$x_1$'
     """
     first, second = increasing("first", first), increasing("second", second)
-    values, x, y = (np.asarray(value, dtype=float) for value in (logits, x, y))
+    values, x, y = _check.floats("logits", logits), _check.floats("x", x), _check.floats("y", y)
     shape = (len(second), len(first))
     _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
     _check.finite("logits", values)
@@ -258,11 +262,11 @@ def against(
     'log'
     """
     x = vector("x", x)
-    if logx:
+    if _check.flag("logx", logx):
         _check.positive("x", x)
     _check.require(len(series) > 0, "series", "one or more", "none")
     if baseline is not None:
-        _check.finite("baseline", baseline)
+        _check.number("baseline", baseline)
     ax = axes(ax)
     for number, (label, rows) in enumerate(series.items()):
         marker, color = MARKERS[number % len(MARKERS)], OKABE_ITO[number % len(OKABE_ITO)]
@@ -280,7 +284,7 @@ def against(
 
 def _rows(label: str, rows: Real[ArrayLike, "seeds k"] | Sequence[Sequence[float]], k: int) -> np.ndarray:
     """A series as finite numbers, shape (seeds, k)."""
-    values = np.asarray(rows, dtype=float)
+    values = _check.floats("series", rows)
     good = values.ndim == 2 and len(values) > 0 and values.shape[1] == k
     _check.require(good, "series", f"shape (seeds, {k})", f"shape {values.shape} of {label!r}")
     _check.finite("series", values)

@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from gsjax import _check
 from gsjax.plotting._style import OKABE_ITO, axes, feature_ticks, heat, legend_beside, styled, vector
 
+__all__ = ["spectrum", "starvation"]
+
 
 @styled
 def spectrum(
@@ -72,7 +74,7 @@ def starvation(
     >>> starvation(np.array([[1.0, -0.1], [-0.2, 2.0]]), [4.0, 1.0]).get_xlabel()
     'feature $i$ whose strength grows'
     """
-    strengths, matrix = vector("strengths", strengths), np.asarray(matrix, dtype=float)
+    strengths, matrix = vector("strengths", strengths), _check.floats("matrix", matrix)
     r = len(strengths)
     _check.require(matrix.shape == (r, r), "matrix", f"shape {(r, r)}", f"shape {matrix.shape}")
     _check.finite("matrix", matrix)

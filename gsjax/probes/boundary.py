@@ -10,6 +10,8 @@ from jaxtyping import ArrayLike, Float, Real
 
 from gsjax import _check
 
+__all__ = ["Line", "distances", "positions", "zero_level"]
+
 Line = Float[np.ndarray, "points 2"]
 
 
@@ -34,11 +36,11 @@ def zero_level(
     >>> sorted(line.tolist())
     [[0.5, 0.0], [0.5, 1.0]]
     """
-    grids = [np.asarray(first, float), np.asarray(second, float)]
+    grids = [_check.floats("first", first), _check.floats("second", second)]
     for name, grid in zip(("first", "second"), grids, strict=True):
         increasing = grid.ndim == 1 and len(grid) > 1 and bool((np.diff(grid) > 0).all())
         _check.require(increasing, name, "two or more increasing numbers", grid)
-    values = np.asarray(logits, float)
+    values = _check.floats("logits", logits)
     shape = (len(grids[1]), len(grids[0]))
     _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
     _check.finite("logits", values)
@@ -60,7 +62,7 @@ def distances(x: Real[ArrayLike, "n 2"] | Sequence[Sequence[float]], lines: Sequ
     >>> distances([[0.0, 3.0], [2.0, 0.5]], [np.array([[0.5, 0.0], [0.5, 1.0]])]).round(2).tolist()
     [2.06, 1.5]
     """
-    x = np.asarray(x, float)
+    x = _check.floats("x", x)
     _check.require(x.ndim == 2 and x.shape[1] == 2, "x", "shape (n, 2)", f"shape {x.shape}")
     _check.finite("x", x)
     if not lines:
@@ -89,7 +91,7 @@ def positions(lines: Sequence[Line], second: Real[ArrayLike, " k"] | Sequence[fl
     >>> positions([np.array([[0.5, 0.0], [0.7, 1.0]])], [0.5, 2.0]).tolist()
     [0.6, nan]
     """
-    second = np.asarray(second, float)
+    second = _check.floats("second", second)
     _check.shape("second", second, ndim=1)
     _check.finite("second", second)
     found = np.zeros((2, len(second)))

@@ -17,10 +17,13 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Key, Real
 
 from gsjax import _check
+
+__all__ = ["Bounds", "LogitsFn", "Margins", "Norm", "Size", "accuracy", "correct", "margins", "pgd"]
 
 LogitsFn = Callable[[Any], Any]
 Norm = Literal["linf", "l2"]
@@ -45,10 +48,16 @@ def correct(logits: Float[Array, " n"] | Float[Array, "n k"], y: Real[ArrayLike,
 
     y is -1 and +1 for outputs `(n,)`, and class indices for outputs `(n, k)`.
 
+    Raises:
+        ValueError: outputs of another shape, k = 1 included, or y not their labels.
+
     >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])).tolist()
     [True, False]
     """
-    y = jnp.asarray(y)
+    logits = _check.array("logits", logits)
+    _check.require(logits.ndim > 0, "logits", "outputs (n,) or (n, k)", f"shape {logits.shape}")
+    _check.outputs("logits", logits.shape, len(logits), classes=True)
+    y = _labels(y, logits.shape)
     if logits.ndim == 1:
         return y * logits > 0
     own, others = _split(logits, y)
@@ -98,7 +107,9 @@ def pgd(
     x, y, bounds = _checked(logits_fn, x, y, norm, bounds)
     _check.positive("radius", radius)
     _check.positive("step_size", step_size)
-    _check.require(steps >= 1, "steps", "at least 1", steps)
+    steps = _check.whole("steps", steps, least=1)
+    if key is not None:
+        _check.key("key", key)
     radius = jnp.asarray(radius, x.dtype)
     ball = _Ball(x, norm, bounds)
     delta = jnp.zeros_like(x) if key is None else ball.project(ball.draw(key, radius), radius)
@@ -158,10 +169,9 @@ def margins(
     [0.5, 0.0]
     """
     x, y, bounds = _checked(logits_fn, x, y, norm, bounds)
-    _check.scalar("max_radius", max_radius)
-    _check.positive("max_radius", max_radius)
-    _check.require(steps >= 1, "steps", "at least 1", steps)
-    _check.require(bisections >= 0, "bisections", "0 or more", bisections)
+    _check.number("max_radius", max_radius, "(0, inf)")
+    steps = _check.whole("steps", steps, least=1)
+    bisections = _check.whole("bisections", bisections, least=0)
     ball, columns = _Ball(x, norm, bounds), (-1,) + (1,) * (x.ndim - 1)
 
     def judged(point: Array) -> tuple[Array, Array]:
@@ -272,24 +282,47 @@ def _checked(
     logits_fn: LogitsFn, x: Any, y: Any, norm: str, bounds: Bounds
 ) -> tuple[Float[Array, "n ..."], Real[Array, " n"], tuple[Array, Array] | None]:
     """Examples in floating point, labels and bounds, as arrays."""
-    _check.require(norm in ("linf", "l2"), "norm", "'linf' or 'l2'", repr(norm))
-    _check.require(jnp.ndim(x) >= 2 and jnp.size(x), "x", "a non-empty array (n, ...)", f"shape {jnp.shape(x)}")
+    _check.choice("norm", norm, ("linf", "l2"))
+    _check.real("x", x)
+    _check.require(
+        len(_check.shape_of(x)) >= 2 and 0 not in _check.shape_of(x),
+        "x",
+        "a non-empty array (n, ...)",
+        f"shape {_check.shape_of(x)}",
+    )
     _check.finite("x", x)
     x = _check.as_float(x)
-    shape = jax.eval_shape(logits_fn, x).shape
-    n = len(x)
-    good = shape[:1] == (n,) and len(shape) in (1, 2) and (len(shape) == 1 or shape[1] > 1)
-    _check.require(good, "logits_fn", f"outputs ({n},), or ({n}, k) with k > 1", f"shape {shape}")
-    if len(shape) == 1:
-        _check.labels("y", y, n)
-    else:
-        whole = jnp.shape(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
-        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {jnp.shape(y)}")
-        among = (jnp.min(y) >= 0) & (jnp.max(y) < shape[1])
-        _check.require(among, "y", f"class indices from 0 to {shape[1] - 1}", y)
+    _check.require(callable(logits_fn), "logits_fn", "a function of x", type(logits_fn).__name__)
+    try:
+        output = jax.eval_shape(logits_fn, x)
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ValueError(f"logits_fn: expected a function of x, {x.dtype} of shape {x.shape}, got {got}") from error
+    shape = _check.output("logits_fn", output)
+    _check.outputs("logits_fn", shape, len(x), classes=True)
+    y = _labels(y, shape)
     if bounds is None:
-        return x, jnp.asarray(y), None
+        return x, y, None
+    pair = isinstance(bounds, tuple | list) and len(bounds) == 2
+    _check.require(pair, "bounds", "a pair of the least and the largest values of x", type(bounds).__name__)
+    for bound in bounds:
+        _check.real("bounds", bound)
     low, high = (jnp.asarray(bound, x.dtype) for bound in bounds)
     inside = jnp.all((low <= x) & (x <= high))
     _check.require(inside, "bounds", "that x lies within them", f"x from {jnp.min(x)} to {jnp.max(x)}")
-    return x, jnp.asarray(y), (low, high)
+    return x, y, (low, high)
+
+
+def _labels(y: Any, shape: tuple[int, ...]) -> Real[Array, " n"]:
+    """The labels of outputs of this shape, as an array."""
+    n = shape[0]
+    if len(shape) == 1:
+        _check.labels("y", y, n)
+    else:
+        _check.real("y", y, f"class indices ({n},)")
+        y = y if hasattr(y, "dtype") else np.asarray(y)
+        whole = _check.shape_of(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
+        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {_check.shape_of(y)}")
+        among = (jnp.min(jnp.asarray(y)) >= 0) & (jnp.max(jnp.asarray(y)) < shape[1])
+        _check.require(among, "y", f"class indices from 0 to {shape[1] - 1}", y)
+    return jnp.asarray(y)

@@ -11,6 +11,8 @@ from gsjax.dual.newton import definite_solve
 from gsjax.features import Features
 from gsjax.objectives import Penalty, Ridge
 
+__all__ = ["matrix", "orient", "pulls", "sensitivity", "share"]
+
 
 def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented: bool = True) -> Float[Array, "r r"]:
     """The starvation matrix `(r, r)`: entry `[j, i]` is `d z_j* / d(s_i^2)` at the optimum; negative: i starves j.

@@ -18,6 +18,8 @@ from gsjax import _check
 from gsjax.dual.links import link
 from gsjax.objectives import Ridge, SpectralDecoupling
 
+__all__ = ["PhaseDiagram", "phase_diagram"]
+
 _CHUNK = 4096
 _MAX_ITERATIONS = 100
 

@@ -39,6 +39,8 @@ from gsjax.dual.newton import definite_solve
 from gsjax.features import Features, from_spectrum
 from gsjax.objectives import Penalty, Ridge
 
+__all__ = ["Ensemble", "elasticity", "ensemble"]
+
 
 class Ensemble(NamedTuple):
     """What starves in each of k bases, all `(k,)`; NaN where the equilibrium did not converge, or nothing starves.

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int, Key
 
 from gsjax import _check
 
+__all__ = ["aligned", "blocks", "exceptions", "near_identity", "power_law", "random_orthogonal"]
+
 
 def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
     """An orthogonal matrix `(n, n)` without structure: uniform in the sense of Haar.

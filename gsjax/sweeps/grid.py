@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from gsjax import _check
 from gsjax.networks import ACTIVATIONS, MLP
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
+
+__all__ = ["PENALTIES", "Cell", "Sweep", "cells"]
 
 PENALTIES: dict[str, Callable[[Any], Penalty]] = {"ridge": Ridge, "sd": SpectralDecoupling}
 
@@ -55,26 +55,26 @@ class Sweep:
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "penalties", "strengths"):
-            values = getattr(self, name)
-            several = isinstance(values, Sequence) and not isinstance(values, str) and len(values) > 0
-            _check.require(several, name, "a sequence of at least one", repr(values))
+            values = tuple(_check.sequence(name, getattr(self, name), f"{name}, at least one"))
+            _check.require(len(values) > 0, name, "at least one", "none")
+            if name in ("widths", "depths"):
+                values = _check.wholes(name, values, least=1 if name == "widths" else 0)
+            elif name == "strengths":
+                _check.positive(name, values)
+                values = tuple(value if isinstance(value, int) else float(value) for value in values)
+            else:
+                for penalty in values:
+                    _check.choice(name, penalty, PENALTIES)
             _check.require(len(set(values)) == len(values), name, "no repetitions", repr(values))
-        for name, least in (("widths", 1), ("depths", 0)):
-            for value in getattr(self, name):
-                at_least(name, value, least)
-        for name in ("seeds", "max_steps", "features"):
-            at_least(name, getattr(self, name), 1)
-        at_least("seed", self.seed, 0)
-        for penalty in self.penalties:
-            _check.require(penalty in PENALTIES, "penalties", f"some of {sorted(PENALTIES)}", repr(penalty))
-        _check.positive("strengths", self.strengths)
-        _check.scalar("tolerance", self.tolerance)
-        _check.positive("tolerance", self.tolerance)
-        known = self.activation in ACTIVATIONS
-        _check.require(known, "activation", f"one of {sorted(ACTIVATIONS)}", repr(self.activation))
+            object.__setattr__(self, name, values)
+        for name, least in (("seeds", 1), ("max_steps", 1), ("features", 1), ("seed", 0)):
+            object.__setattr__(self, name, _check.whole(name, getattr(self, name), least=least))
+        _check.number("tolerance", self.tolerance, "(0, inf)")
+        _check.choice("activation", self.activation, sorted(ACTIVATIONS))
 
     def network(self, width: int, depth: int) -> MLP:
         """The network of a cell."""
+        width, depth = _check.whole("width", width, least=1), _check.whole("depth", depth, least=0)
         return MLP((width,) * depth, activation=self.activation)
 
 
@@ -95,9 +95,3 @@ def cells(sweep: Sweep) -> list[Cell]:
     """
     grid = itertools.product(sweep.depths, sweep.widths, sweep.penalties, sweep.strengths)
     return [Cell(width, depth, penalty, strength) for depth, width, penalty, strength in grid]
-
-
-def at_least(name: str, value: Any, least: int) -> None:
-    """Checks that `value` is a whole number of at least `least`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
-    _check.require(whole, name, f"whole numbers of at least {least}", repr(value))

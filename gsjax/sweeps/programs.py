@@ -22,6 +22,8 @@ from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 from gsjax.sweeps.grid import Sweep
 from gsjax.tangent import infinite_ntk, ntk
 
+__all__ = ["Comparison", "Outcome", "Task", "Trained", "comparer", "limit", "prepare", "trainer"]
+
 
 class Task(NamedTuple):
     """What all programs of a sweep take, on the host: the processes of a cluster give the devices the same."""
@@ -74,13 +76,17 @@ class Comparison(NamedTuple):
 
 def prepare(sweep: Sweep, train: Dataset, test: Dataset) -> Task:
     """The checked arguments of `run`, on the host and in the precision of `train.x`."""
-    dtype = _check.as_float(train.x).dtype
+    _check.require(isinstance(sweep, Sweep), "sweep", "a gsjax.sweeps.Sweep", type(sweep).__name__)
+    for name, dataset in (("train", train), ("test", test)):
+        is_data = hasattr(dataset, "x") and hasattr(dataset, "y")
+        _check.require(is_data, name, "a gsjax.data.Dataset(x, y)", type(dataset).__name__)
+    dtype = _check.as_float(_check.array("train.x", train.x)).dtype
 
     def checked(name: str, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+        _check.finite(f"{name}.x", dataset.x)
         x, y = np.asarray(dataset.x), np.asarray(dataset.y)
         _check.require(x.ndim >= 2 and x.size, f"{name}.x", "a non-empty array (n, ...)", f"shape {x.shape}")
-        _check.finite(f"{name}.x", x)
-        _check.labels(f"{name}.y", y, len(x))
+        _check.labels(f"{name}.y", dataset.y, len(x))
         return x.astype(dtype), y.astype(dtype)
 
     (x, y), (x_test, y_test) = checked("train", train), checked("test", test)

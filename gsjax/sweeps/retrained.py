@@ -21,9 +21,11 @@ from gsjax.dual import equilibrium
 from gsjax.features import from_ntk
 from gsjax.networks import MLP
 from gsjax.starvation import matrix, orient
-from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, at_least
+from gsjax.sweeps.grid import PENALTIES, Cell, Sweep
 from gsjax.sweeps.programs import Task, prepare
 from gsjax.tangent import ntk
+
+__all__ = ["Starvation", "starvation"]
 
 
 class Starvation(NamedTuple):
@@ -72,13 +74,14 @@ def starvation(
     Raises:
         ValueError: `features` not within 1 to n, `change` not within (0, 1); otherwise as `run`.
     """
+    is_cell = isinstance(cell, tuple) and len(cell) == len(Cell._fields)
+    _check.require(is_cell, "cell", "a gsjax.sweeps.Cell(width, depth, penalty, strength)", type(cell).__name__)
     width, depth, penalty, strength = cell
     sweep = replace(sweep, widths=(width,), depths=(depth,), penalties=(penalty,), strengths=(strength,))
     task, mesh = prepare(sweep, train, train), over_devices(mesh)
     n = len(task.y)
-    at_least("features", features, 1)
-    _check.require(features <= n, "features", f"at most n = {n}", features)
-    _check.require(0 < change < 1, "change", "a number between 0 and 1", change)
+    features = _check.whole("features", features, least=1, most=n)
+    _check.number("change", change, "(0, 1)")
     network, count = sweep.network(width, depth), padded(sweep.seeds, mesh)
     given = PENALTIES[penalty](np.asarray(strength, task.x.dtype)), np.asarray(change, task.x.dtype)
     found = _starve()(network, mesh, count, features, task, *given)

@@ -21,6 +21,8 @@ from gsjax.records import Table
 from gsjax.sweeps.grid import PENALTIES, Cell, Sweep, cells
 from gsjax.sweeps.programs import Comparison, Outcome, Task, comparer, limit, prepare, trainer
 
+__all__ = ["program", "run"]
+
 
 def run(
     sweep: Sweep,

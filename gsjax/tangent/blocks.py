@@ -21,6 +21,8 @@ from gsjax import _progress
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.factors import Factors, Plan, contract, factors
 
+__all__ = ["Grid", "Kernel", "grid", "in_one_program", "in_steps", "over_devices", "symmetrise"]
+
 Kernel = Float[Array, "nk mk"]
 
 

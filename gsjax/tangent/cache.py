@@ -15,6 +15,8 @@ import numpy as np
 
 from gsjax import _check, _files
 
+__all__ = ["Blocks", "fingerprint"]
+
 
 def fingerprint(apply_fn: Any, params: Any, *rest: Any) -> str:
     """Of everything that a kernel depends on: the traced network, its parameters, and what else is given."""

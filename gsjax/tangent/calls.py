@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,27 +17,220 @@ from jaxtyping import Array, PyTree
 
 from gsjax import _check
 
+__all__ = [
+    "ApplyFn",
+    "abstract",
+    "check_call",
+    "check_examples",
+    "check_params",
+    "check_problem",
+    "hashable",
+    "output_shape",
+    "trainable",
+]
+
 ApplyFn = Callable[[Any, Any], Any]
 
 
+# Collections of flax beside "params", none of which holds parameters.
+_COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "params_axes")
+
+
 def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is differentiated, and how `params` is put together again around it."""
-    if isinstance(params, Mapping) and "params" in params:
+    """What is differentiated, and how `params` is put together again around it.
+
+    Of flax variables that is the collection "params", of everything else all of it; `check_params` refuses what could
+    be meant as either.
+    """
+    if _has_params(params):
         return params["params"], lambda trainable: {**params, "params": trainable}
     return params, lambda trainable: trainable
 
 
+def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
+    """Every leaf that is differentiated is a parameter: floating point numbers, finite, and meant to be one.
+
+    - Of flax variables the collection "params" is differentiated. A dict with that key is one of variables if it goes
+      to a flax module's `apply` itself, or if all its other keys are collections that flax knows; else it is refused,
+      as keys of the user's own would be left out in silence.
+    - A state of nnx holds variables of the type `nnx.Param` alone, and an Equinox module inexact arrays alone, as
+      `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - A float of Python counts as a parameter in other trees. None counts as nothing.
+
+    Raises:
+        ValueError: named `params`, with the line to write.
+    """
+    if _has_params(params) and not _is_flax_apply(apply_fn):
+        mappings = all(isinstance(params[key], Mapping) for key in params)
+        others = [key for key in params if key != "params" and not (mappings and key in _COLLECTIONS)]
+        expected = (
+            "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
+        )
+        advice = (
+            "rename 'params' if all of it is to be differentiated, or else close over the rest, "
+            "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
+        )
+        _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
+    tree, _ = trainable(params)
+    _check_modules(tree)
+    leaves = jax.tree.leaves_with_path(tree)
+    if tree is params:
+        _check_collections([path for path, _ in leaves])
+    _check.require(sum(_size(leaf) for _, leaf in leaves), "params", "at least one parameter to differentiate", "none")
+    for path, leaf in leaves:
+        kind = _kind(leaf)
+        if kind is None or not jnp.issubdtype(kind, jnp.floating):
+            kind = type(leaf).__name__ if kind is None else kind
+            at = jax.tree_util.keystr(path, simple=True, separator="/")
+            where = f"a leaf of {kind} at {at}" if at else f"a leaf of {kind}"
+            raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
+        if _check.is_concrete(leaf):
+            _check.finite("params", leaf)
+
+
+_CLOSE_OVER = "what is not to be differentiated is no part of params, but closed over by apply_fn"
+
+
+def _has_params(params: PyTree) -> bool:
+    # A state of nnx is a mapping, too; its keys are names of attributes.
+    return isinstance(params, Mapping) and "params" in params and not isinstance(params, _of_nnx("State"))
+
+
+def _is_flax_apply(apply_fn: Any) -> bool:
+    """Whether `apply_fn` is the method `apply` of a flax module, also compiled or with arguments bound."""
+    while apply_fn is not None:
+        if isinstance(getattr(apply_fn, "__self__", None), nn.Module):
+            return apply_fn.__name__ == "apply"
+        inner = apply_fn.func if isinstance(apply_fn, functools.partial) else None
+        apply_fn = inner or getattr(apply_fn, "__wrapped__", None)
+    return False
+
+
+def _of_nnx(*names: str) -> tuple[type, ...]:
+    """Classes of nnx, none while it has not been imported: then there are no objects of them."""
+    nnx = sys.modules.get("flax.nnx")
+    return tuple(getattr(nnx, name) for name in names) if nnx else ()
+
+
+def _check_modules(tree: PyTree) -> None:
+    """No module of nnx or Equinox within `tree` holds what is no parameter."""
+    variable, parameter = _of_nnx("Variable"), _of_nnx("Param")
+    nodes = (*_of_nnx("Variable", "Module"), eqx.Module, eqx.nn.State)
+
+    def visit(path: tuple[Any, ...], node: Any) -> None:
+        at = jax.tree_util.keystr(path, simple=True, separator="/")
+        where = f" at {at}" if at else ""
+        split = "graphdef, params, rest = nnx.split(model, nnx.Param, ...)"
+        applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
+        if isinstance(node, variable):
+            good = isinstance(node, parameter)
+            expected = "variables of the type nnx.Param alone"
+            got = f"one of {type(node).__name__}{where}: {split}, {applied}"
+            _check.require(good, "params", expected, got)
+        elif isinstance(node, _of_nnx("Module")):
+            got = f"the module {type(node).__name__}{where}: {split}, {applied}"
+            raise ValueError(f"params: expected the parameters of a module of nnx, got {got}")
+        elif isinstance(node, eqx.nn.State):
+            raise ValueError(f"params: expected parameters, got a State of Equinox{where}: {_CLOSE_OVER}")
+        elif isinstance(node, eqx.Module):
+            others = [leaf for leaf in jax.tree.leaves(node) if not _is_array(leaf)]
+            partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
+            combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
+            got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
+            _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+
+    leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
+    for path, node in leaves:
+        visit(path, node)
+
+
+def _check_collections(paths: Sequence[tuple[Any, ...]]) -> None:
+    """No collection of flax other than "params" is among what the `paths` of a tree lead to."""
+    keys = [tuple(getattr(key, "key", None) for key in path) for path in paths]
+    variables = {path[:depth] for path in keys for depth, key in enumerate(path) if key == "params"}
+    for path in keys:
+        for depth, key in enumerate(path):
+            statistics = key == "batch_stats" or (key in _COLLECTIONS and path[:depth] in variables)
+            got = f"the collection {key!r} of flax: {_CLOSE_OVER}"
+            _check.require(not statistics, "params", "parameters", got)
+
+
+def _is_array(leaf: Any) -> bool:
+    """Whether Equinox takes `leaf` for one of its inexact arrays, which those of NumPy and traced ones are, too."""
+    return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _named(leaves: Sequence[Any]) -> str:
+    kinds = (str(leaf.dtype) if isinstance(leaf, np.ndarray | jax.Array) else type(leaf).__name__ for leaf in leaves)
+    return ", ".join(f"a leaf of {kind}" for kind in dict.fromkeys(kinds))
+
+
+def _kind(leaf: Any) -> Any:
+    """The type of the numbers of `leaf`, None if it holds none."""
+    if isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+        return leaf.dtype
+    return jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else None
+
+
+def _size(leaf: Any) -> int:
+    """The number of entries of `leaf`; what holds no numbers counts as well, and is refused for what it is."""
+    return math.prod(getattr(leaf, "shape", ()))
+
+
+def check_examples(name: str, x: Any) -> Array:
+    """`x` as a non-empty array `(n, ...)` of finite numbers.
+
+    Raises:
+        ValueError: it is none, with a word on the order of the arguments where it looks like parameters.
+    """
+    is_array = hasattr(x, "dtype") or isinstance(x, list | tuple | int | float)
+    order = f"{type(x).__name__}: the arguments go in the order apply_fn, params, {name}"
+    _check.require(is_array, name, "an array of examples (n, ...)", order)
+    _check.real(name, x, "an array of real numbers")
+    _check.require(
+        _check.shape_of(x) and 0 not in _check.shape_of(x),
+        name,
+        "a non-empty array (n, ...)",
+        f"shape {_check.shape_of(x)}",
+    )
+    _check.finite(name, x)
+    return jnp.asarray(x)
+
+
+def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
+    """The shape of `apply_fn(params, x)`.
+
+    Raises:
+        ValueError: `apply_fn` is no function of these arguments, or does not give floating point numbers.
+    """
+    no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
+    got = f"{type(apply_fn).__name__}"
+    _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
+    try:
+        output = jax.eval_shape(apply_fn, params, x)
+    except Exception as error:
+        expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
+        raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
+    return _check.output("apply_fn", output)
+
+
+def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
+    """Examples `x (n, ...)` and labels `y (n,)` of a network with outputs `(n,)`, as arrays, once all is checked.
+
+    Raises:
+        ValueError: one of the arguments is not what it should be; where outputs are `(n, k)`, it says what to do.
+    """
+    x = check_examples("x", x)
+    _check.labels("y", y, len(x))
+    check_params(apply_fn, params)
+    _check.outputs("apply_fn", output_shape(apply_fn, params, x, "x"), len(x))
+    return x, jnp.asarray(y)
+
+
 def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
     """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
-    _check.require(x.ndim and x.size, name, "a non-empty array (n, ...)", f"shape {x.shape}")
-    _check.finite(name, x)
-    leaves = jax.tree.leaves(trainable(params)[0])
-    _check.require(sum(map(jnp.size, leaves)), "params", "at least one parameter to differentiate", "none")
-    for leaf in leaves:
-        kind = jnp.result_type(leaf)
-        _check.require(jnp.issubdtype(kind, jnp.floating), "params", "floating point numbers", f"a leaf of {kind}")
-        _check.finite("params", leaf)
-    shape = tuple(getattr(jax.eval_shape(apply_fn, params, x), "shape", ()))
+    check_params(apply_fn, params)
+    shape = output_shape(apply_fn, params, x, name)
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
     own = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"
@@ -47,8 +243,14 @@ def hashable(apply_fn: ApplyFn) -> ApplyFn:
     try:
         hash(apply_fn)
     except TypeError:
-        return lambda params, x: apply_fn(params, x)
-    return apply_fn
+        pass
+    else:
+        return apply_fn
+
+    def hashed(params: PyTree, x: Array) -> Any:
+        return apply_fn(params, x)
+
+    return functools.update_wrapper(hashed, apply_fn, assigned=(), updated=())  # so that it is known for what it is
 
 
 def abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:

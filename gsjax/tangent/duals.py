@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 from gsjax.networks import gamma
 from gsjax.tangent.geometry import cosine_of, root, sine_of
 
+__all__ = ["Layer", "layer", "variance"]
+
 
 class Layer(NamedTuple):
     """Of h = sqrt(gamma) xi(u) and h' = sqrt(gamma) xi(v): their covariance, `slope` gamma E[xi'(u) xi'(v)], variances.

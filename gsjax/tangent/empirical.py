@@ -16,8 +16,10 @@ from jaxtyping import Array, Float, PyTree, Real
 from gsjax import _check
 from gsjax.tangent import blocks, layers
 from gsjax.tangent.cache import Blocks, fingerprint
-from gsjax.tangent.calls import ApplyFn, abstract, check_call, hashable
+from gsjax.tangent.calls import ApplyFn, abstract, check_call, check_examples, hashable
 from gsjax.tangent.factors import Plan, factors, plan
+
+__all__ = ["METHODS", "ntk", "ntrf"]
 
 METHODS = ("auto", "structured", "jacobian")
 
@@ -30,7 +32,8 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x: examples, `(n, ...)`.
 
     Returns:
@@ -39,16 +42,16 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape, or one that depends on other examples of the batch.
+            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
+            the batch.
 
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntrf(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
-    x = jnp.asarray(x)
-    outputs = check_call(apply_fn, params, x, "x")
-    apply_fn, n = hashable(apply_fn), len(x)
+    apply_fn, x = hashable(apply_fn), check_examples("x", x)
+    outputs, n = check_call(apply_fn, params, x, "x"), len(x)
     everything = _plan(apply_fn, "jacobian", *abstract(params, x), math.prod(outputs), n, n)
     run = _compiled if _check.is_concrete(params, x) else _inline
     return jnp.concatenate(run(factors, everything)(params, x).gradients, axis=1).reshape(n, *outputs, -1)
@@ -79,7 +82,8 @@ def ntk(
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
         method: "structured" as above; "jacobian" takes all parameters for other ones; "auto" is "structured".
@@ -95,25 +99,31 @@ def ntk(
 
     Raises:
         ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
-            parameters; no parameters, or some that are not floating point numbers; an output of another shape, or
-            one that depends on other examples of the batch; an unknown method; `batch_size` below one; a cache of
-            another kernel, a damaged one, or one asked for under a transformation or with a mesh.
+            parameters; no parameters, or some that are not floating point numbers or not meant to be any; an output of
+            another shape, or one that depends on other examples of the batch; an unknown method; a `batch_size` that is
+            no whole number or below one; a `mesh` that is none; a cache of another kernel, a damaged one, or one asked
+            for under a transformation or with a mesh.
 
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntk(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[5.0, 11.0], [11.0, 25.0]]
     """
-    apply_fn, x1 = hashable(apply_fn), jnp.asarray(x1)
+    apply_fn, x1 = hashable(apply_fn), check_examples("x1", x1)
     outputs = check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
-        x2 = jnp.asarray(x2)
-        same = x2.ndim > 0 and x2.shape[1:] == x1.shape[1:]
+        x2 = check_examples("x2", x2)
+        same = x2.shape[1:] == x1.shape[1:]
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
         check_call(apply_fn, params, x2, "x2")
     traced = not _check.is_concrete(params, x1, x2)
-    _check.require(method in METHODS, "method", f"one of {METHODS}", repr(method))
-    _check.require(batch_size is None or batch_size >= 1, "batch_size", "at least 1", batch_size)
+    known = isinstance(method, str) and method in METHODS
+    _check.require(known, "method", f"one of {METHODS}", repr(method))
+    batch_size = None if batch_size is None else _check.whole("batch_size", batch_size, least=1)
+    is_mesh = mesh is None or isinstance(mesh, Mesh)
+    _check.require(is_mesh, "mesh", "a jax.sharding.Mesh or None", type(mesh).__name__)
+    is_folder = cache is None or isinstance(cache, str | os.PathLike)
+    _check.require(is_folder, "cache", "a folder or None", type(cache).__name__)
     _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
     _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
 

@@ -26,6 +26,8 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from gsjax.tangent.calls import ApplyFn, trainable
 from gsjax.tangent.layers import Layer, Structure, intercepted
 
+__all__ = ["Factors", "Gram", "Plan", "contract", "factors", "plan"]
+
 
 class Gram(NamedTuple):
     """Inputs and output cotangents of the layers that share a kernel."""

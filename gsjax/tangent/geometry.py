@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = ["Pairs", "cosine_of", "pairs", "representable", "root", "sine_of"]
+
 _CLOSE = 0.97  # above this |cosine| the sine is not taken from the cosine
 _NUMBERS = 2**20  # how many coordinates of pairs are looked at together
 _MASK = 2**26  # how many pairs are searched for close ones together

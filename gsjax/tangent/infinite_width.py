@@ -29,6 +29,8 @@ from gsjax.tangent.blocks import symmetrise
 from gsjax.tangent.duals import layer
 from gsjax.tangent.positions import cnn_ntk
 
+__all__ = ["KernelFn", "infinite_ntk"]
+
 KernelFn = Callable[..., Array]
 
 

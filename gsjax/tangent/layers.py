@@ -26,6 +26,8 @@ from jaxtyping import Array, PyTree
 
 from gsjax.tangent.calls import ApplyFn, trainable
 
+__all__ = ["Call", "Layer", "Structure", "Visit", "intercepted", "structure", "unstructured"]
+
 Layer = nn.Dense | nn.DenseGeneral | nn.Conv
 Visit = Callable[[int, Layer, Array, Array], Array]
 

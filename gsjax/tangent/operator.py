@@ -6,13 +6,14 @@ import functools
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import lineax as lx
 from jax.tree_util import Partial
 from jaxtyping import Array, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent.calls import ApplyFn, check_call, hashable, trainable
+from gsjax.tangent.calls import ApplyFn, check_call, check_examples, hashable, trainable
+
+__all__ = ["ntk_operator"]
 
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> lx.FunctionLinearOperator:
@@ -26,7 +27,8 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated.
+        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
+            nnx and Equinox see the docstring of `gsjax`.
         x: examples, `(n, ...)`.
 
     Returns:
@@ -35,15 +37,16 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers; an output of another shape, or one that depends on other examples of the batch; from
-            `.mv`, a vector of another shape.
+            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
+            the batch; from `.mv`, a vector of another shape.
 
+    >>> import jax.numpy as jnp
     >>> def linear(w, x):
     ...     return x @ w
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
     [5.0, 11.0]
     """
-    apply_fn, x = hashable(apply_fn), jnp.asarray(x)
+    apply_fn, x = hashable(apply_fn), check_examples("x", x)
     check_call(apply_fn, params, x, "x")
     structure = jax.eval_shape(apply_fn, params, x)
     pushforward = jax.jit(_linearise, static_argnums=0)(apply_fn, params, x)

@@ -13,6 +13,8 @@ from gsjax.networks import CNN
 from gsjax.tangent import geometry
 from gsjax.tangent.duals import layer
 
+__all__ = ["cnn_ntk"]
+
 
 class _Fields(NamedTuple):
     """What a convolution averages over its patches.

@@ -95,7 +95,7 @@ def test_the_published_schedule():
         _, info, gradient = step(batch(), at=at)
         np.testing.assert_allclose(info.objective, objective(LOGITS), rtol=1e-10)
         gradient_is(gradient, objective, h=1e-4)
-    with pytest.raises(ValueError, match=r"^c: expected finite positive"):
+    with pytest.raises(ValueError, match=r"^c: expected a finite positive number"):
         methods.spectral_decoupling.published_schedule(c=0)
     with pytest.raises(ValueError, match=r"^switch: expected a whole number"):
         methods.spectral_decoupling.published_schedule(switch=-1)

@@ -1,0 +1,717 @@
+"""What counts as a number, a network, parameters: the same rule in every public function.
+
+A new argument is a line of `ARGUMENTS`; a function whose signature has one that is not there fails
+`test_every_argument_is_in_the_table`. A new function that takes a network is a line of `NETWORKS`.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false
+# Bad input is of any type, and NumPy's arrays stand for JAX's.
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.core import freeze
+from jax.sharding import Mesh
+
+import gsjax
+from gsjax import data, methods, networks, plotting, probes, statistics, sweeps, tangent
+from gsjax.methods import Batch
+from gsjax.starvation.diagram import PhaseDiagram
+from gsjax.tangent.calls import check_problem
+
+N = 5
+X, Y = np.random.default_rng(0).normal(size=(N, 3)).astype(np.float32), np.array([1.0, -1.0, 1.0, 1.0, -1.0])
+W = jnp.arange(1.0, 4.0)
+KEYS = jax.random.split(jax.random.key(0), 1)
+
+
+def linear(w, x):
+    return x @ w
+
+
+class OneUnit(nn.Module):
+    """The most common network there is: its outputs are (n, 1), or (n, k)."""
+
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.outputs)(x)
+
+
+class Squeezed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(x)[:, 0]
+
+
+class Identity(nn.Module):
+    def __call__(self, x):
+        return x[:, 0]
+
+
+def drawn(network: nn.Module) -> Any:
+    return network.init(jax.random.key(1), X)
+
+
+# ---- numbers
+
+WHOLE = "whole number"
+NUMBER = "real number"
+NUMBERS = "array of real numbers"
+WHOLES = "sequence of whole numbers"
+FLAG = "True or False"
+CHOICE = "string of a list"
+
+BAD: dict[str, list[Any]] = {
+    WHOLE: [True, np.True_, 2.0, np.float32(2), jnp.float32(2), "2", 2j, [2], np.array([2, 2]), -3, np.nan],
+    NUMBER: [True, np.True_, "0.5", 0.5j, np.complex64(0.5), [0.5, 0.5], np.nan, -np.inf, jnp.array([0.5]), object()],
+    NUMBERS: [True, np.True_, "0.5", 0.5j, [0.5, "0.5"], [True], [[0.5], [0.5, 0.5]], np.nan, np.array([None]), {0.5}],
+    WHOLES: [2, "22", [2.0], (True,), {2}, np.array([2.0]), [[2]], ["2"], [-3], iter([2])],
+    FLAG: [1, 0, "no", None, jnp.array([True]), [True]],
+    CHOICE: [1, "nonsense", ["relu"], True, None],
+}
+# What stands for a value of Python: it must be taken as that is.
+SAME: dict[str, list[Callable[[Any], Any]]] = {
+    WHOLE: [np.int64, np.uint8, jnp.asarray, np.asarray],
+    NUMBER: [np.float32, np.float64, jnp.asarray, np.asarray],
+    NUMBERS: [np.float32, jnp.asarray, np.asarray],
+    WHOLES: [list, tuple, np.asarray, jnp.asarray, lambda values: [np.int64(value) for value in values]],
+    FLAG: [np.bool_],
+    CHOICE: [],
+}
+
+
+class Argument(NamedTuple):
+    """An argument of a public function: what kind it is of, a call with a value of it, a good one, whether None is."""
+
+    kind: str
+    call: Callable[[Any], Any]
+    good: Any
+    none: bool = False
+
+
+def of(function: Callable[..., Any], *args: Any, **fixed: Any) -> Callable[[str], Callable[[Any], Any]]:
+    return lambda name: lambda value: function(*args, **{**fixed, name: value})
+
+
+def rows(prefix: str, make: Callable[[str], Callable[[Any], Any]], **kinds: tuple[Any, ...]) -> dict[str, Argument]:
+    return {f"{prefix}.{name}": Argument(kind[0], make(name), *kind[1:]) for name, kind in kinds.items()}
+
+
+def method(name: str, **options: Any) -> Callable[[str], Callable[[Any], Any]]:
+    return of(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
+
+
+def trained(name: str) -> Callable[[Any], Any]:
+    given = {"steps": 2, "batch_size": 2, "record": (2,), "per_seed": False}
+    train = functools.partial(methods.train, methods.get("erm")(Squeezed(), optax.sgd(0.1)), KEYS, Batch(X, Y))
+    return lambda value: train(**{**given, name: value})
+
+
+def score(x):
+    return x @ W
+
+
+def sweep(**options: Any) -> sweeps.Sweep:
+    return sweeps.Sweep(**{"widths": (4,), "seeds": 1, "tolerance": 1e-2, **options})
+
+
+DATASET = data.Dataset(X, Y.astype(np.float32))
+CELL = sweeps.Cell(4, 1, "sd", 0.1)
+DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones((2,) * 5), np.ones((2,) * 3, bool))
+ERRORS = np.array([[2.0, 1.0], [2.2, 0.9]])
+DECAY = (NUMBER, 0.5)
+
+ARGUMENTS: dict[str, Argument] = {
+    **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
+    **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
+    **rows("networks.CNN", of(networks.CNN, (8,)), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3), strides=(WHOLES, (2,))),
+    **rows("networks.CNN", of(networks.CNN, (8,)), activation=(CHOICE, "tanh"), padding=(CHOICE, "SAME")),
+    **rows("networks.CNN", of(networks.CNN), channels=(WHOLES, (2,))),
+    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), outputs=(WHOLE, 2), dropout=DECAY),
+    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), batch_norm=(FLAG, True)),
+    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), activation=(CHOICE, "leaky_relu")),
+    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), initialization=(CHOICE, "xavier")),
+    **rows("networks.FullyConnected", of(networks.FullyConnected), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", of(networks.ConvNet), channels=(WHOLES, (2,)), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", of(networks.ConvNet), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3)),
+    **rows("networks.ConvNet", of(networks.ConvNet), activation=(CHOICE, "relu")),
+    **rows("networks.VGG", of(networks.VGG), outputs=(WHOLE, 2)),
+    "networks.VGG.channels": Argument(WHOLES, lambda value: networks.VGG([value]), (2,)),
+    **rows("networks.PreActResNet", of(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", of(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", of(networks.PreActResNet), outputs=(WHOLE, 2)),
+    **rows("networks.ResNet", of(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
+    "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
+    "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
+    **rows("tangent.ntk", of(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")),
+    "methods.get.name": Argument(CHOICE, methods.get, "erm"),
+    **rows("methods.erm", method("erm"), weight_decay=DECAY),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling"), strength=(NUMBERS, 0.5)),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), weight_decay=DECAY),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), target=(NUMBERS, 0.5)),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), class_means=(FLAG, True)),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), loss_scale=DECAY),
+    **rows("methods.irm", method("irm"), penalty_weight=DECAY),
+    **rows("methods.irm", method("irm", penalty_weight=1.0), anneal=(WHOLE, 2), environments=(WHOLE, 2)),
+    **rows("methods.irm", method("irm", penalty_weight=1.0), weight_decay=DECAY),
+    **rows("methods.vrex", method("vrex"), penalty_weight=DECAY),
+    **rows("methods.vrex", method("vrex", penalty_weight=1.0), anneal=(WHOLE, 2), environments=(WHOLE, 2)),
+    **rows("methods.vrex", method("vrex", penalty_weight=1.0), weight_decay=DECAY),
+    **rows("methods.group_dro", method("group_dro"), groups=(WHOLE, 2)),
+    **rows("methods.group_dro", method("group_dro", groups=2), step_size=DECAY, weight_decay=DECAY),
+    **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
+    **rows("methods.train", trained, steps=(WHOLE, 2), batch_size=(WHOLE, 2, True), record=(WHOLES, (2,), True)),
+    **rows("methods.train", trained, per_seed=(FLAG, False)),
+    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
+    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
+    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)),
+    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), norm=(CHOICE, "l2")),
+    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y), max_radius=DECAY),
+    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), steps=(WHOLE, 2)),
+    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)),
+    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")),
+    **rows("statistics.bootstrap_mean", of(statistics.bootstrap_mean, [1.0, 2.0]), resamples=(WHOLE, 9), level=DECAY),
+    **rows("statistics.bootstrap_mean", of(statistics.bootstrap_mean, [1.0, 2.0]), seed=(WHOLE, 2)),
+    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
+    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
+    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
+    **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), resamples=(WHOLE, 9), level=DECAY),
+    **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), seed=(WHOLE, 2)),
+    **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
+    **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
+    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf")),
+    "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
+    "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
+    **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
+    **rows("sweeps.program", of(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)),
+    **rows("sweeps.program", of(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)),
+    **rows("plotting.panels", of(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
+    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)),
+    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
+    "plotting.phase_diagram.entry": Argument(
+        WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)
+    ),
+    **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
+    **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
+    **rows(
+        "plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), baseline=(*DECAY, True)
+    ),
+}
+# Compiled anew for every call: one call with all of their numbers has a test of its own.
+COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
+# Computed or drawn: one value of another type shows that the rest is the rule's.
+SLOW = ("probes", "plotting", "tangent")
+# These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
+ELSEWHERE = ("data", "dual", "features", "linearized", "multiclass", "objectives", "records", "starvation", "training")
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_what_is_no_such_number_is_refused_by_name(name):
+    argument = ARGUMENTS[name]
+    bad = [*BAD[argument.kind], *([] if argument.none or argument.kind in (FLAG, CHOICE) else [None])]
+    for value in bad:
+        with pytest.raises(ValueError, match=rf"^{name.rpartition('.')[2]}: expected "):
+            pytest.fail(f"{value!r} is taken for {argument.call(value)}")
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if not name.startswith(COMPILED)])
+def test_numbers_of_numpy_and_jax_count(name):
+    argument = ARGUMENTS[name]
+    same = SAME[argument.kind][: 1 if name.startswith(SLOW) else None]
+    for value in [*(convert(argument.good) for convert in same), *([None] if argument.none and not same else [])]:
+        argument.call(value)
+
+
+def test_training_takes_numbers_of_numpy_and_jax():
+    erm = methods.get("erm")(Squeezed(), optax.sgd(0.1), weight_decay=np.float32(0.1))
+    given = {"steps": np.int64(2), "batch_size": jnp.int32(2), "record": np.array([0, 2]), "per_seed": np.False_}
+    run = methods.train(erm, KEYS, Batch(X, Y), **given)
+    assert run.steps.tolist() == [0, 2]
+    assert run.state.step.tolist() == [2]
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    """The arguments of `function` that take a number or a flag, or several."""
+    numeric = re.compile(r"\b(int|float|bool)\b")
+    found = inspect.signature(function).parameters.values()
+    return [p.name for p in found if p.name != "parent" and numeric.search(str(p.annotation))]
+
+
+def public() -> dict[str, Callable[..., Any]]:
+    """All functions, networks and configurations that the rooms have in `__all__`."""
+    found = {}
+    for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling"}:
+        modules = {room: getattr(gsjax, room)}
+        if room == "probes":
+            modules = {f"probes.{name}": getattr(probes, name) for name in probes.__all__}
+        for prefix, module in modules.items():
+            for name in module.__all__:
+                value = getattr(module, name)
+                network = isinstance(value, type) and issubclass(value, nn.Module)
+                if inspect.isfunction(value) or network or value is sweeps.Sweep:
+                    found[f"{prefix}.{name}"] = value
+    return found | {f"methods.{name}": methods.get(name) for name in methods.NAMES}
+
+
+def test_every_argument_is_in_the_table():
+    arrays = {  # of real numbers in any form, which their functions' own tests look at
+        *(f"probes.boundary.{name}" for name in ("zero_level.first", "zero_level.second", "zero_level.logits")),
+        *(f"probes.boundary.{name}" for name in ("distances.x", "positions.second")),
+        *(f"statistics.{name}" for name in ("bootstrap_mean.values", "loglog_slope.x")),
+    }
+    wanted = {f"{name}.{argument}" for name, function in public().items() for argument in parameters(function)}
+    missing = {name for name in wanted - arrays if not name.startswith("plotting.")} - set(ARGUMENTS)
+    assert not missing
+    assert {name.rpartition(".")[0] for name in ARGUMENTS} <= set(public())
+    drawn = {name for name in wanted if name.startswith("plotting.")} - set(ARGUMENTS)
+    for name in drawn:  # the rest of what is drawn are arrays
+        annotation = str(inspect.signature(public()[name.rpartition(".")[0]]).parameters[name.rpartition(".")[2]])
+        assert "Real[" in annotation or "Sequence[" in annotation, annotation
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda values: statistics.bootstrap_mean(values),
+        lambda values: statistics.loglog_slope(values, np.ones((2, 2))),
+        lambda values: statistics.loglog_slope([1, 2], values),
+        lambda values: probes.boundary.zero_level(values, [0, 1], np.ones((2, 2))),
+        lambda values: probes.boundary.zero_level([0, 1], [0, 1], values),
+        lambda values: probes.boundary.distances(values, []),
+        lambda values: probes.boundary.positions([], values),
+        lambda values: probes.margins.pgd(score, values, Y, radius=0.1, step_size=0.1),
+        lambda values: probes.margins.margins(score, values, Y, max_radius=0.1),
+        lambda values: probes.margins.correct(values, Y),
+        lambda values: plotting.spectrum(values, [1.0, 2.0]),
+        lambda values: plotting.curves([1, 2], values),
+        lambda values: plotting.paths([1.0, 2.0], values),
+        lambda values: tangent.ntk(linear, W, values),
+        lambda values: tangent.ntrf(linear, W, values),
+        lambda values: tangent.ntk_operator(linear, W, values),
+        lambda values: networks.MLP((2,)).init(jax.random.key(0), values),
+        lambda values: networks.CNN((2,)).init(jax.random.key(0), values),
+        lambda values: networks.FullyConnected((2,)).init(jax.random.key(0), values),
+        lambda values: networks.ConvNet().init(jax.random.key(0), values),
+        lambda values: methods.get("erm")(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(values, Y)),
+        lambda values: sweeps.run(sweep(), data.Dataset(values, Y), DATASET, name="a"),
+        lambda values: sweeps.run(sweep(), DATASET, data.Dataset(values, Y), name="a"),
+    ],
+)
+@pytest.mark.parametrize(
+    "values",
+    [np.array([["1", "2"]]), [["1.0", "2.0"]], np.ones((5, 3), bool), np.ones((5, 3)) + 1j, None, [[1.0], [1.0, 2.0]],
+     {"a": 1.0}, np.array([[None, 1.0]]), "1.0"],
+    ids=["strings", "listed strings", "bools", "complex", "None", "ragged", "dict", "objects", "string"],
+)  # fmt: skip
+def test_arrays_hold_real_numbers(call, values):
+    with pytest.raises(ValueError, match=r"^[\w.]+: expected "):
+        call(values)
+
+
+@pytest.mark.parametrize("y", [Y > 0, Y.astype(str), Y + 0j, None, Y[:, None], Y * 2, [True] * N], ids=str)
+def test_labels_are_numbers(y):
+    erm = methods.get("erm")(Squeezed(), optax.sgd(0.1))
+    for call in (
+        lambda: probes.margins.pgd(score, X, y, radius=0.1, step_size=0.1),
+        lambda: probes.margins.correct(X @ np.asarray(W), y),
+        lambda: erm.init(jax.random.key(0), Batch(X, y)),
+        lambda: check_problem(linear, W, X, y),
+    ):
+        with pytest.raises(ValueError, match=r"^y: expected "):
+            call()
+
+
+# ---- networks with outputs (n, 1) and (n, k)
+
+
+def with_method(name: str, **options: Any) -> Callable[[nn.Module], Any]:
+    def call(network: nn.Module) -> Any:
+        batch = Batch(X, Y, group=np.arange(N) % 2, environment=np.arange(N) % 2, index=np.arange(N))
+        return methods.get(name)(network, optax.sgd(0.1), **options).init(jax.random.key(0), batch)
+
+    return call
+
+
+def logits_of(network: nn.Module) -> Callable[[Any], Any]:
+    variables = drawn(network)
+    return lambda x: network.apply(variables, x)
+
+
+NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
+    "check_problem": lambda network: check_problem(network.apply, drawn(network), X, Y),
+    "erm": with_method("erm"),
+    "spectral_decoupling": with_method("spectral_decoupling", strength=0.1),
+    "irm": with_method("irm", penalty_weight=1.0),
+    "vrex": with_method("vrex", penalty_weight=1.0),
+    "group_dro": with_method("group_dro", groups=2),
+    "lff": with_method("lff"),
+    "predict": lambda network: methods.predict(
+        network, methods.erm.erm(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(X, Y)), X
+    ),
+    "pgd": lambda network: probes.margins.pgd(logits_of(network), X, Y, radius=0.1, step_size=0.1),
+    "accuracy": lambda network: probes.margins.accuracy(logits_of(network), X, Y, radius=0.1, step_size=0.1),
+    "margins": lambda network: probes.margins.margins(logits_of(network), X, Y, max_radius=0.1, steps=1, bisections=0),
+    "correct": lambda network: probes.margins.correct(logits_of(network)(X), Y),
+}
+
+
+@pytest.mark.parametrize("call", NETWORKS.values(), ids=list(NETWORKS))
+def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
+    with pytest.raises(
+        ValueError, match=rf"^\w+: expected outputs .*got shape \({N}, 1\): squeeze the output to \(n,\)"
+    ):
+        call(OneUnit())
+    call(Squeezed())
+
+
+def test_the_line_that_squeezes_is_one():
+    network = OneUnit()
+    variables = drawn(network)
+    with pytest.raises(ValueError, match="squeeze") as error:
+        check_problem(network.apply, variables, X, Y)
+    [line] = re.findall(r"apply_fn=(lambda .*)$", str(error.value))
+    apply_fn = eval(line, {"network": network})
+    check_problem(apply_fn, variables, X, Y)
+    kernel, squeezed = tangent.ntk(network.apply, variables, X), tangent.ntk(apply_fn, variables, X)
+    assert kernel.shape == (N, N, 1, 1)
+    np.testing.assert_allclose(kernel[:, :, 0, 0], squeezed, rtol=1e-6)
+    assert tangent.ntrf(network.apply, variables, X).shape == (N, 1, 4)
+    assert tangent.ntk_operator(network.apply, variables, X).in_structure().shape == (N, 1)
+
+
+@pytest.mark.parametrize("k", [2, 3])
+def test_the_logits_of_classes_are_sent_to_multiclass(k):
+    network = OneUnit(outputs=k)
+    with pytest.raises(ValueError, match=rf"^apply_fn: expected outputs .*\({N}, {k}\).*gsjax.multiclass") as error:
+        check_problem(network.apply, drawn(network), X, Y)
+    assert ("difference" in str(error.value)) == (k == 2)
+    with pytest.raises(ValueError, match=r"^y: expected (class indices|whole numbers) "):  # labels -1 and +1
+        NETWORKS["margins"](network)
+    with pytest.raises(ValueError, match=r"^y: expected (class indices|whole numbers) "):
+        NETWORKS["erm"](network)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"correct"}))  # of logits, which may be whole numbers
+def test_outputs_are_one_array_of_floating_point_numbers(name):
+    class Wrong(Squeezed):
+        change: Any = None
+
+        @nn.compact
+        def __call__(self, x):
+            return self.change(nn.Dense(1)(x)[:, 0])
+
+    for change in (lambda f: f > 0, lambda f: f.astype(int), lambda f: f + 1j, lambda f: (f, f), lambda f: {"f": f}):
+        with pytest.raises(ValueError, match=r"^(apply_fn|logits_fn|network): expected outputs in "):
+            NETWORKS[name](Wrong(change))
+
+
+# ---- what takes apply_fn, params and x
+
+TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
+    "ntk": tangent.ntk,
+    "ntrf": tangent.ntrf,
+    "ntk_operator": tangent.ntk_operator,
+    "check_problem": lambda apply_fn, params, x: check_problem(apply_fn, params, x, Y),
+}
+tangents = pytest.mark.parametrize("call", TANGENT.values(), ids=list(TANGENT))
+# For what takes longer: the same check of params stands before all of them.
+some_tangents = pytest.mark.parametrize("call", [TANGENT[name] for name in ("ntrf", "check_problem")])
+
+
+@tangents
+def test_arguments_in_another_order(call):
+    network = networks.MLP((4,))
+    params = drawn(network)
+    with pytest.raises(ValueError, match=r"^x1?: expected an array of examples .*got dict.* order apply_fn, params, x"):
+        call(network.apply, X, params)
+    with pytest.raises(ValueError, match=r"^x1?: expected "):
+        call(network.apply, X, [*jax.tree.leaves(params)])
+    for apply_fn in (network, params, X, "apply", None):
+        with pytest.raises(ValueError, match=r"^(apply_fn|params): expected "):
+            call(apply_fn, params, X)
+    with pytest.raises(
+        ValueError, match=r"^(apply_fn: expected a function of the given params|y: expected shape \(3,\))"
+    ):
+        call(linear, X, np.asarray(W))
+    with pytest.raises(ValueError, match=r"^apply_fn: expected a function of the given params and of x1?, .*\(5, 2\)"):
+        call(network.apply, params, X[:, :2])
+    with pytest.raises(ValueError, match=r"^apply_fn: expected a function .*Error: "):
+        call(lambda x: x[:, 0], params, X)
+
+
+@tangents
+def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
+    for wrong in (
+        lambda w, x: x @ w > 0,
+        lambda w, x: (x @ w).astype(int),
+        lambda w, x: x @ w + 1j,
+        lambda w, x: (x @ w, {}),  # as of a network with mutable collections
+        lambda w, x: None,
+    ):
+        with pytest.raises(ValueError, match=r"^apply_fn: expected outputs in "):
+            call(wrong, W, X)
+
+
+@pytest.mark.parametrize("bad", [0, jnp.zeros(2), KEYS, [0, 1], "key", np.uint32([0, 1, 2])], ids=str)
+def test_keys_are_keys(bad):
+    with pytest.raises(ValueError, match=r"^key: expected a key, such as jax\.random\.key\(0\), got "):
+        probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=bad)
+    if bad is not KEYS:
+        with pytest.raises(ValueError, match=r"^keys: expected typed keys \(seeds,\), got "):
+            methods.train(methods.erm.erm(Squeezed(), optax.sgd(0.1)), bad, Batch(X, Y), steps=1)
+
+
+def test_both_kinds_of_keys_count():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        assert probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=key).shape == X.shape
+
+
+def test_x_and_y_exchanged():
+    with pytest.raises(ValueError, match=r"^y: expected shape \(5,\), one label an example, got shape \(5, 3\)"):
+        check_problem(linear, W, Y, X)
+    with pytest.raises(ValueError, match=r"^y: expected "):
+        check_problem(linear, X, W, Y)
+    for call in (
+        lambda: probes.margins.pgd(score, Y, X, radius=0.1, step_size=0.1),
+        lambda: probes.margins.margins(score, Y, X, max_radius=0.1),
+        lambda: methods.get("erm")(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(Y, X)),
+        lambda: sweeps.run(sweep(), data.Dataset(Y, X), DATASET, name="a"),
+    ):
+        with pytest.raises(ValueError, match=r"^(train\.)?[xy]: expected "):
+            call()
+
+
+def test_network_optimizer_method_and_data_exchanged():
+    network, optimizer = Squeezed(), optax.sgd(0.1)
+    erm = methods.get("erm")(network, optimizer)
+    model = eqx.nn.MLP(3, "scalar", 4, 1, key=jax.random.key(0))
+    for name in methods.NAMES:
+        options = {"irm": {"penalty_weight": 1.0}, "vrex": {"penalty_weight": 1.0}, "group_dro": {"groups": 2}}
+        given = {"strength": 0.1} if name == "spectral_decoupling" else options.get(name, {})
+        for bad in (optimizer, Squeezed, model, None, network.apply):
+            with pytest.raises(ValueError, match=r"^network: expected a flax\.linen module, got "):
+                methods.get(name)(bad, optimizer, **given)
+        for bad in (network, 0.1, None, optax.sgd):
+            with pytest.raises(ValueError, match=r"^optimizer: expected an optimiser of optax"):
+                methods.get(name)(network, bad, **given)
+    with pytest.raises(ValueError, match=r"^data: expected a gsjax\.methods\.Batch\(x, y\), got tuple"):
+        methods.train(erm, KEYS, (X, Y), steps=1)
+    with pytest.raises(ValueError, match=r"^batch: expected a gsjax\.methods\.Batch"):
+        erm.init(KEYS[0], DATASET)
+    for bad in (network, optimizer, methods.get("erm"), "erm"):
+        with pytest.raises(ValueError, match=r"^method: expected a method, such as "):
+            methods.train(bad, KEYS, Batch(X, Y), steps=1)
+    with pytest.raises(ValueError, match=r"^network: expected a module with parameters, got Identity"):
+        methods.get("erm")(Identity(), optimizer).init(KEYS[0], Batch(X, Y))
+
+
+def test_sweeps_and_meshes_of_another_kind():
+    for call in (
+        lambda: methods.train(methods.erm.erm(Squeezed(), optax.sgd(0.1)), KEYS, Batch(X, Y), steps=1, mesh="cpu"),
+        lambda: tangent.ntk(linear, W, X, mesh=jax.devices()),
+        lambda: sweeps.starvation(sweep(), CELL, DATASET, mesh=4),
+    ):
+        with pytest.raises(ValueError, match=r"^mesh: expected a jax\.sharding\.Mesh or None, got "):
+            call()
+    with pytest.raises(ValueError, match=r"^cache: expected a folder or None, got bool"):
+        tangent.ntk(linear, W, X, cache=True)
+    with pytest.raises(ValueError, match=r"^sweep: expected a gsjax\.sweeps\.Sweep, got Dataset"):
+        sweeps.run(DATASET, sweep(), DATASET, name="a")
+    with pytest.raises(ValueError, match=r"^test: expected a gsjax\.data\.Dataset\(x, y\), got tuple"):
+        sweeps.run(sweep(), DATASET, (X, Y), name="a")
+    with pytest.raises(ValueError, match=r"^cell: expected a gsjax\.sweeps\.Cell"):
+        sweeps.starvation(sweep(), 4, DATASET)
+    assert tangent.ntk(linear, W, X, mesh=Mesh(np.array(jax.devices()[:1]), ("rows",))).shape == (N, N)
+
+
+# ---- params
+
+
+class Normed(nnx.Module):
+    """With batch norm in inference mode; its dropout holds a counter and a key."""
+
+    def __init__(self, dropout: bool):
+        rngs = nnx.Rngs(0)
+        self.hidden = nnx.Linear(3, 4, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
+        self.params = nnx.Linear(4, 1, rngs=rngs)  # a name that flax has for a collection
+        self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs) if dropout else None
+
+    def __call__(self, x):
+        h = nnx.relu(self.norm(self.hidden(x)))
+        return self.params(self.dropout(h) if self.dropout else h)[:, 0]
+
+
+class WithStatistics(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        own = self.variable("counts", "calls", jnp.zeros, ())  # a collection that flax does not know
+        return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(x))[:, 0] + 0 * own.value
+
+
+@some_tangents
+@pytest.mark.parametrize("dropout", [False, True])
+def test_modules_of_nnx_are_split_into_parameters_and_the_rest(call, dropout):
+    model = Normed(dropout)
+    with pytest.raises(ValueError, match=r"^params: .* the module Normed: .* nnx\.split\(model, nnx\.Param, \.\.\.\)"):
+        call(lambda model, x: model(x), model, X)
+    graph, everything = nnx.split(model)
+    unfiltered = r"^params: .* one of \w+ at \w+.*: .* nnx\.split\(model, nnx\.Param, \.\.\.\)"
+    with pytest.raises(ValueError, match=unfiltered):
+        call(lambda state, x: nnx.merge(graph, state)(x), everything, X)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    call(lambda state, x: nnx.merge(graph, state, rest)(x), params, X)
+
+
+@some_tangents
+def test_statistics_and_modules_within_a_tree_are_no_parameters(call):
+    _, statistics, _ = nnx.split(Normed(False), nnx.BatchStat, ...)
+    with pytest.raises(ValueError, match=r"^params: .* one of BatchStat at norm/mean"):
+        call(lambda state, x: x @ state["norm"]["mean"][:3], statistics, X)
+    with pytest.raises(ValueError, match=r"^params: .* the module Linear at 0"):
+        call(lambda models, x: models[0](x)[:, 0], [nnx.Linear(3, 1, rngs=nnx.Rngs(0))], X)
+
+
+def test_an_attribute_of_nnx_that_is_called_params_is_differentiated_like_all_others():
+    graph, params, rest = nnx.split(Normed(False), nnx.Param, ...)
+
+    def apply_fn(state, x):
+        return nnx.merge(graph, state, rest)(x)
+
+    phi = tangent.ntrf(apply_fn, params, X)
+    assert phi.shape == (N, sum(leaf.size for leaf in jax.tree.leaves(params)))
+    np.testing.assert_allclose(tangent.ntk(apply_fn, params, X), phi @ phi.T, rtol=1e-5, atol=1e-6)
+
+
+@some_tangents
+def test_models_of_equinox_are_partitioned(call):
+    model = eqx.nn.MLP(3, "scalar", 4, 1, key=jax.random.key(0))
+
+    def unpartitioned(model, x):
+        return jax.vmap(model)(x)
+
+    partition = r"eqx\.partition\(model, eqx\.is_inexact_array\)"
+    with pytest.raises(ValueError, match=rf"^params: expected an Equinox module .* got MLP with .*: .*{partition}"):
+        call(unpartitioned, model, X)
+    with pytest.raises(ValueError, match=rf"^params: .* got MLP with .* at inner: .*{partition}"):
+        call(lambda params, x: unpartitioned(params["inner"], x), {"inner": model}, X)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    call(lambda params, x: unpartitioned(eqx.combine(params, static), x), params, X)
+
+    class Scaled(eqx.Module):
+        weight: jax.Array
+        scale: float  # by the convention of Equinox a constant
+
+    with pytest.raises(ValueError, match=rf"^params: .* got Scaled with a leaf of float: {'.*'}{partition}"):
+        call(lambda model, x: model.scale * (x @ model.weight), Scaled(W, 2.0), X)
+
+
+@some_tangents
+def test_of_flax_variables_the_collection_params_is_differentiated(call):
+    network = WithStatistics()
+    variables = network.init(jax.random.key(0), X)
+    assert set(variables) == {"params", "batch_stats", "counts"}
+    call(network.apply, variables, X)
+    call(functools.partial(network.apply, train=False), freeze(variables), X)
+    call(jax.jit(network.apply), variables, X)
+    with pytest.raises(
+        ValueError, match=r"^params: .* got 'params' beside 'counts': rename .* params=variables\['params'\]"
+    ):
+        call(lambda variables, x: network.apply(variables, x), variables, X)
+    rest = {key: value for key, value in variables.items() if key != "params"}
+    call(lambda params, x: network.apply({**rest, "params": params}, x), variables["params"], X)
+    norm = nn.BatchNorm(use_running_average=True)
+    known = norm.init(jax.random.key(0), X)
+    call(lambda variables, x: norm.apply(variables, x)[:, 0], known, X)
+    for inside in ([known], {"norm": known, "scale": W}):
+        with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
+            call(lambda params, x: norm.apply(jax.tree.leaves(params)[0], x), inside, X)
+    with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
+        call(lambda params, x: norm.apply(params, x), {"batch_stats": known["batch_stats"]}, X)
+
+
+@tangents
+@pytest.mark.parametrize(
+    "others",
+    [{"scale": jnp.float32(2)}, {"scale": 2.0, "shift": {"b": W}}, {"batch_stats": W}, {"head": {"kernel": W}}],
+)
+def test_no_key_of_the_users_own_is_dropped_in_silence(call, others):
+    params = {"params": W, **others}
+    with pytest.raises(ValueError, match=rf"^params: .* got 'params' beside '{next(iter(others))}'"):
+        call(lambda params, x: x @ params["params"] + sum(map(jnp.sum, jax.tree.leaves(others))), params, X)
+
+
+def test_without_the_key_params_all_of_a_dict_is_differentiated():
+    def apply_fn(params, x):
+        return params["scale"] * (x @ params["weight"])
+
+    phi = tangent.ntrf(apply_fn, {"weight": W, "scale": 2.0}, X)
+    np.testing.assert_allclose(phi, np.concatenate([(X @ W)[:, None], 2 * X], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(tangent.ntk(apply_fn, {"weight": W, "scale": 2.0}, X), phi @ phi.T, rtol=1e-5)
+    alone = tangent.ntrf(lambda params, x: x @ params["params"], {"params": W}, X)
+    np.testing.assert_allclose(alone, X, rtol=1e-6)
+
+
+@tangents
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [
+        (jnp.ones(3, int), "int32"),
+        (np.ones(3, np.uint8), "uint8"),
+        (jnp.ones(3, bool), "bool"),
+        (True, "bool"),
+        (3, "int32"),
+        (W + 1j, "complex64"),
+        (1j, "complex64"),
+        (jax.random.key(0), r"key<fry>"),
+        ("relu", "str"),
+        (jax.nn.relu, r"\w+"),
+        (object(), "object"),
+    ],
+    ids=str,
+)
+def test_what_is_no_floating_point_number_is_no_parameter(call, leaf, said):
+    params = {"layer": [W, leaf]}
+    with pytest.raises(
+        ValueError, match=rf"^params: expected floating point numbers, got a leaf of {said} at layer/1: "
+    ):
+        call(lambda params, x: x @ params["layer"][0], params, X)
+
+
+@tangents
+def test_params_without_parameters_and_with_numbers_that_are_not_finite(call):
+    for empty in ({}, None, [], (None, {}), {"params": {}}, jnp.zeros(0), {"w": None}):
+        with pytest.raises(ValueError, match=r"^params: expected at least one parameter to differentiate, got none"):
+            call(lambda params, x: x[:, 0], empty, X)
+    for bad in (W.at[1].set(jnp.nan), W.at[1].set(jnp.inf)):
+        with pytest.raises(ValueError, match=r"^params: expected finite numbers, got 1 NaN or infinite entries"):
+            call(lambda params, x: x @ params["w"], {"w": bad}, X)
+    call(lambda params, x: x @ params["w"], {"w": W, "absent": None}, X)
+    call(lambda params, x: x @ params["w"], {"w": np.asarray(W)}, X)
+
+
+def test_types_are_looked_at_under_tracing_too():
+    """Values are not; those of `jit` and `grad` are right, and of another type are refused as they are outside."""
+    kernel = jax.jit(lambda w: tangent.ntk(linear, w, X))
+    np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of int32"):
+        kernel(jnp.arange(3))
+    with pytest.raises(ValueError, match=r"^x1: expected an array of real numbers, got complex64 of shape \(5, 3\)"):
+        jax.jit(lambda x: tangent.ntk(linear, W, x))(X + 1j)
+    with pytest.raises(ValueError, match=r"^y: expected labels -1 and \+1"):
+        jax.jit(lambda y: check_problem(linear, W, X, y))(Y > 0)
