@@ -143,8 +143,7 @@ matrix = starvation.matrix(feats, penalties["ridge"])
 plotting.starvation(matrix[:12, :12], feats.s2[:12]).get_figure()
 
 # %%
-pairs = ~np.eye(feats.rank, dtype=bool)
-print(f"{(matrix[pairs] < 0).mean():.1%} of all pairs starve; the signs of [j, i] and [i, j] agree in", end=" ")
+print(f"{starvation.share(feats, penalties['ridge']):.1%} of all pairs starve; the signs of [j, i] and [i, j] agree in", end=" ")
 print(f"{(jnp.sign(matrix) == jnp.sign(matrix.T)).mean():.1%}")
 assert (jnp.diag(matrix) > 0).all()
 assert not starvation.matrix(feats, penalties["spectral decoupling"]).any()
@@ -159,7 +158,7 @@ assert not starvation.matrix(feats, penalties["spectral decoupling"]).any()
 # thousandth, and solve again.
 
 # %%
-among = np.where(pairs, matrix, 0)[:12, :12]
+among = np.where(np.eye(12, dtype=bool), 0, matrix[:12, :12])
 j, i = np.unravel_index(np.argmin(among), among.shape)
 change = 1e-3 * feats.s2[i]
 stronger = features.from_spectrum(feats.u, feats.s.at[i].set(jnp.sqrt(feats.s2[i] + change)), feats.y)

@@ -138,8 +138,7 @@ def half_starve(delta: float | None = None, seeds: int = 40) -> Observation:
         else:
             upper = jnp.triu(jnp.ones((n, n)) + 0.1 * jax.random.normal(key, (n, n)), 1)
             u = jax.scipy.linalg.expm(delta * (upper.T - upper))
-        matrix = starvation.matrix(features.from_spectrum(u, jnp.sqrt(s2)), Ridge(0.1))
-        return jnp.sum((matrix < 0) & ~jnp.eye(n, dtype=bool)) / (n * (n - 1))
+        return starvation.share(features.from_spectrum(u, jnp.sqrt(s2)), Ridge(0.1))
 
     shares = np.asarray(share(jax.random.split(jax.random.key(7), seeds)))
     mean = bootstrap_mean(shares)
