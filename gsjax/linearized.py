@@ -79,7 +79,7 @@ def flow(
         args=(feats, decay, pull, target, jnp.asarray(learning_rate, dtype)),
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
-        max_steps=_MAX_STEPS,
+        max_steps=_MAX_STEPS + 8 * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)

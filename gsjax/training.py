@@ -173,8 +173,8 @@ def fit(
     Stops, and calls it `converged`, when two things hold, both up to rounding:
 
     - ||dL/dtheta||_2 is at most `tolerance` times what it was at initialisation, and
-    - L - min L is at most `tolerance^2` L, for a network that is linear in its parameters. For any other it is the same
-      of the network linearised at the params that were reached: their neighbourhood, not the whole landscape.
+    - L - min L is at most `tolerance` times L, for a network that is linear in its parameters. For any other it is the
+      same of the network linearised at the params that were reached: their neighbourhood, not the whole landscape.
 
     The first alone says nothing of L where the penalty is weak and the data are separable, since L and its gradient
     both fall by orders of magnitude; the second alone says nothing of theta where the penalty is strong. Neither
@@ -200,8 +200,8 @@ def fit(
         y: labels -1 and +1, `(n,)`.
         penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.
             With the strengths of both traced, one program trains under either, the other's strength being zero.
-        tolerance: on the gradient norm, relative to the initial one, and, squared, on what is left of the objective. At
-            the default, sqrt(eps), that is within rounding of its minimum.
+        tolerance: on the gradient norm, relative to the initial one, and on what L exceeds its minimum by, relative to
+            L. The default, sqrt(eps) on the one and eps on the other, is where L is within rounding of its minimum.
         max_steps: bound on the iterations; where it is reached, `converged` is false.
 
     Raises:
@@ -224,7 +224,10 @@ def fit(
         _check.positive("tolerance", tolerance)
         if _check.is_concrete(tolerance) and tolerance < 8 * eps:
             warnings.warn(f"tolerance {tolerance} is below what {initial.dtype} holds ({8 * eps:.1e})", stacklevel=2)
-    relative = jnp.asarray(eps**0.5 if tolerance is None else tolerance, initial.dtype)
+    of_gradient, of_objective = (
+        jnp.asarray(bound, initial.dtype)
+        for bound in ((eps**0.5, eps) if tolerance is None else (tolerance, tolerance))
+    )
     x, y = jnp.asarray(x), jnp.asarray(y)
 
     def optimise(state: State, iterations: Array, goal: Array) -> tuple[State, Array]:
@@ -242,7 +245,7 @@ def fit(
         state, iterations, goal, _ = carry
         state, iterations = optimise(state, iterations, goal)
         info = _info(state)
-        allowed = relative**2 * info.objective
+        allowed = of_objective * info.objective
         excess = _excess(apply_fn, state, x, y, penalty, allowed)
         # The bound is quadratic in the gradient: so far the norm has to fall, if its direction stays.
         fall = jnp.clip(jnp.sqrt(allowed / excess) / 2, 0.1, 0.5)
@@ -253,7 +256,7 @@ def fit(
         state, iterations, _, converged = carry
         return ~converged & (iterations < max_steps) & jnp.isfinite(_info(state).gradient_norm)
 
-    start = (state, jnp.array(0), relative * initial, jnp.array(False))
+    start = (state, jnp.array(0), of_gradient * initial, jnp.array(False))
     state, iterations, _, converged = lax.while_loop(open_ended, attempt, start)
     info = _info(state)
     logits = apply_fn(state.params, x) - state.origin.logits

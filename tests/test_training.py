@@ -179,18 +179,18 @@ def fit_convex(x, y, ridge, decoupling, target, tolerance) -> training.Fit:
     return training.fit(linear, jnp.zeros(x.shape[1], x.dtype), x, y, penalty, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("power", [0.5, 0.25], ids=["default", "coarse"])
-def test_where_it_says_converged_the_objective_is_at_its_minimum(x64, power):
-    tolerance = float(jnp.finfo(x64).eps) ** power
-    rounding = 8 * float(jnp.finfo(x64).eps)
+@pytest.mark.parametrize("tolerance", [None, 1e-3, 1e-5], ids=str)
+def test_where_it_says_converged_the_objective_is_at_its_minimum(x64, tolerance):
+    eps = float(jnp.finfo(x64).eps)
+    of_gradient, of_objective = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
     converged = []
     for seed in range(48):
         problem = convex(seed, x64)
         fitted = fit_convex(*problem, tolerance)
         converged.append(bool(fitted.converged))
         if converged[-1]:
-            assert excess(fitted.params, *problem) <= tolerance**2 + rounding, seed
-            assert float(fitted.gradient_norm) <= tolerance * float(fitted.initial_gradient_norm)
+            assert excess(fitted.params, *problem) <= of_objective + 8 * eps, seed
+            assert float(fitted.gradient_norm) <= of_gradient * float(fitted.initial_gradient_norm)
     assert np.mean(converged) > 0.9
 
 
@@ -199,7 +199,7 @@ def test_weak_and_strong_penalties_on_separable_data(x64, strength):
     x, y, *_ = convex(0, x64)
     for ridge, decoupling in ((strength, 0), (0, strength)):
         problem = x, y, *np.asarray((ridge, decoupling, 0), x64)
-        fitted = fit_convex(*problem, float(jnp.finfo(x64).eps) ** 0.5)
+        fitted = fit_convex(*problem, None)
         assert bool(fitted.converged)
         assert excess(fitted.params, *problem) <= 8 * float(jnp.finfo(x64).eps)
 
@@ -208,7 +208,7 @@ def test_what_single_precision_cannot_reach_is_not_called_converged():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((25, 25)) * np.geomspace(1, 1e-3, 25), rng.choice([-1.0, 1.0], 25)
     problem = x.astype(np.float32), y.astype(np.float32), *(np.float32(a) for a in (0, 60, -2))
-    fitted = fit_convex(*problem, np.float32(2**-11.5))
+    fitted = fit_convex(*problem, None)
     assert excess(fitted.params, *problem) > 1e-3
     assert not bool(fitted.converged)
 
@@ -217,7 +217,7 @@ def test_a_network_under_a_weak_penalty_is_at_the_minimum_of_its_linearisation()
     with jax.enable_x64(True):
         x, y = data()
         params, strength = start(jax.random.key(0), x), 1e-5
-        fitted = fit(network, params, x, y, Ridge(strength))
+        fitted = jax.jit(lambda w: training.fit(network, w, x, y, Ridge(strength)))(params)
         assert bool(fitted.converged)
         theta, unravel = ravel_pytree(fitted.params["params"])
         outputs = jax.jit(lambda theta: network(params | {"params": unravel(theta)}, x))

@@ -95,12 +95,12 @@ def integrate(
         _LogitSDIRK(rule),
         t0=jnp.zeros((), dtype),
         t1=times[-1],
-        dt0=0.1 / rate,
+        dt0=lax.stop_gradient(0.1 / rate),
         y0=rule.coordinate(start),
         args=flow,
         saveat=diffrax.SaveAt(ts=times),
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
-        max_steps=_MAX_STEPS,
+        max_steps=_MAX_STEPS + 8 * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)
