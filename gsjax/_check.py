@@ -89,6 +89,21 @@ def as_float(value: Any) -> Array:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
+def moments(value: Any, dtype: Any) -> Array:
+    """`times` as an array of `dtype`, once it is an increasing sequence of them both as given and in `dtype`."""
+    if not is_concrete(value):
+        value = jnp.asarray(value, dtype)
+        shape("times", value, ndim=1)
+        return value
+    given = np.asarray(value)
+    times(given)
+    cast = given.astype(dtype)
+    finite("times", cast)
+    equal = int(np.sum(np.diff(cast) <= 0))
+    require(equal == 0, "times", f"times that {cast.dtype} tells apart", f"{equal} equal to the one before")
+    return jnp.asarray(cast)
+
+
 def times(value: Any) -> None:
     """`times` is a non-empty, increasing sequence of finite numbers from zero upwards."""
     shape("times", value, ndim=1)
