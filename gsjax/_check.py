@@ -96,8 +96,13 @@ def moments(value: Any, dtype: Any) -> Array:
         shape("times", value, ndim=1)
         return value
     given = np.asarray(value)
-    times(given)
-    cast = given.astype(dtype)
+    shape("times", given, ndim=1)
+    finite("times", given)
+    # By NumPy: jnp would cast first, where 64-bit types are off.
+    increasing = given[0] >= 0 and bool(np.all(np.diff(given) > 0))
+    require(increasing, "times", "an increasing sequence from 0 upwards", given)
+    with np.errstate(over="ignore"):  # named by the check that follows
+        cast = given.astype(dtype)
     finite("times", cast)
     equal = int(np.sum(np.diff(cast) <= 0))
     require(equal == 0, "times", f"times that {cast.dtype} tells apart", f"{equal} equal to the one before")

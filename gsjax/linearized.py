@@ -49,6 +49,8 @@ def flow(
     time `k h`. Integrated by Kvaerno's implicit 5/4 method, in the responses `z = S phi`. Local errors are held to
     `sqrt(eps)` of z_j, plus the same of the size it may have: `s_j^2 / (lambda + s_j^2)` under ridge, and under
     spectral decoupling `(1 + max L |t|) / (1 + max L)`. So weak features and strong penalties lose no digits.
+    Where rounding exceeds that and sets the steps, as in float32 under spectral decoupling of 1e6, the steps run out
+    and `converged` is false.
 
     Every one of `times` is stepped to, so that T of them take T steps or more; 4,096 + 8 T are allowed. Where they do
     not suffice, or `times` that are traced do not increase, `converged` is false.

@@ -70,8 +70,8 @@ def integrate(
     not suffice, or `times` that are traced do not increase, `converged` is false.
 
     Raises:
-        ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; `initial` not in
-            (0, 1); a `learning_rate` that is not positive; an unknown `form` or `penalty`.
+        ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; `initial` not
+            in (0, 1); a `learning_rate` that is not positive; an unknown `form` or `penalty`.
 
     >>> from gsjax.features import from_spectrum
     >>> from gsjax.objectives import Ridge
