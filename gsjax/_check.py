@@ -38,6 +38,7 @@ __all__ = [
     "is_concrete",
     "key",
     "labels",
+    "moments",
     "not_negative",
     "number",
     "numbers",
@@ -292,6 +293,26 @@ def single(name: str, value: Any) -> Array:
     """`value` as `floating` gives it, in float32 where it is of half precision, in which sums lose their digits."""
     array = floating(name, value)
     return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
+
+
+def moments(value: Any, dtype: Any) -> Array:
+    """`times` as an array of `dtype`, once it is an increasing sequence of them both as given and in `dtype`."""
+    if not is_concrete(value):
+        value = jnp.asarray(value, dtype)
+        shape("times", value, ndim=1)
+        return value
+    given = np.asarray(value)
+    shape("times", given, ndim=1)
+    finite("times", given)
+    # By NumPy: jnp would cast first, where 64-bit types are off.
+    increasing = given[0] >= 0 and bool(np.all(np.diff(given) > 0))
+    require(increasing, "times", "an increasing sequence from 0 upwards", given)
+    with np.errstate(over="ignore"):  # named by the check that follows
+        cast = given.astype(dtype)
+    finite("times", cast)
+    equal = int(np.sum(np.diff(cast) <= 0))
+    require(equal == 0, "times", f"times that {cast.dtype} tells apart", f"{equal} equal to the one before")
+    return jnp.asarray(cast)
 
 
 def times(value: Any) -> None:

@@ -18,7 +18,9 @@ from gsjax.objectives import Penalty, Ridge, per_example
 
 __all__ = ["Courses", "Flow", "courses", "flow"]
 
+# What the flow itself may need, and what a time to record may add: after a step that was cut short, steps grow tenfold.
 _MAX_STEPS = 4096
+_STEPS_A_TIME = 8
 
 
 class Flow(NamedTuple):
@@ -46,11 +48,18 @@ def flow(
     With `phi = V^T theta (r,)` and `alpha = sigma(-m)`, `m = U S phi`, the flow stays among the features: ridge
     gives `dphi/dt = S U^T alpha - lambda phi`, spectral decoupling `dphi/dt = S U^T (alpha - L (m - Y t))`. L sums
     over the examples (module `objectives`), so k steps of gradient descent with step size h on that sum approximate
-    time `k h`. Integrated by Kvaerno's implicit 5/4 method to `sqrt(eps)` in phi.
+    time `k h`. Integrated by Kvaerno's implicit 5/4 method, in the responses `z = S phi`. Local errors are held to
+    `sqrt(eps)` of z_j, plus the same of the size it may have: `s_j^2 / (lambda + s_j^2)` under ridge, and under
+    spectral decoupling `(1 + max L |t|) / (1 + max L)`. So weak features and strong penalties lose no digits.
+    Where rounding exceeds that and sets the steps, as in float32 under spectral decoupling of 1e6, the steps run out
+    and `converged` is false.
+
+    Every one of `times` is stepped to, so that T of them take T steps or more; 4,096 + 8 T are allowed. Where they do
+    not suffice, or `times` that are traced do not increase, `converged` is false.
 
     Raises:
-        ValueError: `times` empty, negative or not increasing; a `learning_rate` that is not positive; an unknown
-            `penalty`, or per-example arrays of the wrong length.
+        ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; a
+            `learning_rate` that is not positive; an unknown `penalty`, or per-example arrays of the wrong length.
 
     >>> from gsjax.features import from_spectrum
     >>> path = flow(from_spectrum(jnp.eye(2), jnp.array([1.0, 2.0])), Ridge(1.0), times=jnp.array([0.0, 99.0]))
@@ -58,45 +67,51 @@ def flow(
     (['0.401', '1.043'], True)
     """
     n, dtype = feats.u.shape[0], feats.u.dtype
-    times = jnp.asarray(times, dtype)
-    _check.times(times)
+    times = _check.moments(times, dtype)
     _check.scalar("learning_rate", learning_rate)
     _check.positive("learning_rate", learning_rate)
     if isinstance(penalty, Ridge):
         _check.scalar("penalty.strength", penalty.strength)
         decay, pull, target = jnp.asarray(penalty.strength, dtype), jnp.zeros(n, dtype), jnp.zeros(n, dtype)
+        scale = feats.s**2 / (decay + feats.s**2)
+        gain = decay + feats.s**2
     else:
         pull, target = per_example(penalty, n, dtype)
         decay = jnp.zeros((), dtype)
+        scale = (1 + jnp.max(pull * jnp.abs(target))) / (1 + jnp.max(pull)) * jnp.ones_like(feats.s)
+        gain = feats.s**2 / scale
 
+    # Traced times come unchecked. In disorder they would end the program, not the flow.
+    ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
+    moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
     controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_velocity),
         diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=tolerance, atol=tolerance)),
         t0=jnp.zeros((), dtype),
-        t1=times[-1],
+        t1=moments[-1],
         dt0=None,
         y0=jnp.zeros(feats.s.shape, dtype),
-        args=(feats, decay, pull, target, jnp.asarray(learning_rate, dtype)),
-        saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
-        max_steps=_MAX_STEPS,
+        args=(feats, scale, gain, decay, pull, target, jnp.asarray(learning_rate, dtype)),
+        saveat=diffrax.SaveAt(ts=moments),
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=moments),
+        max_steps=_MAX_STEPS + _STEPS_A_TIME * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)
-    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
-    response = jnp.where(reached, states, jnp.nan) * feats.s
+    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True) & ordered
+    response = jnp.where(reached, states, jnp.nan) * scale
     converged = diffrax.is_successful(solution.result) & jnp.all(reached)
     return Flow(times, feats.y * (response @ feats.u.T), response, converged)
 
 
-def _velocity(_, phi: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
-    """`dphi / dt`. Not a closure, which would be a new program for every call."""
-    feats, decay, pull, target, rate = args
-    margins = feats.u @ (feats.s * phi)
+def _velocity(_, scaled: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
+    """Of the responses over their `scale`; `gain` is `s^2 / scale`. Not a closure: a new program for every call."""
+    feats, scale, gain, decay, pull, target, rate = args
+    margins = feats.u @ (scale * scaled)
     force = jax.nn.sigmoid(-margins) - pull * (margins - feats.y * target)
-    return rate * (feats.s * (feats.u.T @ force) - decay * phi)
+    return rate * (gain * (feats.u.T @ force) - decay * scaled)
 
 
 class Courses(NamedTuple):
@@ -131,15 +146,14 @@ def courses(
     >>> (abs(found.primal[:, :, 1] - found.equilibrium) < 1e-2).all().item()
     True
     """
-    ratio, delta, times = (_check.as_float(axis) for axis in (ratio, delta, times))
+    given, (ratio, delta, times) = times, (_check.as_float(axis) for axis in (ratio, delta, times))
     for name, axis in (("ratio", ratio), ("delta", delta)):
         _check.shape(name, axis, ndim=1)
         _check.finite(name, axis)
     _check.positive("ratio", ratio)
     _check.require(jnp.all(jnp.abs(delta) < 1), "delta", "numbers in (-1, 1)", delta)
-    _check.times(times)
     dtype = jnp.result_type(ratio, delta, times)
-    ratio, delta, times = (axis.astype(dtype) for axis in (ratio, delta, times))
+    ratio, delta, times = ratio.astype(dtype), delta.astype(dtype), _check.moments(given, dtype)
     found = jax.jit(_courses)(ratio, delta, penalty, times)
     return Courses(ratio, delta, times, *found)
 

@@ -14,7 +14,7 @@ one program under `jax.jit`; outside of it, every call compiles anew.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -25,7 +25,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from gsjax import _check
-from gsjax.objectives import Penalties, objective
+from gsjax.objectives import Penalties, Ridge, objective, per_example
+from gsjax.tangent.calls import check_problem, trainable
 
 __all__ = ["ApplyFn", "Descent", "Fit", "Info", "Origin", "State", "descend", "fit", "init", "step"]
 
@@ -34,6 +35,11 @@ ApplyFn = Callable[[Any, Any], Any]
 # Twice the usual memory saves a third of the iterations where the kernel is ill-conditioned, and its inner
 # products are cheap beside the gradient of a full batch.
 _OPTIMIZER = optax.lbfgs(memory_size=20)
+
+# Conjugate gradients lose orthogonality to rounding, most in float32: then a step adds little for many iterations
+# before it finds a weak direction. Fewer recent ones would be taken for the end.
+_RECENT = 50
+_MAX_CONJUGATE = 300
 
 
 class Origin(NamedTuple):
@@ -70,7 +76,7 @@ class Fit(NamedTuple):
     """A trained network.
 
     `params`, the centred outputs `logits (n,)`, `objective` and `gradient_norm` there, the `initial_gradient_norm`
-    that the tolerance is relative to, `iterations`, and whether training `converged`.
+    that the tolerance is relative to, `iterations`, and whether training `converged`, as `fit` defines it.
     """
 
     params: PyTree
@@ -91,6 +97,24 @@ class Descent(NamedTuple):
     params: PyTree
 
 
+class _Conjugate(NamedTuple):
+    """Conjugate gradients for a step of Newton's method.
+
+    The search `direction (m,)`; `size`, the squared norm of the residual; what is left of the `force (n,)` on the
+    outputs and of the ridge's own, `drift (m,)`; the step's `change (n,)` of the outputs; its `energy`, nu^2, and what
+    the `recent` iterations added to that.
+    """
+
+    direction: Float[Array, " m"]
+    size: Float[Array, ""]
+    force: Float[Array, " n"]
+    drift: Float[Array, " m"]
+    change: Float[Array, " n"]
+    energy: Float[Array, ""]
+    recent: Float[Array, " d"]
+    iterations: Int[Array, ""]
+
+
 def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalties) -> State:
     """The state of training at `params`, which become the origin; arguments and errors are those of `fit`.
 
@@ -99,7 +123,7 @@ def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Arr
     >>> state.origin.logits.tolist()
     [0.0, 0.0]
     """
-    x, y = _checked(apply_fn, params, x, y)
+    x, y = check_problem(apply_fn, params, x, y)
     origin = Origin(params, apply_fn(params, x))
     theta, _ = _ravel(params)
     state = State(params, origin, _OPTIMIZER.init(theta))
@@ -149,10 +173,19 @@ def fit(
 ) -> Fit:
     """Trains on the full batch to a minimum of L (Eq. 5 or 17 of Pezeshki et al. 2021), by L-BFGS.
 
-    Stops when ||dL/dtheta||_2 is at most `tolerance` times what it was at initialisation. That ratio keeps its
-    meaning when widths, output scales or the number of examples change, as the gradient changes its units with
-    them. Where there are kinks at the minimum, as for ReLU under `Ridge`, the gradient need not vanish there,
-    and `converged` comes out false.
+    Stops, and calls it `converged`, when two things hold, both up to rounding:
+
+    - ||dL/dtheta||_2 is at most `tolerance` times what it was at initialisation, and
+    - L - min L is at most `tolerance` times L, for a network that is linear in its parameters. For any other it is the
+      same of the network linearised at the params that were reached: their neighbourhood, not the whole landscape.
+
+    The first alone says nothing of L where the penalty is weak and the data are separable, since L and its gradient
+    both fall by orders of magnitude; the second alone says nothing of theta where the penalty is strong. Neither
+    changes its meaning with widths, output scales or the number of examples. The second is judged by a duality gap, at
+    a point that conjugate gradients find (at most 300 products with the Jacobian each time that the first holds). Under
+    `SpectralDecoupling` at deficient rank, and where lambda is so small that its bound drowns in rounding, part of the
+    gap is estimated, from the last 50 of those iterations. Where rounding or `max_steps` come first, `converged` is
+    false, as it is where there are kinks at the minimum: for ReLU under `Ridge` the gradient need not vanish there.
 
     One seed, or many:
 
@@ -170,8 +203,8 @@ def fit(
         y: labels -1 and +1, `(n,)`.
         penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.
             With the strengths of both traced, one program trains under either, the other's strength being zero.
-        tolerance: on the gradient norm, relative to the initial one. The default, sqrt(eps), is where the
-            objective is within rounding of its minimum.
+        tolerance: on the gradient norm, relative to the initial one, and on what L exceeds its minimum by, relative to
+            L. The default, sqrt(eps) on the one and eps on the other, is where L is within rounding of its minimum.
         max_steps: bound on the iterations; where it is reached, `converged` is false.
 
     Raises:
@@ -184,29 +217,128 @@ def fit(
     >>> fitted.logits.tolist(), bool(fitted.converged)
     ([0.4011, 0.4011], True)
     """
-    _check.require(max_steps >= 1, "max_steps", "at least 1", max_steps)
+    if _check.is_concrete(max_steps):
+        max_steps = _check.whole("max_steps", max_steps)
+    if _check.is_concrete(max_steps):  # `sweeps` has it traced
+        max_steps = _check.whole("max_steps", max_steps, least=1)
     state = init(apply_fn, params, x, y, penalty)
     initial = _info(state).gradient_norm
     eps = float(jnp.finfo(initial.dtype).eps)
     if tolerance is not None:
-        _check.positive("tolerance", tolerance)
+        _check.number("tolerance", tolerance, "(0, inf)")
         if _check.is_concrete(tolerance) and tolerance < 8 * eps:
             warnings.warn(f"tolerance {tolerance} is below what {initial.dtype} holds ({8 * eps:.1e})", stacklevel=2)
-    target = initial * (eps**0.5 if tolerance is None else tolerance)
+    of_gradient, of_objective = (
+        jnp.asarray(bound, initial.dtype)
+        for bound in ((eps**0.5, eps) if tolerance is None else (tolerance, tolerance))
+    )
+    x, y = jnp.asarray(x), jnp.asarray(y)
 
-    def unfinished(carry: tuple[State, Array]) -> Array:
-        state, iterations = carry
-        return (_info(state).gradient_norm > target) & (iterations < max_steps)  # a NaN ends it, too
+    def optimise(state: State, iterations: Array, goal: Array) -> tuple[State, Array]:
+        """Steps until the norm of the gradient is at most `goal`, or NaN, or `max_steps` are taken."""
 
-    def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
-        state, iterations = carry
-        return step(apply_fn, state, x, y, penalty)[0], iterations + 1
+        def unfinished(carry: tuple[State, Array]) -> Array:
+            return (_info(carry[0]).gradient_norm > goal) & (carry[1] < max_steps)
 
-    state, iterations = lax.while_loop(unfinished, advance, (state, jnp.array(0)))
+        def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
+            return step(apply_fn, carry[0], x, y, penalty)[0], carry[1] + 1
+
+        return lax.while_loop(unfinished, advance, (state, iterations))
+
+    def attempt(carry: tuple[State, Array, Array, Array]) -> tuple[State, Array, Array, Array]:
+        state, iterations, goal, _ = carry
+        state, iterations = optimise(state, iterations, goal)
+        info = _info(state)
+        allowed = of_objective * info.objective
+        excess = _excess(apply_fn, state, x, y, penalty, allowed)
+        # The bound is quadratic in the gradient: so far the norm has to fall, if its direction stays.
+        fall = jnp.clip(jnp.sqrt(allowed / excess) / 2, 0.1, 0.5)
+        following = (info.gradient_norm * fall).astype(goal.dtype)
+        return state, iterations, following, (info.gradient_norm <= goal) & (excess <= allowed)
+
+    def open_ended(carry: tuple[State, Array, Array, Array]) -> Array:
+        state, iterations, _, converged = carry
+        return ~converged & (iterations < max_steps) & jnp.isfinite(_info(state).gradient_norm)
+
+    start = (state, jnp.array(0), of_gradient * initial, jnp.array(False))
+    state, iterations, _, converged = lax.while_loop(open_ended, attempt, start)
     info = _info(state)
-    logits = apply_fn(state.params, jnp.asarray(x)) - state.origin.logits
-    converged = (info.gradient_norm <= target) & jnp.isfinite(target)
+    logits = apply_fn(state.params, x) - state.origin.logits
     return Fit(state.params, logits, info.objective, info.gradient_norm, initial, iterations, converged)
+
+
+def _excess(
+    apply_fn: ApplyFn, state: State, x: Array, y: Array, penalty: Penalties, allowed: Float[Array, ""]
+) -> Float[Array, ""]:
+    """What L exceeds its minimum by, at most, for the network linearised where it stands; or more than `allowed`.
+
+    With J = dyhat/dtheta, D = W + Lambda the curvature of the loss and of the penalty in every output, and lambda that
+    of ridge, conjugate gradients approach the step of Newton's method, `(J^T D J + lambda) delta = -dL/dtheta`. After
+    any number of iterations, with nu^2 = delta^T (J^T D J + lambda) delta, and r what is left of the gradient,
+
+        L - min L  <=  nu^2 + |r|^2 / (2 lambda)    where |J delta| <= 1 on every example:
+
+    the duality gap at alpha - W Y J delta. The loss contributes the divergences of two dual variables (Kullback and
+    Leibler's) that differ by W |J delta|, each at most W (J delta)^2. Without ridge, with rho what is left of dL/dyhat,
+    `rho^T Lambda^-1 rho / 2` takes the place of the last term. It vanishes at full row rank only; what the last
+    iterations added to nu^2 stands in for either term where that is less.
+    """
+    theta, unravel = _ravel(state.params)
+    start, _ = _ravel(state.origin.params)
+    terms = penalty if isinstance(penalty, tuple) else (penalty,)
+
+    def outputs(theta: Array) -> Array:
+        return apply_fn(unravel(theta), x) - state.origin.logits
+
+    logits, pull = jax.vjp(outputs, theta)
+    transposed = jax.linear_transpose(pull, logits)  # J itself; its own rule a network with a `custom_vjp` lacks
+    dtype = logits.dtype
+    y, allowed = y.astype(dtype), allowed.astype(dtype)
+    decay = sum((jnp.asarray(term.strength, dtype) for term in terms if isinstance(term, Ridge)), jnp.zeros((), dtype))
+    pairs = [per_example(term, len(y), dtype) for term in terms if not isinstance(term, Ridge)]
+    hold = sum((strength for strength, _ in pairs), jnp.zeros(len(y), dtype))
+    alpha = jax.nn.sigmoid(-y * logits)
+    curvature = alpha * jax.nn.sigmoid(y * logits) + hold
+    # The three forces that balance at the minimum: on the outputs, by the loss and the penalty, and on the parameters.
+    forces = -y * alpha, sum((strength * (logits - target) for strength, target in pairs), jnp.zeros(len(y), dtype))
+    drift = decay * (theta - start).astype(dtype)
+    parts = [*(pull(force)[0] for force in forces), drift]
+    rounding = (jnp.finfo(dtype).eps * sum(jnp.linalg.norm(part) for part in parts)) ** 2
+
+    def rest(cg: _Conjugate) -> Array:
+        """What further iterations would add to `energy`: a bound, or what the last ones added where that is less."""
+        bound = jnp.where(decay > 0, cg.size / (2 * decay), jnp.sum(cg.force**2 / hold) / 2)
+        return jnp.where(cg.size <= rounding, 0, jnp.fmin(bound, jnp.sum(cg.recent)))
+
+    def unfinished(cg: _Conjugate) -> Array:
+        hopeless = (cg.energy > allowed) | (jnp.max(jnp.abs(cg.change)) > 1)
+        return (cg.energy + rest(cg) > allowed) & ~hopeless & (cg.iterations < _MAX_CONJUGATE)
+
+    def advance(cg: _Conjugate) -> _Conjugate:
+        [q] = transposed((cg.direction,))
+        length = cg.size / (jnp.sum(curvature * q**2) + decay * jnp.sum(cg.direction**2))
+        force, drift = cg.force - length * curvature * q, cg.drift - length * decay * cg.direction
+        # Anew from the force that is left, not from the last residual: the rounding of the gradient stays out of it.
+        residual = pull(force)[0] + drift
+        size = jnp.sum(residual**2)
+        return _Conjugate(
+            residual + size / cg.size * cg.direction,
+            size,
+            force,
+            drift,
+            cg.change - length * q,
+            cg.energy + length * cg.size,
+            jnp.roll(cg.recent, 1).at[0].set(length * cg.size),
+            cg.iterations + 1,
+        )
+
+    gradient, zero = sum(parts, 0 * drift), jnp.zeros((), dtype)
+    recent = jnp.full(_RECENT, jnp.inf, dtype)
+    cg = _Conjugate(
+        gradient, jnp.sum(gradient**2), sum(forces, 0 * alpha), drift, 0 * alpha, zero, recent, jnp.array(0)
+    )
+    cg = lax.while_loop(unfinished, advance, cg)
+    return jnp.where(jnp.max(jnp.abs(cg.change)) <= 1, cg.energy + rest(cg), jnp.inf)
 
 
 def descend(
@@ -240,8 +372,9 @@ def descend(
     >>> course.times.tolist(), course.logits[:, 0].tolist()
     ([0.0, 0.5, 50.0], [0.0, 0.25, 0.4011])
     """
-    x, y = _checked(apply_fn, params, x, y)
-    _check.positive("step_size", step_size)
+    x, y = check_problem(apply_fn, params, x, y)
+    _check.number("step_size", step_size, "(0, inf)")
+    _check.real("steps", steps, "increasing whole numbers from 0 upwards")
     steps = jnp.asarray(steps)
     _check.shape("steps", steps, ndim=1)
     increasing = jnp.issubdtype(steps.dtype, jnp.integer) & (steps[0] >= 0) & jnp.all(jnp.diff(steps) > 0)
@@ -281,20 +414,6 @@ def _info(state: State) -> Info:
 
 def _ravel(params: PyTree) -> tuple[Float[Array, " m"], Callable[[Any], PyTree]]:
     """What is trained as one vector, which compiles faster than a tree, and the way back to `params`."""
-    if isinstance(params, Mapping) and "params" in params:
-        theta, unravel = ravel_pytree(params["params"])
-        return theta, lambda theta: {**params, "params": unravel(theta)}
-    return ravel_pytree(params)
-
-
-def _checked(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
-    x, y = jnp.asarray(x), jnp.asarray(y)
-    _check.require(x.ndim >= 1 and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
-    _check.finite("x", x)
-    _check.labels("y", y, len(x))
-    theta, _ = _ravel(params)
-    _check.require(theta.size, "params", "at least one parameter to train", "none")
-    _check.finite("params", theta)
-    shape = getattr(jax.eval_shape(apply_fn, params, x), "shape", None)
-    _check.require(shape == (len(x),), "apply_fn", f"outputs of shape ({len(x)},)", f"shape {shape}")
-    return x, y
+    tree, rebuild = trainable(params)
+    theta, unravel = ravel_pytree(tree)
+    return theta, lambda theta: rebuild(unravel(theta))

@@ -143,7 +143,10 @@ matrix = starvation.matrix(feats, penalties["ridge"])
 plotting.starvation(matrix[:12, :12], feats.s2[:12]).get_figure()
 
 # %%
-print(f"{starvation.share(feats, penalties['ridge']):.1%} of all pairs starve; the signs of [j, i] and [i, j] agree in", end=" ")
+print(
+    f"{starvation.share(feats, penalties['ridge']):.1%} of all pairs starve; the signs of [j, i] and [i, j] agree in",
+    end=" ",
+)
 print(f"{(jnp.sign(matrix) == jnp.sign(matrix.T)).mean():.1%}")
 assert (jnp.diag(matrix) > 0).all()
 assert not starvation.matrix(feats, penalties["spectral decoupling"]).any()

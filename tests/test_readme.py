@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 # All of the example after the kernel, as a function of it; what it prints is what it returns.
-JITTED = '''
+JITTED = """
 def program(kernel):
     shown = []
     print = lambda *values: shown.append(values)
@@ -20,7 +20,7 @@ def program(kernel):
 print("jitted")
 for values in jax.jit(program)(kernel):
     print(*values)
-'''
+"""
 
 
 def example() -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from scipy.special import expit
 
 from gsjax import Ridge, SpectralDecoupling, features, linearized, networks, tangent, training
 from gsjax.data import digits
@@ -129,6 +130,119 @@ def test_what_is_reported_is_what_was_reached(x64, penalty):
         assert bool(fitted.converged) == (steps > 3) == (reached <= eps**0.5 * initial)
         np.testing.assert_allclose(fitted.logits, network(fitted.params, x) - network(params, x), atol=20 * eps)
         assert {leaf.dtype for leaf in jax.tree.leaves((fitted.params, fitted[1:5]))} == {jnp.dtype(x64)}
+
+
+CONVEX = ("separable", "mixed labels", "one example twice, labelled otherwise", "more parameters than examples")
+
+
+def convex(seed, dtype):
+    """A linear problem of random size, scale and condition: x, y, ridge, decoupling, target."""
+    rng = np.random.default_rng(seed)
+    kind = CONVEX[seed % len(CONVEX)]
+    n, m = (12, 25) if kind == CONVEX[3] else (30, 10)
+    spectrum = np.geomspace(1, 10 ** rng.uniform(-2, 0), m)
+    x = 10 ** rng.uniform(-1, 1) * rng.standard_normal((n, m)) * spectrum
+    y = np.sign(x @ (rng.standard_normal(m) / spectrum)) if kind == CONVEX[0] else rng.choice([-1.0, 1.0], n)
+    if kind == CONVEX[2]:
+        x[1], y[1] = x[0], -y[0]
+    ridge, decoupling = 10 ** rng.uniform(-8, 4, 2)
+    terms = ((ridge, 0), (0, decoupling), (ridge, decoupling))[seed // len(CONVEX) % 3]
+    return x.astype(dtype), y.astype(dtype), *np.asarray((*terms, rng.choice([0, 1, -2])), dtype)
+
+
+def excess(theta, x, y, ridge, decoupling, target):
+    """What L at `theta` is above its minimum by, relative to that: by Newton's method in float64, written out anew."""
+    x, y, theta = (np.asarray(a, float) for a in (x, y, theta))
+    ridge, decoupling, target = float(ridge), float(decoupling), float(target)
+
+    def value(theta):
+        f = x @ theta
+        return np.logaddexp(0, -y * f).sum() + decoupling / 2 * ((f - target) ** 2).sum() + ridge / 2 * theta @ theta
+
+    at = np.zeros(x.shape[1])
+    for _ in range(500):
+        f = x @ at
+        gradient = x.T @ (-y * expit(-y * f) + decoupling * (f - target)) + ridge * at
+        hessian = (x.T * (expit(f) * expit(-f) + decoupling)) @ x + ridge * np.eye(len(at))
+        change, length = -np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0], 1.0
+        if -gradient @ change < 1e-15 * value(at):
+            return value(theta) / value(at) - 1
+        while value(at + length * change) > value(at) + 1e-4 * length * (gradient @ change):
+            length /= 2
+        at = at + length * change
+    raise AssertionError("no minimum found")
+
+
+@jax.jit
+def fit_convex(x, y, ridge, decoupling, target, tolerance) -> training.Fit:
+    penalty = Ridge(ridge), SpectralDecoupling(decoupling, target)
+    return training.fit(linear, jnp.zeros(x.shape[1], x.dtype), x, y, penalty, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-3, 1e-5], ids=str)
+def test_where_it_says_converged_the_objective_is_at_its_minimum(x64, tolerance):
+    eps = float(jnp.finfo(x64).eps)
+    of_gradient, of_objective = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
+    converged = []
+    for seed in range(48):
+        problem = convex(seed, x64)
+        fitted = fit_convex(*problem, tolerance)
+        converged.append(bool(fitted.converged))
+        if converged[-1]:
+            assert excess(fitted.params, *problem) <= of_objective + 8 * eps, seed
+            assert float(fitted.gradient_norm) <= of_gradient * float(fitted.initial_gradient_norm)
+    assert np.mean(converged) > 0.9
+
+
+@pytest.mark.parametrize("strength", [1e-8, 1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4])
+def test_weak_and_strong_penalties_on_separable_data(x64, strength):
+    x, y, *_ = convex(0, x64)
+    for ridge, decoupling in ((strength, 0), (0, strength)):
+        problem = x, y, *np.asarray((ridge, decoupling, 0), x64)
+        fitted = fit_convex(*problem, None)
+        assert bool(fitted.converged)
+        assert excess(fitted.params, *problem) <= 8 * float(jnp.finfo(x64).eps)
+
+
+def test_what_single_precision_cannot_reach_is_not_called_converged():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((25, 25)) * np.geomspace(1, 1e-3, 25), rng.choice([-1.0, 1.0], 25)
+    problem = x.astype(np.float32), y.astype(np.float32), *(np.float32(a) for a in (0, 60, -2))
+    fitted = fit_convex(*problem, None)
+    assert excess(fitted.params, *problem) > 1e-3
+    assert not bool(fitted.converged)
+
+
+def test_a_network_under_a_weak_penalty_is_at_the_minimum_of_its_linearisation():
+    with jax.enable_x64(True):
+        x, y = data()
+        params, strength = start(jax.random.key(0), x), 1e-5
+        fitted = jax.jit(lambda w: training.fit(network, w, x, y, Ridge(strength)))(params)
+        assert bool(fitted.converged)
+        theta, unravel = ravel_pytree(fitted.params["params"])
+        outputs = jax.jit(lambda theta: network(params | {"params": unravel(theta)}, x))
+        phi, moved = np.asarray(jax.jacrev(outputs)(theta)), np.asarray(theta - ravel_pytree(params["params"])[0])
+        # Half a step of Newton's method from here is what L can still fall by, to first order in that.
+        alpha = expit(-y * np.asarray(fitted.logits))
+        gradient = strength * moved - phi.T @ (y * alpha)
+        hessian = strength * np.eye(len(theta)) + (phi.T * (alpha * (1 - alpha))) @ phi
+        left = gradient @ np.linalg.solve(hessian, gradient) / 2
+        assert left <= 2.0**-52 * float(fitted.objective)
+        # The control: a gradient that has fallen by sqrt(eps) would have let it stop at many times that.
+        early = float(jnp.finfo(x.dtype).eps) ** 0.5 * float(fitted.initial_gradient_norm) / np.linalg.norm(gradient)
+        assert early**2 * left > 1e-9 * float(fitted.objective)
+
+
+def test_a_network_without_forward_derivatives_is_trained():
+    @jax.custom_vjp
+    def double(v):
+        return 2 * v
+
+    double.defvjp(lambda v: (2 * v, None), lambda _, cotangent: (2 * cotangent,))
+    x, y, *_ = convex(0, np.float32)
+    fitted = training.fit(lambda w, x: double(x @ w), jnp.zeros(10), x, y, Ridge(4.0))
+    assert bool(fitted.converged)
+    np.testing.assert_allclose(fitted.logits, fit_convex(x, y, 1.0, 0.0, 0.0, 1e-4).logits, atol=1e-3)
 
 
 def norm(tree):
@@ -343,12 +457,19 @@ def test_bad_input_is_named(change, message):
 
 @pytest.mark.parametrize("tolerance", [0.0, -1e-3, np.nan, np.inf])
 def test_a_tolerance_is_positive(tolerance):
-    with pytest.raises(ValueError, match="tolerance: expected finite positive"):
+    with pytest.raises(ValueError, match="tolerance: expected a finite positive number"):
         training.fit(**GOOD, tolerance=tolerance)
 
 
+@pytest.mark.parametrize("max_steps", [True, 3.0, "3"], ids=repr)
+def test_max_steps_is_a_whole_number(max_steps):
+    with pytest.raises(ValueError, match="max_steps: expected a whole number, got"):
+        training.fit(**GOOD, max_steps=max_steps)
+    assert int(training.fit(**GOOD, max_steps=np.int64(1)).iterations) == 1
+
+
 def test_max_steps_is_at_least_one():
-    with pytest.raises(ValueError, match="max_steps: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="max_steps: expected a whole number of at least 1, got 0"):
         training.fit(**GOOD, max_steps=0)
 
 
@@ -359,7 +480,7 @@ def test_a_tolerance_below_rounding_is_warned_of():
 
 @pytest.mark.parametrize("step_size", [0.0, -0.1, np.nan])
 def test_a_step_size_is_positive(step_size):
-    with pytest.raises(ValueError, match="step_size: expected finite positive"):
+    with pytest.raises(ValueError, match="step_size: expected a finite positive number"):
         training.descend(**GOOD, step_size=step_size, steps=[1])
 
 

@@ -15,11 +15,13 @@ from gsjax import _check
 from gsjax.dual import problem
 from gsjax.dual.links import Form, Link, link
 from gsjax.features import Features
-from gsjax.objectives import Penalty
+from gsjax.objectives import Penalty, Ridge
 
 __all__ = ["Trajectory", "integrate"]
 
+# What the flow itself may need, and what a time to record may add: after a step that was cut short, steps grow tenfold.
 _MAX_STEPS = 4096
+_STEPS_A_TIME = 8
 _MAX_NEWTON_STEPS = 30
 
 # The SDIRK method of order 4 of Hairer and Wanner (Solving ODEs II, Table IV.6.5): L-stable, stiffly accurate (the last
@@ -63,11 +65,15 @@ def integrate(
     not the time course of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by
     `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4 whose stages are solved in logit coordinates, so
     that alpha never leaves (0, 1); in log coordinates for the linearised form, whose fixed point may lie outside. Local
-    errors are held to `sqrt(eps)` of alpha, plus the same of its mean.
+    errors are held to `sqrt(eps)` of alpha, plus the same of its mean: under ridge to that share of `|alpha| s_j^2 /
+    lambda` in response j, however weak the feature.
+
+    Every one of `times` is stepped to, so that T of them take T steps or more; 4,096 + 8 T are allowed. Where they do
+    not suffice, or `times` that are traced do not increase, `converged` is false.
 
     Raises:
-        ValueError: `times` empty, negative or not increasing; `initial` not in (0, 1); a `learning_rate` that is
-            not positive; an unknown `form` or `penalty`.
+        ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; `initial` not
+            in (0, 1); a `learning_rate` that is not positive; an unknown `form` or `penalty`.
 
     >>> from gsjax.features import from_spectrum
     >>> from gsjax.objectives import Ridge
@@ -78,8 +84,7 @@ def integrate(
     rule = link(form)
     dtype = feats.u.dtype
     n = feats.u.shape[0]
-    times = jnp.asarray(times, dtype)
-    _check.times(times)
+    times = _check.moments(times, dtype)
     _check.scalar("learning_rate", learning_rate)
     _check.positive("learning_rate", learning_rate)
     initial = jnp.asarray(initial, dtype)
@@ -91,25 +96,33 @@ def integrate(
     start = jnp.broadcast_to(initial, (n,))
     rate = jnp.max(jnp.abs(problem.field(whitened, rule, start)) / start) * flow.learning_rate
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
+    # Traced times come unchecked. In disorder they would end the program, not the flow.
+    ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
+    moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     controller = diffrax.PIDController(rtol=0.0, atol=tolerance, pcoeff=0.3, icoeff=0.4)
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(_Velocity(rule)),
         _LogitSDIRK(rule),
         t0=jnp.zeros((), dtype),
-        t1=times[-1],
-        dt0=0.1 / rate,
+        t1=moments[-1],
+        dt0=lax.stop_gradient(0.1 / rate),  # or its derivative would multiply with every step size that follows from it
         y0=rule.coordinate(start),
         args=flow,
-        saveat=diffrax.SaveAt(ts=times),
-        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=times),
-        max_steps=_MAX_STEPS,
+        saveat=diffrax.SaveAt(ts=moments),
+        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=moments),
+        max_steps=_MAX_STEPS + _STEPS_A_TIME * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)
-    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True)
+    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True) & ordered
     alpha = jnp.where(reached, rule.from_coordinate(states), jnp.nan)
-    margins = alpha @ flow.kernel + flow.offset
-    return Trajectory(times, alpha, margins @ feats.u, diffrax.is_successful(solution.result) & jnp.all(reached))
+    if isinstance(
+        penalty, Ridge
+    ):  # Eq. 11 feature by feature: beside a strong one, a weak one would drown in the margins
+        response = feats.s**2 / jnp.asarray(penalty.strength, dtype) * (alpha @ feats.u)
+    else:
+        response = (alpha @ flow.kernel + flow.offset) @ feats.u
+    return Trajectory(times, alpha, response, diffrax.is_successful(solution.result) & jnp.all(reached))
 
 
 class _Flow(NamedTuple):

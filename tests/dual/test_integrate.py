@@ -168,6 +168,69 @@ def test_the_linearised_flow_may_leave_the_domain():
 FEATS = features.from_spectrum(np.eye(2), np.ones(2))
 
 
+def test_ten_thousand_times_to_record_change_nothing():
+    few = np.array([1e-3, 0.1, 1.0, 7.0, 10.0])
+    with jax.enable_x64(True):
+        sparse = integrate(Ridge(0.1), times=few)
+        for spread in (np.linspace(0, 10, 10_001)[1:], np.geomspace(1e-6, 10, 10_000)):
+            many = np.sort(spread)
+            many[np.searchsorted(many, few * (1 - 1e-9))] = few
+            path = integrate(Ridge(0.1), times=many)
+            assert bool(path.converged)
+            np.testing.assert_allclose(path.response[np.searchsorted(many, few)], sparse.response, rtol=1e-6, atol=1e-7)
+
+
+def test_times_that_crowd_need_steps_to_grow_again():
+    pairs = np.geomspace(1e-3, 10, 500)
+    with jax.enable_x64(True):
+        path = integrate(Ridge(0.1), times=np.sort(np.concatenate([pairs, pairs * (1 + 1e-14)])))
+        assert bool(path.converged)
+        np.testing.assert_allclose(path.response[-1], integrate(Ridge(0.1), times=[0.0, 10.0]).response[-1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.5], [-1.0, 1.0], [0.0, np.nan], [0.0, np.inf]], ids=str)
+def test_traced_times_in_disorder_are_not_followed(times):
+    path = integrate(Ridge(0.1), times=np.array(times))
+    assert not bool(path.converged)
+    assert np.isnan(path.response).all()
+
+
+def test_times_that_single_precision_does_not_tell_apart_are_named():
+    with pytest.raises(ValueError, match=r"times: expected times that float32 tells apart, got [0-9]+ equal"):
+        dual.integrate(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))
+    with pytest.raises(ValueError, match="times: expected finite numbers"):
+        dual.integrate(FEATS, Ridge(1.0), times=np.array([0.0, 1e39]))
+    for times in ([0.0], [5.0], [0, 3], [0.0, 1e12]):
+        path = dual.integrate(FEATS, Ridge(1.0), times=times)
+        assert bool(path.converged)
+        np.testing.assert_allclose(path.times, times)
+
+
+@pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_every_response_is_right_relative_to_itself_in_single_precision(strength):
+    example = EXAMPLE._replace(s=np.array([1, 0.3, 0.1, 1e-2, 1e-4]))
+    times = np.array([1e-3, 0.1, 1, 1e2, 1e4, 1e6, 1e7])
+    path = integrate(Ridge(strength), example=example, times=times)
+    assert bool(path.converged)
+    with jax.enable_x64(True):
+        expected = integrate(Ridge(strength), example=example, times=times).response
+    np.testing.assert_allclose(path.response, expected, rtol=2e-3)
+
+
+def test_the_gradient_does_not_depend_on_the_times_recorded():
+    feats = features.from_spectrum(EXAMPLE.u, EXAMPLE.s)
+
+    @jax.jit
+    def end(strength, times):
+        return dual.integrate(feats, Ridge(strength), times=times).response[-1].sum()
+
+    with jax.enable_x64(True):
+        feats = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, float)), feats)
+        slope = (end(0.1001, np.linspace(0.1, 10, 400)) - end(0.0999, np.linspace(0.1, 10, 400))) / 0.0002
+        found = jax.jit(jax.grad(end))(0.1, np.linspace(0.1, 10, 400))
+        np.testing.assert_allclose(found, slope, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("argument", "options"),
     [
