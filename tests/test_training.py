@@ -36,12 +36,12 @@ def linear(w, x):
 def network(variables, x):
     """A tanh network on a scale and with a shift that are not trained, so that one program serves many tests."""
     outputs = networks.MLP((16,), activation="tanh").apply({"params": variables["params"]}, x)
-    return variables["constants"]["scale"] * outputs + variables["constants"]["shift"]
+    return variables["cache"]["scale"] * outputs + variables["cache"]["shift"]
 
 
 def start(key, x, *, scale=1.0, shift=0.0):
     constants = {"scale": jnp.asarray(scale, x.dtype), "shift": jnp.asarray(shift, x.dtype)}
-    return dict(networks.MLP((16,)).init(key, x)) | {"constants": constants}
+    return dict(networks.MLP((16,)).init(key, x)) | {"cache": constants}
 
 
 @functools.partial(jax.jit, static_argnames="apply_fn")
@@ -338,14 +338,14 @@ def test_one_program_trains_under_either_of_two_penalties():
 
 def test_only_the_parameters_of_variables_are_trained():
     def apply_fn(variables, x):
-        return x @ variables["params"]["w"] + x @ variables["constants"]["v"]
+        return x @ variables["params"]["w"] + x @ variables["cache"]["v"]
 
     x, y = data()
-    variables = {"params": {"w": jnp.zeros(6)}, "constants": {"v": jnp.ones(6)}}
+    variables = {"params": {"w": jnp.zeros(6)}, "cache": {"v": jnp.ones(6)}}
     fitted = training.fit(apply_fn, variables, x, y, Ridge(1.0))
     course = training.descend(apply_fn, variables, x, y, Ridge(1.0), step_size=0.1, steps=[3])
     for trained in (fitted.params, course.params):
-        np.testing.assert_array_equal(trained["constants"]["v"], 1)
+        np.testing.assert_array_equal(trained["cache"]["v"], 1)
         assert float(jnp.linalg.norm(trained["params"]["w"])) > 0.1
 
 
@@ -403,7 +403,7 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
             value, gradient = loss(network, by_hand, params, x, y, Ridge(0.3))
             objectives.append(float(value))
             moved = jax.tree.map(lambda w, g: w - 0.1 * g, by_hand, gradient)
-            by_hand = moved | {"constants": params["constants"]}
+            by_hand = moved | {"cache": params["cache"]}
         np.testing.assert_allclose(often.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
         np.testing.assert_allclose(often.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
         np.testing.assert_array_equal(often.times, 0.1 * np.array([0, 1, 2, 5]))
