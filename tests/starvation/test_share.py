@@ -1,0 +1,98 @@
+"""The share of pairs that starve: the same eagerly, under jit and, as far as it can be, in both precisions."""
+
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
+from __future__ import annotations
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsjax import Ridge, SpectralDecoupling, features, starvation
+from tests.instances import orthogonal
+
+PENALTY = Ridge(0.1)
+
+
+def kernel(rng, n, strengths):
+    u = orthogonal(rng, n)
+    return (u * strengths) @ u.T, rng.choice([-1.0, 1.0], n)
+
+
+def shares(kernel, y, **options):
+    return starvation.share(features.from_ntk(kernel, y), PENALTY, **options)
+
+
+def test_it_counts_the_ordered_pairs_of_the_matrix(x64):
+    feats = features.from_spectrum(orthogonal(np.random.default_rng(0), 6), np.geomspace(3, 0.1, 6))
+    matrix = np.asarray(starvation.matrix(feats, PENALTY))
+    assert float(starvation.share(feats, PENALTY)) == pytest.approx((matrix < 0).sum() / 30)
+    elastic = np.asarray(starvation.elasticity(feats, PENALTY))
+    elastic = elastic[~np.eye(6, dtype=bool)]
+    expected = np.abs(elastic[elastic < 0]).sum() / np.abs(elastic).sum()
+    assert float(starvation.share(feats, PENALTY, weighted=True)) == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("rank", [8, 5, 2, 1])
+def test_features_that_jit_keeps_without_strength_do_not_count(x64, weighted, rank):
+    matrix, y = kernel(np.random.default_rng(rank), 8, np.where(np.arange(8) < rank, np.geomspace(4, 0.5, 8), 0))
+    eager = shares(jnp.asarray(matrix), y, weighted=weighted)
+    traced = jax.jit(lambda kernel: shares(kernel, y, weighted=weighted))(jnp.asarray(matrix))
+    assert float(eager) == pytest.approx(float(traced), abs=1e-6)
+    padded = features.from_spectrum(np.eye(8), np.where(np.arange(8) < rank, 1.0, 0))
+    assert float(starvation.share(padded, PENALTY)) == 0  # uncoupled
+    assert rank > 1 or float(eager) == 0
+
+
+def test_precision_that_cuts_the_rank_is_said_and_changes_little_of_the_weighted_share():
+    """Strengths over twelve decades, of which single precision resolves about five."""
+    matrix, y = kernel(np.random.default_rng(0), 40, np.geomspace(10, 1e-11, 40))
+    with jax.enable_x64(True):
+        exact = features.from_ntk(matrix, y)
+        assert exact.rank == 40
+        share, weighted = (float(shares(matrix, y, weighted=w)) for w in (False, True))
+    with pytest.warns(UserWarning, match=r"ntk: float32 resolves \d+ of 40 features"):
+        feats = features.from_ntk(jnp.asarray(matrix, jnp.float32), y)
+    assert feats.rank < 25
+    assert abs(float(starvation.share(feats, PENALTY, weighted=True)) - weighted) < 0.01
+    assert 0.2 < share < 0.8
+
+
+def test_a_kernel_of_low_rank_is_no_matter_of_precision():
+    """A gap between the features and the rounding: nothing is said."""
+    matrix, y = kernel(np.random.default_rng(1), 8, np.array([4.0, 2, 1, 0, 0, 0, 0, 0]))
+    phi = np.random.default_rng(2).standard_normal((8, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert features.from_ntk(jnp.asarray(matrix), y).rank == 3
+        assert features.from_ntrf(jnp.asarray(phi), y).rank == 3
+
+
+def test_a_feature_matrix_that_precision_cuts_says_so():
+    rng = np.random.default_rng(3)
+    phi = (orthogonal(rng, 8) * np.geomspace(1, 1e-9, 8)) @ orthogonal(rng, 8)
+    with pytest.warns(UserWarning, match=r"phi: float32 resolves \d of 8 features"):
+        features.from_ntrf(jnp.asarray(phi, jnp.float32), np.ones(8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        features.from_ntrf(jnp.asarray(phi, jnp.float32), np.ones(8), rtol=1e-3)  # the user's own choice
+
+
+def test_nothing_starves_under_decoupling_and_what_has_not_converged_has_no_share():
+    feats = features.from_spectrum(orthogonal(np.random.default_rng(4), 5), np.geomspace(3, 0.1, 5))
+    assert float(starvation.share(feats, SpectralDecoupling(0.1))) == 0
+    rubbish = jax.jit(lambda u: starvation.share(features.from_spectrum(u, jnp.ones(5)), PENALTY))
+    assert np.isnan(rubbish(np.full((5, 5), np.nan)))
+
+
+def test_half_precision_is_computed_in_single():
+    matrix = np.diag([4.0, 2.0, 1.0])
+    for construct in (features.from_ntk, features.from_ntrf):
+        for dtype in (jnp.float16, jnp.bfloat16):
+            feats = construct(jnp.asarray(matrix, dtype), np.ones(3))
+            assert feats.u.dtype == feats.s.dtype == jnp.float32
