@@ -38,7 +38,7 @@ _OPTIMIZER = optax.lbfgs(memory_size=20)
 
 # Conjugate gradients lose orthogonality to rounding, most in float32: then a step adds little for many iterations
 # before it finds a weak direction. Fewer recent ones would be taken for the end.
-_RECENT = 50
+_RECENT = 100
 _MAX_CONJUGATE = 300
 
 
@@ -184,7 +184,7 @@ def fit(
     changes its meaning with widths, output scales or the number of examples. The second is judged by a duality gap, at
     a point that conjugate gradients find (at most 300 products with the Jacobian each time that the first holds). Under
     `SpectralDecoupling` at deficient rank, and where lambda is so small that its bound drowns in rounding, part of the
-    gap is estimated, from the last 50 of those iterations. Where rounding or `max_steps` come first, `converged` is
+    gap is estimated, from the last 100 of those iterations. Where rounding or `max_steps` come first, `converged` is
     false, as it is where there are kinks at the minimum: for ReLU under `Ridge` the gradient need not vanish there.
 
     One seed, or many:
