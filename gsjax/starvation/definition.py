@@ -56,8 +56,9 @@ def share(feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: 
     are kept. Zero if there are less than two features; NaN where the equilibrium did not converge.
 
     Every pair counts the same, however weak its features: how many of them a kernel resolves in its precision decides
-    on the share. With `weighted=True` a pair counts with the size of its elasticity `d log|z_j*| / d log s_i^2`, so
-    that a pair of features that hardly act on each other hardly counts, whether it is resolved or not.
+    on the share. With `weighted=True` a pair counts with the geometric mean of its two elasticities, `d log|z_j*| / d
+    log s_i^2` and the other way round, which is between 0 and 1/2 and vanishes with the strength of either feature: so
+    a pair of features too weak to matter does not, whether it is resolved or not.
 
     Raises:
         ValueError: features that are not binary, an unknown `form` or `penalty`, or per-example arrays of the wrong
@@ -74,8 +75,9 @@ def share(feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: 
         weight = pairs.astype(slopes.dtype)
     else:
         response = jnp.abs(equilibrium(feats, penalty, form=form).response)
-        elastic = jnp.abs(slopes) * feats.s2 / jnp.where(response > 0, response, 1)[:, None]
-        weight = jnp.where(pairs & (response > 0)[:, None], elastic, 0)
+        size = jnp.sqrt(jnp.abs(slopes))
+        scale = jnp.where(response > 0, feats.s / jnp.sqrt(jnp.where(response > 0, response, 1)), 0)
+        weight = jnp.where(pairs, size * size.T * scale[:, None] * scale, 0)
     total = jnp.sum(weight)
     found = jnp.sum(jnp.where(slopes < 0, weight, 0)) / jnp.where(total > 0, total, 1)
     return jnp.where(jnp.any(jnp.isnan(slopes)), jnp.nan, found)

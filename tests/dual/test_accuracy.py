@@ -10,6 +10,7 @@ problems, at more sizes.
 from __future__ import annotations
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -55,7 +56,8 @@ def test_penalties_over_twenty_four_decades(x64, form, exponent):
         state, slopes, true = solve(u, s, 10.0**exponent, x64, form)
         assert bool(state.converged)
         assert relative(state.response, true.response) < WRONG[x64]
-        assert relative(state.alpha, true.alpha) < WRONG[x64]
+        normal = true.alpha > jnp.finfo(x64).tiny  # below, floats have no relative accuracy
+        assert relative(np.asarray(state.alpha)[normal], true.alpha[normal]) < WRONG[x64]
         np.testing.assert_array_less(np.abs(slopes - true.slopes.astype(float)), 1e-2 * true.scale.astype(float))
 
 
@@ -93,7 +95,7 @@ def test_sensitivities_to_features_without_strength():
             for last in (0.0, 1e-9):
                 _, slopes, true = solve(u, np.array([3.0, 1.0, last]), 3e-13, jnp.float64)
                 wrong = np.abs(slopes - true.slopes.astype(float))
-                np.testing.assert_array_less(wrong, 1e-6 * true.scale.astype(float) + 1e-300)
+                assert (wrong <= 1e-6 * np.abs(true.slopes.astype(float)).max(axis=0)).all()
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-2, 1.0, 1e3, 1e4, 1e8, 1e12])
@@ -117,11 +119,15 @@ def test_several_classes_under_strong_and_weak_penalties(x64):
         assert bool(state.converged)
         with jax.enable_x64(True):
             exact = solve(multiclass.Features(u.astype(float), s, None, labels, 6), Ridge(strength))
-            p = jax.nn.softmax(exact.logits)
+            p = np.asarray(jax.nn.softmax(exact.logits))
+            exact = jax.tree.map(np.asarray, exact)
             if strength >= 1:
                 pull = u.T.astype(float) @ np.asarray(np.eye(3)[labels] - p).ravel()
                 np.testing.assert_allclose(exact.response, s**2 * pull / strength, rtol=1e-9)
-        np.testing.assert_allclose(state.response, exact.response, rtol=WRONG[x64])
+        sums = s**2 / strength * (np.abs(u).T @ np.abs(np.asarray(np.eye(3)[labels] - p).ravel()))
+        sums = np.minimum(sums, np.abs(u).T @ np.abs(np.asarray(exact.logits)).ravel())  # of what it is the difference
+        wrong = np.maximum(np.abs(np.asarray(state.response) - exact.response) - 32 * jnp.finfo(x64).eps * sums, 0)
+        assert np.max(wrong / np.abs(exact.response)) < WRONG[x64]
 
 
 def test_single_precision_of_real_images():
@@ -135,8 +141,9 @@ def test_single_precision_of_real_images():
         for strength in (1.0, 1e3, 1e4, 1e6, 1e9):
             state = solve(feats, penalty(jnp.float32(strength)))
             with jax.enable_x64(True):
-                wide = features.from_spectrum(*(np.asarray(leaf, float) for leaf in (feats.u, feats.s, feats.y)))
-                exact = solve(wide, penalty(strength))
+                leaves = (np.asarray(leaf, float) for leaf in (feats.u, feats.s, feats.y))
+                wide = features.Features(*itertools.islice(leaves, 2), None, *leaves, feats.rank)
+                exact = jax.tree.map(np.asarray, solve(wide, penalty(strength)))
             assert bool(state.converged)
             # The basis, and alpha, are known to eps times the sum of what makes up a response: allow for that.
             sums = np.abs(np.asarray(feats.u)).T @ np.abs(np.asarray(exact.margins))
