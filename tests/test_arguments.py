@@ -683,7 +683,6 @@ def test_without_the_key_params_all_of_a_dict_is_differentiated():
         (jax.nn.relu, r"\w+"),
         (object(), "object"),
     ],
-    ids=str,
 )
 def test_what_is_no_floating_point_number_is_no_parameter(call, leaf, said):
     params = {"layer": [W, leaf]}
