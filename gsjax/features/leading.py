@@ -247,8 +247,9 @@ def _lanczos(
 ) -> tuple[Float[np.ndarray, " depth"], Float[np.ndarray, "n top"], int]:
     """Ritz values of Y K Y, largest first, and `top` vectors in the Krylov space of `start`, orthogonal to `kept`.
 
-    The third of what is returned is how many products were made. `strongest` is the largest eigenvalue among those of `kept`, or zero. The space is of dimension `depth`, or from
-    `least` on of one where `enough` holds for the `top` largest Ritz values and their residuals.
+    The third of what is returned is how many products were made. `strongest` is the largest eigenvalue among those of
+    `kept`, or zero. The space is of dimension `depth`, or from `least` on of one where `enough` holds for the `top`
+    largest Ritz values and their residuals.
     """
     n, dtype = len(start), start.dtype
     krylov = np.zeros((depth, n), dtype)

@@ -47,7 +47,8 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     `Phi^T v`, and one forwards, `Phi (Phi^T v)`. The operator holds what one backward pass over all of x needs, the
     activations of every layer, and nothing of size n^2; `.as_matrix()` is `ntk`, much faster than n products. It is a
     pytree of arrays: it goes through `jax.jit`, and operators of one `apply_fn` and shape share their compiled
-    programs. If `apply_fn` mixes the examples of a batch, as batch normalisation does in training mode, Phi is the Jacobian of the batch as a whole.
+    programs. If `apply_fn` mixes the examples of a batch, as batch normalisation does in training mode, Phi is the
+    Jacobian of the batch as a whole.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
