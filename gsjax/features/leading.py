@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +16,15 @@ from jaxtyping import Array, Float
 
 from gsjax import _check, _progress
 from gsjax.features.decomposition import Features
+from gsjax.tangent.operator import TangentKernel
 
 __all__ = ["from_operator"]
+
+# How many numbers the kernel of a network may have to be held whole: 256 MiB in float32, n = 8192.
+_HELD = 2**26
+
+# A second start shows a feature that is stronger than the weakest one found by this much, save with this probability.
+_EXCESS, _MISS = 0.1, 1e-3
 
 
 def from_operator(
@@ -29,7 +37,7 @@ def from_operator(
 ) -> Features:
     """The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
 
-    For n so large that K cannot be held or decomposed: the leading eigenpairs of `Y K Y`, strongest first, by Lanczos'
+    For n so large that K cannot be decomposed: the leading eigenpairs of `Y K Y`, strongest first, by Lanczos'
     algorithm with full reorthogonalisation, in Krylov spaces of growing dimension until every feature is resolved,
 
         |Y K Y u_j - s_j^2 u_j| <= tolerance s_j^2,
@@ -41,24 +49,31 @@ def from_operator(
 
     No residual tells that these are the *leading* features, and a Krylov space holds one vector of each eigenspace.
     So another one, orthogonal to what was found, has to show nothing stronger; both starts are random, of fixed seeds.
+    A feature whose s^2 is 10% above that of the weakest one found escapes it with a probability below 1e-3, whatever
+    the spectrum, and closer ones do only where neither space resolves them from their neighbours.
 
     The features beyond r are left out, as if they had no strength. `dual.equilibrium` is then that of the best
     approximation of rank r to the kernel: close under a `Ridge` well above the strengths left out. Under
     `SpectralDecoupling` strengths do not count, and what is left out is left out whatever the penalty: outputs stay in
     the span of u (`decoupled=False`).
 
-    Takes a product for each dimension of the Krylov spaces, of `2 top + 60` at first and doubling, then half as many as
-    the last had, and one or two for each feature; and memory for twice the last. Where n products are no more, K itself
-    is decomposed. How many it takes depends on values, so this does not work under `jit`. Products are made one by one,
-    each a compiled program (XLA runs convolutions several times slower in a compiled loop on CPUs), of vectors that are
-    scaled such that no product over- or underflows, and are otherwise handled in NumPy.
+    Takes a product for each dimension of the Krylov spaces and one or two for each feature; and memory for twice the
+    last. The first space ends once the Ritz pairs are resolved by their own estimates, at `2 top + 60` at most and from
+    there on doubling; the second once nothing in it reaches the weakest feature, at half of that. Where n products are
+    no more, K itself is decomposed. How many it takes depends on values, so this does not work under `jit`. Products
+    are made one by one, each a compiled program (XLA runs convolutions several times slower in a compiled loop on
+    CPUs), of vectors that are scaled such that no product over- or underflows, and are otherwise handled in NumPy.
+
+    A product with the kernel of a network costs about as much as a few hundred rows of `tangent.ntk`. So up to n = 8192
+    (2^26 numbers, 256 MiB in float32) the kernel of a `tangent.ntk_operator` is computed as such, and the products are
+    made with that matrix, unless its entries are no normal numbers where products still are.
 
     Args:
         operator: on vectors `(n,)`, tagged symmetric; positive semi-definite.
         y: `(n,)`, labels in {-1, +1}.
         top: how many features.
         tolerance: the largest residual of a feature, relative to its strength.
-        max_products: how many products may be made altogether.
+        max_products: how many products may be made altogether; what a space may take at most has to be left.
 
     Raises:
         ValueError: `operator` is not a symmetric lineax operator on vectors `(n,)`, is traced, has products that are
@@ -88,9 +103,10 @@ def from_operator(
         _check.positive("tolerance", tolerance)
 
     y, feats = y.astype(dtype), None
-    kernel = _Kernel(operator, np.asarray(y))
+    kernel = _Kernel(_held(operator, n, dtype), np.asarray(y))
     kept, strongest, threshold = np.zeros((n, 0), dtype), 0.0, -np.inf
     dimension, products, progress = 2 * top + 60, 0, "none are yet"
+    early = True
     while True:
         # A Ritz value converges twice as fast as its vector: a stronger feature would show in a space of half the size.
         depth = dimension if feats is None else dimension // 2
@@ -101,22 +117,36 @@ def from_operator(
             basis = np.eye(n, dtype=dtype)
         else:
             start = np.asarray(jax.random.normal(jax.random.key(products), (n,), dtype))
-            values, vectors = _lanczos(kernel, kept, strongest, start, depth, top)
+
+            def enough(
+                values: np.ndarray, residual: np.ndarray, first: bool = feats is None, threshold: float = threshold
+            ) -> bool:
+                """Whether the Ritz pairs that would be returned are resolved, or cannot be among these."""
+                largest = max(values[0], strongest)  # noqa: B023
+                # Twice: what a product shows is this estimate and rounding.
+                resolved, weightless, _ = _judge(values, 2 * residual, n, dtype, tolerance, largest)
+                return bool(np.all(resolved | weightless | (not first and values + residual <= threshold)))
+
+            least = top + 1 if feats is None else min(_least(n), depth)
+            # What was stopped on an estimate that did not hold is not stopped on an estimate again.
+            stop = enough if early else None
+            values, vectors, made = _lanczos(kernel, kept, strongest, start, depth, least, top, stop)
+            products += made
             _check_ritz(values, strongest, dtype)
             if feats is not None and values[0] <= threshold:
                 return feats
             basis = np.concatenate([kept, vectors], axis=1)
         s2, u, residual = _rayleigh_ritz(kernel, basis)
         _check_ritz(s2, strongest, dtype)
-        products += cost
+        products += basis.shape[1]
 
         s2, u, residual = s2[:top], u[:, :top], residual[:top]
-        resolved, weightless, accuracy = _judge(s2, residual, n, dtype, tolerance)
+        resolved, weightless, accuracy = _judge(s2, residual, n, dtype, tolerance, s2[0])
         if not np.all(resolved | weightless):
             worst = np.max(residual[~weightless] / s2[~weightless])
             progress = f"{resolved.sum()} are after {products}, the largest residual is {worst:.1e} of its strength"
             _check.require(cost < n, "top", f"features that {dtype} resolves to the tolerance", f"{top}; {progress}")
-            dimension *= 2
+            dimension, early = 2 * dimension, False
             continue
         rank = int(resolved.sum())
         _check.require(rank > 0, "operator", "at least one feature of positive strength", "an operator of rank 0")
@@ -130,7 +160,29 @@ def from_operator(
         if cost == n:
             return feats
         progress = f"they are after {products}, but there may be stronger ones"
-        kept, strongest, threshold = u, s2[0], s2[-1] + accuracy[-1]
+        kept, strongest, threshold, early = u, s2[0], s2[-1] + accuracy[-1], True
+
+
+def _held(operator: lx.AbstractLinearOperator, n: int, dtype: Any) -> lx.AbstractLinearOperator:
+    """The kernel of a network as a matrix, if that is small enough to be held: it takes as long as a few products."""
+    if not isinstance(operator, TangentKernel) or n**2 > _HELD:
+        return operator
+    matrix, info = operator.as_matrix(), jnp.finfo(dtype)
+    # Products can be scaled such that they do not over- or underflow; the entries of the matrix cannot.
+    size = float(jnp.max(jnp.abs(matrix)))
+    held = float(info.tiny) / float(info.eps) ** 2 < size < np.inf
+    return lx.MatrixLinearOperator(matrix.astype(dtype), operator.tags) if held else operator
+
+
+def _least(n: int) -> int:
+    """The dimension d of a Krylov space of a random start that shows an eigenvalue `_EXCESS` above what is known.
+
+    Its largest Ritz value is then within the factor 1 + _EXCESS of the largest eigenvalue, save with probability _MISS.
+    Kuczynski and Wozniakowski 1992, Theorem 4.1: the probability of a relative error above e is at most
+    1.648 sqrt(n) exp(-sqrt(e) (2 d - 1)).
+    """
+    excess = _EXCESS / (1 + _EXCESS)
+    return math.ceil((math.log(1.648 * math.sqrt(n) / _MISS) / math.sqrt(excess) + 1) / 2)
 
 
 class _Kernel:
@@ -189,11 +241,15 @@ def _lanczos(
     strongest: float,
     start: Float[np.ndarray, " n"],
     depth: int,
+    least: int,
     top: int,
-) -> tuple[Float[np.ndarray, " depth"], Float[np.ndarray, "n top"]]:
+    enough: Callable[[np.ndarray, np.ndarray], bool] | None,
+) -> tuple[Float[np.ndarray, " depth"], Float[np.ndarray, "n top"], int]:
     """Ritz values of Y K Y, largest first, and `top` vectors in the Krylov space of `start`, orthogonal to `kept`.
 
-    `strongest` is the largest eigenvalue among those of `kept`, or zero.
+    The third of what is returned is how many products were made. `strongest` is the largest eigenvalue among those of
+    `kept`, or zero. The space is of dimension `depth`, or from `least` on of one where `enough` holds for the `top`
+    largest Ritz values and their residuals.
     """
     n, dtype = len(start), start.dtype
     krylov = np.zeros((depth, n), dtype)
@@ -214,16 +270,26 @@ def _lanczos(
         image = orthogonal(image, k + 1)
         beside[k] = np.linalg.norm(image)
         if not np.isfinite(diagonal[k] + beside[k]):
-            return np.array([np.nan]), krylov.T[:, :top]
+            return np.array([np.nan]), krylov.T[:, :top], k + 1
         # A Krylov space that is exhausted ends here; zeros in its place add only zeros to the Ritz values.
         scale = max(strongest, diagonal[: k + 1].max())
         if k + 1 == depth or beside[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
             break
+        if enough is not None and k + 1 >= least and (k + 1 - least) % 4 == 0:
+            values, vectors = _tridiagonal(diagonal[: k + 1], beside[:k])
+            if enough(values[:top], beside[k] * np.abs(vectors[-1, :top])):
+                break
         krylov[k + 1] = image / beside[k]
-    beside = np.where(np.arange(depth) < k, beside, 0)[:-1]
-    matrix = np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1)
-    values, vectors = np.linalg.eigh(matrix)
-    return values[::-1], krylov.T @ vectors[:, : -top - 1 : -1].astype(dtype)
+    values, vectors = _tridiagonal(diagonal, np.where(np.arange(depth) < k, beside, 0)[:-1])
+    return values, krylov.T @ vectors[:, :top].astype(dtype), k + 1
+
+
+def _tridiagonal(
+    diagonal: Float[np.ndarray, " d"], beside: Float[np.ndarray, " e"]
+) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
+    """Eigenvalues, largest first, and vectors."""
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    return values[::-1], vectors[:, ::-1]
 
 
 def _rayleigh_ritz(
@@ -250,11 +316,11 @@ def _check_ritz(values: Float[np.ndarray, " d"], strongest: float, dtype: Any) -
 
 
 def _judge(
-    s2: np.ndarray, residual: np.ndarray, n: int, dtype: Any, tolerance: float | None
+    s2: np.ndarray, residual: np.ndarray, n: int, dtype: Any, tolerance: float | None, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Which Ritz pairs are resolved, which are rounding errors, and how well the Ritz values are known."""
     eps = float(jnp.finfo(dtype).eps)
-    rounding = 4 * np.sqrt(n) * eps * s2[0]
+    rounding = 4 * np.sqrt(n) * eps * largest
     attainable = np.maximum(np.sqrt(eps) * s2, np.minimum(rounding, eps**0.25 * s2))
     allowed = attainable if tolerance is None else tolerance * s2
     resolved = residual < allowed

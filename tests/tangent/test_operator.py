@@ -53,8 +53,10 @@ def test_products_with_the_identity_are_the_kernel(network, shape):
         assert structure == jax.eval_shape(network.apply, variables, x)
         identity = np.eye(structure.size).reshape(-1, *structure.shape)
         rows = np.stack([operator.mv(column).ravel() for column in identity])
+        held = operator.as_matrix()
         expected = matrix(jax.jit(ntk, static_argnums=0)(network.apply, variables, x))
     np.testing.assert_allclose(rows, expected, atol=1e-13 * np.max(np.abs(expected)))
+    np.testing.assert_allclose(held, rows, atol=1e-13 * np.max(np.abs(expected)))
 
 
 def test_symmetric_and_positive_semidefinite(x64):
