@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 
 from gsjax import _check
 from gsjax.dual import equilibrium, integrate
-from gsjax.features import Features, planar
+from gsjax.features import Features, planar, require_binary
 from gsjax.objectives import Penalty, Ridge, per_example
 
 __all__ = ["Courses", "Flow", "courses", "flow"]
@@ -66,10 +66,10 @@ def flow(
     >>> [f"{z:.3f}" for z in path.response[-1]], bool(path.converged)
     (['0.401', '1.043'], True)
     """
+    require_binary(feats)
     n, dtype = feats.u.shape[0], feats.u.dtype
     times = _check.moments(times, dtype)
-    _check.scalar("learning_rate", learning_rate)
-    _check.positive("learning_rate", learning_rate)
+    _check.number("learning_rate", learning_rate, "(0, inf)")
     if isinstance(penalty, Ridge):
         _check.scalar("penalty.strength", penalty.strength)
         decay, pull, target = jnp.asarray(penalty.strength, dtype), jnp.zeros(n, dtype), jnp.zeros(n, dtype)
@@ -146,7 +146,10 @@ def courses(
     >>> (abs(found.primal[:, :, 1] - found.equilibrium) < 1e-2).all().item()
     True
     """
-    given, (ratio, delta, times) = times, (_check.as_float(axis) for axis in (ratio, delta, times))
+    given, (ratio, delta, times) = (
+        times,
+        (_check.floating(name, axis) for name, axis in (("ratio", ratio), ("delta", delta), ("times", times))),
+    )
     for name, axis in (("ratio", ratio), ("delta", delta)):
         _check.shape(name, axis, ndim=1)
         _check.finite(name, axis)

@@ -160,6 +160,7 @@ def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = Tru
     >>> bool((jnp.diag(starvation_matrix(feats, Ridge(1.0))) >= 0).all())
     True
     """
+    oriented = _check.flag("oriented", oriented)
     state = equilibrium(feats, penalty)
     if isinstance(penalty, Ridge):
         probabilities = jax.nn.softmax(state.logits)

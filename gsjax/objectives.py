@@ -7,11 +7,10 @@ take means, or leave out the 1/2, are converted by the experiment that follows t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from gsjax import _check
@@ -28,7 +27,6 @@ __all__ = [
 ]
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Ridge:
     """The penalty `(strength / 2) ||theta||^2` of Eq. 5 on the distance from initialisation.
@@ -43,10 +41,9 @@ class Ridge:
     strength: float | Float[Array, ""]
 
     def __post_init__(self):
-        _positive("strength", self.strength)
+        _check.positive("strength", self.strength)
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SpectralDecoupling:
     """The penalty `sum_i (strength_i / 2) (yhat_i - target_i)^2` of Eq. 17, on outputs and not on margins.
@@ -65,23 +62,39 @@ class SpectralDecoupling:
     target: float | Float[Array, ""] | Float[Array, " n"] = 0.0
 
     def __post_init__(self):
-        _positive("strength", self.strength)
-        if _is_numeric(self.target):
-            _check.finite("target", self.target)
+        _check.positive("strength", self.strength)
+        _check.finite("target", self.target)
 
 
 Penalty = Ridge | SpectralDecoupling
 Penalties = Penalty | tuple[Penalty, ...]  # a tuple stands for the sum; the theory (`dual` and below) takes one
 
 
-def _is_numeric(value) -> bool:
-    # Tree transformations rebuild these classes around leaves that are no numbers (None, sharding specs, ...).
-    return isinstance(value, (int, float, str, list, tuple, np.ndarray, np.generic, jax.Array))
+def _register(cls: type) -> None:
+    """Makes a penalty a pytree of its fields.
+
+    Transformations rebuild it around leaves that are no numbers (None, sharding specs, ...), which therefore do not go
+    through the constructor and its checks, as they would with `jax.tree_util.register_dataclass`.
+    """
+    names = tuple(field.name for field in fields(cls))
+
+    def unflatten(_, leaves):
+        penalty = object.__new__(cls)
+        for name, leaf in zip(names, leaves, strict=True):
+            object.__setattr__(penalty, name, leaf)
+        return penalty
+
+    def flatten(penalty):
+        return tuple(getattr(penalty, name) for name in names), None
+
+    def flatten_with_keys(penalty):
+        return tuple((jax.tree_util.GetAttrKey(name), getattr(penalty, name)) for name in names), None
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
 
 
-def _positive(name: str, value) -> None:
-    if _is_numeric(value):
-        _check.positive(name, value)
+_register(Ridge)
+_register(SpectralDecoupling)
 
 
 def penalty_value(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"]) -> Float[Array, ""]:
@@ -111,6 +124,7 @@ def per_example(penalty: Penalty, n: int, dtype) -> tuple[Float[Array, " n"], Fl
     Raises:
         ValueError: `penalty` is not known, or one of its arrays is neither a scalar nor `(n,)`.
     """
+    n = _check.whole("n", n, least=1)
     if not isinstance(penalty, SpectralDecoupling):
         raise ValueError(f"penalty: expected Ridge or SpectralDecoupling, got {penalty!r}")
     for name, value in (("strength", penalty.strength), ("target", penalty.target)):

@@ -19,6 +19,7 @@ import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optax
 import pytest
@@ -27,8 +28,27 @@ from flax.core import freeze
 from jax.sharding import Mesh
 
 import gsjax
-from gsjax import data, methods, networks, plotting, probes, statistics, sweeps, tangent
+from gsjax import (
+    Ridge,
+    SpectralDecoupling,
+    data,
+    dual,
+    features,
+    linearized,
+    methods,
+    multiclass,
+    networks,
+    objectives,
+    plotting,
+    probes,
+    starvation,
+    statistics,
+    sweeps,
+    tangent,
+    training,
+)
 from gsjax.methods import Batch
+from gsjax.starvation import structures
 from gsjax.starvation.diagram import PhaseDiagram
 from gsjax.tangent.calls import check_problem
 
@@ -136,7 +156,82 @@ DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones(
 ERRORS = np.array([[2.0, 1.0], [2.2, 0.9]])
 DECAY = (NUMBER, 0.5)
 
+FEATS = features.planar(0.6, jnp.array([4.0, 1.0]))
+CLASSES = multiclass.from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
+TIMES = jnp.array([0.0, 1.0])
+KERNEL = lx.MatrixLinearOperator(jnp.diag(jnp.array([4.0, 2.0, 1.0])), lx.positive_semidefinite_tag)
+KEY = jax.random.key(0)
+FIT = functools.partial(training.fit, linear, W, X, Y, Ridge(1.0))
+DESCEND = functools.partial(training.descend, linear, W, X, Y, Ridge(1.0))
+FORM = (CHOICE, "exact")
+
 ARGUMENTS: dict[str, Argument] = {
+    **rows("objectives.Ridge", of(Ridge), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling, 0.1), target=(NUMBERS, 0.5)),
+    **rows("features.from_ntrf", of(features.from_ntrf, X, Y), rtol=(*DECAY, True)),
+    **rows("features.from_ntk", of(features.from_ntk, np.eye(N, dtype=np.float32), Y), rtol=(*DECAY, True)),
+    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3]), top=(WHOLE, 2)),
+    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), tolerance=(*DECAY, True)),
+    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), max_products=(WHOLE, 9)),
+    "features.planar.delta": Argument(NUMBER, lambda value: features.planar(value, jnp.ones(2)), 0.5),
+    **rows("dual.equilibrium", of(dual.equilibrium, FEATS, Ridge(1.0)), tolerance=(*DECAY, True), form=FORM),
+    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
+    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
+    **rows("starvation.matrix", of(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
+    **rows("starvation.share", of(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
+    **rows("starvation.phase_diagram", of(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
+    **rows("starvation.elasticity", of(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
+    **rows("starvation.ensemble", of(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
+    **rows("structures.random_orthogonal", of(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
+    **rows("structures.near_identity", of(structures.near_identity, KEY, size=0.1), n=(WHOLE, 2)),
+    **rows("structures.near_identity", of(structures.near_identity, KEY, 2), size=DECAY),
+    **rows("structures.near_identity", of(structures.near_identity, KEY, 2, 0.1), signs=(CHOICE, "positive")),
+    **rows("structures.aligned", of(structures.aligned, KEY, overlap=0.5), n=(WHOLE, 2)),
+    **rows("structures.aligned", of(structures.aligned, KEY, 3), overlap=DECAY),
+    **rows("structures.exceptions", of(structures.exceptions, KEY, count=1), n=(WHOLE, 2)),
+    **rows("structures.exceptions", of(structures.exceptions, KEY, 4), count=(WHOLE, 2)),
+    **rows("structures.blocks", of(structures.blocks, KEY, block=1), n=(WHOLE, 2)),
+    **rows("structures.blocks", of(structures.blocks, KEY, 4), block=(WHOLE, 2)),
+    **rows("structures.power_law", of(structures.power_law, decay=0.5), n=(WHOLE, 2)),
+    **rows("structures.power_law", of(structures.power_law, 3), decay=DECAY),
+    **rows("multiclass.from_ntk", of(multiclass.from_ntk, np.ones((1, 1, 2, 2)), [0]), rtol=(*DECAY, True)),
+    **rows("starvation.pulls", of(starvation.pulls, jnp.eye(1), *[jnp.ones(1)] * 3), strength=DECAY),
+    **rows(
+        "starvation.sensitivity", of(starvation.sensitivity, jnp.ones(1), *[jnp.eye(1)], jnp.ones(1)), strength=DECAY
+    ),
+    **rows("objectives.per_example", of(objectives.per_example, SpectralDecoupling(0.1), dtype=float), n=(WHOLE, 2)),
+    **rows("multiclass.from_ntrf", of(multiclass.from_ntrf, np.ones((2, 2, 3)), [0, 1]), rtol=(*DECAY, True)),
+    **rows("multiclass.equilibrium", of(multiclass.equilibrium, CLASSES, Ridge(1.0)), tolerance=(*DECAY, True)),
+    **rows(
+        "multiclass.starvation_matrix", of(multiclass.starvation_matrix, CLASSES, Ridge(1.0)), oriented=(FLAG, True)
+    ),
+    **rows("linearized.flow", of(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
+    **rows("training.fit", of(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows("training.descend", of(DESCEND, steps=[1]), step_size=DECAY),
+    **rows("training.descend", of(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
+    "dual.closed_form.lambertw.x": Argument(NUMBERS, dual.closed_form.lambertw, 0.5),
+    "dual.closed_form.equal_strengths.s2": Argument(
+        NUMBER, lambda v: dual.closed_form.equal_strengths(v, jnp.eye(2), 1.0), 0.5
+    ),
+    "dual.closed_form.equal_strengths.strength": Argument(
+        NUMBER, lambda v: dual.closed_form.equal_strengths(1.0, jnp.eye(2), v), 0.5
+    ),
+    "dual.closed_form.permutation.strength": Argument(
+        NUMBER, lambda v: dual.closed_form.permutation(jnp.ones(2), v), 0.5
+    ),
+    "dual.closed_form.lemma1.strength": Argument(
+        NUMBER, lambda v: dual.closed_form.lemma1(jnp.eye(2), jnp.ones(2), v), 0.5
+    ),
+    "dual.closed_form.theorem2_slope.delta": Argument(
+        NUMBER, lambda v: dual.closed_form.theorem2_slope(v, jnp.ones(2), 1.0), 0.5
+    ),
+    "dual.closed_form.theorem2_slope.strength": Argument(
+        NUMBER, lambda v: dual.closed_form.theorem2_slope(0.5, jnp.ones(2), v), 0.5
+    ),
+    "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
+    "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
+    "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
     **rows("networks.CNN", of(networks.CNN, (8,)), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3), strides=(WHOLES, (2,))),
@@ -217,7 +312,8 @@ COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
 # Computed or drawn: one value of another type shows that the rest is the rule's.
 SLOW = ("probes", "plotting", "tangent")
 # These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
-ELSEWHERE = ("data", "dual", "features", "linearized", "multiclass", "objectives", "records", "starvation", "training")
+ELSEWHERE = ("data", "records")
+PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -259,11 +355,15 @@ def public() -> dict[str, Callable[..., Any]]:
         modules = {room: getattr(gsjax, room)}
         if room == "probes":
             modules = {f"probes.{name}": getattr(probes, name) for name in probes.__all__}
+        if room == "starvation":
+            modules["structures"] = structures
+        if room == "dual":
+            modules["dual.closed_form"] = dual.closed_form
         for prefix, module in modules.items():
             for name in module.__all__:
                 value = getattr(module, name)
                 network = isinstance(value, type) and issubclass(value, nn.Module)
-                if inspect.isfunction(value) or network or value is sweeps.Sweep:
+                if inspect.isfunction(value) or network or value in PLAIN:
                     found[f"{prefix}.{name}"] = value
     return found | {f"methods.{name}": methods.get(name) for name in methods.NAMES}
 
@@ -277,7 +377,7 @@ def test_every_argument_is_in_the_table():
     wanted = {f"{name}.{argument}" for name, function in public().items() for argument in parameters(function)}
     missing = {name for name in wanted - arrays if not name.startswith("plotting.")} - set(ARGUMENTS)
     assert not missing
-    assert {name.rpartition(".")[0] for name in ARGUMENTS} <= set(public())
+    assert {name.rpartition(".")[0] for name in ARGUMENTS if not name.startswith(ELSEWHERE)} <= set(public())
     drawn = {name for name in wanted if name.startswith("plotting.")} - set(ARGUMENTS)
     for name in drawn:  # the rest of what is drawn are arrays
         annotation = str(inspect.signature(public()[name.rpartition(".")[0]]).parameters[name.rpartition(".")[2]])
@@ -353,6 +453,17 @@ def logits_of(network: nn.Module) -> Callable[[Any], Any]:
 
 
 NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
+    "fit": lambda network: training.fit(network.apply, drawn(network), X, Y, Ridge(1.0), max_steps=1),
+    "init": lambda network: training.init(network.apply, drawn(network), X, Y, Ridge(1.0)),
+    "descend": lambda network: training.descend(
+        network.apply, drawn(network), X, Y, Ridge(1.0), step_size=0.1, steps=[1]
+    ),
+    "from_ntk": lambda network: features.from_ntk(tangent.ntk(network.apply, drawn(network), X), Y),
+    "from_ntrf": lambda network: features.from_ntrf(tangent.ntrf(network.apply, drawn(network), X), Y),
+    "from_operator": lambda network: features.from_operator(
+        tangent.ntk_operator(network.apply, drawn(network), X), Y, top=1
+    ),
+    "response": lambda network: features.response(features.from_ntrf(X, Y), network.apply(drawn(network), X)),
     "check_problem": lambda network: check_problem(network.apply, drawn(network), X, Y),
     "erm": with_method("erm"),
     "spectral_decoupling": with_method("spectral_decoupling", strength=0.1),
@@ -373,7 +484,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
 @pytest.mark.parametrize("call", NETWORKS.values(), ids=list(NETWORKS))
 def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
     with pytest.raises(
-        ValueError, match=rf"^\w+: expected outputs .*got shape \({N}, 1\): squeeze the output to \(n,\)"
+        ValueError, match=rf"^\w+: expected .*got shape \({N}, ({N}, )?1(, \d)?\): squeeze the output to \(n,\)"
     ):
         call(OneUnit())
     call(Squeezed())
@@ -406,7 +517,9 @@ def test_the_logits_of_classes_are_sent_to_multiclass(k):
         NETWORKS["erm"](network)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - {"correct"}))  # of logits, which may be whole numbers
+@pytest.mark.parametrize(
+    "name", sorted(set(NETWORKS) - {"correct", "response"})
+)  # of logits, which may be whole numbers
 def test_outputs_are_one_array_of_floating_point_numbers(name):
     class Wrong(Squeezed):
         change: Any = None

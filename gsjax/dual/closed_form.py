@@ -31,8 +31,8 @@ def equal_strengths(
     True
     """
     u = _orthogonal(u)
+    _check.number("s2", s2, "[0, inf)")
     s2 = jnp.asarray(s2, u.dtype)
-    _check.require(s2.shape == (), "s2", "one strength, common to all features", f"shape {s2.shape}")
     alpha = _alone(s2, strength)
     return jnp.full(u.shape[0], alpha), s2 / strength * alpha * jnp.sum(u, axis=0)
 
@@ -50,7 +50,7 @@ def permutation(
     >>> [f"{z:.3f}" for z in permutation(jnp.array([0.0, 1.0]), 1.0)[1]]
     ['0.000', '0.426']
     """
-    s2 = _check.as_float(s2)
+    s2 = _check.floating("s2", s2)
     _check.shape("s2", s2, ndim=1)
     alpha = _alone(s2, strength)
     return alpha, s2 / strength * alpha
@@ -69,7 +69,7 @@ def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Flo
     True
     """
     u = _orthogonal(u)
-    s2 = jnp.asarray(s2, u.dtype)
+    s2 = _check.array("s2", s2).astype(u.dtype)
     _check.require(s2.shape == u.shape[:1], "s2", f"shape {u.shape[:1]}, one strength a feature", f"shape {s2.shape}")
     start = _alone(s2, strength)
     kernel = (u * (s2 / strength + 1)) @ u.T
@@ -93,12 +93,12 @@ def theorem2_slope(
     >>> bool(theorem2_slope(0.1, jnp.array([4.0, 1.0]), 0.1) < 0)
     True
     """
-    s2 = _check.as_float(s2)
+    s2 = _check.floating("s2", s2)
     _check.require(s2.shape == (2,), "s2", "shape (2,)", f"shape {s2.shape}")
     _check.positive("s2", s2)
-    _check.positive("strength", strength)
+    _check.number("strength", strength, "(0, inf)")
+    _check.number("delta", delta, "(-1, 1)")
     delta = jnp.asarray(delta, s2.dtype)
-    _check.require(jnp.abs(delta) < 1, "delta", "a number in (-1, 1)", delta)
     x = s2 / strength + 1
     w = lambertw(x)
     ratio = (w[0] / x[0]) / (w[1] / x[1])
@@ -108,15 +108,14 @@ def theorem2_slope(
 
 def _alone(s2, strength):
     """The fixed point of `-log alpha = (s^2 / lambda + 1) alpha`: an example with one feature, shared with no other."""
-    _check.positive("strength", strength)
-    _check.finite("s2", s2)
-    _check.require(jnp.all(s2 >= 0), "s2", "strengths s^2 >= 0", s2)
+    _check.number("strength", strength, "(0, inf)")
+    _check.not_negative("s2", s2)
     x = s2 / strength + 1
     return lambertw(x) / x
 
 
 def _orthogonal(u):
-    u = _check.as_float(u)
+    u = _check.floating("u", u)
     _check.shape("u", u, ndim=2)
     _check.require(u.shape[0] == u.shape[1], "u", "a square matrix", f"shape {u.shape}")
     defect = jnp.max(jnp.abs(u.T @ u - jnp.eye(u.shape[0], dtype=u.dtype)))

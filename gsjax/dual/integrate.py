@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from gsjax import _check
 from gsjax.dual import problem
 from gsjax.dual.links import Form, Link, link
-from gsjax.features import Features
+from gsjax.features import Features, require_binary
 from gsjax.objectives import Penalty, Ridge
 
 __all__ = ["Trajectory", "integrate"]
@@ -82,12 +82,12 @@ def integrate(
     (['0.401', '0.401'], True)
     """
     rule = link(form)
+    require_binary(feats)
     dtype = feats.u.dtype
     n = feats.u.shape[0]
     times = _check.moments(times, dtype)
-    _check.scalar("learning_rate", learning_rate)
-    _check.positive("learning_rate", learning_rate)
-    initial = jnp.asarray(initial, dtype)
+    _check.number("learning_rate", learning_rate, "(0, inf)")
+    initial = _check.array("initial", initial).astype(dtype)
     _check.require(initial.shape in ((), (n,)), "initial", f"a scalar or shape ({n},)", f"shape {initial.shape}")
     _check.require(jnp.all((initial > 0) & (initial < 1)), "initial", "dual variables in (0, 1)", initial)
 

@@ -57,7 +57,7 @@ def lambertw(x: Float[Array, "..."]) -> Float[Array, "..."]:
     >>> round(float(lambertw(jnp.array(1.0))), 6)
     0.567143
     """
-    x = jnp.asarray(x)
+    x = _check.array("x", x)
     x = x.astype(jnp.result_type(x, float)) if not jnp.issubdtype(x.dtype, jnp.floating) else x
     _check.require(jnp.all(x >= -(1 + _rounding(x)) / math.e), "x", "numbers from -1/e upwards", x)
     return _lambertw(x)

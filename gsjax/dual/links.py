@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gsjax import _check
 from gsjax.dual.lambert import wright_omega
 
 __all__ = ["LINKS", "Elementwise", "Form", "Link", "link"]
@@ -86,6 +87,5 @@ def link(form: str) -> Link:
     Raises:
         ValueError: `form` is neither "exact" (Eq. 9) nor "linearized" (Eq. 10).
     """
-    if form not in LINKS:
-        raise ValueError(f"form: expected one of {sorted(LINKS)}, got {form!r}")
+    _check.choice("form", form, LINKS)
     return LINKS[form]

@@ -95,7 +95,7 @@ def minimise(
     """
     eps = float(jnp.finfo(basis.dtype).eps)
     if tolerance is not None:
-        _check.positive("tolerance", tolerance)
+        _check.number("tolerance", tolerance, "(0, inf)")
         if tolerance < 8 * eps:
             warnings.warn(f"tolerance {tolerance} is below what {basis.dtype} holds ({8 * eps:.1e})", stacklevel=3)
     # One program for all problems of a shape, where `loss` is the same object.

@@ -108,6 +108,7 @@ def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | 
     _check.finite("phi", phi)
     y = y.astype(phi.dtype)
     u, s, vt = derivatives.svd(y[:, None] * phi)
+    _check_rtol(rtol)
     rounding = max(phi.shape) * float(jnp.finfo(phi.dtype).eps)
     keep = s > (rounding if rtol is None else rtol) * s[0]
     if rtol is None:
@@ -141,6 +142,7 @@ def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | N
     _check.labels("y", y, n)
     y = y.astype(ntk.dtype)
     s2, u = eigenfeatures(y[:, None] * ntk * y)
+    _check_rtol(rtol)
     rounding = n * float(jnp.finfo(ntk.dtype).eps)
     keep = s2 > (rounding if rtol is None else rtol) * s2[0]
     if rtol is None:
@@ -179,7 +181,7 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
     >>> from_spectrum(jnp.eye(2), jnp.array([1.0, 3.0])).s2.tolist()
     [1.0, 9.0]
     """
-    u, s = _check.as_float(u), _check.as_float(s)
+    u, s = _check.floating("u", u), _check.floating("s", s)
     dtype = jnp.result_type(u, s)
     u, s = u.astype(dtype), s.astype(dtype)
     _check.shape("u", u, ndim=2)
@@ -209,10 +211,9 @@ def planar(delta: float | Float[Array, ""], s2: Float[Array, " 2"]) -> Features:
     >>> planar(0.6, jnp.array([4.0, 1.0])).u.tolist()
     [[0.8, -0.6], [0.6, 0.8]]
     """
-    s2 = _check.as_float(s2)
+    s2 = _check.floating("s2", s2)
+    _check.number("delta", delta, "(-1, 1)")
     delta = jnp.asarray(delta, s2.dtype)
-    _check.scalar("delta", delta)
-    _check.require(jnp.abs(delta) < 1, "delta", "a number in (-1, 1)", delta)
     _check.require(s2.shape == (2,), "s2", "shape (2,), two strengths", f"shape {s2.shape}")
     _check.require(jnp.all(s2 >= 0), "s2", "strengths >= 0", s2)
     cosine = jnp.sqrt((1 - delta) * (1 + delta))
@@ -228,13 +229,13 @@ def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, 
     >>> response(from_spectrum(jnp.eye(2), jnp.ones(2), jnp.array([1.0, -1.0])), jnp.array([0.5, -0.5])).tolist()
     [0.5, 0.5]
     """
-    n = feats.u.shape[0]
-    _check.require(
-        jnp.shape(logits)[-1:] == (n,),
-        "logits",
-        f"shape (..., {n}), one output an example",
-        f"shape {jnp.shape(logits)}",
-    )
+    require_binary(feats)
+    n, shape = feats.u.shape[0], _check.shape_of(logits)
+    _check.real("logits", logits)
+    expected = f"shape (..., {n}), one output per example"
+    if shape[-1:] != (n,) and shape[-2:-1] == (n,):
+        _check.one_output("logits", expected, shape, shape[-1])
+    _check.require(shape[-1:] == (n,), "logits", expected, f"shape {shape}")
     return (feats.y * logits) @ feats.u
 
 
@@ -248,6 +249,11 @@ def require_binary(feats: object) -> None:
         raise ValueError(
             f"feats: expected gsjax.features.Features; {MULTICLASS}, got {type(feats).__module__}.Features"
         )
+
+
+def _check_rtol(rtol: float | None) -> None:
+    if rtol is not None:
+        _check.number("rtol", rtol, "[0, inf)")
 
 
 def _warn_of_cut(name: str, values: Float[Array, " k"], keep: Bool[Array, " k"], rounding: float) -> None:

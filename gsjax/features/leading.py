@@ -88,8 +88,10 @@ def from_operator(
     symmetric = isinstance(operator, lx.AbstractLinearOperator) and lx.is_symmetric(operator)
     _check.require(symmetric, "operator", "a lineax operator that is tagged symmetric", type(operator).__name__)
     structure = operator.in_structure()
-    vectors = isinstance(structure, jax.ShapeDtypeStruct) and len(structure.shape) == 1
-    _check.require(vectors, "operator", "one on vectors (n,), of a network with one output", structure)
+    _check.require(isinstance(structure, jax.ShapeDtypeStruct), "operator", "one on vectors (n,)", structure)
+    if len(structure.shape) == 2:
+        _check.one_output("operator", "one on vectors (n,)", structure.shape, structure.shape[1])
+    _check.require(len(structure.shape) == 1, "operator", "one on vectors (n,)", structure)
     n, dtype = structure.size, structure.dtype
     _check.require(dtype in (jnp.float32, jnp.float64), "operator", "one in float32 or float64", dtype)
     y = jnp.asarray(y)
@@ -99,8 +101,7 @@ def from_operator(
     _check.require(top <= n, "top", f"a whole number from 1 to n = {n}", top)
     max_products = _check.whole("max_products", max_products, least=1)
     if tolerance is not None:
-        _check.scalar("tolerance", tolerance)
-        _check.positive("tolerance", tolerance)
+        _check.number("tolerance", tolerance, "(0, inf)")
 
     y, feats = y.astype(dtype), None
     kernel = _Kernel(_held(operator, n, dtype), np.asarray(y))

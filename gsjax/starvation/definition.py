@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gsjax import _check
 from gsjax.dual import equilibrium
 from gsjax.dual.links import Form, link
 from gsjax.dual.newton import definite_solve
@@ -36,6 +37,7 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
     >>> bool(matrix(from_spectrum(u, jnp.array([3.0, 1.0])), Ridge(0.1))[1, 0] < 0)
     True
     """
+    oriented = _check.flag("oriented", oriented)
     state = equilibrium(feats, penalty, form=form)
     if isinstance(penalty, Ridge):
         curvature = link(form).curvature(state.margins)
@@ -68,6 +70,7 @@ def share(feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: 
     >>> [share(planar(delta, jnp.array([4.0, 1.0])), Ridge(0.1)).item() for delta in (0.6, -0.6)]
     [1.0, 0.0]
     """
+    weighted = _check.flag("weighted", weighted)
     slopes = matrix(feats, penalty, form=form)
     strong = feats.s > 0
     pairs = strong[:, None] & strong & ~jnp.eye(strong.shape[0], dtype=bool)
@@ -95,6 +98,7 @@ def pulls(
     The sum itself is the difference of large numbers where `s^2 >> strength`; where it is not, it is right, and does
     not divide by strengths that may be zero.
     """
+    _check.number("strength", strength, "(0, inf)")
     scaled = s2 / strength
     strong = scaled > 1e-3
     return jnp.where(strong, response / jnp.where(strong, scaled, 1), u.T @ alpha)
@@ -113,6 +117,7 @@ def sensitivity(
     of `diag(b) P^-1 / b_i`, and, what is the same, of `I - diag(b) P^-1 diag(b) gram`. The first has its digits for a
     strong feature, the second for a weak one, of strength zero too.
     """
+    _check.number("strength", strength, "(0, inf)")
     b = jnp.sqrt(s2 / strength)
     identity = jnp.eye(b.shape[0], dtype=b.dtype)
     strong = b > 1

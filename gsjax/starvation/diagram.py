@@ -65,18 +65,19 @@ def phase_diagram(
     [[False, False], [True, True]]
     """
     axes = {"ratio": ratio, "delta": delta, "strength": strength}
-    axes = {name: _check.as_float(axis) for name, axis in axes.items()}
+    axes = {name: _check.floating(name, axis) for name, axis in axes.items()}
+    oriented = _check.flag("oriented", oriented)
     for name, axis in axes.items():
         _check.shape(name, axis, ndim=1)
         _check.finite(name, axis)
     _check.positive("ratio", axes["ratio"])
     _check.positive("strength", axes["strength"])
     _check.require(jnp.all(jnp.abs(axes["delta"]) < 1), "delta", "numbers in (-1, 1)", axes["delta"])
-    known = penalty in (Ridge, SpectralDecoupling)
+    known = penalty is Ridge or penalty is SpectralDecoupling
     _check.require(known, "penalty", "the class Ridge or SpectralDecoupling", repr(penalty))
     dtype = jnp.result_type(*axes.values())
     return jax.jit(_diagram, static_argnums=(3, 4))(
-        *(axis.astype(dtype) for axis in axes.values()), penalty is SpectralDecoupling, bool(oriented)
+        *(axis.astype(dtype) for axis in axes.values()), penalty is SpectralDecoupling, oriented
     )
 
 

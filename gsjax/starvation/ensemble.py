@@ -89,7 +89,8 @@ def ensemble(
     >>> ensemble(bases, jnp.array([4.0, 1.0]), Ridge(0.1)).share.tolist()
     [0.0, 1.0]
     """
-    u, s2 = _check.as_float(u), _check.as_float(s2)
+    u, s2 = _check.floating("u", u), _check.floating("s2", s2)
+    link(form)  # an unknown one is named here
     _check.shape("u", u, ndim=3)
     k, n, r = u.shape
     _check.require(2 <= r <= n, "u", "shape (k, n, r) with 2 <= r <= n", f"shape {u.shape}")

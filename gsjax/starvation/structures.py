@@ -48,9 +48,8 @@ def near_identity(
     True
     """
     _size(n)
-    _check.finite("size", size)
-    _check.require(jnp.asarray(size) >= 0, "size", "a number >= 0", size)
-    _check.require(signs in ("random", "positive"), "signs", "'random' or 'positive'", repr(signs))
+    _check.number("size", size, "[0, inf)")
+    _check.choice("signs", signs, ("random", "positive"))
     loadings = jnp.tril(jax.random.normal(key, (n, n)), -1)
     loadings = jnp.abs(loadings) if signs == "positive" else loadings
     return jax.scipy.linalg.expm(size * (loadings - loadings.T))
@@ -69,8 +68,8 @@ def aligned(key: Key[Array, ""], n: int, overlap: float | Float[Array, ""]) -> F
     0.9
     """
     _size(n, least=2)
+    _check.number("overlap", overlap, "[0, 1)")
     overlap = _check.as_float(overlap)
-    _check.require((overlap >= 0) & (overlap < 1), "overlap", "a number in [0, 1)", overlap)
     key, rest = jax.random.split(key)
     ones = jnp.ones(n) / jnp.sqrt(n)
     v = jax.random.normal(key, (n,))
@@ -91,7 +90,8 @@ def exceptions(key: Key[Array, ""], n: int, count: int | Int[Array, ""]) -> Floa
     [-1.0, 1.0, 1.0, 1.0]
     """
     _size(n, least=2)
-    _check.require((count >= 1) & (count < n), "count", f"1 to {n - 1}", count)
+    if _check.is_concrete(count):
+        _check.whole("count", count, least=1, most=n - 1)
     return _completed(key, jnp.where(jnp.arange(n) < count, -1, 1) / jnp.sqrt(n))
 
 
@@ -105,7 +105,8 @@ def blocks(key: Key[Array, ""], n: int, block: int) -> Float[Array, "n n"]:
     0.0
     """
     _size(n)
-    _check.require(1 <= block <= n and n % block == 0, "block", f"a divisor of {n}", block)
+    block = _check.whole("block", block, least=1)
+    _check.require(n % block == 0, "block", f"a divisor of {n}", block)
     return jax.scipy.linalg.block_diag(*jax.random.orthogonal(key, block, (n // block,)))
 
 
@@ -119,8 +120,7 @@ def power_law(n: int, decay: float | Float[Array, ""]) -> Float[Array, " n"]:
     [1.3333, 0.6667]
     """
     _size(n)
-    _check.finite("decay", decay)
-    _check.require(jnp.asarray(decay) >= 0, "decay", "a number >= 0", decay)
+    _check.number("decay", decay, "[0, inf)")
     s2 = jnp.arange(1.0, n + 1) ** -jnp.asarray(decay, float)
     return s2 / jnp.mean(s2)
 
@@ -134,4 +134,4 @@ def _completed(key: Key[Array, ""], first: Float[Array, " n"]) -> Float[Array, "
 
 
 def _size(n: int, least: int = 1) -> None:
-    _check.require(n >= least, "n", f"at least {least}", n)
+    _check.whole("n", n, least=least)

@@ -157,7 +157,9 @@ def test_features_of_another_kind_are_refused():
     classes = multiclass.from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
     binary = features.from_spectrum(jnp.eye(2), jnp.ones(2))
     for call in (dual.equilibrium, starvation.matrix, starvation.share):
-        with pytest.raises(ValueError, match=r"^feats: expected gsjax.features.Features; .*gsjax.multiclass, got gsjax."):
+        with pytest.raises(
+            ValueError, match=r"^feats: expected gsjax.features.Features; .*gsjax.multiclass, got gsjax."
+        ):
             call(classes, Ridge(1.0))
     for call in (multiclass.equilibrium, multiclass.starvation_matrix):
         with pytest.raises(ValueError, match=r"^feats: expected gsjax.multiclass.Features; .*, got gsjax.features"):
