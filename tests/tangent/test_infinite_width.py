@@ -184,6 +184,7 @@ def test_gradient_against_finite_differences(activation):
         check_grads(jax.jit(lambda x: infinite_ntk(network, x, y)), (x,), 1, ("fwd", "rev"), 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_relu_is_homogeneous_and_rotation_invariant():
     with jax.enable_x64(True):
         x = points()
@@ -201,10 +202,11 @@ def test_outputs_are_independent(x64):
 
 
 def test_images_are_flattened_and_jit_agrees():
+    network = MLP((4,), 1, "linear")
     x = jax.random.normal(jax.random.key(0), (5, 4, 4, 1))
-    flat = infinite_ntk(MLP((4,)), x.reshape(5, 16), x[:2].reshape(2, 16))
-    np.testing.assert_array_equal(infinite_ntk(MLP((4,)), x, x[:2]), flat)
-    np.testing.assert_allclose(compiled(MLP((4,)), x, x[:2]), flat, rtol=1e-4, atol=1e-5)
+    flat = infinite_ntk(network, x.reshape(5, 16), x[:2].reshape(2, 16))
+    np.testing.assert_array_equal(infinite_ntk(network, x, x[:2]), flat)
+    np.testing.assert_allclose(compiled(network, x, x[:2]), flat, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("q", [1e-4, 1.0, 30.0])
