@@ -179,7 +179,7 @@ def _least(n: int) -> int:
     """The dimension d of a Krylov space of a random start that shows an eigenvalue `_EXCESS` above what is known.
 
     Its largest Ritz value is then within the factor 1 + _EXCESS of the largest eigenvalue, save with probability _MISS.
-    Kuczynski and Wozniakowski 1992, Theorem 4.1: the probability of a relative error above e is at most
+    Kuczynski and Wozniakowski 1992: the probability of a relative error above e is at most
     1.648 sqrt(n) exp(-sqrt(e) (2 d - 1)).
     """
     excess = _EXCESS / (1 + _EXCESS)

@@ -27,6 +27,16 @@ from tests.tangent import digits50
 ACTIVATIONS = ("erf", "linear", "relu", "tanh")
 compiled = jax.jit(infinite_ntk, static_argnums=0)
 activations = pytest.mark.parametrize("activation", ACTIVATIONS)
+# Most of the time goes into programs. Of what is the same code, or the same in both precisions, one is quick.
+single_first = pytest.mark.parametrize(
+    "x64", [pytest.param(False, id="x32"), pytest.param(True, id="x64", marks=pytest.mark.slow)], indirect=True
+)
+
+
+def slow_but(*quick):
+    """All activations, those that are not `quick` in `make slow` alone."""
+    slow = [pytest.param(name, marks=pytest.mark.slow) for name in ACTIVATIONS if name not in quick]
+    return pytest.mark.parametrize("activation", [*quick, *slow])
 
 
 def points(n=6, d=4, seed=0):
@@ -78,8 +88,8 @@ def by_quadrature(network, x, y):
     return theta
 
 
-@activations
-@pytest.mark.parametrize("depth", [0, 1, 3])
+@slow_but("relu", "tanh")
+@pytest.mark.parametrize("depth", [*(pytest.param(depth, marks=pytest.mark.slow) for depth in (0, 1)), 3])
 def test_against_quadrature(activation, depth):
     network = MLP((8,) * depth, 1, activation)
     with jax.enable_x64(True):
@@ -88,6 +98,7 @@ def test_against_quadrature(activation, depth):
         np.testing.assert_allclose(compiled(network, x, y), expected, rtol=1e-9, atol=1e-12)
 
 
+@single_first
 def test_linear_network_by_hand(x64):
     x = jnp.asarray(points(), float)
     kernel = infinite_ntk(MLP((3, 3, 3), 1, "linear"), x)
@@ -95,7 +106,7 @@ def test_linear_network_by_hand(x64):
     np.testing.assert_allclose(kernel, (3 + 1) * np.asarray(x) @ np.asarray(x).T / 4, rtol=1e-5, atol=1e-5)
 
 
-@activations
+@slow_but()
 def test_wide_networks_tend_to_it(activation):
     """The mean over 300 seeds of the empirical kernel at width 128: each entry within 4.5 standard errors."""
     network = MLP((128, 128), 1, activation)
@@ -114,7 +125,7 @@ def test_wide_networks_tend_to_it(activation):
     assert (np.abs(samples.mean(axis=0) - deeper) > 4.5 * error).any()
 
 
-@activations
+@slow_but("relu")
 def test_symmetric_to_the_last_bit_and_positive_definite(activation):
     x = points(40, 5)
     kernel = np.asarray(compiled(MLP((2, 2), 1, activation), x))
@@ -127,7 +138,10 @@ def test_symmetric_to_the_last_bit_and_positive_definite(activation):
         assert eigenvalues[0] > 0
 
 
-@pytest.mark.parametrize(("d", "scale"), [(2, 1e-12), (784, 1.0), (784, 1e6)])
+@single_first
+@pytest.mark.parametrize(
+    ("d", "scale"), [pytest.param(2, 1e-12, marks=pytest.mark.slow), (784, 1e-12), (784, 1.0), (784, 1e6)]
+)
 def test_relu_is_exact_at_equal_opposite_and_zero_points(x64, d, scale):
     """With L = 3: opposite points are orthogonal after one layer, at the angle arccos(1/pi) after two."""
     x = scale * jax.random.normal(jax.random.key(0), (5, d), float)
@@ -143,7 +157,8 @@ def test_relu_is_exact_at_equal_opposite_and_zero_points(x64, d, scale):
     np.testing.assert_array_equal(kernel[:, 15:], 0)
 
 
-@activations
+@single_first
+@slow_but("erf")
 def test_gradient_is_finite_at_singular_points(x64, activation):
     network = MLP((2, 2), 1, activation)
     x = jnp.array([[1.0, 2.0], [1.0, 2.0], [-1.0, -2.0], [0.0, 0.0], [1.0, 2.5]], float)
@@ -153,6 +168,7 @@ def test_gradient_is_finite_at_singular_points(x64, activation):
     assert np.isfinite(mixed).all()
 
 
+@single_first
 def test_gradient_of_the_diagonal_of_relu(x64):
     """Theta(x, x) = (L + 1) |x|^2 / d_0, so its gradient is 2 (L + 1) x / d_0."""
     x = jax.random.normal(jax.random.key(0), (4, 3), float)
@@ -160,7 +176,7 @@ def test_gradient_of_the_diagonal_of_relu(x64):
     np.testing.assert_allclose(gradient, 2 * 3 * x / 3, rtol=1e-5)
 
 
-@activations
+@slow_but()
 def test_gradient_against_finite_differences(activation):
     network = MLP((2, 2), 1, activation)
     with jax.enable_x64(True):
@@ -168,6 +184,7 @@ def test_gradient_against_finite_differences(activation):
         check_grads(jax.jit(lambda x: infinite_ntk(network, x, y)), (x,), 1, ("fwd", "rev"), 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 def test_relu_is_homogeneous_and_rotation_invariant():
     with jax.enable_x64(True):
         x = points()
@@ -176,6 +193,7 @@ def test_relu_is_homogeneous_and_rotation_invariant():
         np.testing.assert_allclose(compiled(MLP((2, 2)), 5 * x @ rotation), 25 * kernel, rtol=1e-7)
 
 
+@single_first
 def test_outputs_are_independent(x64):
     x = points()
     single, several = compiled(MLP((4, 4)), x), compiled(MLP((4, 4), 3), x)
@@ -184,10 +202,11 @@ def test_outputs_are_independent(x64):
 
 
 def test_images_are_flattened_and_jit_agrees():
+    network = MLP((4,), 1, "linear")
     x = jax.random.normal(jax.random.key(0), (5, 4, 4, 1))
-    flat = infinite_ntk(MLP((4,)), x.reshape(5, 16), x[:2].reshape(2, 16))
-    np.testing.assert_array_equal(infinite_ntk(MLP((4,)), x, x[:2]), flat)
-    np.testing.assert_allclose(compiled(MLP((4,)), x, x[:2]), flat, rtol=1e-4, atol=1e-5)
+    flat = infinite_ntk(network, x.reshape(5, 16), x[:2].reshape(2, 16))
+    np.testing.assert_array_equal(infinite_ntk(network, x, x[:2]), flat)
+    np.testing.assert_allclose(compiled(network, x, x[:2]), flat, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("q", [1e-4, 1.0, 30.0])
@@ -224,7 +243,13 @@ def close_points(x64, scale, d=6):
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1.0, 255.0, 1e4, 1e6, 1e9, 1e12])
 @pytest.mark.parametrize(
-    ("activation", "depth", "accuracy"), [("erf", 1, 20), ("erf", 4, 20), ("relu", 1, 10), ("relu", 3, 10)]
+    ("activation", "depth", "accuracy"),
+    [
+        pytest.param("erf", 1, 20, marks=pytest.mark.slow),
+        ("erf", 4, 20),
+        pytest.param("relu", 1, 10, marks=pytest.mark.slow),
+        ("relu", 3, 10),
+    ],
 )
 def test_every_entry_to_rounding_at_every_scale(x64, activation, depth, accuracy, scale):
     x, y = close_points(x64, scale)
@@ -233,11 +258,15 @@ def test_every_entry_to_rounding_at_every_scale(x64, activation, depth, accuracy
     np.testing.assert_allclose(found, expected, rtol=accuracy * float(jnp.finfo(x64).eps), atol=1e-20 * scale**2)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 255.0, 1e12])
-def test_every_entry_of_tanh_at_every_scale(x64, scale):
+@single_first
+@pytest.mark.parametrize(
+    ("scale", "rows"),
+    [(255.0, [4]), *(pytest.param(s, [0, 4, 7], marks=pytest.mark.slow) for s in (1e-3, 255.0, 1e12))],
+)
+def test_every_entry_of_tanh_at_every_scale(x64, scale, rows):
     x, y = close_points(x64, scale)
-    found = np.asarray(compiled(MLP((2,), 1, "tanh"), x, y[[0, 4, 7]]), float)[0]
-    expected = [float(digits50.theta("tanh", 1, x[0], y[row])) for row in (0, 4, 7)]
+    found = np.asarray(compiled(MLP((2,), 1, "tanh"), x, y[rows]), float)[0]
+    expected = [float(digits50.theta("tanh", 1, x[0], y[row])) for row in rows]
     np.testing.assert_allclose(found, expected, rtol=max(3e-14, 20 * float(jnp.finfo(x64).eps)))
 
 
@@ -256,7 +285,7 @@ def test_what_the_precision_does_not_hold_is_refused_or_nan():
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0, 1e6])
-@pytest.mark.parametrize("activation", ["erf", "relu"])
+@pytest.mark.parametrize("activation", ["erf", pytest.param("relu", marks=pytest.mark.slow)])
 def test_convolutions_of_large_and_of_close_images(activation, scale):
     """Float32 against float64, on images nearly equal, of constant patches, and with zeros."""
     rng = np.random.default_rng(0)
