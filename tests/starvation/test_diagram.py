@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from scipy.special import expit
 
 from gsjax import Ridge, SpectralDecoupling, dual, features, starvation
 from gsjax.starvation import diagram
+from tests.dual import truth
 
 LONG = np.longdouble
 
@@ -182,3 +185,18 @@ def test_bad_input_is_named(argument, change):
     options = {"ratio": [2.0], "delta": [0.1], "strength": [0.1], **change}
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
         starvation.phase_diagram(**options)
+
+
+def test_penalties_over_twenty_four_decades(x64):
+    """Responses relative to themselves, and the starvation matrix, against extended precision."""
+    ratio, delta, strength = (
+        np.asarray(axis, x64) for axis in ([1e-4, 0.3, 4, 1e4], [-0.9, 1e-3, 0.5], [1e-12, 1e-4, 1, 1e4, 1e12])
+    )
+    found = starvation.phase_diagram(ratio, delta, strength, oriented=False)
+    assert bool(found.converged.all())
+    for (i, r), (j, d), (k, penalty) in itertools.product(*map(enumerate, (ratio, delta, strength))):
+        u = np.array([[np.sqrt(1 - float(d) ** 2), -float(d)], [float(d), np.sqrt(1 - float(d) ** 2)]])
+        true = truth.solve(u, np.sqrt([float(r), 1]), float(penalty), form="exact", eps=float(jnp.finfo(x64).eps))
+        wrong = np.abs(np.asarray(found.response[i, j, k]) - true.response) - 128 * true.rounding
+        assert np.max(wrong / np.abs(true.response)) < (1e-5 if x64 is jnp.float32 else 1e-13)
+        assert np.max(np.abs(np.asarray(found.starvation[i, j, k]) - true.slopes) / true.scale) < 1e-4
