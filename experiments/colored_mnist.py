@@ -233,23 +233,21 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
     images, what = load(config)
     draw_all = jax.jit(jax.vmap(lambda key, of: sample(jax.random.fold_in(key, 1), of, config), in_axes=(0, None)))
     blocks = [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
-    cells = [
-        (block, arm)
-        for block in blocks
-        for arm in planned
-        if not all(table.has({"arm": arm.name, "seed": restart}) for restart in block)
-    ]
-    drawn, keys, samples = None, None, None
-    for block, arm in track(cells, "arms"):
-        start = time.perf_counter()
-        if drawn != block:
-            keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(block))
-            drawn, samples = block, draw_all(keys, images)
-        of_block = trained(arm, block, keys, samples, config)
-        seconds = (time.perf_counter() - start) / len(block)
-        for row in of_block:
-            if not table.has({"arm": arm.name, "seed": row["seed"]}):
-                table.add({"arm": arm.name, "seed": row["seed"]}, [row], seconds)
+    for block in track(blocks, "restarts"):
+        missing = [
+            arm for arm in planned if not all(table.has({"arm": arm.name, "seed": restart}) for restart in block)
+        ]
+        if not missing:
+            continue
+        keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(block))
+        samples = draw_all(keys, images)
+        for arm in missing:
+            start = time.perf_counter()
+            of_block = trained(arm, block, keys, samples, config)
+            seconds = (time.perf_counter() - start) / len(block)
+            for row in of_block:
+                if not table.has({"arm": arm.name, "seed": row["seed"]}):
+                    table.add({"arm": arm.name, "seed": row["seed"]}, [row], seconds)
     rows = {arm.name: [row for row in table.rows if row["arm"] == arm.name] for arm in planned}
     stand_in = config.data != "mnist"
     _rows.finish(

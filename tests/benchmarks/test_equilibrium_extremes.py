@@ -251,9 +251,11 @@ def test_several_classes_in_single_precision(capsys):
             labels, found = rng.integers(0, k, n), {}
             for wide in (False, True):
                 with jax.enable_x64(wide):
-                    parts = [np.asarray(part, float if wide else np.float32) for part in (u, s)]
-                    feats = multiclass.Features(*parts, None, labels, n * k)
-                    found[wide] = jax.tree.map(np.asarray, solve(feats, Ridge(parts[0].dtype.type(strength))))
+                    basis, values, ridge = (
+                        np.asarray(part, float if wide else np.float32) for part in (u, s, strength)
+                    )
+                    feats = multiclass.Features(basis, values, None, labels, n * k)
+                    found[wide] = jax.tree.map(np.asarray, solve(feats, Ridge(ridge)))
             single, double = found[False], found[True]
             if not double.converged:
                 continue

@@ -10,7 +10,6 @@ problems, at more sizes.
 from __future__ import annotations
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -141,8 +140,8 @@ def test_single_precision_of_real_images():
         for strength in (1.0, 1e3, 1e4, 1e6, 1e9):
             state = solve(feats, penalty(jnp.float32(strength)))
             with jax.enable_x64(True):
-                leaves = (np.asarray(leaf, float) for leaf in (feats.u, feats.s, feats.y))
-                wide = features.Features(*itertools.islice(leaves, 2), None, *leaves, feats.rank)
+                u, s, labels = (np.asarray(leaf, float) for leaf in (feats.u, feats.s, feats.y))
+                wide = features.Features(u, s, None, labels, feats.rank)
                 exact = jax.tree.map(np.asarray, solve(wide, penalty(strength)))
             assert bool(state.converged)
             # The basis, and alpha, are known to eps times the sum of what makes up a response: allow for that.

@@ -100,7 +100,7 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = T
 
 def _newton(basis, dual, w):
     double = basis.astype(float)
-    before, still = np.inf, 0
+    before, still, step = np.inf, 0, np.full(len(w), np.inf)
     for _ in range(80):
         alpha, curvature = dual(basis @ w)
         gradient = w - basis.T @ alpha
