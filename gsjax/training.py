@@ -217,8 +217,6 @@ def fit(
     >>> fitted.logits.tolist(), bool(fitted.converged)
     ([0.4011, 0.4011], True)
     """
-    if _check.is_concrete(max_steps):
-        max_steps = _check.whole("max_steps", max_steps)
     if _check.is_concrete(max_steps):  # `sweeps` has it traced
         max_steps = _check.whole("max_steps", max_steps, least=1)
     state = init(apply_fn, params, x, y, penalty)
