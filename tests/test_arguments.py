@@ -310,7 +310,7 @@ ARGUMENTS: dict[str, Argument] = {
 # Compiled anew for every call: one call with all of their numbers has a test of its own.
 COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
 # Computed or drawn: one value of another type shows that the rest is the rule's.
-SLOW = ("probes", "plotting", "tangent")
+SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
 # These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
 ELSEWHERE = ("data", "records")
 PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields

@@ -233,6 +233,7 @@ def test_a_network_under_a_weak_penalty_is_at_the_minimum_of_its_linearisation()
         assert early**2 * left > 1e-9 * float(fitted.objective)
 
 
+@pytest.mark.slow
 def test_a_network_without_forward_derivatives_is_trained():
     @jax.custom_vjp
     def double(v):

@@ -44,7 +44,7 @@ def relative(found, true):
 
 
 @pytest.mark.parametrize("form", ["exact", "linearized"])
-@pytest.mark.parametrize("exponent", [-12, -8, -4, -1, 2, 4, 6, 9, 12])
+@pytest.mark.parametrize("exponent", [-12, -6, -2, 1, 4, 8, 12])
 def test_penalties_over_twenty_four_decades(x64, form, exponent):
     rng = np.random.default_rng(exponent + 20)
     for u, s in (

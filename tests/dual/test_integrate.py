@@ -168,6 +168,7 @@ def test_the_linearised_flow_may_leave_the_domain():
 FEATS = features.from_spectrum(np.eye(2), np.ones(2))
 
 
+@pytest.mark.slow
 def test_ten_thousand_times_to_record_change_nothing():
     few = np.array([1e-3, 0.1, 1.0, 7.0, 10.0])
     with jax.enable_x64(True):
@@ -180,6 +181,7 @@ def test_ten_thousand_times_to_record_change_nothing():
             np.testing.assert_allclose(path.response[np.searchsorted(many, few)], sparse.response, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_times_that_crowd_need_steps_to_grow_again():
     pairs = np.geomspace(1e-3, 10, 500)
     with jax.enable_x64(True):
@@ -217,6 +219,7 @@ def test_every_response_is_right_relative_to_itself_in_single_precision(strength
     np.testing.assert_allclose(path.response, expected, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_the_gradient_does_not_depend_on_the_times_recorded():
     feats = features.from_spectrum(EXAMPLE.u, EXAMPLE.s)
 

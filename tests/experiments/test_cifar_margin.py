@@ -21,6 +21,7 @@ def values(rows):
     return {row["name"]: row["measured"] for row in rows}
 
 
+@pytest.mark.slow
 def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
     """Stopped after ERM, then run to its end: rows, summary, figure; a finished run computes nothing again."""
     add, cells = records.Table.add, []
