@@ -464,7 +464,7 @@ def test_a_tolerance_is_positive(tolerance):
 
 @pytest.mark.parametrize("max_steps", [True, 3.0, "3"], ids=repr)
 def test_max_steps_is_a_whole_number(max_steps):
-    with pytest.raises(ValueError, match="max_steps: expected a whole number, got"):
+    with pytest.raises(ValueError, match="max_steps: expected a whole number of at least 1, got"):
         training.fit(**GOOD, max_steps=max_steps)
     assert int(training.fit(**GOOD, max_steps=np.int64(1)).iterations) == 1
 
