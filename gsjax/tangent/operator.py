@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -12,8 +13,11 @@ from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent.calls import ApplyFn, check_call, check_examples, hashable, trainable
-from gsjax.tangent.empirical import ntk
+from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
+from gsjax.tangent.empirical import given_by, kernel
+from gsjax.tangent.factors import Given
+from gsjax.tangent.gradients import Gradients, gradients
+from gsjax.tangent.programs import Program, inline, like, run
 
 __all__ = ["TangentKernel", "ntk_operator"]
 
@@ -21,23 +25,23 @@ __all__ = ["TangentKernel", "ntk_operator"]
 class TangentKernel(lx.FunctionLinearOperator):
     """What `ntk_operator` returns: an operator that knows its network, and so a cheaper way to its matrix."""
 
-    apply_fn: ApplyFn = eqx.field(static=True)
-    params: PyTree
+    program: Program = eqx.field(static=True)
+    given: Given
     x: Array
 
     def __init__(
-        self, product: Callable[[Array], Array], structure: PyTree, apply_fn: ApplyFn, params: PyTree, x: Array
+        self, product: Callable[[Array], Array], structure: PyTree, program: Program, given: Given, x: Array
     ) -> None:
         # What the product closes over are leaves of a Partial already. Converted, it would be a new function, hence
         # a new program, for every operator.
         super().__init__(product, structure, (lx.symmetric_tag, lx.positive_semidefinite_tag), closure_convert=False)
-        self.apply_fn, self.params, self.x = apply_fn, params, x
+        self.program, self.given, self.x = program, given, x
 
     def as_matrix(self) -> Float[Array, "m m"]:
         """The kernel by `ntk`, at a few products' cost instead of n; of outputs `(n, k)` as the matrix `(n k, n k)`."""
-        kernel = ntk(self.apply_fn, self.params, self.x)
-        size = kernel.shape[0] * (kernel.shape[2] if kernel.ndim == 4 else 1)
-        return kernel.swapaxes(1, 2).reshape(size, size) if kernel.ndim == 4 else kernel
+        found = kernel(Gradients(self.program, tuple(self.given[0])), self.given, self.x)
+        size = found.shape[0] * (found.shape[2] if found.ndim == 4 else 1)
+        return found.swapaxes(1, 2).reshape(size, size) if found.ndim == 4 else found
 
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> TangentKernel:
@@ -71,19 +75,54 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
     [5.0, 11.0]
     """
-    apply_fn, x = hashable(apply_fn), check_examples("x", x)
+    x = check_examples("x", x)
     check_call(apply_fn, params, x, "x")
-    structure = jax.eval_shape(apply_fn, params, x)
-    pushforward = jax.jit(_linearise, static_argnums=0)(apply_fn, params, x)
-    return TangentKernel(Partial(_product(), pushforward, trainable(params)[0]), structure, apply_fn, params, x)
+    output, pushforward = _linearised(apply_fn, params, x)
+    product = Partial(_product(), pushforward, trainable(params)[0])
+    found = gradients(apply_fn, params, x)
+    return TangentKernel(product, output, found.program, given_by(found, params), x)
 
 
-def _linearise(apply_fn: ApplyFn, params: PyTree, x: Array) -> Callable[[PyTree], Array]:
-    """`Phi`, as a function of directions in parameter space."""
+@dataclasses.dataclass(frozen=True)
+class _Push:
+    """`Phi` times a direction in parameter space, from what one pass forwards has left."""
+
+    program: Program
+
+    def __call__(self, consts: list[Array], residuals: list[Array], direction: PyTree) -> Array:
+        [output] = run(self.program.jaxpr, consts, [*residuals, *jax.tree.leaves(direction)])
+        return output
+
+
+def _linearised(apply_fn: ApplyFn, params: PyTree, x: Array) -> tuple[jax.ShapeDtypeStruct, Callable[[PyTree], Array]]:
+    """The output's shape, and `Phi` as a function of directions, which holds the activations of every layer."""
     variables, rebuild = trainable(params)
-    # Not in the reduced precision that accelerators default to.
-    with jax.default_matmul_precision("highest"):
-        return jax.linearize(lambda variables: apply_fn(rebuild(variables), x), variables)[1]
+    held: list[PyTree] = []
+
+    def linearise(variables: PyTree, x: Array) -> tuple[Array, list[Array]]:
+        # Not in the reduced precision that accelerators default to.
+        with jax.default_matmul_precision("highest"):
+            output, pushforward = jax.linearize(lambda variables: apply_fn(rebuild(variables), x), variables)
+        residuals, tree = jax.tree.flatten(pushforward)
+        held[:] = [tree]
+        return output, residuals
+
+    forward, (output, residuals) = jax.make_jaxpr(linearise, return_shape=True)(jax.tree.map(like, variables), like(x))
+
+    def push(residuals: list[Array], direction: PyTree) -> Array:
+        return jax.tree.unflatten(held[0], residuals)(direction)
+
+    pushed = jax.make_jaxpr(push)(residuals, jax.tree.map(like, variables))
+    rules = not _check.is_concrete(variables, x, forward.consts, pushed.consts)
+    forward, pushed = inline(forward, rules=rules), inline(pushed, rules=rules)
+    evaluated = _run if rules else jax.jit(_run, static_argnums=0)
+    given = jax.tree.leaves((variables, x))
+    _, *residuals = evaluated(Program.of(forward.jaxpr, rules=rules), forward.consts, given)
+    return output, Partial(_Push(Program.of(pushed.jaxpr, rules=rules)), pushed.consts, residuals)
+
+
+def _run(program: Program, consts: list[Array], given: list[Array]) -> list[Array]:
+    return run(program.jaxpr, consts, given)
 
 
 @functools.cache
