@@ -161,7 +161,7 @@ def kernel(
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
     plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
-        batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
+        batch_size = max(1, min(_BLOCK // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
     best = plan_of(grid.size, grid.width)
     if method != "jacobian" and params is not None:

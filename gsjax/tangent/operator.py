@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, Real
@@ -77,63 +78,73 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     """
     x = check_examples("x", x)
     check_call(apply_fn, params, x, "x")
-    output, pushforward = _linearised(apply_fn, params, x)
-    product = Partial(_product(), pushforward, trainable(params)[0])
+    output, pullback = _pullback(apply_fn, params, x)
     found = gradients(apply_fn, params, x)
-    return TangentKernel(product, output, found.program, given_by(found, params), x)
+    return TangentKernel(Partial(_Product(output), pullback), output, found.program, given_by(found, params), x)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Push:
-    """`Phi` times a direction in parameter space, from what one pass forwards has left."""
+class _Pull:
+    """`Phi^T` times a vector, from what one pass forwards has left."""
 
     program: Program
 
-    def __call__(self, consts: list[Array], residuals: list[Array], direction: PyTree) -> Array:
-        [output] = run(self.program.jaxpr, consts, [*residuals, *jax.tree.leaves(direction)])
-        return output
+    def __call__(self, consts: list[Array], residuals: list[Array], vector: Array) -> list[Array]:
+        return run(self.program.jaxpr, consts, [*residuals, vector])
 
 
-def _linearised(apply_fn: ApplyFn, params: PyTree, x: Array) -> tuple[jax.ShapeDtypeStruct, Callable[[PyTree], Array]]:
-    """The output's shape, and `Phi` as a function of directions, which holds the activations of every layer."""
-    variables, rebuild = trainable(params)
+def _pullback(
+    apply_fn: ApplyFn, params: PyTree, x: Array
+) -> tuple[jax.ShapeDtypeStruct, Callable[[Array], list[Array]]]:
+    """The output's shape, and `Phi^T` as a function of vectors, which holds the activations of every layer."""
+    tree, rebuild = trainable(params)
+    variables, treedef = jax.tree.flatten(tree)
     held: list[PyTree] = []
 
-    def linearise(variables: PyTree, x: Array) -> tuple[Array, list[Array]]:
+    def forwards(variables: list[Array], x: Array) -> tuple[Array, list[Array]]:
         # Not in the reduced precision that accelerators default to.
         with jax.default_matmul_precision("highest"):
-            output, pushforward = jax.linearize(lambda variables: apply_fn(rebuild(variables), x), variables)
-        residuals, tree = jax.tree.flatten(pushforward)
+            output, pull = jax.vjp(lambda leaves: apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x), variables)
+        residuals, tree = jax.tree.flatten(pull)
         held[:] = [tree]
         return output, residuals
 
-    forward, (output, residuals) = jax.make_jaxpr(linearise, return_shape=True)(jax.tree.map(like, variables), like(x))
+    def backwards(residuals: list[Array], vector: Array) -> list[Array]:
+        with jax.default_matmul_precision("highest"):
+            return jax.tree.unflatten(held[0], residuals)(vector)[0]
 
-    def push(residuals: list[Array], direction: PyTree) -> Array:
-        return jax.tree.unflatten(held[0], residuals)(direction)
-
-    pushed = jax.make_jaxpr(push)(residuals, jax.tree.map(like, variables))
-    rules = not _check.is_concrete(variables, x, forward.consts, pushed.consts)
-    forward, pushed = inline(forward, rules=rules), inline(pushed, rules=rules)
+    forward, (output, residuals) = jax.make_jaxpr(forwards, return_shape=True)(
+        [like(leaf) for leaf in variables], like(x)
+    )
+    backward = jax.make_jaxpr(backwards)(residuals, output)
+    rules = not _check.is_concrete(variables, x, forward.consts, backward.consts)
+    forward, backward = inline(forward, rules=rules), inline(backward, rules=rules)
     evaluated = _run if rules else jax.jit(_run, static_argnums=0)
-    given = jax.tree.leaves((variables, x))
-    _, *residuals = evaluated(Program.of(forward.jaxpr, rules=rules), forward.consts, given)
-    return output, Partial(_Push(Program.of(pushed.jaxpr, rules=rules)), pushed.consts, residuals)
+    _, *residuals = evaluated(Program.of(forward.jaxpr, rules=rules), forward.consts, [*map(jnp.asarray, variables), x])
+    return output, Partial(_Pull(Program.of(backward.jaxpr, rules=rules)), backward.consts, residuals)
 
 
 def _run(program: Program, consts: list[Array], given: list[Array]) -> list[Array]:
     return run(program.jaxpr, consts, given)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Product:
+    """`Phi Phi^T` times a vector of the shape of `output`."""
+
+    output: jax.ShapeDtypeStruct
+
+    def __call__(self, pullback: Callable[[Array], list[Array]], vector: Array) -> Array:
+        expected = f"shape {self.output.shape}, that of the network's output"
+        _check.require(vector.shape == self.output.shape, "vector", expected, f"shape {vector.shape}")
+        return _product()(pullback, vector.astype(self.output.dtype))
+
+
 @functools.cache
 def _product() -> Callable[..., Array]:
     """One jitted function for all operators, so that they share its programs."""
 
-    def product(pushforward: Callable[[PyTree], Array], variables: PyTree, vector: Array) -> Array:
-        output = jax.eval_shape(pushforward, variables)
-        expected = f"shape {output.shape}, that of the network's output"
-        _check.require(vector.shape == output.shape, "vector", expected, f"shape {vector.shape}")
-        (direction,) = jax.linear_transpose(pushforward, variables)(vector.astype(output.dtype))
-        return pushforward(direction)
+    def product(pullback: Callable[[Array], list[Array]], vector: Array) -> Array:
+        return jax.linear_transpose(pullback, vector)(pullback(vector))[0]
 
     return jax.jit(product)
