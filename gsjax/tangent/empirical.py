@@ -17,7 +17,7 @@ from gsjax import _check
 from gsjax.tangent import blocks
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
-from gsjax.tangent.explain import warn_if_slow
+from gsjax.tangent.explanation import warn_if_slow
 from gsjax.tangent.factors import Given, factors, plan
 from gsjax.tangent.gradients import Gradients, gradients
 from gsjax.tangent.products import leaves, ordinary
