@@ -34,7 +34,7 @@ verify: ready
 	$(BIN)/python -m theory
 
 # Most of the time of a test is compilation, which XLA does faster if it optimises less; `make slow` runs as users do.
-test: export XLA_FLAGS += --xla_backend_optimization_level=0
+test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
