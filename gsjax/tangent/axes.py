@@ -161,6 +161,23 @@ def _transpose(eqn: JaxprEqn) -> Axes:
     return Axes([{int(axis): place for place, axis in enumerate(eqn.params["permutation"])}])
 
 
+def _stack(eqn: JaxprEqn) -> Axes:
+    count, axis = len(shape_of(eqn.outvars[0])) - 1, eqn.params["axis"]
+    return Axes([{before: before + (before >= axis) for before in range(count)}] * len(eqn.invars))
+
+
+def _unstack(eqn: JaxprEqn) -> Axes:
+    count, axis = len(shape_of(eqn.invars[0])), eqn.params["axis"]
+    return Axes([{before: before - (before > axis) for before in range(count) if before != axis}], lost=Kind.PART)
+
+
+def _tile(eqn: JaxprEqn) -> Axes:
+    """The axes that are not repeated."""
+    reps, shape = eqn.params["reps"], shape_of(eqn.invars[0])
+    kept = same(axis for axis, count in enumerate(reps) if count == 1)
+    return Axes([kept], {axis for axis, size in enumerate(shape) if size == 1} - set(kept))
+
+
 def _sliced(eqn: JaxprEqn) -> Axes:
     """The axes that stay whole, of `slice`, `split` and, whatever its indices, `dynamic_slice`."""
     shape, results = shape_of(eqn.invars[0]), [shape_of(variable) for variable in eqn.outvars]
@@ -244,9 +261,9 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
     for names, rule in (
         (
             "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz "
-            "complex conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 "
+            "complex conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 "
             "expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p "
-            "logistic lt lt_to max min mul name ne neg nextafter not or polygamma population_count pow pvary real "
+            "logistic lt lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow pvary real "
             "reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left "
             "shift_right_arithmetic shift_right_logical sharding_constraint sign sin sinh sqrt square stop_gradient "
             "sub tan tanh threefry2x32 xor zeta",
@@ -276,7 +293,7 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
         ),
         ("fft lu_pivots_to_permutation", _vectors),
         ("slice split dynamic_slice", _sliced),
-        ("scatter scatter-add scatter-max scatter-min scatter-mul scatter_sub scatter-sub", _scatter),
+        ("scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub", _scatter),
         ("broadcast_in_dim", _broadcast),
         ("concatenate", _concatenate),
         ("conv_general_dilated", _convolution),
@@ -285,7 +302,10 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
         ("gather", _gather),
         ("iota", _iota),
         ("pad", _pad),
+        ("stack", _stack),
+        ("tile", _tile),
         ("transpose", _transpose),
+        ("unstack", _unstack),
     )
     for name in names.split()
 }

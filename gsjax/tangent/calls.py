@@ -208,7 +208,8 @@ def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tupl
     got = f"{type(apply_fn).__name__}"
     _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
     try:
-        output = jax.eval_shape(apply_fn, params, x)
+        # A new function each time: jax would return the shape of the old one, whatever it closes over by now.
+        output = jax.eval_shape(lambda params, x: apply_fn(params, x), params, x)
     except Exception as error:
         expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error

@@ -89,7 +89,8 @@ def _program(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size
     like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     try:
         with jax.default_matmul_precision("highest"):
-            program, output = jax.make_jaxpr(apply_fn, return_shape=True)(*like)
+            # A new function each time: jax would return the program of the old one, whatever it closes over by now.
+            program, output = jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
     except Exception as error:
         got = f"{type(error).__name__} for {size}: {error}"
         raise ValueError(f"apply_fn: expected a function of any number of examples, got {got}") from error

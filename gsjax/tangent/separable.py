@@ -114,7 +114,7 @@ class _Reader:
     def equation(self, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
         name, count = eqn.primitive.name, len(eqn.outvars)
         if name in CALLS:
-            program = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "fun_jaxpr") if key in eqn.params)
+            program = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params)
             return self.closed(program, states) if isinstance(program, ClosedJaxpr) else self.open(program, [], states)
         if name in _STRUCTURED:
             return _STRUCTURED[name](self, eqn, states)
@@ -276,6 +276,15 @@ def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> lis
     return [Own(Part(axis, shape[axis] // block, reader.n, min(inner)))]
 
 
+def _tile(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
+    """What is repeated lies along an axis of its own before it is merged."""
+    before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    apart = [size for pair in zip(eqn.params["reps"], before, strict=True) for size in pair]
+    kept = {axis: 2 * axis + 1 for axis in range(len(before))}
+    state = reader.combined(eqn, Axes([kept], {2 * axis for axis in kept}), states, tuple(apart))
+    return [_reshaped(state, apart, shape)]
+
+
 def _convolution(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
     """Groups of features are an axis of their own, along which a convolution acts entry by entry."""
     spec, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
@@ -400,8 +409,8 @@ def _linear_solve(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Se
 
 
 CALLS = {
-    *("jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint"),
-    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+    *("jit", "closed_call", "core_call", "call", "remat2", "composite"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vmap_call"),
 }
 _STRUCTURED: dict[str, Callable[[_Reader, JaxprEqn, Sequence[State]], Sequence[State]]] = {
     "reshape": _reshape,
@@ -409,6 +418,7 @@ _STRUCTURED: dict[str, Callable[[_Reader, JaxprEqn, Sequence[State]], Sequence[S
     "slice": _cut,
     "split": _cut,
     "concatenate": _concatenate,
+    "tile": _tile,
     "conv_general_dilated": _convolution,
     "optimization_barrier": _each,
     "device_put": _each,

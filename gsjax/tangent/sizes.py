@@ -93,7 +93,7 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, np.ndarray | jax.Array) and isinstance(other, np.ndarray | jax.Array):
         concrete = _check.is_concrete(one, other) and isinstance(one.dtype, np.dtype)
         return bool(concrete and one.dtype == other.dtype and np.array_equal(np.asarray(one), np.asarray(other)))
-    return type(one) is type(other) and bool(one == other)
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))
 
 
 def _along(one: JaxprEqn, other: JaxprEqn) -> bool:
