@@ -163,7 +163,7 @@ def _transpose(eqn: JaxprEqn) -> Axes:
 
 def _stack(eqn: JaxprEqn) -> Axes:
     count, axis = len(shape_of(eqn.outvars[0])) - 1, eqn.params["axis"]
-    return Axes([{before: before + (before >= axis) for before in range(count)}] * len(eqn.invars))
+    return Axes([{before: before + (before >= axis) for before in range(count)}] * len(eqn.invars), lost=Kind.UNKNOWN)
 
 
 def _unstack(eqn: JaxprEqn) -> Axes:
@@ -263,8 +263,8 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
             "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz "
             "complex conj convert_element_type copy cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 "
             "expm1 floor ge gt igamma igamma_grad_a igammac imag integer_pow is_finite le le_to lgamma log log1p "
-            "logistic lt lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow pvary real "
-            "reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left "
+            "logistic lt lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow pvary "
+            "real reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left "
             "shift_right_arithmetic shift_right_logical sharding_constraint sign sin sinh sqrt square stop_gradient "
             "sub tan tanh threefry2x32 xor zeta",
             _elementwise,

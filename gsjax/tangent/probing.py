@@ -43,15 +43,16 @@ def check_separable(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Arra
         ValueError: named `apply_fn`, with the operation.
     """
     n, leaves = len(x), jax.tree.leaves(params)
-    programs = {size: _program(apply_fn, params, x, size) for size in (n, 1)}
     few = n if 1 < n <= _FEW else 3
+    several = n if n > 1 else few
+    programs = {several: _program(apply_fn, params, x, several)}
     verdict = _read(programs, len(leaves))
-    if verdict.kind is Kind.SEPARATE and n > 1 and alike(programs[n], programs[1], n, 1):
+    programs[1] = _program(apply_fn, params, x, 1)
+    if verdict.kind is Kind.SEPARATE and alike(programs[several], programs[1], several, 1):
         return
-    programs[few] = _program(apply_fn, params, x, few)
-    verdict = _read(programs, len(leaves))
-    if verdict.kind is Kind.SEPARATE and n == 1 and alike(programs[few], programs[1], few, 1):
-        return
+    if few not in programs:
+        programs[few] = _program(apply_fn, params, x, few)
+        verdict = _read(programs, len(leaves))
     found = [] if any(map(calls_back, programs.values())) else _remembered(_key(verdict, programs))
     if found:
         outcome = found[0]
@@ -148,8 +149,10 @@ _Run = Callable[[_Values], Array]
 
 def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leaves: list[Any], x: Array) -> str:
     """Says how outputs differ, "" if they do not, and `_UNDECIDED` if no values show it."""
-    n, drawn = len(x), {}
+    n = len(x)
+    drawn: dict[int, Any] = {}
     run = {size: _runner(program, drawn) for size, program in programs.items()}
+    gradients = _gradients(run[few])
     tolerance = math.sqrt(max(map(_epsilon, programs.values())))
     decided = set()
     sizes = {few} if n <= few or alike(programs[n], programs[few], n, few) else {few, n}
@@ -162,10 +165,10 @@ def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leav
                     return f"an example has another output alone than beside {size - 1} others"
                 if _differ(together, turned, tolerance * scale):
                     return "outputs depend on the order of the examples"
-                known = verdict.kind is Kind.SEPARATE
-                if not known and size == few and _leaks(run[few], values):
+                if verdict.kind is Kind.UNKNOWN and size == few and _leaks(gradients, values):
                     return "the gradient of an output with respect to another example is not zero"
-                if np.isfinite(together).any() and (known or (together != together[:1]).any()):
+                # What is zero or the same for all shows nothing: a function of the size of the batch may be behind it.
+                if np.isfinite(together).any() and (together != together[:1]).any():
                     decided.add(size)
     return "" if decided == sizes else _UNDECIDED
 
@@ -200,17 +203,21 @@ def _outputs(run: Mapping[int, _Run], values: _Values, size: int) -> list[np.nda
     return [rows(values.x)[few], alone, rows(values.x[order])[np.argsort(order)[few]]]
 
 
-def _leaks(run: _Run, values: _Values) -> bool:
-    """Whether the gradient of an output with respect to another example is not zero."""
-    if not _is_float(values.x):
-        return False
+def _gradients(run: _Run) -> Callable[[_Values], Array]:
+    """Of every output with respect to all examples."""
 
-    @jax.jit
     def gradients(values: _Values) -> Array:
         outputs, pull = jax.vjp(lambda x: run(values._replace(x=x)), jnp.asarray(values.x))
         weights = jnp.asarray(np.random.default_rng(0).normal(size=outputs.shape), outputs.dtype)
         return jnp.stack([pull(jnp.zeros_like(outputs).at[i].set(weights[i]))[0] for i in range(len(outputs))])
 
+    return jax.jit(gradients)
+
+
+def _leaks(gradients: Callable[[_Values], Array], values: _Values) -> bool:
+    """Whether the gradient of an output with respect to another example is not zero."""
+    if not _is_float(values.x):
+        return False
     try:
         found = np.array(gradients(values), np.float64)
     except (NotImplementedError, TypeError, ValueError):  # there is none, as of a loop with a condition

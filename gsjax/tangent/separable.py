@@ -148,7 +148,7 @@ class _Reader:
         for state, kept in fixed:
             places = [target._replace(axis=axis) for axis, into in kept.items() if into == target.axis]
             if not all(holds(state.uniform, place) for place in places):
-                return _placed(name, state)
+                return _placed(name, state, acts.lost)
         return Own(target)
 
 
@@ -193,8 +193,9 @@ def _unknown(name: str) -> Verdict:
     return Verdict(Kind.UNKNOWN, f"{name}, for which there is no rule")
 
 
-def _placed(name: str, state: Fixed) -> Verdict:
-    return Verdict(Kind.MIXED, f"{name} depends on the place in the batch, by {state.origin}")
+def _placed(name: str, state: Fixed, lost: Kind = Kind.MIXED) -> Verdict:
+    kind = Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED  # the former may be indices, each into its own example
+    return Verdict(kind, f"{name} depends on the place in the batch, by {state.origin}")
 
 
 def _origin(states: Iterable[State], name: str = "") -> str:
@@ -436,6 +437,11 @@ def programs_in(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
 
 
 def calls_back(program: ClosedJaxpr | Jaxpr) -> bool:
-    """Whether functions of Python are called while the program runs."""
+    """Whether a result comes from a function of Python that is called while the program runs."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-    return any("callback" in eqn.primitive.name or any(map(calls_back, programs_in(eqn))) for eqn in jaxpr.eqns)
+    return any("callback" in eqn.primitive.name or any(map(calls_back, programs_in(eqn))) for eqn in _used(jaxpr))
+
+
+def _used(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The equations that have results; others print."""
+    return [eqn for eqn in jaxpr.eqns if eqn.outvars]

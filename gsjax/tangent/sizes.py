@@ -40,7 +40,8 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
     assert isinstance(one, Jaxpr)
     assert isinstance(other, Jaxpr)
     variables = [[*jaxpr.constvars, *jaxpr.invars] for jaxpr in (one, other)]
-    if len(variables[0]) != len(variables[1]) or len(one.eqns) != len(other.eqns):
+    eqns = [_needed(jaxpr) for jaxpr in (one, other)]
+    if len(variables[0]) != len(variables[1]) or len(eqns[0]) != len(eqns[1]):
         return False
     pairs = dict(zip(*variables, strict=True))
 
@@ -63,7 +64,11 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
         programs, plain = [programs_in(first), programs_in(second)], _plain(first)
         if first.primitive is not second.primitive or not all(map(paired, first.invars, second.invars)):
             return False
-        if first.effects or len(programs[0]) != len(programs[1]) or plain.keys() != _plain(second).keys():
+        if (
+            (first.effects and not programs[0])
+            or len(programs[0]) != len(programs[1])
+            or plain.keys() != _plain(second).keys()
+        ):
             return False
         if plain.get("num_carry") and plain.get("length") != second.params["length"]:
             return False
@@ -74,7 +79,17 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
             and all(alike(a, b, n, m) for a, b in zip(*programs, strict=True))
         )
 
-    return all(map(same_eqn, one.eqns, other.eqns)) and all(map(paired, one.outvars, other.outvars))
+    return all(map(same_eqn, *eqns)) and all(map(paired, one.outvars, other.outvars))
+
+
+def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The operations that lead to results; what others compute may depend on anything."""
+    needed, eqns = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+            eqns.append(eqn)
+    return eqns[::-1]
 
 
 def _plain(eqn: JaxprEqn) -> dict[str, Any]:
