@@ -109,15 +109,16 @@ def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
 
     def rule(eqn: JaxprEqn) -> Axes:
         gone = next(eqn.params[name] for name in names if name in eqn.params)
-        gone = {gone} if isinstance(gone, int | np.integer) else set(gone)
-        return Axes([same(set(range(len(shape_of(atom)))) - gone) for atom in eqn.invars])
+        count = len(shape_of(eqn.invars[0]))
+        gone = {axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)}  # some are below zero
+        return Axes([same(set(range(count)) - gone)] * len(eqn.invars))
 
     return rule
 
 
 def _reduced(eqn: JaxprEqn) -> Axes:
     """All axes but those that go; scalars are what sums start with."""
-    gone = set(next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params))
+    gone = {*next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params)}
     stay = [axis for axis in range(len(shape_of(eqn.invars[0]))) if axis not in gone]
     kept = {axis: place for place, axis in enumerate(stay)}
     return Axes([kept if shape_of(atom) else {} for atom in eqn.invars])

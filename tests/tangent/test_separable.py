@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+
 import equinox as eqx
 import flax.linen as nn
 import jax
@@ -13,9 +15,9 @@ from jax import lax
 from jax.scipy.special import erf
 
 from gsjax.tangent import ntk, ntk_operator, ntrf
-from gsjax.tangent.axes import Kind
+from gsjax.tangent.axes import Kind, axes, shape_of
 from gsjax.tangent.probing import check_separable
-from gsjax.tangent.separable import dependence
+from gsjax.tangent.separable import dependence, programs_in
 from gsjax.tangent.sizes import alike
 from tests.tangent import random_programs
 from tests.tangent.architectures import CASES
@@ -436,6 +438,96 @@ def test_corners(series, name):
     for n in (2, 3, 4, 5):
         found = verdict(function, series, n=n)
         assert found.kind is kind, found.reason
+
+
+def equations(jaxpr):
+    for eqn in jaxpr.eqns:
+        yield eqn
+        for part in programs_in(eqn):
+            yield from equations(getattr(part, "jaxpr", part))
+
+
+def drawn(random, atom):
+    shape, dtype = atom.aval.shape, atom.aval.dtype
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return jax.random.split(jax.random.key(int(random.integers(99))), shape)
+    if jnp.issubdtype(dtype, jnp.inexact):
+        return jnp.asarray(random.normal(size=shape), dtype)
+    return jnp.asarray(random.integers(0, 2, shape), dtype)
+
+
+def check_axes(eqn, random):
+    """An operation does along every axis what `axes` says of it: entries move with those of the operands, alone."""
+    acts = axes(eqn)
+
+    def run(operands):
+        results = eqn.primitive.bind(*operands, **eqn.params)
+        return [
+            np.asarray(rows) for rows in (results if eqn.primitive.multiple_results else [results]) if is_numbers(rows)
+        ]
+
+    operands = [drawn(random, atom) for atom in eqn.invars]
+    before = run(operands)
+    for axis in range(min((rows.ndim for rows in before), default=0)):
+        sources = [[at for at, into in kept.items() if into == axis] for kept in acts.kept]
+        for rows in before if axis in acts.new else ():
+            np.testing.assert_array_equal(rows, np.broadcast_to(rows.take([0], axis), rows.shape))
+        if not any(sources) or before[0].shape[axis] < 2:
+            continue
+        order = np.roll(np.arange(before[0].shape[axis]), 1)
+        turned = [jnp.take(a, order, at[0]) if at else a for a, at in zip(operands, sources, strict=True)]
+        for rows, others in zip(before, run(turned), strict=True):
+            np.testing.assert_allclose(others, rows.take(order, axis), rtol=1e-5, atol=1e-5)
+        changed = [
+            jnp.where(
+                jnp.arange(a.shape[at[0]]).reshape([-1] + [1] * (a.ndim - at[0] - 1)) == 0, drawn(random, atom), a
+            )
+            if at
+            else a
+            for a, at, atom in zip(operands, sources, eqn.invars, strict=True)
+        ]
+        for rows, others in zip(before, run(changed), strict=True):
+            rest = np.arange(1, len(order))
+            np.testing.assert_allclose(others.take(rest, axis), rows.take(rest, axis), rtol=1e-5, atol=1e-5)
+
+
+def is_numbers(rows):
+    return not jnp.issubdtype(rows.dtype, jax.dtypes.prng_key)
+
+
+@pytest.mark.parametrize("most", [1, pytest.param(5, marks=pytest.mark.slow)])
+def test_operations_act_along_axes_as_is_said(series, most):
+    """Every operation within the functions above, so many of each at most."""
+    random, seen = np.random.default_rng(0), collections.Counter()
+    functions = [*MIXED.values(), *SEPARATE.values(), *(function for function, _ in CORNERS.values()), *MORE.values()]
+    for function in reversed(functions):
+        for eqn in equations(traced(function, series).jaxpr):
+            big = all(0 not in shape_of(atom) for atom in (*eqn.invars, *eqn.outvars))
+            if axes(eqn) is not None and big and seen[eqn.primitive.name] < most:
+                seen[eqn.primitive.name] += 1
+                check_axes(eqn, random)
+    assert {"sort", "gather", "scatter-add", "reduce_window_max", "select_and_scatter_add", "cummax", "lu"} < set(seen)
+
+
+# Operations that are rare.
+MORE = {
+    "cumulative": lambda x: lax.cummin(x, 1) + lax.cumprod(x, 0, reverse=True),
+    "reduced": lambda x: jnp.prod(x, 1) + jnp.min(x, 1) + jnp.any(x > 0, 1) + lax.reduce(x, 0.0, lax.atan2, (1,)),
+    "reduced by bits": lambda x: lax.reduce_xor(x.astype(int), (0,)),
+    "windows": lambda x: lax.reduce_window(x, jnp.inf, lax.min, (1, 2, 1), (1, 2, 1), "SAME"),
+    "other windows": lambda x: lax.reduce_window(x, 1.0, lambda a, b: a * b + 1, (2, 1, 1), (1, 1, 1), "VALID"),
+    "tangents of windows": lambda x: jax.jvp(lambda v: nn.max_pool(v, (2,)), (x,), (x,))[1],
+    "scattered": lambda x: x.at[:, 0].min(0.0).at[:, 1].max(x[:, 2]).at[jnp.array([1, 3])].mul(2.0),
+    "factors": lambda x: lax.linalg.lu(x[:, :3])[0] + jnp.linalg.qr(x[:, :3])[0] + jnp.linalg.eigh(x[:, :3])[1],
+    "schur": lambda x: jax.scipy.linalg.schur(x[0, :3])[0],
+    "tridiagonal": lambda x: lax.linalg.tridiagonal_solve(x[:, 0], x[:, 1], x[:, 2], x[:, :3]),
+    "approximate": lambda x: lax.approx_max_k(x, 2)[0],
+    "keys": lambda x: jax.vmap(lambda k: jax.random.normal(jax.random.split(k)[1], (2,)))(
+        jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(len(x)))
+    ),
+    "old keys": lambda x: jax.vmap(lambda s: jax.random.bits(jax.random.PRNGKey(s)))(jnp.arange(len(x))),
+    "tiled": lambda x: jnp.tile(x[:, :1], (1, 4, 1)),
+}
 
 
 def check_random_program(seed):
