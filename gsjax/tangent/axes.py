@@ -110,7 +110,9 @@ def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
     def rule(eqn: JaxprEqn) -> Axes:
         gone = next(eqn.params[name] for name in names if name in eqn.params)
         count = len(shape_of(eqn.invars[0]))
-        gone = {axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)}  # some are below zero
+        gone = {
+            axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)
+        }  # some are below zero
         return Axes([same(set(range(count)) - gone)] * len(eqn.invars))
 
     return rule
@@ -118,8 +120,13 @@ def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
 
 def _reduced(eqn: JaxprEqn) -> Axes:
     """All axes but those that go; scalars are what sums start with."""
-    gone = {*next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params)}
-    stay = [axis for axis in range(len(shape_of(eqn.invars[0]))) if axis not in gone]
+    gone, count = (
+        next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params),
+        len(shape_of(eqn.invars[0])),
+    )
+    if any(isinstance(axis, str) for axis in gone):  # a name, which may stand for anything
+        return Axes([{}] * len(eqn.invars), lost=Kind.UNKNOWN)
+    stay = sorted(set(range(count)) - {axis % count for axis in gone})
     kept = {axis: place for place, axis in enumerate(stay)}
     return Axes([kept if shape_of(atom) else {} for atom in eqn.invars])
 
@@ -163,12 +170,14 @@ def _transpose(eqn: JaxprEqn) -> Axes:
 
 
 def _stack(eqn: JaxprEqn) -> Axes:
-    count, axis = len(shape_of(eqn.outvars[0])) - 1, eqn.params["axis"]
+    count = len(shape_of(eqn.outvars[0])) - 1
+    axis = eqn.params["axis"] % (count + 1)
     return Axes([{before: before + (before >= axis) for before in range(count)}] * len(eqn.invars), lost=Kind.UNKNOWN)
 
 
 def _unstack(eqn: JaxprEqn) -> Axes:
-    count, axis = len(shape_of(eqn.invars[0])), eqn.params["axis"]
+    count = len(shape_of(eqn.invars[0]))
+    axis = eqn.params["axis"] % count
     return Axes([{before: before - (before > axis) for before in range(count) if before != axis}], lost=Kind.PART)
 
 

@@ -152,20 +152,21 @@ def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leav
     n = len(x)
     drawn: dict[int, Any] = {}
     run = {size: _runner(program, drawn) for size, program in programs.items()}
-    gradients = _gradients(run[few])
     tolerance = math.sqrt(max(map(_epsilon, programs.values())))
     decided = set()
     sizes = {few} if n <= few or alike(programs[n], programs[few], n, few) else {few, n}
     for size in sizes:
+        rows = np.unique(np.linspace(0, size - 1, _FEW).astype(int))
+        gradients = _gradients(run[size], rows)
         for family in _families(leaves, x, size):
-            outputs = [_outputs(run, values, size) for values in family]
-            scale = max(np.abs(rows[np.isfinite(rows)]).max(initial=0) for triple in outputs for rows in triple)
+            outputs = [_outputs(run, values, rows) for values in family]
+            scale = max(np.abs(one[np.isfinite(one)]).max(initial=0) for triple in outputs for one in triple)
             for values, (together, alone, turned) in zip(family, outputs, strict=True):
                 if _differ(together, alone, tolerance * scale):
                     return f"an example has another output alone than beside {size - 1} others"
                 if _differ(together, turned, tolerance * scale):
                     return "outputs depend on the order of the examples"
-                if verdict.kind is Kind.UNKNOWN and size == few and _leaks(gradients, values):
+                if verdict.kind is Kind.UNKNOWN and _leaks(gradients, values, rows):
                     return "the gradient of an output with respect to another example is not zero"
                 # What is zero or the same for all shows nothing: a function of the size of the batch may be behind it.
                 if np.isfinite(together).any() and (together != together[:1]).any():
@@ -192,29 +193,29 @@ def _runner(program: ClosedJaxpr, drawn: dict[int, Any]) -> _Run:
     return functools.partial(jax.jit(run), constants)
 
 
-def _outputs(run: Mapping[int, _Run], values: _Values, size: int) -> list[np.ndarray]:
+def _outputs(run: Mapping[int, _Run], values: _Values, rows: np.ndarray) -> list[np.ndarray]:
     """Of some examples: in the batch, alone, and in the batch with another order."""
-    few, order = np.unique(np.linspace(0, size - 1, _FEW).astype(int)), np.roll(np.arange(size), 1)
+    order = np.roll(np.arange(len(values.x)), 1)
 
-    def rows(x: np.ndarray) -> np.ndarray:
+    def outputs(x: np.ndarray) -> np.ndarray:
         return np.asarray(run[len(x)](values._replace(x=x)), np.float64)
 
-    alone = np.concatenate([rows(values.x[i : i + 1]) for i in few])
-    return [rows(values.x)[few], alone, rows(values.x[order])[np.argsort(order)[few]]]
+    alone = np.concatenate([outputs(values.x[i : i + 1]) for i in rows])
+    return [outputs(values.x)[rows], alone, outputs(values.x[order])[np.argsort(order)[rows]]]
 
 
-def _gradients(run: _Run) -> Callable[[_Values], Array]:
-    """Of every output with respect to all examples."""
+def _gradients(run: _Run, rows: np.ndarray) -> Callable[[_Values], Array]:
+    """Of the outputs of some examples with respect to all examples."""
 
     def gradients(values: _Values) -> Array:
         outputs, pull = jax.vjp(lambda x: run(values._replace(x=x)), jnp.asarray(values.x))
         weights = jnp.asarray(np.random.default_rng(0).normal(size=outputs.shape), outputs.dtype)
-        return jnp.stack([pull(jnp.zeros_like(outputs).at[i].set(weights[i]))[0] for i in range(len(outputs))])
+        return jnp.stack([pull(jnp.zeros_like(outputs).at[i].set(weights[i]))[0] for i in rows])
 
     return jax.jit(gradients)
 
 
-def _leaks(gradients: Callable[[_Values], Array], values: _Values) -> bool:
+def _leaks(gradients: Callable[[_Values], Array], values: _Values, rows: np.ndarray) -> bool:
     """Whether the gradient of an output with respect to another example is not zero."""
     if not _is_float(values.x):
         return False
@@ -222,7 +223,7 @@ def _leaks(gradients: Callable[[_Values], Array], values: _Values) -> bool:
         found = np.array(gradients(values), np.float64)
     except (NotImplementedError, TypeError, ValueError):  # there is none, as of a loop with a condition
         return False
-    found[np.arange(len(found)), np.arange(len(found))] = 0
+    found[np.arange(len(rows)), rows] = 0
     return bool(np.nan_to_num(found).any())
 
 

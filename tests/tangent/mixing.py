@@ -189,7 +189,9 @@ SEPARATE = {
     "a kernel each, in groups": jax.vmap(
         lambda v: lax.conv_general_dilated(v[None, :4], v[:4, None, :2], (1,), "SAME", feature_group_count=4)[0]
     ),
-    "gradient of a convolution": jax.vmap(jax.grad(lambda v: (lax.conv(v[None], ONES, (1,), "SAME") ** 3).sum())),
+    "gradient of a convolution": jax.vmap(
+        jax.grad(lambda v: (lax.conv(v[None], jnp.asarray(ONES), (1,), "SAME") ** 3).sum())
+    ),
     "stacked": lambda x: jnp.stack([x, -x], 1).sum(1) + jnp.stack(jnp.unstack(x, axis=2), 2),
     "pooling": lambda x: nn.max_pool(x, (2,)) + nn.avg_pool(x, (2,)),
     "gradient of pooling": jax.vmap(jax.grad(lambda v: (nn.max_pool(v[None], (2,)) ** 2).sum())),

@@ -187,6 +187,7 @@ HIDDEN = {
     "switched off": lambda w, x: net(w, x) + w[0, 0] * net(w, x)[::-1],
     "for negative sums alone": lambda w, x: jnp.where(x.sum() < 0, net(w, x), -net(w, x)),
     "rounded away": lambda w, x: net(w, x) + 1e-20 * net(w, x).sum(),
+    "in large batches": lambda w, x: net(w, x) + (1e-20 if len(x) > 4 else 0.0) * rolled(net(w, x)),
     "rounded away, shifted": lambda w, x: net(w, x) + 1e-20 * rolled(net(w, x)),
     "NaN, shifted": lambda w, x: jnp.log(-1 - net(w, x) ** 2) + rolled(net(w, x)),
     "dead, shifted": lambda w, x: nn.relu(rolled(net(w, x)) - 1e4),
@@ -281,7 +282,8 @@ def of_nnx():
 
 
 def of_equinox():
-    params, static = eqx.partition(Equinox(jax.random.key(0)), eqx.is_inexact_array)
+    network = eqx.filter_eval_shape(Equinox, jax.random.key(0))
+    params, static = eqx.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     return lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, weights(4, 6, 8)
 
 
@@ -341,8 +343,11 @@ def test_what_is_found_is_kept_but_for_callbacks():
     check_separable(call, w, x)
     assert calls == 2 * first > 0
 
+    def print_counted(h):
+        counted(h)
+
     def printed(w, x):
-        jax.debug.callback(counted, x)
+        jax.debug.callback(print_counted, x)
         return UNTOLD["picked"](w, x)
 
     check_separable(printed, w, x)
@@ -353,7 +358,7 @@ def test_what_is_found_is_kept_but_for_callbacks():
     assert calls == first
 
 
-@pytest.mark.parametrize("name", ["picked", "calling back"])
+@pytest.mark.parametrize("name", ["picked", pytest.param("calling back", marks=pytest.mark.slow)])
 def test_under_a_transformation(name):
     function, w, x = UNTOLD[name], weights(D, 4), weights(5, D)
 
@@ -451,17 +456,18 @@ def drawn(random, atom):
     shape, dtype = atom.aval.shape, atom.aval.dtype
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(int(random.integers(99))), shape)
-    if jnp.issubdtype(dtype, jnp.inexact):
-        return jnp.asarray(random.normal(size=shape), dtype)
-    return jnp.asarray(random.integers(0, 2, shape), dtype)
+    return (random.normal(size=shape) if jnp.issubdtype(dtype, jnp.inexact) else random.integers(0, 2, shape)).astype(
+        dtype
+    )
 
 
 def check_axes(eqn, random):
     """An operation does along every axis what `axes` says of it: entries move with those of the operands, alone."""
     acts = axes(eqn)
+    assert acts is not None
 
     def run(operands):
-        results = eqn.primitive.bind(*operands, **eqn.params)
+        results = eqn.primitive.bind(*map(jnp.asarray, operands), **eqn.params)
         return [
             np.asarray(rows) for rows in (results if eqn.primitive.multiple_results else [results]) if is_numbers(rows)
         ]
@@ -472,23 +478,20 @@ def check_axes(eqn, random):
         sources = [[at for at, into in kept.items() if into == axis] for kept in acts.kept]
         for rows in before if axis in acts.new else ():
             np.testing.assert_array_equal(rows, np.broadcast_to(rows.take([0], axis), rows.shape))
-        if not any(sources) or before[0].shape[axis] < 2:
+        count = before[0].shape[axis]
+        if not any(sources) or count < 2:
             continue
-        order = np.roll(np.arange(before[0].shape[axis]), 1)
-        turned = [jnp.take(a, order, at[0]) if at else a for a, at in zip(operands, sources, strict=True)]
-        for rows, others in zip(before, run(turned), strict=True):
-            np.testing.assert_allclose(others, rows.take(order, axis), rtol=1e-5, atol=1e-5)
-        changed = [
-            jnp.where(
-                jnp.arange(a.shape[at[0]]).reshape([-1] + [1] * (a.ndim - at[0] - 1)) == 0, drawn(random, atom), a
-            )
-            if at
-            else a
-            for a, at, atom in zip(operands, sources, eqn.invars, strict=True)
-        ]
-        for rows, others in zip(before, run(changed), strict=True):
-            rest = np.arange(1, len(order))
-            np.testing.assert_allclose(others.take(rest, axis), rows.take(rest, axis), rtol=1e-5, atol=1e-5)
+        order, first, others = np.roll(np.arange(count), 1), np.arange(1), np.arange(1, count)
+        turned, changed = list(operands), list(operands)
+        for k, at in ((k, at[0]) for k, at in enumerate(sources) if at):
+            index = (slice(None),) * at
+            turned[k] = operands[k][(*index, order)]
+            new = drawn(random, eqn.invars[k])
+            parts = [new[(*index, first)], operands[k][(*index, others)]]
+            changed[k] = (np if isinstance(new, np.ndarray) else jnp).concatenate(parts, at)
+        for rows, ones, twos in zip(before, run(turned), run(changed), strict=True):
+            np.testing.assert_allclose(ones, rows.take(order, axis), rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(twos.take(others, axis), rows.take(others, axis), rtol=1e-5, atol=1e-5)
 
 
 def is_numbers(rows):
@@ -502,11 +505,16 @@ def test_operations_act_along_axes_as_is_said(series, most):
     functions = [*MIXED.values(), *SEPARATE.values(), *(function for function, _ in CORNERS.values()), *MORE.values()]
     for function in reversed(functions):
         for eqn in equations(traced(function, series).jaxpr):
-            big = all(0 not in shape_of(atom) for atom in (*eqn.invars, *eqn.outvars))
-            if axes(eqn) is not None and big and seen[eqn.primitive.name] < most:
+            acts, atoms = axes(eqn), [*eqn.invars, *eqn.outvars]
+            if acts is None or any(0 in shape_of(atom) for atom in atoms) or seen[eqn.primitive.name] == most:
+                continue
+            everywhere = all(len(kept) == len(shape_of(atom)) for kept, atom in zip(acts.kept, atoms, strict=False))
+            if not everywhere or most > 1:
                 seen[eqn.primitive.name] += 1
                 check_axes(eqn, random)
-    assert {"sort", "gather", "scatter-add", "reduce_window_max", "select_and_scatter_add", "cummax", "lu"} < set(seen)
+    assert {"dot_general", "gather", "scatter-add", "reduce_window_max", "select_and_scatter_add", "qr", "top_k"} < {
+        *seen
+    }
 
 
 # Operations that are rare.
@@ -542,7 +550,7 @@ def check_random_program(seed):
     return found
 
 
-@pytest.mark.parametrize("seeds", [range(30), pytest.param(range(30, 400), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 400), marks=pytest.mark.slow)], ids=str)
 def test_no_random_program_that_mixes_is_called_separate(seeds):
     with jax.enable_x64(True):
         found = [check_random_program(seed) for seed in seeds]
