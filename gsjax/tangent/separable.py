@@ -19,7 +19,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from gsjax import _check
 from gsjax.tangent.axes import Axes, Kind, Part, axes, holds, merged, same, shape_of, spread, whole
 
-__all__ = ["CALLS", "Verdict", "calls_back", "dependence", "programs_in"]
+__all__ = ["CALLS", "Fixed", "Own", "Verdict", "calls_back", "dependence", "programs_in"]
 
 
 class Verdict(NamedTuple):
