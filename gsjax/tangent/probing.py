@@ -118,10 +118,10 @@ def _key(verdict: Verdict, programs: Mapping[int, ClosedJaxpr]) -> bytes:
         for value in _constants(program):
             if not _check.is_concrete(value):
                 digest.update(b"traced")
-            elif isinstance(getattr(value, "dtype", None), np.dtype):
-                digest.update(np.ascontiguousarray(value).tobytes())
+            elif jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
+                digest.update(np.asarray(jax.random.key_data(value)).tobytes())
             else:
-                digest.update(repr(value).encode())
+                digest.update(np.asarray(value).tobytes())
     return digest.digest()
 
 

@@ -57,6 +57,7 @@ def dependence(program: ClosedJaxpr, examples: int, n: int) -> Verdict:
         `SEPARATE` is a proof. `MIXED`: the program leads from another example, or from the place of an example in the
         batch, to an output. `UNKNOWN`: an operation of which it is not known. The reason names the operation.
 
+    >>> import jax
     >>> x = np.ones((4, 3))
     >>> dependence(jax.make_jaxpr(lambda x: x - x.mean(1, keepdims=True))(x), 0, 4).kind.name
     'SEPARATE'

@@ -326,6 +326,22 @@ def test_constants_within_programs_are_told_apart():
         check_separable(with_constant(np.ones(2, np.float32)), w, x)
 
 
+def test_keys_within_programs_are_told_apart():
+    def with_key(key):
+        """Mixes if it is that of seed 0."""
+
+        def apply_fn(w, x):
+            found = jax.random.bits(key) == jax.random.bits(jax.random.key(0))
+            return net(w, x) + jnp.where(found, 1.0, 0.0) * rolled(net(w, x))
+
+        return apply_fn
+
+    w, x = weights(D, 4), weights(5, D)
+    check_separable(with_key(jax.random.key(1)), w, x)
+    with pytest.raises(ValueError, match=REFUSED):
+        check_separable(with_key(jax.random.key(0)), w, x)
+
+
 def test_what_is_found_is_kept_but_for_callbacks():
     calls = 0
 
