@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from gsjax import _check
+from gsjax.tangent.probing import check_separable
 
 __all__ = [
     "ApplyFn",
@@ -207,7 +208,8 @@ def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tupl
     got = f"{type(apply_fn).__name__}"
     _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
     try:
-        output = jax.eval_shape(apply_fn, params, x)
+        # A new function each time: jax would return the shape of the old one, whatever it closes over by now.
+        output = jax.eval_shape(lambda params, x: apply_fn(params, x), params, x)
     except Exception as error:
         expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
@@ -233,8 +235,7 @@ def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[
     shape = output_shape(apply_fn, params, x, name)
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
-    own = "an output that depends on no other example of the batch (batch norm in inference mode, no dropout)"
-    _check.require(_separable(apply_fn, *abstract(params, x)), "apply_fn", own, "one that does")
+    check_separable(apply_fn, params, x)
     return shape[1:]
 
 
@@ -257,34 +258,3 @@ def abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct,
     """The tree of the parameters and one example, and its leaves without their values; both can be hashed."""
     leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: (params, x[:1])))
     return tree, tuple(leaves)
-
-
-@functools.lru_cache(maxsize=64)
-def _separable(apply_fn: ApplyFn, tree: Any, leaves: tuple[jax.ShapeDtypeStruct, ...]) -> bool:
-    """Whether an example has the same output alone as after three others.
-
-    It has not if examples are mixed, as by batch normalisation in training mode, or if random numbers are drawn for
-    the whole batch. That is a property of the network, hence looked at for random parameters: also while the true
-    ones are traced, and where an output that is centred would vanish. Passed if it closes over values being traced.
-    """
-    random = np.random.default_rng(0)
-
-    def values(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> Array:
-        if not jnp.issubdtype(like.dtype, jnp.floating):
-            return jnp.asarray(random.integers(0, 2, shape), like.dtype)
-        spread = math.sqrt(math.prod(shape[:-1]) if len(shape) > 1 else 1)
-        return jnp.asarray(np.abs(random.standard_normal(shape) + (len(shape) < 2)) / spread, like.dtype)
-
-    with jax.ensure_compile_time_eval():
-        drawn = [values(leaf, leaf.shape) for leaf in leaves[:-1]]
-        x = values(leaves[-1], (4, *leaves[-1].shape[1:]))
-        params, _ = jax.tree.unflatten(tree, [*drawn, x])
-
-        @jax.jit
-        def separable(params: PyTree, x: Array) -> Array:
-            beside, alone = apply_fn(params, x)[-1], apply_fn(params, x[-1:])[0]
-            scale = jnp.maximum(jnp.abs(beside), jnp.abs(alone))
-            return ~jnp.any(jnp.abs(beside - alone) > jnp.sqrt(jnp.finfo(scale.dtype).eps) * scale)
-
-        found = separable(params, x)
-    return bool(found) if _check.is_concrete(found) else True

@@ -1,0 +1,448 @@
+"""Whether every output of a program depends on its own example alone, read from the jaxpr.
+
+Examples are followed from operation to operation as the axis along which they lie. Most primitives act along most axes
+as `jax.vmap` would: entry i of the result comes from entries i of the operands, in one way for all i. `axes` has for
+each primitive the axes of which that holds. Where examples lie along another one, they are mixed.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.core import ShapedArray
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from gsjax import _check
+from gsjax.tangent.axes import Axes, Kind, Part, axes, holds, merged, same, shape_of, spread, whole
+
+__all__ = ["CALLS", "Fixed", "Own", "Verdict", "calls_back", "dependence", "programs_in"]
+
+
+class Verdict(NamedTuple):
+    """What was found, and the operation that decided."""
+
+    kind: Kind
+    reason: str = ""
+
+
+class Own(NamedTuple):
+    """An array whose entries depend on one example each: on that whose index is theirs along `part`."""
+
+    part: Part
+
+
+class Fixed(NamedTuple):
+    """An array that depends on no example, and whose entries are equal along each of `uniform`."""
+
+    uniform: frozenset[Part] = frozenset()
+    origin: str = "a constant"
+
+
+State = Own | Fixed | Verdict
+
+
+def dependence(program: ClosedJaxpr, examples: int, n: int) -> Verdict:
+    """Whether output i of a program depends on example i alone, by one function for all i.
+
+    Args:
+        program: of `apply_fn`, traced for n examples.
+        examples: which of its arguments, as they are in the jaxpr, is the array of examples `(n, ...)`.
+        n: at least 2, as nothing is mixed in a batch of one.
+
+    Returns:
+        `SEPARATE` is a proof. `MIXED`: the program leads from another example, or from the place of an example in the
+        batch, to an output. `UNKNOWN`: an operation of which it is not known. The reason names the operation.
+
+    >>> import jax
+    >>> x = np.ones((4, 3))
+    >>> dependence(jax.make_jaxpr(lambda x: x - x.mean(1, keepdims=True))(x), 0, 4).kind.name
+    'SEPARATE'
+    >>> dependence(jax.make_jaxpr(lambda x: x - x.mean(0))(x), 0, 4)
+    Verdict(kind=<Kind.MIXED: 3>, reason='reduce_sum over the examples')
+    """
+    _check.whole("n", n, least=2)
+    states: list[State] = [Fixed(origin="a parameter")] * len(program.jaxpr.invars)
+    states[examples] = Own(Part(0, 1, n, 1))
+    return max((_verdict(state, n) for state in _Reader(n).closed(program, states)), key=lambda verdict: verdict.kind)
+
+
+def _verdict(state: State, n: int) -> Verdict:
+    """What the state of the whole output says."""
+    batch = Part(0, 1, n, 1)
+    if isinstance(state, Verdict):
+        return state._replace(kind=Kind.MIXED) if state.kind is Kind.PART else state
+    if isinstance(state, Own):
+        along = "outputs along another axis than the first"
+        return Verdict(Kind.SEPARATE) if state.part == batch else Verdict(Kind.MIXED, along)
+    return Verdict(Kind.SEPARATE) if holds(state.uniform, batch) else _placed("the output", state)
+
+
+class _Reader:
+    """Follows n examples through jaxprs."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def closed(self, program: ClosedJaxpr, states: Sequence[State]) -> list[State]:
+        return self.open(program.jaxpr, [self.constant(value) for value in program.consts], states)
+
+    def open(self, jaxpr: Jaxpr, constants: Sequence[State], states: Sequence[State]) -> list[State]:
+        known = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *states], strict=True))
+        known |= {variable: _unknown("a reference") for variable in known if not _is_array(variable)}
+
+        def read(atom: Any) -> State:
+            return self.constant(atom.val) if isinstance(atom, Literal) else known[atom]
+
+        for eqn in jaxpr.eqns:
+            results = self.equation(eqn, [read(atom) for atom in eqn.invars])
+            for variable, state in zip(eqn.outvars, results, strict=True):
+                # What has no entries does not depend on anything.
+                known[variable] = Fixed(whole(shape_of(variable))) if 0 in shape_of(variable) else state
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def constant(self, value: Any) -> State:
+        """A constant is looked at, as far as it may lie along the examples; one being traced differs everywhere."""
+        along = [axis for axis, size in enumerate(np.shape(value)) if size and size % self.n == 0]
+        if not along or not _check.is_concrete(value) or not isinstance(value.dtype, np.dtype):
+            return Fixed()
+        values = np.asarray(value)
+        return Fixed(whole(values.shape, [axis for axis in along if (values == values.take([0], axis)).all()]))
+
+    def equation(self, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+        name, count = eqn.primitive.name, len(eqn.outvars)
+        if name in CALLS:
+            program = next(eqn.params[key] for key in ("jaxpr", "call_jaxpr", "call") if key in eqn.params)
+            return self.closed(program, states) if isinstance(program, ClosedJaxpr) else self.open(program, [], states)
+        if name in _STRUCTURED:
+            return _STRUCTURED[name](self, eqn, states)
+        if "callback" in name or eqn.effects or not all(map(_is_array, eqn.outvars)):
+            return [_unknown(name)] * count
+        acts = axes(eqn)
+        if acts is None:
+            fixed = all(isinstance(state, Fixed) for state in states)
+            return [Fixed(origin=_origin(states, name)) if fixed else _worst(states) or _unknown(name)] * count
+        return [self.combined(eqn, acts, states, shape_of(variable)) for variable in eqn.outvars]
+
+    def combined(self, eqn: JaxprEqn, acts: Axes, states: Sequence[State], shape: tuple[int, ...]) -> State:
+        """The state of a result of this shape of a primitive that acts along the axes like this."""
+        name = eqn.primitive.name
+        worst = _worst(states)
+        if worst:
+            gathers = worst.kind is Kind.PART and acts.lost is Kind.UNKNOWN
+            return worst._replace(kind=Kind.UNKNOWN) if gathers else worst
+        target = None
+        for state, kept in zip(states, acts.kept, strict=True):
+            if isinstance(state, Own):
+                if state.part.axis not in kept:
+                    return Verdict(acts.lost, f"{name} over the examples")
+                part = state.part._replace(axis=kept[state.part.axis])
+                if target not in (None, part):
+                    return Verdict(Kind.MIXED, f"{name} of every example with every other")
+                target = part
+        fixed = [(s, kept) for s, kept in zip(states, acts.kept, strict=True) if isinstance(s, Fixed)]
+        if target is None:
+            return Fixed(_equal_along(fixed, acts.new, shape), _origin(states, name))
+        for state, kept in fixed:
+            places = [target._replace(axis=axis) for axis, into in kept.items() if into == target.axis]
+            if not all(holds(state.uniform, place) for place in places):
+                return _placed(name, state, acts.lost)
+        return Own(target)
+
+
+def _equal_along(
+    operands: Sequence[tuple[Fixed, Mapping[int, int]]], new: Collection[int], shape: Sequence[int]
+) -> frozenset[Part]:
+    found = set(whole(shape, new))
+    for axis in set(range(len(shape))).difference(new):
+        sources = [(s.uniform, before) for s, kept in operands for before, into in kept.items() if into == axis]
+        for part in {part for uniform, before in sources for part in uniform if part.axis == before}:
+            if all(holds(uniform, part._replace(axis=before)) for uniform, before in sources):
+                found.add(part._replace(axis=axis))
+    return frozenset(found)
+
+
+def _worst(states: Iterable[State]) -> Verdict | None:
+    """What follows from operands of which something is wrong."""
+    states = list(states)
+    wrong = [state for state in states if isinstance(state, Verdict)]
+    worst = max(wrong, key=lambda verdict: verdict.kind, default=None)
+    if worst and worst.kind is Kind.PART and any(isinstance(state, Own) for state in states):
+        return worst._replace(kind=Kind.MIXED)
+    return worst
+
+
+def _join(one: State, other: State, name: str) -> State:
+    """What is true of a value that is one or the other."""
+    if isinstance(one, Verdict) or isinstance(other, Verdict):
+        return _worst([one, other]) or one
+    if isinstance(one, Fixed) and isinstance(other, Fixed):
+        both = {part for part in one.uniform | other.uniform if holds(one.uniform, part)}
+        return Fixed(frozenset(part for part in both if holds(other.uniform, part)), _origin([one, other]))
+    if isinstance(one, Own) and isinstance(other, Own):
+        return one if one == other else _unknown(name)
+    own, fixed = (one, other) if isinstance(one, Own) else (other, one)
+    assert isinstance(own, Own)
+    assert isinstance(fixed, Fixed)
+    return own if holds(fixed.uniform, own.part) else _placed(name, fixed)
+
+
+def _unknown(name: str) -> Verdict:
+    return Verdict(Kind.UNKNOWN, f"{name}, for which there is no rule")
+
+
+def _placed(name: str, state: Fixed, lost: Kind = Kind.MIXED) -> Verdict:
+    kind = Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED  # the former may be indices, each into its own example
+    return Verdict(kind, f"{name} depends on the place in the batch, by {state.origin}")
+
+
+def _origin(states: Iterable[State], name: str = "") -> str:
+    """Of what is made of these; where random numbers are involved, they are what is worth telling."""
+    origins = [state.origin for state in states if isinstance(state, Fixed)]
+    random = (origin for origin in (name, *origins) if origin.startswith(("random_", "threefry", "rng_")))
+    return next(random, "") or next(iter(origins), name or "a constant")
+
+
+# Parts of axes.
+
+
+def _is_array(variable: Any) -> bool:
+    """Whether a variable holds numbers or keys, not a reference to an array that changes."""
+    return isinstance(variable.aval, ShapedArray)
+
+
+def _reshaped(state: State, shape: Sequence[int], new: Sequence[int]) -> State:
+    if isinstance(state, Verdict) or 0 in new:
+        return state
+    parts = [state.part] if isinstance(state, Own) else state.uniform
+    strides = [part.inner * math.prod(shape[part.axis + 1 :]) for part in parts]
+    found = spread(merged((low, low * part.size) for low, part in zip(strides, parts, strict=True)), new)
+    if isinstance(state, Fixed):
+        return state._replace(uniform=found)
+    batch = [part for part in found if part.size == state.part.size]
+    return Own(batch[0]) if batch else Verdict(Kind.UNKNOWN, "reshape spreads the examples over several axes")
+
+
+def _transposed(state: State, order: Sequence[int]) -> State:
+    if isinstance(state, Verdict):
+        return state
+    if isinstance(state, Own):
+        return Own(state.part._replace(axis=list(order).index(state.part.axis)))
+    moved = frozenset(part._replace(axis=list(order).index(part.axis)) for part in state.uniform)
+    return state._replace(uniform=moved)
+
+
+# Primitives whose results are not described by their axes alone.
+
+
+def _reshape(_reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
+    state, shape, order = states[0], shape_of(eqn.invars[0]), eqn.params.get("dimensions")
+    if eqn.primitive.name == "reshape" and order is not None:
+        state, shape = _transposed(state, order), [shape[axis] for axis in order]
+    return [_reshaped(state, shape, shape_of(eqn.outvars[0]))]
+
+
+def _cut(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    """`slice` and `split`: between whole batches, of those that lie one after the other along an axis."""
+    acts, state = axes(eqn), states[0]
+    assert acts is not None
+    if not isinstance(state, Own) or state.part.axis in acts.kept[0]:
+        return [reader.combined(eqn, acts, states, shape_of(variable)) for variable in eqn.outvars]
+    axis, block = state.part.axis, state.part.size * state.part.inner
+    sizes = [shape_of(variable)[axis] for variable in eqn.outvars]
+    start, stride = 0, 1
+    if eqn.primitive.name == "slice":
+        start, stride = eqn.params["start_indices"][axis], (eqn.params["strides"] or [1] * (axis + 1))[axis]
+    if stride != 1 or any(at % block for at in (start, *sizes)):
+        return [Verdict(Kind.PART, f"{eqn.primitive.name} of the examples")] * len(sizes)
+    return [Own(state.part._replace(outer=size // block)) for size in sizes]
+
+
+def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
+    """Batches after one another along an axis are one axis of several batches."""
+    axis, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
+    given = [(state, shape_of(atom)) for state, atom in zip(states, eqn.invars, strict=True) if 0 not in shape_of(atom)]
+    parts = {state.part for state, _ in given if isinstance(state, Own)}
+    inner = {part.inner for part in parts if part.axis == axis}
+    if len(inner) != 1 or any(part.axis != axis for part in parts) or _worst(states):
+        acts = Axes([same(set(range(len(shape))) - {axis})] * len(given), lost=Kind.UNKNOWN)
+        return [reader.combined(eqn, acts, [state for state, _ in given], shape)]
+    block = reader.n * min(inner)
+    for state, size in ((state, shape[axis]) for state, shape in given):
+        batches = Part(axis, size // block, reader.n, min(inner))
+        if size % block or (isinstance(state, Fixed) and not holds(state.uniform, batches)):
+            return [Verdict(Kind.UNKNOWN, "concatenate along the examples")]
+    return [Own(Part(axis, shape[axis] // block, reader.n, min(inner)))]
+
+
+def _tile(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
+    """What is repeated lies along an axis of its own before it is merged."""
+    before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
+    apart = [size for pair in zip(eqn.params["reps"], before, strict=True) for size in pair]
+    kept = {axis: 2 * axis + 1 for axis in range(len(before))}
+    state = reader.combined(eqn, Axes([kept], {2 * axis for axis in kept}), states, tuple(apart))
+    return [_reshaped(state, apart, shape)]
+
+
+def _convolution(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
+    """Groups of features are an axis of their own, along which a convolution acts entry by entry."""
+    spec, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    (batch, feature), (made,), (out_batch, out_feature) = spec.lhs_spec[:2], spec.rhs_spec[:1], spec.out_spec[:2]
+
+    def grouped(shape: Sequence[int], axis: int) -> list[int]:
+        return [*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :]]
+
+    def after(axis: int, split: int) -> int:
+        return axis + (axis > split)
+
+    shapes, shape = [shape_of(atom) for atom in eqn.invars], shape_of(eqn.outvars[0])
+    given = [
+        _reshaped(s, shape, grouped(shape, axis))
+        for s, shape, axis in zip(states, shapes, (feature, made), strict=True)
+    ]
+    kept: list[dict[int, int]] = [{feature: out_feature}, {made: out_feature, made + 1: out_feature + 1}]
+    if eqn.params["batch_group_count"] == 1:
+        kept[0][after(batch, feature)] = after(out_batch, out_feature)
+    else:
+        kept, lost = [{}, {}], Kind.UNKNOWN
+        return [reader.combined(eqn, Axes(kept, lost=lost), states, shape)]
+    new = grouped(shape, out_feature)
+    return [_reshaped(reader.combined(eqn, Axes(kept), given, new), new, shape)]  # pyright: ignore
+
+
+def _each(_reader: _Reader, _eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    return states
+
+
+def _cond(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    branches = [reader.closed(branch, states[1:]) for branch in eqn.params["branches"]]
+    index = _worst(states[:1])
+    results = branches[0]
+    for branch in branches[1:]:
+        results = [_join(one, other, "cond") for one, other in zip(results, branch, strict=True)]
+    return [_worst([index, state]) or state for state in results] if index else results
+
+
+def _fixpoint(step: Callable[[list[State]], Sequence[State]], carry: Sequence[State], name: str) -> list[State]:
+    """What is true of what a loop carries before and after every step."""
+    carry = list(carry)
+    for _ in range(100):
+        joined = [_join(one, other, name) for one, other in zip(carry, step(carry), strict=True)]
+        if all(_equal(one, other) for one, other in zip(joined, carry, strict=True)):
+            return joined
+        carry = joined
+    return [_unknown(name)] * len(carry)
+
+
+def _equal(one: State, other: State) -> bool:
+    if isinstance(one, Fixed) and isinstance(other, Fixed):
+        return one.uniform == other.uniform
+    return one == other if type(one) is type(other) else False
+
+
+def _while(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    """A condition with axes is one loop for each of its entries, over the first axes of what is carried."""
+    tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+    condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
+    shape, constants = shape_of(condition.jaxpr.outvars[0]), states[tests : tests + bodies]
+    carried = [shape_of(variable) for variable in eqn.outvars]
+
+    def step(carry: list[State]) -> list[State]:
+        [going] = reader.closed(condition, [*states[:tests], *carry])
+        results = reader.closed(body, [*constants, *carry])
+        leading = same(range(len(shape)))
+        if isinstance(going, Verdict):
+            return [Verdict(Kind.UNKNOWN, f"while on a condition that is unclear: {going.reason}")] * len(results)
+        return [
+            reader.combined(eqn, Axes([leading, same(range(len(shape)))]), [going, state], shape)
+            for state, shape in zip(results, carried, strict=True)
+        ]
+
+    return _fixpoint(step, states[tests + bodies :], "while")
+
+
+def _scan(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    body, n, carries = eqn.params["jaxpr"], eqn.params["num_consts"], eqn.params["num_carry"]
+    constants, carry, given = list(states[:n]), states[n : n + carries], list(states[n + carries :])
+    if any(isinstance(state, Own) and state.part.axis == 0 for state in given):
+        return _over_examples(reader, eqn, carry, constants, given)
+    inside = [_shifted(state, -1) for state in given]
+    carry = _fixpoint(lambda carry: reader.closed(body, [*constants, *carry, *inside])[:carries], carry, "scan")
+    stacked = reader.closed(body, [*constants, *carry, *inside])[carries:]
+    return [*carry, *(_shifted(state, 1) for state in stacked)]
+
+
+def _over_examples(
+    reader: _Reader, eqn: JaxprEqn, carry: Sequence[State], constants: Sequence[State], given: Sequence[State]
+) -> Sequence[State]:
+    """A loop over the examples themselves, as `jax.lax.map` makes it: separate if nothing is carried."""
+    batch, count = Part(0, 1, reader.n, 1), len(eqn.outvars)
+    clear = not carry and not calls_back(eqn.params["jaxpr"]) and not eqn.effects
+    others = [*constants, *(state for state in given if not isinstance(state, Own))]
+    worst = _worst(others)
+    if any(isinstance(state, Own) for state in constants):
+        return [Verdict(Kind.MIXED, "scan over the examples that sees all of them")] * count
+    if worst or not clear or any(isinstance(state, Own) and state.part != batch for state in given):
+        return [worst or Verdict(Kind.UNKNOWN, "scan over the examples")] * count
+    for state in given:
+        if isinstance(state, Fixed) and not holds(state.uniform, batch):
+            return [_placed("scan", state)] * count
+    return [Own(batch)] * count
+
+
+def _shifted(state: State, by: int) -> State:
+    """The axes by one further back or forth, the first of them gone in the latter case."""
+    if isinstance(state, Own):
+        return Own(state.part._replace(axis=state.part.axis + by))
+    if isinstance(state, Fixed):
+        moved = (part._replace(axis=part.axis + by) for part in state.uniform)
+        return state._replace(uniform=frozenset(part for part in moved if part.axis >= 0))
+    return state
+
+
+def _linear_solve(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
+    lengths = eqn.params["const_lengths"]
+    before, here = lengths.matvec + lengths.vecmat, sum(lengths)
+    solve = states[before : before + lengths.solve]
+    return reader.closed(eqn.params["jaxprs"].solve, [*solve, *states[here:]])
+
+
+CALLS = {
+    *("jit", "closed_call", "core_call", "call", "remat2", "composite"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vmap_call"),
+}
+_STRUCTURED: dict[str, Callable[[_Reader, JaxprEqn, Sequence[State]], Sequence[State]]] = {
+    "reshape": _reshape,
+    "squeeze": _reshape,
+    "slice": _cut,
+    "split": _cut,
+    "concatenate": _concatenate,
+    "tile": _tile,
+    "conv_general_dilated": _convolution,
+    "optimization_barrier": _each,
+    "device_put": _each,
+    "cond": _cond,
+    "while": _while,
+    "scan": _scan,
+    "custom_linear_solve": _linear_solve,
+}
+
+
+def programs_in(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
+    """The programs among the parameters of an equation, also those in tuples."""
+    values = (value if isinstance(value, tuple | list) else [value] for value in eqn.params.values())
+    return [value for value in itertools.chain.from_iterable(values) if isinstance(value, ClosedJaxpr | Jaxpr)]
+
+
+def calls_back(program: ClosedJaxpr | Jaxpr) -> bool:
+    """Whether a result comes from a function of Python that is called while the program runs."""
+    jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
+    return any("callback" in eqn.primitive.name or any(map(calls_back, programs_in(eqn))) for eqn in _used(jaxpr))
+
+
+def _used(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The equations that have results; others print."""
+    return [eqn for eqn in jaxpr.eqns if eqn.outvars]

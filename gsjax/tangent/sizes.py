@@ -1,0 +1,131 @@
+"""Whether a function is the same for every number of examples, read from its programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+
+from gsjax import _check
+from gsjax.tangent.axes import axes, shape_of
+from gsjax.tangent.separable import CALLS, programs_in
+
+__all__ = ["alike"]
+
+_SIZES = {"shape", "new_sizes", "limit_indices", "sizes", "slice_sizes", "length"}
+_ANY = {*CALLS, "reshape", "squeeze", "scan", "while", "cond", "optimization_barrier", "device_put"}
+
+
+def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) -> bool:
+    """Whether a program for n examples and one for m give an example the same output, if the first is separate.
+
+    Operations, constants and parameters are equal. Sizes are equal, or as n to m along axes on which an operation acts
+    entry by entry (`axes`). Then, by induction over the operations, every array of the second is the one of the first
+    at one example: along such an axis lie the examples, or what is equal for all of them. An axis of size n that is
+    summed over, counted along or indexed makes programs different, and so do numbers that are computed from n.
+
+    >>> def program(function, n):
+    ...     return jax.make_jaxpr(function)(np.ones((n, 2)))
+    >>> mean = lambda x: x.mean(1)
+    >>> share = lambda x: x.mean(1) / len(x)
+    >>> alike(program(mean, 5), program(mean, 1), 5, 1), alike(program(share, 5), program(share, 1), 5, 1)
+    (True, False)
+    """
+    if isinstance(one, ClosedJaxpr) and isinstance(other, ClosedJaxpr):
+        equal = len(one.consts) == len(other.consts) and all(map(_equal, one.consts, other.consts))
+        return equal and alike(one.jaxpr, other.jaxpr, n, m)
+    assert isinstance(one, Jaxpr)
+    assert isinstance(other, Jaxpr)
+    variables = [[*jaxpr.constvars, *jaxpr.invars] for jaxpr in (one, other)]
+    eqns = [_needed(jaxpr) for jaxpr in (one, other)]
+    if len(variables[0]) != len(variables[1]) or len(eqns[0]) != len(eqns[1]):
+        return False
+    pairs = dict(zip(*variables, strict=True))
+
+    def paired(first: Any, second: Any) -> bool:
+        if isinstance(first, Literal) or isinstance(second, Literal):
+            literals = isinstance(first, Literal) and isinstance(second, Literal)
+            return literals and first.aval == second.aval and _equal(first.val, second.val)
+        return pairs[first] is second
+
+    def scaled(first: Any, second: Any) -> bool:
+        return first == second or (isinstance(first, int | np.integer) and first * m == second * n)
+
+    def same_parameter(key: str, first: Any, second: Any) -> bool:
+        if key not in _SIZES:
+            return _equal(first, second)
+        sizes = [jax.tree.leaves((first,)), jax.tree.leaves((second,))]
+        return len(sizes[0]) == len(sizes[1]) and all(map(scaled, *sizes))
+
+    def same_eqn(first: JaxprEqn, second: JaxprEqn) -> bool:
+        programs, plain = [programs_in(first), programs_in(second)], _plain(first)
+        if first.primitive is not second.primitive or not all(map(paired, first.invars, second.invars)):
+            return False
+        if (
+            (first.effects and not programs[0])
+            or len(programs[0]) != len(programs[1])
+            or plain.keys() != _plain(second).keys()
+        ):
+            return False
+        if plain.get("num_carry") and plain.get("length") != second.params["length"]:
+            return False
+        pairs.update(zip(first.outvars, second.outvars, strict=True))
+        return (
+            all(same_parameter(key, value, second.params[key]) for key, value in plain.items())
+            and _along(first, second)
+            and all(alike(a, b, n, m) for a, b in zip(*programs, strict=True))
+        )
+
+    return all(map(same_eqn, *eqns)) and all(map(paired, one.outvars, other.outvars))
+
+
+def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
+    """The operations that lead to results; what others compute may depend on anything."""
+    needed, eqns = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
+    for eqn in reversed(jaxpr.eqns):
+        if not needed.isdisjoint(eqn.outvars):
+            needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+            eqns.append(eqn)
+    return eqns[::-1]
+
+
+def _plain(eqn: JaxprEqn) -> dict[str, Any]:
+    """Parameters that are no programs; none of a call, which has a program and nothing else that counts."""
+
+    def plain(value: Any) -> bool:
+        values = value if isinstance(value, tuple | list) else [value]
+        return not any(isinstance(value, ClosedJaxpr | Jaxpr) for value in values)
+
+    return {} if eqn.primitive.name in CALLS else {key: value for key, value in eqn.params.items() if plain(value)}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
+    if isinstance(one, np.ndarray | jax.Array) and isinstance(other, np.ndarray | jax.Array):
+        concrete = _check.is_concrete(one, other) and isinstance(one.dtype, np.dtype)
+        return bool(concrete and one.dtype == other.dtype and np.array_equal(np.asarray(one), np.asarray(other)))
+    return type(one) is type(other) and bool(one == other or (one != one and other != other))
+
+
+def _along(one: JaxprEqn, other: JaxprEqn) -> bool:
+    """Whether sizes differ only along axes on which an operation acts entry by entry."""
+    atoms = [[*map(shape_of, eqn.invars)] for eqn in (one, other)]
+    results = [[*map(shape_of, eqn.outvars)] for eqn in (one, other)]
+    if one.primitive.name in _ANY or (atoms[0] == atoms[1] and results[0] == results[1]):
+        return True
+    acts = axes(one)
+    if acts is None:
+        return False
+    kept = [*map(set, acts.kept)]
+    made = {*acts.new, *(axis for into in acts.kept for axis in into.values())}
+
+    def equal(first: Sequence[int], second: Sequence[int], free: set[int]) -> bool:
+        return len(first) == len(second) and all(
+            a == b for axis, (a, b) in enumerate(zip(first, second, strict=True)) if axis not in free
+        )
+
+    return all(map(equal, *atoms, kept)) and all(equal(a, b, made) for a, b in zip(*results, strict=True))
