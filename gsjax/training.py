@@ -198,7 +198,9 @@ def fit(
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)`.
-        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained.
+        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained; for modules
+            of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
+            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
         x: examples, `(n, ...)`.
         y: labels -1 and +1, `(n,)`.
         penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.

@@ -25,7 +25,8 @@ def fingerprint(apply_fn: Any, params: Any, *rest: Any) -> str:
     jaxpr, consts = (closed := jax.make_jaxpr(apply_fn)(params, examples)).jaxpr, closed.consts
     digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr)).encode())
     for value in jax.tree.leaves((consts, params, rest)):
-        array = np.asarray(value)
+        keys = isinstance(value, jax.Array) and jax.numpy.issubdtype(value.dtype, jax.dtypes.prng_key)
+        array = np.asarray(jax.random.key_data(value) if keys else value)
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update(str(jax.tree.structure((params, rest))).encode())

@@ -40,11 +40,20 @@ def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """What is differentiated, and how `params` is put together again around it.
 
     Of flax variables that is the collection "params", of everything else all of it; `check_params` refuses what could
-    be meant as either.
+    be meant as either. Leaves that cannot be differentiated are None in the tree that is returned.
+
+    >>> tree, rebuild = trainable({"w": jnp.ones(2), "steps": 3})
+    >>> tree, rebuild(jax.tree.map(jnp.negative, tree))
+    ({'steps': None, 'w': Array([1., 1.], ...)}, {'steps': 3, 'w': Array([-1., -1.], ...)})
     """
-    if _has_params(params):
-        return params["params"], lambda trainable: {**params, "params": trainable}
-    return params, lambda trainable: trainable
+    tree = params["params"] if _has_params(params) else params
+    trained, rest = eqx.partition(tree, lambda leaf: not _is_constant(leaf))
+
+    def rebuild(trained: PyTree) -> PyTree:
+        tree = eqx.combine(trained, rest)
+        return {**params, "params": tree} if _has_params(params) else tree
+
+    return trained, rebuild
 
 
 def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
@@ -53,16 +62,19 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
     - Of flax variables the collection "params" is differentiated. A dict with that key is one of variables if it goes
       to a flax module's `apply` itself, or if all its other keys are collections that flax knows; else it is refused,
       as keys of the user's own would be left out in silence.
-    - A state of nnx holds variables of the type `nnx.Param` alone, and an Equinox module inexact arrays alone, as
-      `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - A state of nnx holds numbers in variables of the type `nnx.Param` alone, and an Equinox module inexact arrays
+      alone, as `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - Whole numbers, bools and typed keys are left out: see `trainable`. Complex numbers and what holds no numbers are
+      refused.
     - A float of Python counts as a parameter in other trees. None counts as nothing.
 
     Raises:
         ValueError: named `params`, with the line to write.
     """
     if _has_params(params) and not _is_flax_apply(apply_fn):
-        mappings = all(isinstance(params[key], Mapping) for key in params)
-        others = [key for key in params if key != "params" and not (mappings and key in _COLLECTIONS)]
+        beside = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
+        mappings = all(isinstance(params[key], Mapping) for key in ("params", *beside))
+        others = [key for key in beside if not (mappings and key in _COLLECTIONS)]
         expected = (
             "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
         )
@@ -71,19 +83,23 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
             "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
         )
         _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
-    tree, _ = trainable(params)
+    tree = params["params"] if _has_params(params) else params
     _check_modules(tree)
-    leaves = jax.tree.leaves_with_path(tree)
     if tree is params:
-        _check_collections([path for path, _ in leaves])
-    _check.require(sum(_size(leaf) for _, leaf in leaves), "params", "at least one parameter to differentiate", "none")
-    for path, leaf in leaves:
+        _check_collections([path for path, _ in jax.tree.leaves_with_path(tree)])
+    parameters = jax.tree.leaves_with_path(trainable(params)[0])
+    for path, leaf in parameters:
         kind = _kind(leaf)
         if kind is None or not jnp.issubdtype(kind, jnp.floating):
             kind = type(leaf).__name__ if kind is None else kind
             at = jax.tree_util.keystr(path, simple=True, separator="/")
             where = f"a leaf of {kind} at {at}" if at else f"a leaf of {kind}"
             raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
+    size = sum(math.prod(jnp.shape(leaf)) for _, leaf in parameters)
+    constants = [leaf for leaf in jax.tree.leaves(tree) if _is_constant(leaf)]
+    found = f"{_named(constants)} alone" if constants else "none"
+    _check.require(size, "params", "at least one parameter to differentiate", found)
+    for _, leaf in parameters:
         if _check.is_concrete(leaf):
             _check.finite("params", leaf)
 
@@ -123,8 +139,8 @@ def _check_modules(tree: PyTree) -> None:
         split = "graphdef, params, rest = nnx.split(model, nnx.Param, ...)"
         applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
         if isinstance(node, variable):
-            good = isinstance(node, parameter)
-            expected = "variables of the type nnx.Param alone"
+            good = isinstance(node, parameter) or _is_without_parameters(node)
+            expected = "floating point numbers in variables of the type nnx.Param alone"
             got = f"one of {type(node).__name__}{where}: {split}, {applied}"
             _check.require(good, "params", expected, got)
         elif isinstance(node, _of_nnx("Module")):
@@ -172,9 +188,16 @@ def _kind(leaf: Any) -> Any:
     return jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else None
 
 
-def _size(leaf: Any) -> int:
-    """The number of entries of `leaf`; what holds no numbers counts as well, and is refused for what it is."""
-    return math.prod(getattr(leaf, "shape", ()))
+def _is_constant(leaf: Any) -> bool:
+    """Whether `leaf` holds what cannot be differentiated and is no mistake: whole numbers, bools, typed keys."""
+    kind = _kind(leaf)
+    kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+    return kind is not None and any(jnp.issubdtype(kind, of) for of in kinds)
+
+
+def _is_without_parameters(tree: PyTree) -> bool:
+    """Whether all that `tree` holds would be left out in any case."""
+    return all(map(_is_constant, jax.tree.leaves(tree)))
 
 
 def check_examples(name: str, x: Any) -> Array:
@@ -270,6 +293,8 @@ def _separable(apply_fn: ApplyFn, tree: Any, leaves: tuple[jax.ShapeDtypeStruct,
     random = np.random.default_rng(0)
 
     def values(like: jax.ShapeDtypeStruct, shape: tuple[int, ...]) -> Array:
+        if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+            return jnp.broadcast_to(jax.random.key(0), shape)
         if not jnp.issubdtype(like.dtype, jnp.floating):
             return jnp.asarray(random.integers(0, 2, shape), like.dtype)
         spread = math.sqrt(math.prod(shape[:-1]) if len(shape) > 1 else 1)
