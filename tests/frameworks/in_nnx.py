@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 from flax import nnx
 
@@ -41,7 +42,13 @@ def layer(spec: Any, params: Any) -> Any:
             return nnx.Embed(tokens, features, **options)
         case networks.Attention(heads, features):
             inputs = len(params["query"]["kernel"])
-            return nnx.MultiHeadAttention(heads, inputs, features, decode=False, deterministic=True, **options)
+            options |= {"decode": False, "deterministic": True, "attention_fn": attend}
+            return nnx.MultiHeadAttention(heads, inputs, features, **options)
+
+
+def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
+    """In the type of the arguments: by default nnx has its softmax in float32, through `jax.nn`."""
+    return nn.dot_product_attention(query, key, value)
 
 
 def of(network: Network, variables: Any) -> tuple[Any, Any]:
