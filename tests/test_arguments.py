@@ -906,6 +906,30 @@ def test_counters_and_keys_of_nnx_and_equinox(call):
     call(lambda params, x: x @ eqx.combine(params, static).weight, params, X)
 
 
+@some_tangents
+def test_running_statistics_of_equinox(call):
+    """They are initial values in the model until `make_with_state` takes them out."""
+
+    class Norm(eqx.Module):
+        weight: jax.Array
+        norm: eqx.nn.BatchNorm
+
+        def __init__(self):
+            self.weight, self.norm = W, eqx.nn.BatchNorm(3, "batch", inference=True, mode="batch")
+
+    with_values, _ = eqx.partition(Norm(), eqx.is_inexact_array)
+    with pytest.raises(ValueError, match=r"^params: .* got Norm with initial values of a state: .*make_with_state"):
+        call(lambda params, x: x @ params.weight, with_values, X)
+    model, state = eqx.nn.make_with_state(Norm)()
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def apply_fn(params, x):
+        model = eqx.combine(params, static)
+        return jax.vmap(lambda x: model.norm(x, state)[0] @ model.weight, axis_name="batch")(x)
+
+    call(apply_fn, params, X)
+
+
 @tangents
 def test_params_without_parameters_and_with_numbers_that_are_not_finite(call):
     for empty in ({}, None, [], (None, {}), {"params": {}}, jnp.zeros(0), {"w": None}):

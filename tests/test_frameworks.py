@@ -19,7 +19,7 @@ from flax import nnx
 from gsjax import Ridge, SpectralDecoupling, dual, features, linearized, multiclass, starvation, tangent, training
 
 N, INPUTS, WIDTH = 5, 3, 8
-TIMES = np.array([0.0, 1.0, 10.0])
+TIMES = (0.0, 1.0, 10.0)
 
 
 class Linen(nn.Module):
@@ -98,7 +98,7 @@ def theory(kernel: Any, y: Any) -> dict[str, Any]:
         "equilibrium": dual.equilibrium(feats, penalty).alpha,
         "starvation": jnp.abs(starvation.matrix(feats, penalty)),
         "share": starvation.share(feats, penalty),
-        "linearized": linearized.flow(feats, penalty, times=TIMES).logits,
+        "linearized": linearized.flow(feats, penalty, times=jnp.array(TIMES)).logits,
         "classes": classes.s,
     }
 

@@ -154,6 +154,11 @@ def _check_modules(tree: PyTree) -> None:
             combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
             got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
             _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+            kept = jax.tree.leaves(node, is_leaf=lambda inner: isinstance(inner, eqx.nn.StateIndex))
+            states = any(isinstance(inner, eqx.nn.StateIndex) and jax.tree.leaves(inner) for inner in kept)
+            made = "model, state = eqx.nn.make_with_state(Model)(...)"
+            got = f"{type(node).__name__} with initial values of a state{where}: {made}, {partition}"
+            _check.require(not states, "params", "an Equinox module of parameters alone", got)
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
     for path, node in leaves:

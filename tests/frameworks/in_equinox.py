@@ -17,7 +17,7 @@ class Model(eqx.Module):
     layers: dict[str, Any]
     network: Network = eqx.field(static=True)
 
-    def __call__(self, x, state=None):
+    def __call__(self, x, state):
         def applied(name):
             layer = self.layers[name]
             match layer:
@@ -60,7 +60,7 @@ def layer(spec: Any, params: Any) -> Any:
         case networks.BatchNorm():
             norm = eqx.nn.BatchNorm(len(params["scale"]), "batch", inference=True, mode="batch")
             return filled(norm, params)
-        case networks.Embed(tokens, features):
+        case networks.Embed():
             return eqx.nn.Embedding(weight=params["embedding"])
         case networks.Attention(heads, features):
             options = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
@@ -75,13 +75,12 @@ def layer(spec: Any, params: Any) -> Any:
 
 def filled(layer: Any, params: Any) -> Any:
     """The layer with these values for its weight and bias."""
-    weight = params["kernel" if "kernel" in params else "scale"]
+    weight, bias = params["kernel" if "kernel" in params else "scale"], params["bias"].reshape(layer.bias.shape)
     if isinstance(layer, eqx.nn.Conv):
         weight = weight.transpose(3, 2, 0, 1)
     elif isinstance(layer, eqx.nn.Linear):  # several axes of inputs or outputs are heads
         weight = weight.reshape(layer.in_features, layer.out_features).T
-    values = weight, params["bias"].reshape(layer.bias.shape)
-    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, values)
+    return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))
 
 
 def of(network: Network, variables: Any) -> tuple[Any, Any]:
@@ -89,7 +88,8 @@ def of(network: Network, variables: Any) -> tuple[Any, Any]:
     state = eqx.nn.State(layers)
     for name, statistics in variables.get("batch_stats", {}).items():
         state = running(state, layers[name], statistics)
-    params, static = eqx.partition(Model(layers, network), eqx.is_inexact_array)
+    model = Model(eqx.nn.delete_init_state(layers), network)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
     return lambda params, x: jax.vmap(eqx.combine(params, static), (0, None), axis_name="batch")(x, state), params
 
 

@@ -35,9 +35,7 @@ def layer(spec: Any, name: str) -> Any:
             return hk.Embed(tokens, features, name=name)
         case networks.Attention(heads, features):
             initial = hk.initializers.VarianceScaling()
-            attention = hk.MultiHeadAttention(
-                heads, features // heads, model_size=features, w_init=initial, name=name
-            )
+            attention = hk.MultiHeadAttention(heads, features // heads, model_size=features, w_init=initial, name=name)
             return lambda h: attention(h, h, h)
 
 

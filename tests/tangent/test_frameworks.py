@@ -15,19 +15,22 @@ from tests.frameworks.networks import NETWORKS
 N = 5
 
 
-def both(apply_fn):
-    """The kernel and the features, in one program."""
-    return jax.jit(lambda params, x: (ntk(apply_fn, params, x), ntrf(apply_fn, params, x)))
+# What the others have as well.
+SLOW = ("cnn", "strided", "layer norm", "attention", "tokens")
 
 
-@pytest.fixture(scope="module", params=NETWORKS.values(), ids=list(NETWORKS))
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in NETWORKS],
+)
 def reference(request):
     """A network, its variables in flax.linen, examples, and its kernel and features there."""
-    network = request.param
+    network = NETWORKS[request.param]
     with jax.enable_x64(True):
         x, variables = network.examples(N), in_linen.variables_of(network)
         apply_fn, params = in_linen.of(network, variables)
-        return network, variables, x, *map(np.asarray, both(apply_fn)(params, x))
+        phi = np.asarray(jax.jit(ntrf, static_argnums=0)(apply_fn, params, x))
+        return network, variables, x, phi @ phi.T if phi.ndim == 2 else np.einsum("akm,blm->abkl", phi, phi), phi
 
 
 @pytest.mark.parametrize("framework", OTHERS.values(), ids=list(OTHERS))
@@ -41,6 +44,6 @@ def test_the_same_kernel_and_the_same_features_as_in_linen(reference, framework)
         columns = ravel_pytree(framework(network, numbers)[1])[0].astype(int)
         np.testing.assert_array_equal(np.sort(columns), np.arange(theta.size))
 
-        found = both(apply_fn)(params, x)
+        found = jax.jit(lambda params, x: (ntk(apply_fn, params, x), ntrf(apply_fn, params, x)))(params, x)
         for value, expected in zip(found, (kernel, phi[..., columns]), strict=True):
             np.testing.assert_allclose(value, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
