@@ -16,7 +16,7 @@ N = 5
 
 
 # What the others have as well.
-SLOW = ("cnn", "strided", "layer norm", "attention", "tokens")
+SLOW = ("cnn", "recurrent", "strided", "layer norm", "attention", "tokens")
 
 
 @pytest.fixture(
