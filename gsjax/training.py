@@ -198,7 +198,9 @@ def fit(
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)`.
-        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained.
+        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained; for modules
+            of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
+            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
         x: examples, `(n, ...)`.
         y: labels -1 and +1, `(n,)`.
         penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.
@@ -288,9 +290,18 @@ def _excess(
     def outputs(theta: Array) -> Array:
         return apply_fn(unravel(theta), x) - state.origin.logits
 
-    logits, pull = jax.vjp(outputs, theta)
-    transposed = jax.linear_transpose(pull, logits)  # J itself; its own rule a network with a `custom_vjp` lacks
-    dtype = logits.dtype
+    logits, backwards = jax.vjp(outputs, theta)
+    forwards = jax.linear_transpose(backwards, logits)  # J itself; its own rule a network with a `custom_vjp` lacks
+    # In one type, also where parameters and outputs are not of the same.
+    dtype, of_outputs = jnp.result_type(theta, logits), logits.dtype
+
+    def pull(force: Array) -> Array:
+        return backwards(force.astype(of_outputs))[0].astype(dtype)
+
+    def push(direction: Array) -> Array:
+        return forwards((direction.astype(theta.dtype),))[0].astype(dtype)
+
+    logits = logits.astype(dtype)
     y, allowed = y.astype(dtype), allowed.astype(dtype)
     decay = sum((jnp.asarray(term.strength, dtype) for term in terms if isinstance(term, Ridge)), jnp.zeros((), dtype))
     pairs = [per_example(term, len(y), dtype) for term in terms if not isinstance(term, Ridge)]
@@ -300,7 +311,7 @@ def _excess(
     # The three forces that balance at the minimum: on the outputs, by the loss and the penalty, and on the parameters.
     forces = -y * alpha, sum((strength * (logits - target) for strength, target in pairs), jnp.zeros(len(y), dtype))
     drift = decay * (theta - start).astype(dtype)
-    parts = [*(pull(force)[0] for force in forces), drift]
+    parts = [*(pull(force) for force in forces), drift]
     rounding = (jnp.finfo(dtype).eps * sum(jnp.linalg.norm(part) for part in parts)) ** 2
 
     def rest(cg: _Conjugate) -> Array:
@@ -313,11 +324,11 @@ def _excess(
         return (cg.energy + rest(cg) > allowed) & ~hopeless & (cg.iterations < _MAX_CONJUGATE)
 
     def advance(cg: _Conjugate) -> _Conjugate:
-        [q] = transposed((cg.direction,))
+        q = push(cg.direction)
         length = cg.size / (jnp.sum(curvature * q**2) + decay * jnp.sum(cg.direction**2))
         force, drift = cg.force - length * curvature * q, cg.drift - length * decay * cg.direction
         # Anew from the force that is left, not from the last residual: the rounding of the gradient stays out of it.
-        residual = pull(force)[0] + drift
+        residual = pull(force) + drift
         size = jnp.sum(residual**2)
         return _Conjugate(
             residual + size / cg.size * cg.direction,

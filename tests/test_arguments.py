@@ -784,14 +784,8 @@ def test_without_the_key_params_all_of_a_dict_is_differentiated():
 @pytest.mark.parametrize(
     ("leaf", "said"),
     [
-        (jnp.ones(3, int), "int32"),
-        (np.ones(3, np.uint8), "uint8"),
-        (jnp.ones(3, bool), "bool"),
-        (True, "bool"),
-        (3, "int32"),
         (W + 1j, "complex64"),
         (1j, "complex64"),
-        (jax.random.key(0), r"key<fry>"),
         ("relu", "str"),
         (jax.nn.relu, r"\w+"),
         (object(), "object"),
@@ -803,6 +797,137 @@ def test_what_is_no_floating_point_number_is_no_parameter(call, leaf, said):
         ValueError, match=rf"^params: expected floating point numbers, got a leaf of {said} at layer/1: "
     ):
         call(lambda params, x: x @ params["layer"][0], params, X)
+
+
+CONSTANTS = {
+    "whole numbers": jnp.arange(3),
+    "NumPy's": np.ones(3, np.uint8),
+    "bools": jnp.ones(3, bool),
+    "a bool of NumPy": np.True_,
+    "a bool of Python": True,
+    "a whole number of Python": 3,
+    "a key": jax.random.key(0),
+    "several keys": KEYS,
+    "an older key": jax.random.PRNGKey(0),
+}
+constants = pytest.mark.parametrize("constant", CONSTANTS.values(), ids=list(CONSTANTS))
+
+
+def with_constant(params, x):
+    """A linear network whose output shows that it has the constant, and in its own type."""
+    weight, constant = params["layer"]
+    if isinstance(constant, jax.Array) and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
+        constant = jax.random.key_data(constant)
+    assert not jnp.issubdtype(jnp.result_type(constant), jnp.floating)
+    return (x @ weight) * (1 + jnp.sum(jnp.asarray(constant) % 7))
+
+
+@constants
+def test_what_cannot_be_differentiated_is_left_out(constant):
+    params = {"layer": [W, constant]}
+    factor = with_constant(params, X)[0] / (X @ W)[0]
+    phi = factor * X
+    np.testing.assert_allclose(tangent.ntrf(with_constant, params, X), phi, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(tangent.ntk, static_argnums=0)(with_constant, params, X), phi @ phi.T, rtol=1e-4)
+    operator = tangent.ntk_operator(with_constant, params, X)
+    np.testing.assert_allclose(operator.mv(jnp.asarray(Y, X.dtype)), phi @ (phi.T @ Y), rtol=1e-4)
+    np.testing.assert_allclose(operator.as_matrix(), phi @ phi.T, rtol=1e-4)
+
+
+def test_what_cannot_be_differentiated_is_not_trained():
+    def apply_fn(params, x):
+        pairs = ({"layer": [params["weight"], constant]} for constant in params["constants"].values())
+        return jnp.stack([with_constant(pair, x) for pair in pairs]).mean(0)
+
+    params = {"weight": W, "constants": CONSTANTS}
+    with jax.enable_x64(True):
+        fitted = training.fit(apply_fn, params, X, Y, Ridge(1.0))
+        state = training.init(apply_fn, params, X, Y, Ridge(1.0))
+        stepped = training.step(apply_fn, state, X, Y, Ridge(1.0))[0].params
+        descended = training.descend(apply_fn, params, X, Y, Ridge(1.0), step_size=0.01, steps=[1]).params
+        assert fitted.converged
+        for found in (fitted.params, stepped, descended):
+            assert not np.allclose(found["weight"], W)
+            for name, constant in CONSTANTS.items():
+                assert jnp.result_type(found["constants"][name]) == jnp.result_type(constant)
+                assert jnp.all(found["constants"][name] == constant), name
+
+
+def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
+    for name, other in (("a whole number of Python", 4), ("bools", jnp.zeros(3, bool)), ("a key", jax.random.key(1))):
+        params, changed = ({"layer": [W, constant]} for constant in (CONSTANTS[name], other))
+        kernel = tangent.ntk(with_constant, params, X, cache=tmp_path / name)
+        np.testing.assert_array_equal(tangent.ntk(with_constant, params, X, cache=tmp_path / name), kernel)
+        with pytest.raises(ValueError, match=r"^cache: "):
+            tangent.ntk(with_constant, changed, X, cache=tmp_path / name)
+
+
+@some_tangents
+def test_constants_alone_are_no_parameters(call):
+    only = r"^params: expected at least one parameter .*, got a leaf of key<fry>, a leaf of int32 alone"
+    with pytest.raises(ValueError, match=only):
+        call(lambda params, x: x[:, 0], {"steps": jnp.arange(3), "key": jax.random.key(0)}, X)
+
+
+@some_tangents
+def test_counters_and_keys_beside_the_collection_params(call):
+    """Whether such a dict is one of variables or not: the same is differentiated."""
+    for others in ({"step": 3, "key": jax.random.key(0)}, {"batch_stats": {"mean": W}, "step": jnp.int32(3)}):
+        call(lambda params, x: x @ params["params"]["w"], {"params": {"w": W, "calls": 0}, **others}, X)
+    with pytest.raises(ValueError, match=r"^params: .* got 'params' beside 'name'"):
+        call(lambda params, x: x @ params["params"], {"params": W, "step": 3, "name": "mlp"}, X)
+
+
+@some_tangents
+def test_counters_and_keys_of_nnx_and_equinox(call):
+    """Of nnx, the counters and keys of dropout hold nothing that could be meant; a model of Equinox is partitioned."""
+
+    class Dropped(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.hidden, self.dropout = nnx.Linear(3, 1, rngs=rngs), nnx.Dropout(0.5, deterministic=True, rngs=rngs)
+
+        def __call__(self, x):
+            return self.dropout(self.hidden(x))[:, 0]
+
+    graph, everything = nnx.split(Dropped())
+    assert any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(everything))
+    call(lambda state, x: nnx.merge(graph, state)(x), everything, X)
+
+    class Counted(eqx.Module):
+        weight: jax.Array
+        calls: jax.Array
+
+    model = Counted(W, jnp.array(0))
+    partition = r"eqx\.partition\(model, eqx\.is_inexact_array\)"
+    with pytest.raises(ValueError, match=rf"^params: .* got Counted with a leaf of int32: .*{partition}"):
+        call(lambda model, x: x @ model.weight, model, X)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    call(lambda params, x: x @ eqx.combine(params, static).weight, params, X)
+
+
+@some_tangents
+def test_running_statistics_of_equinox(call):
+    """They are initial values in the model until `make_with_state` takes them out."""
+
+    class Norm(eqx.Module):
+        weight: jax.Array
+        norm: eqx.nn.BatchNorm
+
+        def __init__(self):
+            self.weight, self.norm = W, eqx.nn.BatchNorm(3, "batch", inference=True, mode="batch")
+
+    with_values, _ = eqx.partition(Norm(), eqx.is_inexact_array)
+    with pytest.raises(ValueError, match=r"^params: .* got Norm with initial values of a state: .*make_with_state"):
+        call(lambda params, x: x @ params.weight, with_values, X)
+    model, state = eqx.nn.make_with_state(Norm)()
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def apply_fn(params, x):
+        model = eqx.combine(params, static)
+        return jax.vmap(lambda x: model.norm(x, state)[0] @ model.weight, axis_name="batch")(x)
+
+    call(apply_fn, params, X)
 
 
 @tangents
@@ -821,7 +946,9 @@ def test_types_are_looked_at_under_tracing_too():
     """Values are not; those of `jit` and `grad` are right, and of another type are refused as they are outside."""
     kernel = jax.jit(lambda w: tangent.ntk(linear, w, X))
     np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of int32"):
+    with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of complex64"):
+        kernel(W + 1j)
+    with pytest.raises(ValueError, match=r"^params: expected at least one parameter .*, got a leaf of int32 alone"):
         kernel(jnp.arange(3))
     with pytest.raises(ValueError, match=r"^x1: expected an array of real numbers, got complex64 of shape \(5, 3\)"):
         jax.jit(lambda x: tangent.ntk(linear, W, x))(X + 1j)

@@ -27,7 +27,7 @@ def example() -> str:
     [block] = [
         block
         for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-        if "tangent.ntk(" in block
+        if "starvation.share(" in block
     ]
     return block
 

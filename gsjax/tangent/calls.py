@@ -20,12 +20,10 @@ from gsjax.tangent.probing import check_separable
 
 __all__ = [
     "ApplyFn",
-    "abstract",
     "check_call",
     "check_examples",
     "check_params",
     "check_problem",
-    "hashable",
     "output_shape",
     "trainable",
 ]
@@ -41,11 +39,20 @@ def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
     """What is differentiated, and how `params` is put together again around it.
 
     Of flax variables that is the collection "params", of everything else all of it; `check_params` refuses what could
-    be meant as either.
+    be meant as either. Leaves that cannot be differentiated are None in the tree that is returned.
+
+    >>> tree, rebuild = trainable({"w": jnp.ones(2), "steps": 3})
+    >>> tree, rebuild(jax.tree.map(jnp.negative, tree))
+    ({'steps': None, 'w': Array([1., 1.], ...)}, {'steps': 3, 'w': Array([-1., -1.], ...)})
     """
-    if _has_params(params):
-        return params["params"], lambda trainable: {**params, "params": trainable}
-    return params, lambda trainable: trainable
+    tree = params["params"] if _has_params(params) else params
+    trained, rest = eqx.partition(tree, lambda leaf: not _is_constant(leaf))
+
+    def rebuild(trained: PyTree) -> PyTree:
+        tree = eqx.combine(trained, rest)
+        return {**params, "params": tree} if _has_params(params) else tree
+
+    return trained, rebuild
 
 
 def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
@@ -54,16 +61,19 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
     - Of flax variables the collection "params" is differentiated. A dict with that key is one of variables if it goes
       to a flax module's `apply` itself, or if all its other keys are collections that flax knows; else it is refused,
       as keys of the user's own would be left out in silence.
-    - A state of nnx holds variables of the type `nnx.Param` alone, and an Equinox module inexact arrays alone, as
-      `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - A state of nnx holds numbers in variables of the type `nnx.Param` alone, and an Equinox module inexact arrays
+      alone, as `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
+    - Whole numbers, bools and typed keys are left out: see `trainable`. Complex numbers and what holds no numbers are
+      refused.
     - A float of Python counts as a parameter in other trees. None counts as nothing.
 
     Raises:
         ValueError: named `params`, with the line to write.
     """
     if _has_params(params) and not _is_flax_apply(apply_fn):
-        mappings = all(isinstance(params[key], Mapping) for key in params)
-        others = [key for key in params if key != "params" and not (mappings and key in _COLLECTIONS)]
+        beside = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
+        mappings = all(isinstance(params[key], Mapping) for key in ("params", *beside))
+        others = [key for key in beside if not (mappings and key in _COLLECTIONS)]
         expected = (
             "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
         )
@@ -72,19 +82,23 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
             "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
         )
         _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
-    tree, _ = trainable(params)
+    tree = params["params"] if _has_params(params) else params
     _check_modules(tree)
-    leaves = jax.tree.leaves_with_path(tree)
     if tree is params:
-        _check_collections([path for path, _ in leaves])
-    _check.require(sum(_size(leaf) for _, leaf in leaves), "params", "at least one parameter to differentiate", "none")
-    for path, leaf in leaves:
+        _check_collections([path for path, _ in jax.tree.leaves_with_path(tree)])
+    parameters = jax.tree.leaves_with_path(trainable(params)[0])
+    for path, leaf in parameters:
         kind = _kind(leaf)
         if kind is None or not jnp.issubdtype(kind, jnp.floating):
             kind = type(leaf).__name__ if kind is None else kind
             at = jax.tree_util.keystr(path, simple=True, separator="/")
             where = f"a leaf of {kind} at {at}" if at else f"a leaf of {kind}"
             raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
+    size = sum(math.prod(jnp.shape(leaf)) for _, leaf in parameters)
+    constants = [leaf for leaf in jax.tree.leaves(tree) if _is_constant(leaf)]
+    found = f"{_named(constants)} alone" if constants else "none"
+    _check.require(size, "params", "at least one parameter to differentiate", found)
+    for _, leaf in parameters:
         if _check.is_concrete(leaf):
             _check.finite("params", leaf)
 
@@ -124,8 +138,8 @@ def _check_modules(tree: PyTree) -> None:
         split = "graphdef, params, rest = nnx.split(model, nnx.Param, ...)"
         applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
         if isinstance(node, variable):
-            good = isinstance(node, parameter)
-            expected = "variables of the type nnx.Param alone"
+            good = isinstance(node, parameter) or _is_without_parameters(node)
+            expected = "floating point numbers in variables of the type nnx.Param alone"
             got = f"one of {type(node).__name__}{where}: {split}, {applied}"
             _check.require(good, "params", expected, got)
         elif isinstance(node, _of_nnx("Module")):
@@ -139,6 +153,11 @@ def _check_modules(tree: PyTree) -> None:
             combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
             got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
             _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+            kept = jax.tree.leaves(node, is_leaf=lambda inner: isinstance(inner, eqx.nn.StateIndex))
+            states = any(isinstance(inner, eqx.nn.StateIndex) and jax.tree.leaves(inner) for inner in kept)
+            made = "model, state = eqx.nn.make_with_state(Model)(...)"
+            got = f"{type(node).__name__} with initial values of a state{where}: {made}, {partition}"
+            _check.require(not states, "params", "an Equinox module of parameters alone", got)
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
     for path, node in leaves:
@@ -173,9 +192,16 @@ def _kind(leaf: Any) -> Any:
     return jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else None
 
 
-def _size(leaf: Any) -> int:
-    """The number of entries of `leaf`; what holds no numbers counts as well, and is refused for what it is."""
-    return math.prod(getattr(leaf, "shape", ()))
+def _is_constant(leaf: Any) -> bool:
+    """Whether `leaf` holds what cannot be differentiated and is no mistake: whole numbers, bools, typed keys."""
+    kind = _kind(leaf)
+    kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+    return kind is not None and any(jnp.issubdtype(kind, of) for of in kinds)
+
+
+def _is_without_parameters(tree: PyTree) -> bool:
+    """Whether all that `tree` holds would be left out in any case."""
+    return all(map(_is_constant, jax.tree.leaves(tree)))
 
 
 def check_examples(name: str, x: Any) -> Array:
@@ -237,24 +263,3 @@ def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
     check_separable(apply_fn, params, x)
     return shape[1:]
-
-
-def hashable(apply_fn: ApplyFn) -> ApplyFn:
-    """The same function, or a new one in the place of an object without a hash."""
-    try:
-        hash(apply_fn)
-    except TypeError:
-        pass
-    else:
-        return apply_fn
-
-    def hashed(params: PyTree, x: Array) -> Any:
-        return apply_fn(params, x)
-
-    return functools.update_wrapper(hashed, apply_fn, assigned=(), updated=())  # so that it is known for what it is
-
-
-def abstract(params: PyTree, x: Array) -> tuple[Any, tuple[jax.ShapeDtypeStruct, ...]]:
-    """The tree of the parameters and one example, and its leaves without their values; both can be hashed."""
-    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: (params, x[:1])))
-    return tree, tuple(leaves)

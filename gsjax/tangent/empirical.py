@@ -37,12 +37,13 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
         params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`.
+            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
+            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
         x: examples, `(n, ...)`.
 
     Returns:
-        `(n, m)`, or `(n, k, m)` when the network returns `(n, k)`; columns in the order of
-        `jax.flatten_util.ravel_pytree`.
+        `(n, m)`, or `(n, k, m)` when the network returns `(n, k)`; columns in the order in
+        which `jax.flatten_util.ravel_pytree` has what is differentiated.
 
     Raises:
         ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
@@ -90,7 +91,8 @@ def ntk(
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
         params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`.
+            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
+            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
         method: "structured" as above; "jacobian" forms the gradients by all parameters; "auto" is "structured".

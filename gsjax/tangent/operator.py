@@ -58,7 +58,8 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
         params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`.
+            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
+            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
         x: examples, `(n, ...)`.
 
     Returns:

@@ -1,6 +1,8 @@
 """Tangent kernels against their peers and against their floor, the matrix products that they are made of.
 
     make bench                                        everything, a table a network
+    .venv/bin/python -m pytest tests/benchmarks/test_tangent_kernels.py -k "linen or transformer"
+                                                      other frameworks, and a transformer
     .venv/bin/pip install torch && make bench         with PyTorch's torch.func among the peers
 
 All ways to a kernel are timed in turns in one run, compiled and synchronised, in float32; the table shows the
@@ -10,6 +12,7 @@ NTK-vector products of neural-tangents are left out for plain CNNs, where they t
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import subprocess
@@ -21,11 +24,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
 from gsjax.tangent import neural_tangents, ntk
+from tests.frameworks import OTHERS, in_linen
+from tests.frameworks.networks import Conv, cnn, mlp, residual, transformer
 
 ROUNDS, SECONDS = (
     15,
@@ -69,13 +75,13 @@ CASES = {
 }
 
 
-def by_jacobian(apply_fn, variables, x):
+def by_jacobian(apply_fn, params, x):
     """`vmap(grad)` and a contraction."""
 
     def output(params, example):
-        return apply_fn({"params": params}, example[None])[0]
+        return apply_fn(params, example[None])[0]
 
-    rows = jax.vmap(jax.jacrev(output), (None, 0))(variables["params"], x)
+    rows = jax.vmap(jax.jacrev(output), (None, 0))(params, x)
     flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(rows)]
     return sum(leaf @ leaf.T for leaf in flat)
 
@@ -192,22 +198,111 @@ def test_against_peers_and_floor(case, capsys):
     ways = {
         "gsjax": compiled(lambda variables, x: ntk(apply_fn, variables, x)),
         "floor": floor(network, variables, x),
-        "vmap(grad) and contraction": compiled(lambda variables, x: by_jacobian(apply_fn, variables, x)),
+        "vmap(grad) and contraction": compiled(
+            lambda variables, x: by_jacobian(lambda params, x: apply_fn({"params": params}, x), variables["params"], x)
+        ),
         "neural-tangents, Jacobian contraction": compiled(by_neural_tangents(apply_fn, "JACOBIAN_CONTRACTION")),
     }
     if not isinstance(network, CNN):
         ways["neural-tangents, NTK-vector products"] = compiled(by_neural_tangents(apply_fn, "NTK_VECTOR_PRODUCTS"))
     if isinstance(network, MLP) and (torch := by_torch(x, variables["params"])):
         ways["torch.func, Jacobian contraction"] = torch
-    expected = np.asarray(ways["gsjax"]())
-    for name in ways.keys() - {"gsjax", "floor"}:
-        np.testing.assert_allclose(ways[name](), expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
+    table(case, ways, "gsjax", capsys)
 
+
+# The same networks and sizes as above, in every framework.
+PLACES = {
+    "MLP 784-1024-1024-1, n = 256": (mlp(1024, 1024, inputs=784), 256),
+    "CNN of 3 x 32 channels, 16x16x3, n = 128": (cnn(*[Conv(32)] * 3, shape=(16, 16, 3)), 128),
+    "residual CNN of 16, 32, 64 channels, 32x32x3, n = 64": (
+        residual((16, 1), (32, 2), (64, 2), shape=(32, 32, 3)),
+        64,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_other_frameworks_beside_linen(case, capsys):
+    network, n = PLACES[case]
+    variables, x = in_single(network, n)
+    ways = {}
+    for name, of in {"flax.linen": in_linen.of, **OTHERS}.items():
+        apply_fn, params = of(network, variables)
+        ways[name] = functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x)
+    table(case, ways, "flax.linen", capsys)
+
+
+def test_a_transformer(capsys):
+    """With one product for queries, keys and values, in plain JAX."""
+    network, n = transformer(256, 4, tokens=1000, length=64), 64
+    variables, x = in_single(network, n)
+    apply_fn, params = OTHERS["plain JAX"](network, variables)
+    ways = {
+        "gsjax": functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x),
+        "floor": floor_of_a_transformer(n, 64, 256, 4, 1000),
+        "vmap(grad) and contraction": functools.partial(jax.jit(by_jacobian, static_argnums=0), apply_fn, params, x),
+    }
+    table("transformer block, 1000 tokens, 64 positions, width 256, 4 heads, n = 64", ways, "gsjax", capsys)
+
+
+def in_single(network, n):
+    """Variables and examples in float32, which are the same in every framework."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.variables_of(network)), network.examples(n)
+
+
+def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: int) -> Callable[[], Any]:
+    """As `floor`: of each weight both products and its share, attention's own products, the embedding.
+
+    A weight's share costs `n^2 p^2 (fan_in + fan_out)` multiplications by Gram matrices of all pairs of p positions,
+    and `(n p + n^2) fan_in fan_out` by gradients. Of the embedding, the products of inputs are comparisons and the
+    gradients sums by words. Gradients are cheaper for all but the readout, which has one position and is left out.
+    """
+    weights = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
+    for fan_in, fan_out in (*weights, (tokens, width)):
+        by_products = n**2 * length**2 * ((0 if fan_in == tokens else fan_in) + fan_out)
+        spread = n * length * width if fan_in == tokens else n * length * fan_in * fan_out
+        assert spread + n**2 * fan_in * fan_out < by_products
+    keys = iter(jax.random.split(jax.random.key(0), 100))
+
+    def draw(*shape):
+        return jax.random.normal(next(keys), shape)
+
+    layers = [(draw(n, length, fan_in), draw(n, length, fan_out), draw(fan_in, fan_out)) for fan_in, fan_out in weights]
+    q, k, v, g = (draw(n, length, heads, width // heads) for _ in range(4))
+    scores, words, cotangents = (
+        draw(n, heads, length, length),
+        jax.random.randint(next(keys), (n, length), 0, tokens),
+        draw(n, length, width),
+    )
+
+    @jax.jit
+    def products(layers, attention, embedding):
+        results = []
+        for h, g, w in layers:
+            results += [h @ w, g @ w.T]
+            rows = lax.map(lambda pair: pair[1].T @ pair[0], (h, g)).reshape(n, -1)
+            results.append(rows @ rows.T)
+        q, k, v, g, scores = attention
+        results += [jnp.einsum("nqhc,nkhc->nhqk", *pair) for pair in ((q, k), (g, v))]
+        results += [jnp.einsum("nhqk,nkhc->nqhc", scores, other) for other in (v, k)]
+        results += [jnp.einsum("nhqk,nqhc->nkhc", scores, other) for other in (g, q)]
+        words, cotangents = embedding
+        rows = jax.vmap(lambda word, g: jnp.zeros((tokens, width)).at[word].add(g))(words, cotangents).reshape(n, -1)
+        return [*results, rows @ rows.T]
+
+    return lambda: products(layers, (q, k, v, g, scores), (words, cotangents))
+
+
+def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any) -> None:
+    """All ways give the same kernel; how long they take, and their ratio to the one that is the unit."""
+    expected = np.asarray(ways[unit]())
+    for name in ways.keys() - {unit, "floor"}:
+        np.testing.assert_allclose(ways[name](), expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
     taken = seconds(ways)
     with capsys.disabled():
         print(f"\n{case}")
         for name, value in taken.items():
-            print(f"  {name:40} {1e3 * value:9.1f} ms   {value / taken['gsjax']:7.2f}")
+            print(f"  {name:40} {1e3 * value:9.1f} ms   {value / taken[unit]:7.2f}")
 
 
 def test_many_examples_in_bounded_memory(capsys):
