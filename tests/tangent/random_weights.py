@@ -43,9 +43,10 @@ def plain(d: Draw, shape) -> Get:
 
 @WEIGHTS.add("transposed")
 def transposed(d, shape):
-    order = d.rng.permutation(len(shape)) if d.chance() else np.arange(len(shape))[::-1]
+    order = d.rng.permutation(len(shape)).tolist() if d.chance() else [*range(len(shape))][::-1]
     get = base(d, *(shape[i] for i in order))
-    return lambda p: jnp.transpose(get(p), np.argsort(order))
+    back = np.argsort(order).tolist()
+    return lambda p: jnp.transpose(get(p), back)
 
 
 @WEIGHTS.add("reshaped")
