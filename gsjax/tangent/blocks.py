@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from gsjax import _progress
 from gsjax.tangent.cache import Blocks
-from gsjax.tangent.factors import Factors, Plan, contract, factors
+from gsjax.tangent.factors import Factors, Given, Plan, contract, factors
 
 __all__ = ["Grid", "Kernel", "grid", "in_one_program", "in_steps", "over_devices", "symmetrise"]
 
@@ -54,35 +54,35 @@ def grid(n: int, m: int | None, batch_size: int) -> Grid:
     return Grid(rows, columns, size, width)
 
 
-def in_one_program(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None) -> Kernel:
     """All blocks in one compiled loop."""
     symmetric, others = x2 is None, x1 if x2 is None else x2
     pairs = grid.pairs()
-    rows = factors(plan, params, _block(x1, 0, grid.size))
+    rows = factors(plan, given, _block(x1, 0, grid.size))
     if len(pairs) == 1:
-        return symmetrise(contract(rows, rows)) if symmetric else contract(rows, factors(plan, params, others))
+        return symmetrise(contract(rows, rows)) if symmetric else contract(rows, factors(plan, given, others))
 
     def step(carry: tuple[Kernel, Factors], pair: Array) -> tuple[tuple[Kernel, Factors], None]:
         kernel, rows = carry
         i, j = pair
-        columns = factors(plan, params, _block(others, j, grid.width))
+        columns = factors(plan, given, _block(others, j, grid.width))
         if symmetric:
             # Every row of blocks starts on the diagonal: no factors are computed for the rows alone.
             rows = lax.cond(i == j, lambda: columns, lambda: rows)
         else:
-            rows = lax.cond(j == 0, lambda: factors(plan, params, _block(x1, i, grid.size)), lambda: rows)
+            rows = lax.cond(j == 0, lambda: factors(plan, given, _block(x1, i, grid.size)), lambda: rows)
         return (_place(grid, kernel, contract(rows, columns), i, j), rows), None
 
-    kernel = _empty(plan, grid, params, x1, x2)
+    kernel = _empty(plan, grid, given, x1, x2)
     return lax.scan(step, (kernel, rows), jnp.asarray(pairs))[0][0]
 
 
-def in_steps(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:
+def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:
     """A compiled step a block, with a sign of progress; blocks that are kept are not computed again."""
     compute = jax.jit(factors, static_argnums=0)
     place = jax.jit(_place, static_argnums=0, donate_argnums=1)
     product = jax.jit(contract)
-    kernel = jax.jit(_empty, static_argnums=(0, 1))(plan, grid, params, x1, x2)
+    kernel = jax.jit(_empty, static_argnums=(0, 1))(plan, grid, given, x1, x2)
     others = x1 if x2 is None else x2
     k = len(kernel) // len(x1)
     like = jax.ShapeDtypeStruct((grid.size * k, grid.width * k), kernel.dtype)
@@ -91,9 +91,9 @@ def in_steps(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None
         block = blocks.load(i, j, like) if blocks else None
         if block is None:
             if at != i:
-                rows, at = compute(plan, params, x1[i : i + grid.size]), i
+                rows, at = compute(plan, given, x1[i : i + grid.size]), i
             same = x2 is None and i == j
-            columns = rows if same else compute(plan, params, others[j : j + grid.width])
+            columns = rows if same else compute(plan, given, others[j : j + grid.width])
             block = product(rows, columns)
             if blocks:
                 blocks.save(i, j, np.asarray(block))
@@ -101,7 +101,7 @@ def in_steps(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None
     return kernel
 
 
-def over_devices(plan: Plan, grid: Grid, mesh: Mesh, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+def over_devices(plan: Plan, grid: Grid, mesh: Mesh, given: Given, x1: Array, x2: Array | None) -> Kernel:
     """Rows sharded over the first axis of `mesh`; `grid` is that of one device."""
     mesh = Mesh(mesh.devices, mesh.axis_names)  # shardings are ours to choose here, also if its axes are explicit
     axis, n = mesh.axis_names[0], len(x1)
@@ -110,7 +110,7 @@ def over_devices(plan: Plan, grid: Grid, mesh: Mesh, params: PyTree, x1: Array, 
     local = functools.partial(in_one_program, plan, grid)
     # Nothing is communicated within, and what the loops carry starts as constants that vary over no axis.
     shards = jax.shard_map(local, mesh=mesh, in_specs=(whole, spread, whole), out_specs=spread, check_vma=False)
-    kernel = shards(params, filled, x1 if x2 is None else x2)
+    kernel = shards(given, filled, x1 if x2 is None else x2)
     kernel = kernel[: len(kernel) // len(filled) * n]
     if x2 is None:
         kernel = symmetrise(kernel)
@@ -132,14 +132,14 @@ def _block(x: Array, start: int | Array, size: int) -> Array:
     return lax.dynamic_slice_in_dim(x, start, size)
 
 
-def _empty(plan: Plan, grid: Grid, params: PyTree, x1: Array, x2: Array | None) -> Kernel:
+def _empty(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None) -> Kernel:
     """A kernel of zeros of the type that its blocks have."""
 
-    def block(params: PyTree, x1: Array, x2: Array) -> Kernel:
-        return contract(factors(plan, params, x1[: grid.size]), factors(plan, params, x2[: grid.width]))
+    def block(given: Given, x1: Array, x2: Array) -> Kernel:
+        return contract(factors(plan, given, x1[: grid.size]), factors(plan, given, x2[: grid.width]))
 
     x2 = x1 if x2 is None else x2
-    shape = jax.eval_shape(block, params, x1, x2)
+    shape = jax.eval_shape(block, given, x1, x2)
     k = shape.shape[0] // grid.size
     return jnp.zeros((len(x1) * k, len(x2) * k), shape.dtype)
 

@@ -6,30 +6,14 @@ import hashlib
 import io
 import json
 import os
-import re
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
 from gsjax import _check, _files
 
-__all__ = ["Blocks", "fingerprint"]
-
-
-def fingerprint(apply_fn: Any, params: Any, *rest: Any) -> str:
-    """Of everything that a kernel depends on: the traced network, its parameters, and what else is given."""
-    digest = hashlib.sha256()
-    examples = jax.tree.map(lambda x: x[:1], rest[0])
-    jaxpr, consts = (closed := jax.make_jaxpr(apply_fn)(params, examples)).jaxpr, closed.consts
-    digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(jaxpr)).encode())
-    for value in jax.tree.leaves((consts, params, rest)):
-        array = np.asarray(value)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    digest.update(str(jax.tree.structure((params, rest))).encode())
-    return digest.hexdigest()
+__all__ = ["Blocks"]
 
 
 class Blocks:

@@ -14,10 +14,12 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent import blocks, layers
-from gsjax.tangent.cache import Blocks, fingerprint
-from gsjax.tangent.calls import ApplyFn, abstract, check_call, check_examples, hashable
-from gsjax.tangent.factors import Plan, factors, plan
+from gsjax.tangent import blocks
+from gsjax.tangent.cache import Blocks
+from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
+from gsjax.tangent.factors import Given, factors, plan
+from gsjax.tangent.gradients import Gradients, gradients
+from gsjax.tangent.programs import digest
 
 __all__ = ["METHODS", "ntk", "ntrf"]
 
@@ -50,11 +52,13 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     >>> ntrf(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[1.0, 2.0], [3.0, 4.0]]
     """
-    apply_fn, x = hashable(apply_fn), check_examples("x", x)
+    x = check_examples("x", x)
     outputs, n = check_call(apply_fn, params, x, "x"), len(x)
-    everything = _plan(apply_fn, "jacobian", *abstract(params, x), math.prod(outputs), n, n)
-    run = _compiled if _check.is_concrete(params, x) else _inline
-    return jnp.concatenate(run(factors, everything)(params, x).gradients, axis=1).reshape(n, *outputs, -1)
+    found = gradients(apply_fn, params, x)
+    given = _given(found, params)
+    run = _compiled if _check.is_concrete(given, x) else _inline
+    everything = plan(found, n, n, structured=False)
+    return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *outputs, -1)
 
 
 def ntk(
@@ -109,14 +113,18 @@ def ntk(
     >>> ntk(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
     [[5.0, 11.0], [11.0, 25.0]]
     """
-    apply_fn, x1 = hashable(apply_fn), check_examples("x1", x1)
+    x1 = check_examples("x1", x1)
     outputs = check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
         x2 = check_examples("x2", x2)
         same = x2.shape[1:] == x1.shape[1:]
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
         check_call(apply_fn, params, x2, "x2")
-    traced = not _check.is_concrete(params, x1, x2)
+        kind = jnp.promote_types(x1.dtype, x2.dtype)
+        x1, x2 = x1.astype(kind), x2.astype(kind)
+    found = gradients(apply_fn, params, x1)
+    given = _given(found, params)
+    traced = not _check.is_concrete(given, x1, x2)
     known = isinstance(method, str) and method in METHODS
     _check.require(known, "method", f"one of {METHODS}", repr(method))
     batch_size = None if batch_size is None else _check.whole("batch_size", batch_size, least=1)
@@ -130,7 +138,7 @@ def ntk(
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
-    plan_of = functools.partial(_plan, apply_fn, method, *abstract(params, x1), k)
+    plan_of = functools.partial(plan, found, structured=method != "jacobian")
     if batch_size is None:
         batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
@@ -138,30 +146,19 @@ def ntk(
 
     run = _inline if traced else _compiled
     if mesh is not None:
-        kernel = run(blocks.over_devices, best, grid, mesh)(params, x1, x2)
+        kernel = run(blocks.over_devices, best, grid, mesh)(given, x1, x2)
     elif traced or (len(grid.pairs()) == 1 and cache is None):
-        kernel = run(blocks.in_one_program, best, grid)(params, x1, x2)
+        kernel = run(blocks.in_one_program, best, grid)(given, x1, x2)
     else:
         kept = None
         if cache is not None:
-            kept = Blocks(cache, fingerprint(apply_fn, params, x1, x2, method, grid))
-        kernel = blocks.in_steps(best, grid, params, x1, x2, kept)
+            kept = Blocks(cache, digest("cache", found.program, *given, x1, x2, method, grid))
+        kernel = blocks.in_steps(best, grid, given, x1, x2, kept)
     return kernel.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else kernel
 
 
-@functools.lru_cache(maxsize=64)
-def _plan(
-    apply_fn: ApplyFn,
-    method: str,
-    tree: Any,
-    leaves: tuple[jax.ShapeDtypeStruct, ...],
-    k: int,
-    rows: int,
-    columns: int,
-) -> Plan:
-    params, x = jax.tree.unflatten(tree, leaves)
-    structure = layers.unstructured(params) if method == "jacobian" else layers.structure(apply_fn, params, x)
-    return plan(apply_fn, params, structure, k, rows, columns)
+def _given(found: Gradients, params: PyTree) -> Given:
+    return found.consts, [jnp.asarray(leaf) for leaf in jax.tree.leaves(trainable(params)[0])]
 
 
 def _inline(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:

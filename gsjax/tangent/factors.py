@@ -1,11 +1,12 @@
 """The tangent kernel between two blocks of examples, contracted from what is computed for each block alone.
 
-A leaf of the parameters contributes the inner products of its gradients. Where it is the kernel of linear
-layers, the gradient of output a of example i is a sum over positions of h_ip g_aip^T (see `layers`), and
+A leaf of the parameters contributes the inner products of its gradients. Where these are products, the gradient of
+output a of example i is a sum over positions of h_ip g_aip^T (see `products`), and
 
     sum_pq (h_ip . h_jq) (g_aip . g_bjq)  =  < sum_p h_ip g_aip^T, sum_q h_jq g_bjq^T >
 
-is computed from the side that takes fewer multiplications: Gram matrices on the left, gradients on the right.
+is computed from the side that takes fewer multiplications: Gram matrices on the left, gradients on the right. Numbers
+are added up in the precision of the parameters, in float32 at least.
 """
 
 from __future__ import annotations
@@ -13,26 +14,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import math
 import operator
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Var
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from gsjax.tangent.calls import ApplyFn, trainable
-from gsjax.tangent.layers import Layer, Structure, intercepted
+from gsjax.tangent.gradients import Gradients
+from gsjax.tangent.products import Leaf, Product, leaves
+from gsjax.tangent.programs import Program, evaluate
 
-__all__ = ["Factors", "Gram", "Plan", "contract", "factors", "plan"]
+__all__ = ["Factors", "Given", "Gram", "Group", "Plan", "contract", "factors", "plan"]
+
+Given: TypeAlias = tuple[Sequence[Any], Sequence[Array]]  # the constants of a program, and the leaves of the parameters
 
 
 class Gram(NamedTuple):
-    """Inputs and output cotangents of the layers that share a kernel."""
+    """Inputs and output cotangents of the layers that share a weight; of an embedding, which rows are meant."""
 
-    inputs: Float[Array, "n positions groups fan_in"]
+    inputs: Shaped[Array, "n positions groups fan_in"]
     cotangents: Float[Array, "n k positions groups fan_out"]
 
 
@@ -43,70 +49,115 @@ class Factors(NamedTuple):
     grams: list[Gram]
 
 
+class Group(NamedTuple):
+    """Entries of a leaf whose gradient is the sum of products."""
+
+    leaf: int
+    products: tuple[Product, ...]
+    by_gram: bool  # contracted as Gram matrices, else as gradients
+    dtype: Any  # of the sums
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """How the kernel of a network is computed; compared by identity, so that programs are compiled once for it."""
+    """How the kernel of a network is computed; equal to another one that is computed in the same way."""
 
-    apply_fn: ApplyFn
-    structure: Structure
-    kernels: dict[int, list[int]]  # leaf -> places of the calls in which it is the kernel
-    biases: dict[int, list[int]]
-    gram: frozenset[int]  # the kernels that are contracted as Gram matrices
+    program: Program
+    k: int
+    leaves: tuple[Leaf, ...]
+    groups: tuple[Group, ...]
+    rest: tuple[int, ...]  # the leaves of which gradients are evaluated as they are
+    dtype: Any  # of the kernel
     numbers: int  # that the factors of one example hold
 
+    def _key(self) -> Any:
+        return self.program, self.k, tuple(group.by_gram for group in self.groups), self.rest
 
-def plan(apply_fn: ApplyFn, params: PyTree, structure: Structure, k: int, rows: int, columns: int) -> Plan:
-    """The cheapest way to a kernel of k outputs between blocks of `rows` and `columns` examples."""
-    sizes = [leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: trainable(params)[0]))]
-    kernels: dict[int, list[int]] = {}
-    biases: dict[int, list[int]] = {}
-    for place, call in structure.calls.items():
-        for group, leaf in ((kernels, call.kernel), (biases, call.bias)):
-            if leaf is not None:
-                group.setdefault(leaf, []).append(place)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Plan) and self._key() == other._key()
 
-    gram = set()
-    numbers = sum(call.h.size + k * call.y.size for call in structure.calls.values())
-    numbers += k * sum(sizes[leaf] for leaf in (*structure.rest, *biases))
-    for leaf, places in kernels.items():
-        calls = [structure.calls[place].sizes() for place in places]
-        positions = sum(size[0] for size in calls)
-        groups, fan_in, fan_out = calls[0][1:]
-        by_products = rows * columns * positions**2 * (fan_in + k**2 * fan_out)
-        by_gradients = ((rows + columns) * k * positions + rows * columns * k**2) * fan_in * fan_out
-        if by_products <= by_gradients:
-            gram.add(leaf)
-            numbers += positions * groups * (fan_in + k * fan_out)
-        else:
-            numbers += k * sizes[leaf]
-    return Plan(apply_fn, structure, kernels, biases, frozenset(gram), numbers)
+    def __hash__(self) -> int:
+        return hash(self._key())
 
 
-def factors(plan: Plan, params: PyTree, x: Shaped[Array, "n ..."]) -> Factors:
+def plan(found: Gradients, rows: int, columns: int, *, structured: bool = True) -> Plan:
+    """The cheapest way to a kernel between blocks of `rows` and `columns` examples."""
+    jaxpr = found.program.jaxpr
+    k = math.prod(found.cotangent.aval.shape)
+    variables = jaxpr.invars[:-2]
+    how = leaves(found) if structured else [Leaf(atom, None, "not looked at") for atom in jaxpr.outvars]
+    dtype = functools.reduce(jnp.promote_types, (var.aval.dtype for var in variables), jnp.float32)
+
+    groups, numbers = [], 0
+    for number, leaf in enumerate(how):
+        for products in leaf.groups or ():
+            cost, numbers_of = _costs(products, k, rows, columns)
+            by_gram = cost[0] <= cost[1]
+            numbers += numbers_of[0 if by_gram else 1]
+            kinds = (atom.aval.dtype for product in products for atom in _factors_of(product))
+            groups.append(Group(number, tuple(products), by_gram, functools.reduce(jnp.promote_types, kinds, dtype)))
+    rest = [number for number, leaf in enumerate(how) if leaf.groups is None]
+    if not groups and not rest:
+        rest = [0]  # for the zeros of which the kernel then is made
+    numbers += k * sum(variables[number].aval.size for number in rest)
+    return Plan(found.program, k, tuple(how), tuple(groups), tuple(rest), dtype, numbers)
+
+
+def _factors_of(product: Product) -> list[Any]:
+    return [product.g] if product.embeds else [product.h, product.g]
+
+
+def _costs(products: Sequence[Product], k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Multiplications by Gram matrices and by gradients, and how many numbers either holds of an example."""
+    positions = sum(product.sizes[0] for product in products)
+    _, groups, fan_in, fan_out = products[0].sizes
+    embeds = products[0].embeds
+    pairs, outer = rows * columns, groups * fan_in * fan_out
+    by_gram = pairs * positions**2 * groups * ((1 if embeds else fan_in) + k**2 * fan_out)
+    forming = (rows + columns) * k * positions * (fan_out if embeds else outer)
+    held = sum(product.h.aval.size + k * product.g.aval.size for product in products)
+    stacked = positions * groups * ((1 if embeds else fan_in) + k * fan_out)
+    return (by_gram, forming + pairs * k**2 * outer), (held + stacked, held + k * outer)
+
+
+def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
     """What the block of examples x contributes to its kernel with any block."""
-    inputs, cotangents, gradients = _pull_back(plan, params, x)
-    calls = plan.structure.calls
+    inputs, cotangents, rest = _pull_back(plan, given, x)
 
-    def gradient(h: dict[int, Array], g: dict[int, Array]) -> Float[Array, "k groups fan_out fan_in"]:
-        """Of one example, by the kernel of the calls that h and g are of: a sum over positions and calls."""
-        return _sum(
-            jnp.concatenate([_outer(g[place], piece) for piece in calls[place].inputs(h[place])], axis=-1)
-            for place in h
-        )
-
-    def patches(place: int) -> Float[Array, "n positions groups fan_in"]:
-        return jnp.concatenate(jax.vmap(calls[place].inputs)(inputs[place]), axis=-1)
-
-    grams = []
-    for leaf, places in plan.kernels.items():
-        if leaf in plan.gram:
-            h, g = [patches(place) for place in places], [cotangents[place] for place in places]
+    grams, gradients, at = [], [], 0
+    for group in plan.groups:
+        own = slice(at, at := at + len(group.products))
+        if group.by_gram:
+            pairs = [
+                _stacked(*args, group.dtype) for args in zip(group.products, inputs[own], cotangents[own], strict=True)
+            ]
+            h, g = zip(*pairs, strict=True)
             grams.append(Gram(jnp.concatenate(h, axis=1), jnp.concatenate(g, axis=2)))
         else:
-            gradients.append(_each(gradient, *({place: of[place] for place in places} for of in (inputs, cotangents))))
-    for places in plan.biases.values():
-        gradients.append(_sum(cotangents[place].sum(2) for place in places))
-    return Factors([gradient.reshape(-1, gradient[0, 0].size) for gradient in gradients], grams)
+            gradients.append(_each(functools.partial(_gradient, group), inputs[own], cotangents[own]))
+    rows = [gradient.astype(plan.dtype) for gradient in (*gradients, *rest)]
+    return Factors([row.reshape(len(x) * plan.k, -1) for row in rows], grams)
+
+
+def _stacked(product: Product, h: Array, g: Array, dtype: Any) -> tuple[Array, Array]:
+    """The factors of a product for all examples, `(n, positions, groups, fan_in)` and `(n, k, positions, ...)`."""
+    h = jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1)
+    if product.embeds:
+        return h, g * (h < product.sizes[2])[:, None]
+    return h.astype(dtype), g
+
+
+def _gradient(group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "k groups out in"]:
+    """Of one example: a sum over positions and products."""
+
+    def one(product: Product, h: Array, g: Array) -> Array:
+        pieces = product.inputs(h)
+        if product.embeds:
+            rows, fan_in = pieces[0][:, 0, 0], product.sizes[2]
+            return jnp.zeros((len(g), fan_in, g.shape[-1]), g.dtype).at[:, rows].add(g[:, :, 0], mode="drop")
+        return jnp.concatenate([_outer(g, piece.astype(group.dtype)) for piece in pieces], axis=-1)
+
+    return _sum(map(one, group.products, inputs, cotangents))
 
 
 def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
@@ -114,36 +165,47 @@ def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
     return _sum(itertools.chain(map(_matmul, a.gradients, b.gradients), map(_product, a.grams, b.grams)))
 
 
-def _pull_back(plan: Plan, params: PyTree, x: Array) -> tuple[dict[int, Array], dict[int, Array], list[Array]]:
-    """What layers are applied to, the cotangents of their outputs, and the gradients by the remaining leaves.
+def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Array], list[Array]]:
+    """What products are made of, and the gradients by the remaining leaves.
 
     Of every example, with axes `(n, ...)`, `(n, k, positions, groups, fan_out)` and `(n, k, ...)`.
     """
-    tree, rebuild = trainable(params)
-    leaves, treedef = jax.tree.flatten(tree)
-    calls, rest = plan.structure
+    jaxpr = plan.program.jaxpr
+    consts, variables = given
+    products = [(product, group.dtype) for group in plan.groups for product in group.products]
+    cotangent = jaxpr.invars[-1].aval
+    basis = jnp.eye(plan.k, dtype=cotangent.dtype).reshape(-1, *cotangent.shape)
 
-    def one(example: Array) -> tuple[dict[int, Array], dict[int, Array], list[Array]]:
-        def run(shifts: dict[int, Array], values: list[Array]) -> tuple[Array, dict[int, Array]]:
-            inputs = {}
+    def one(example: Array) -> tuple[list[Array], list[Array], list[Array]]:
+        def by(cotangent: Array) -> tuple[list[Array], list[Array], list[Array]]:
+            names = (*jaxpr.constvars, *jaxpr.invars)
+            values = dict(zip(names, (*consts, *variables, example, cotangent), strict=True))
+            scales = [[scale for scale, _ in product.scales if isinstance(scale, Var)] for product, _ in products]
+            wanted = [
+                *(product.h for product, _ in products),
+                *(product.g for product, _ in products),
+                *(plan.leaves[number].gradient for number in plan.rest),
+                *itertools.chain(*scales),
+            ]
+            found = iter(evaluate(jaxpr, values, wanted))
+            h, g = (list(itertools.islice(found, len(products))) for _ in range(2))
+            rest = list(itertools.islice(found, len(plan.rest)))
+            for number, (product, dtype) in enumerate(products):
+                value = product.cotangents(g[number].astype(dtype))
+                for scale, divides in product.scales:
+                    factor = jnp.asarray(next(found) if isinstance(scale, Var) else _number(scale), dtype).reshape(())
+                    value = value / factor if divides else value * factor
+                g[number] = value
+            return h, g, rest
 
-            def visit(place: int, layer: Layer, h: Array, y: Array) -> Array:
-                if place not in calls:
-                    return y
-                inputs[place] = h.astype(y.dtype)
-                return y + shifts[place]
-
-            replaced = dict(enumerate(leaves)) | dict(zip(rest, values, strict=True))
-            params = rebuild(jax.tree.unflatten(treedef, replaced.values()))
-            return intercepted(plan.apply_fn, params, example[None], visit)[0], inputs
-
-        shifts = {place: jnp.zeros(call.y.shape, call.y.dtype) for place, call in calls.items()}
-        output, pull, inputs = jax.vjp(run, shifts, [jnp.asarray(leaves[leaf]) for leaf in rest], has_aux=True)
-        basis = jnp.eye(output.size, dtype=output.dtype).reshape(-1, *output.shape)
-        cotangents, gradients = jax.vmap(pull)(basis)
-        return inputs, {place: jax.vmap(calls[place].cotangents)(g) for place, g in cotangents.items()}, gradients
+        # Nothing that a layer is applied to depends on the cotangent.
+        return jax.vmap(by, out_axes=(None, 0, 0), axis_size=plan.k)(basis)
 
     return jax.vmap(one)(x)
+
+
+def _number(scale: Any) -> Any:
+    return getattr(scale, "val", scale)
 
 
 def _outer(
@@ -174,7 +236,9 @@ def _product(a: Gram, b: Gram) -> Float[Array, "nk mk"]:
     """Pair of positions after pair, so that nothing larger than the result is held."""
 
     def pair(p: int | Array, q: int | Array, group: int | Array) -> Array:
-        h = _matmul(a.inputs[:, p, group], b.inputs[:, q, group])
+        left, right = a.inputs[:, p, group], b.inputs[:, q, group]
+        embeds = jnp.issubdtype(left.dtype, jnp.integer)
+        h = left == right.T if embeds else _matmul(left, right)
         left, right = a.cotangents[:, :, p, group], b.cotangents[:, :, q, group]
         g = _matmul(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1]))
         n, m, k = *h.shape, left.shape[1]

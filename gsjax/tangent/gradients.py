@@ -1,0 +1,68 @@
+"""The program that computes the gradient of an example's output by every leaf of the parameters."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Var
+from jaxtyping import Array, PyTree
+
+from gsjax import _check
+from gsjax.tangent.calls import ApplyFn, trainable
+from gsjax.tangent.loops import out_of_loops
+from gsjax.tangent.programs import Program, inline, like
+
+__all__ = ["Gradients", "gradients"]
+
+
+class Gradients(NamedTuple):
+    """The gradient of an example's output by every leaf of the parameters, pulled back from a cotangent.
+
+    The inputs of the program are the leaves, the example, and the cotangent; its outputs have the leaves' shapes.
+    """
+
+    program: Program
+    consts: tuple[Any, ...]
+
+    @property
+    def example(self) -> Var:
+        """The input that is the example."""
+        return self.program.jaxpr.invars[-2]
+
+    @property
+    def cotangent(self) -> Var:
+        """The input that is the cotangent of the output."""
+        return self.program.jaxpr.invars[-1]
+
+
+def gradients(apply_fn: ApplyFn, params: PyTree, x: Array) -> Gradients:
+    """Traces the gradient of one example's output, a batch of one.
+
+    What the values of params and x are makes no difference. Rules of derivatives are those of JAX and of the functions
+    that bring their own. Calls are inlined, and products taken out of loops.
+
+    Raises:
+        ValueError: the function cannot be differentiated in reverse mode.
+    """
+    tree, rebuild = trainable(params)
+    leaves, treedef = jax.tree.flatten(tree)
+
+    def output(leaves: list[Array], example: Array) -> Array:
+        return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), example[None])[0]
+
+    def pulled_back(leaves: list[Array], example: Array, cotangent: Array) -> list[Array]:
+        return jax.vjp(lambda leaves: output(leaves, example), leaves)[1](cotangent)[0]
+
+    alike, example = [like(leaf) for leaf in leaves], jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+    cotangent = jax.eval_shape(output, alike, example)
+    try:
+        traced = jax.make_jaxpr(pulled_back)(alike, example, cotangent)
+    except Exception as error:
+        expected = "a function that can be differentiated in reverse mode"
+        raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
+    # Within a transformation the program may be differentiated once more.
+    known = _check.is_concrete(leaves, x, traced.consts)
+    traced = out_of_loops(inline(traced, rules=not known))
+    return Gradients(Program.of(traced.jaxpr, rules=not known), tuple(traced.consts))

@@ -1,0 +1,185 @@
+"""Products that make gradients, taken out of loops and branches.
+
+In the program of a gradient, `scan` forms an outer product at every step, of a stack of weights or, added up, of one
+that all steps share. Here the loop gives its factors instead, and the product is formed behind it; it is then one
+product like any other. So it is with the branches of `cond`, where the factors of those not taken are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
+from jax.extend.core import primitives as p
+from jaxtyping import Array
+
+from gsjax.tangent.programs import Atom, evaluate, inline, retraced
+from gsjax.tangent.terms import Term, Terms, made_by, rearranged, terms
+
+__all__ = ["out_of_loops"]
+
+
+class _Opened(NamedTuple):
+    """A loop or a choice of branches, and the outputs that are to be had from factors."""
+
+    bodies: list[ClosedJaxpr]
+    outputs: dict[int, list[list[Term]]]  # output -> terms of it, of each body
+
+
+def out_of_loops(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same program; what its outputs are made of by products within loops is made of products behind them."""
+    return _without(closed, closed.jaxpr.outvars)
+
+
+def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[Var] = ()) -> ClosedJaxpr:
+    made = made_by(closed.jaxpr)
+    within: dict[int, tuple[JaxprEqn, set[int]]] = {}
+    for output, other in zip(outputs, [*apart_from, *[None] * len(closed.jaxpr.outvars)], strict=False):
+        found = terms(made, output, other)
+        for eqn, number in found.loops if found.reason is None else ():
+            within.setdefault(id(eqn), (eqn, set()))[1].add(number)
+    opened = {key: found for key, (eqn, numbers) in within.items() if (found := _open(eqn, numbers)).outputs}
+    if not opened:
+        return closed
+
+    def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
+        if id(eqn) not in opened:
+            return None
+        return (_scan if eqn.primitive.name == p.scan_p.name else _cond)(eqn, opened[id(eqn)], args)
+
+    return retraced(closed, instead)
+
+
+def _open(eqn: JaxprEqn, numbers: set[int]) -> _Opened:
+    """Which of the outputs `numbers` of a loop can be had from factors."""
+    if eqn.primitive.name == p.scan_p.name:
+        inner, carries = [eqn.params["jaxpr"]], eqn.params["num_carry"]
+    else:
+        inner, carries = list(eqn.params["branches"]), 0
+    bodies, found = [], {number: [] for number in numbers}
+    for body in map(inline, inner):
+        first = eqn.params.get("num_consts", 0)
+
+        def kept(body: ClosedJaxpr, number: int, first: int = first) -> Var | None:
+            """The input that an output goes on with in the next step, if it does."""
+            return body.jaxpr.invars[first + number] if number < carries else None
+
+        order = sorted(numbers)
+        body = _without(body, [body.jaxpr.outvars[n] for n in order], [kept(body, n) for n in order])
+        bodies.append(body)
+        for number in order:
+            summed = kept(body, number)
+            of = terms(made_by(body.jaxpr), body.jaxpr.outvars[number], summed)
+            if not _fit(body.jaxpr, of, summed, scan=eqn.primitive.name == p.scan_p.name):
+                found.pop(number, None)
+            elif number in found:
+                found[number].append(of.products)
+    return _Opened(bodies, found)
+
+
+def _fit(body: Jaxpr, found: Terms, summed: Var | None, *, scan: bool) -> bool:
+    if found.reason is not None or found.loops:
+        return False
+    if summed is None:
+        return scan or not any(_varying(term) for term in found.products)
+    uses = [atom for eqn in body.eqns for atom in eqn.invars] + list(body.outvars)
+    once = found.kept == sum(atom is summed for atom in uses) == 1
+    matrices = all(term.product.primitive.name == p.dot_general_p.name for term in found.products)
+    return once and matrices and not any(_varying(term) for term in found.products)
+
+
+def _varying(term: Term) -> list[Var]:
+    """The scales of a term that are no numbers."""
+    return [scale for scale, _ in term.scales if isinstance(scale, Var)]
+
+
+def _factors(found: Iterable[Term]) -> list[Var]:
+    """All variables of which terms are made."""
+    atoms = [atom for term in found for atom in (*term.product.invars[-2:], *_varying(term))]
+    return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var)))
+
+
+def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
+    consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+    [body], jaxpr = opened.bodies, opened.bodies[0].jaxpr
+    outputs = {number: found for number, [found] in opened.outputs.items()}
+    factors = _factors(term for found in outputs.values() for term in found)
+    kept = [number for number in range(carries) if number not in outputs]
+    stacked = [number for number in range(carries, len(jaxpr.outvars)) if number not in outputs]
+    invars, first = jaxpr.invars, consts + carries
+
+    def step(carry: list[Array], xs: list[Array]) -> tuple[list[Array], list[Array]]:
+        names = (*jaxpr.constvars, *invars[:consts], *(invars[consts + n] for n in kept), *invars[first:])
+        values = dict(zip(names, (*body.consts, *args[:consts], *carry, *xs), strict=True))
+        wanted = [*(jaxpr.outvars[number] for number in (*kept, *stacked)), *factors]
+        results = evaluate(jaxpr, values, wanted)
+        return results[: len(kept)], results[len(kept) :]
+
+    how = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
+    carry, ys = lax.scan(step, [args[consts + number] for number in kept], args[first:], **how)
+    results: dict[int, Any] = dict(zip((*kept, *stacked), (*carry, *ys), strict=False))
+    stacks = dict(zip(factors, ys[len(stacked) :], strict=True))
+    for number, found in outputs.items():
+        if number < carries:
+            total = args[consts + number]
+            for term in found:
+                total = total + rearranged(term, _summed(term.product, stacks)).astype(total.dtype)
+            results[number] = total
+        else:
+            names = _factors(found)
+
+            def made(values: list[Array], names: list[Var] = names, number: int = number) -> Array:
+                return evaluate(jaxpr, dict(zip(names, values, strict=True)), [jaxpr.outvars[number]])[0]
+
+            results[number] = jax.vmap(made, axis_size=eqn.params["length"])([stacks[name] for name in names])
+    return [results[number] for number in range(len(jaxpr.outvars))]
+
+
+def _summed(eqn: JaxprEqn, stacks: dict[Var, Array]) -> Array:
+    """The sum over steps of the products of stacked factors."""
+    contracted, batch = eqn.params["dimension_numbers"]
+    lhs, rhs = (stacks[atom] for atom in eqn.invars)
+    numbers = (
+        tuple((0, *(axis + 1 for axis in axes)) for axes in contracted),
+        tuple(tuple(axis + 1 for axis in axes) for axes in batch),
+    )
+    how = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
+    return lax.dot_general(lhs, rhs, numbers, **how)
+
+
+def _cond(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
+    factors = [
+        _factors(term for found in opened.outputs.values() for term in found[number])
+        for number in range(len(opened.bodies))
+    ]
+    kept = [number for number in range(len(eqn.outvars)) if number not in opened.outputs]
+
+    def branch(number: int):
+        body = opened.bodies[number]
+
+        def taken(*operands: Array) -> tuple[list[Array], list[list[Array]]]:
+            names = (*body.jaxpr.constvars, *body.jaxpr.invars)
+            values = dict(zip(names, (*body.consts, *operands), strict=True))
+            wanted = [*(body.jaxpr.outvars[n] for n in kept), *factors[number]]
+            results = evaluate(body.jaxpr, values, wanted)
+            others = [[jnp.zeros(var.aval.shape, var.aval.dtype) for var in names] for names in factors]
+            others[number] = results[len(kept) :]
+            return results[: len(kept)], others
+
+        return taken
+
+    outputs, taken = lax.switch(args[0], [branch(number) for number in range(len(opened.bodies))], *args[1:])
+    results = dict(zip(kept, outputs, strict=True))
+    for number, found in opened.outputs.items():
+        parts = []
+        for body, names, values, products in zip(opened.bodies, factors, taken, found, strict=True):
+            if products:
+                values = dict(zip(names, values, strict=True))
+                parts += evaluate(body.jaxpr, values, [body.jaxpr.outvars[number]])
+        like = eqn.outvars[number].aval
+        results[number] = sum(parts[1:], parts[0]) if parts else jnp.zeros(like.shape, like.dtype)
+    return [results[number] for number in range(len(eqn.outvars))]

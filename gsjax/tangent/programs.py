@@ -1,0 +1,262 @@
+"""What a network computes, as a program that can be read, compared with another, and evaluated in part.
+
+A function is traced anew whenever it is asked about, so that what it closes over is what it closes over now: the arrays
+among it become arguments of the program, everything else is part of its structure. Two programs of the same structure
+are equal and share what has been compiled for one of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import primitives as jaxprs
+
+from gsjax import _check
+
+__all__ = [
+    "Atom",
+    "Program",
+    "bind",
+    "dependent",
+    "digest",
+    "evaluate",
+    "inline",
+    "like",
+    "retraced",
+    "run",
+    "structure",
+    "value_of",
+]
+
+Atom: TypeAlias = Var | Literal
+
+# Calls whose operations are as good as those of the caller, and the parameter that holds them.
+_CALLS = {
+    jaxprs.jit_p.name: "jaxpr",
+    jaxprs.remat_p.name: "jaxpr",
+    jaxprs.closed_call_p.name: "call_jaxpr",
+    jaxprs.call_p.name: "call_jaxpr",
+}
+# Calls with rules of their own for derivatives, which matter only if the program is differentiated.
+_RULES = {jaxprs.custom_jvp_call_p.name: "call_jaxpr", jaxprs.custom_vjp_call_p.name: "call_jaxpr"}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A program, equal to every other one of the same structure; its constants are given when it is evaluated."""
+
+    jaxpr: Jaxpr
+    structure: Hashable
+    _hash: int
+
+    @classmethod
+    def of(cls, jaxpr: Jaxpr, *, rules: bool) -> Program:
+        """The program of a jaxpr; rules for derivatives are part of it if it is to be differentiated."""
+        found = structure(jaxpr, rules=rules)
+        return cls(jaxpr, found, hash(found))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Program) and self._hash == other._hash and self.structure == other.structure
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+def inline(closed: ClosedJaxpr, *, rules: bool = True) -> ClosedJaxpr:
+    """The same program with no calls in it; those with rules for their derivatives stay if `rules` is set."""
+    calls = _CALLS if rules else _CALLS | _RULES
+
+    def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
+        if eqn.primitive.name not in calls:
+            return None
+        inner = eqn.params[calls[eqn.primitive.name]]
+        jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
+        return run(jaxpr, consts, args, instead)
+
+    if not any(eqn.primitive.name in calls for eqn in closed.jaxpr.eqns):
+        return closed
+    return retraced(closed, instead)
+
+
+Instead: TypeAlias = Callable[[JaxprEqn, list[Any]], list[Any] | None]
+
+
+def like(value: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of a value, also where it is traced."""
+    kind = jax.typeof(value)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
+
+
+def retraced(closed: ClosedJaxpr, instead: Instead) -> ClosedJaxpr:
+    """The program with the operations replaced for which `instead` has an answer."""
+    alike = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.in_avals]
+    return jax.make_jaxpr(lambda *args: run(closed.jaxpr, closed.consts, args, instead))(*alike)
+
+
+def run(
+    jaxpr: Jaxpr,
+    consts: Sequence[Any],
+    args: Sequence[Any],
+    instead: Instead | None = None,
+) -> list[Any]:
+    """The outputs of a program, of which the operations for which `instead` has an answer are replaced by it."""
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
+    return evaluate(jaxpr, values, jaxpr.outvars, instead)
+
+
+def evaluate(
+    jaxpr: Jaxpr,
+    values: Mapping[Var, Any],
+    wanted: Iterable[Atom],
+    instead: Instead | None = None,
+) -> list[Any]:
+    """The `wanted` variables of a program from the `values` of others; no operation is done that is not needed."""
+    wanted = list(wanted)
+    values = dict(values)
+    missing = {atom for atom in wanted if isinstance(atom, Var)} - values.keys()
+    needed = []
+    for eqn in reversed(jaxpr.eqns):
+        if not missing.isdisjoint(eqn.outvars):
+            needed.append(eqn)
+            missing -= set(eqn.outvars)
+            missing |= {atom for atom in eqn.invars if isinstance(atom, Var)} - values.keys()
+
+    def read(atom: Atom) -> Any:
+        return atom.val if isinstance(atom, Literal) else values[atom]
+
+    for eqn in reversed(needed):
+        args = [read(atom) for atom in eqn.invars]
+        results = None if instead is None else instead(eqn, args)
+        if results is None:
+            results = bind(eqn, args)
+        values.update(zip(eqn.outvars, results, strict=True))
+    return [read(atom) for atom in wanted]
+
+
+def bind(eqn: JaxprEqn, args: Sequence[Any]) -> Sequence[Any]:
+    """The results of an operation applied to `args`."""
+    with eqn.ctx.manager:
+        results = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
+    return results if eqn.primitive.multiple_results else [results]
+
+
+def dependent(jaxpr: Jaxpr, inputs: Collection[Var]) -> set[Var]:
+    """All variables of a program that depend on one of `inputs`."""
+    found = set(inputs)
+    for eqn in jaxpr.eqns:
+        if any(isinstance(atom, Var) and atom in found for atom in eqn.invars):
+            found.update(eqn.outvars)
+    return found
+
+
+def structure(jaxpr: Jaxpr, *, rules: bool) -> Hashable:
+    """Everything of a program but the values of its constants; constants of programs within it are values.
+
+    Objects that JAX knows nothing of, such as functions that are called back, stand for themselves; so do rules for
+    derivatives, if these count.
+    """
+    numbers: dict[Var, int] = {}
+
+    def named(var: Var) -> Hashable:
+        return numbers.setdefault(var, len(numbers)), _kind(var.aval)
+
+    def read(atom: Atom) -> Hashable:
+        return ("literal", value_of(atom.val), _kind(atom.aval)) if isinstance(atom, Literal) else numbers[atom]
+
+    inputs = tuple(map(named, (*jaxpr.constvars, *jaxpr.invars)))
+    eqns = []
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        held = {_RULES[name]: eqn.params[_RULES[name]]} if name in _RULES and not rules else eqn.params
+        params = tuple((name, value_of(value, rules=rules)) for name, value in sorted(held.items()))
+        eqns.append((name, tuple(map(read, eqn.invars)), params, tuple(map(named, eqn.outvars))))
+    return len(jaxpr.constvars), inputs, tuple(eqns), tuple(map(read, jaxpr.outvars))
+
+
+def _kind(aval: Any) -> Hashable:
+    if hasattr(aval, "dtype"):
+        return aval.shape, str(aval.dtype), getattr(aval, "weak_type", False)
+    return str(aval)
+
+
+def value_of(value: Any, *, rules: bool = True) -> Hashable:
+    """A parameter of an operation, with a hash; equal for what is equal in value."""
+    inner = functools.partial(value_of, rules=rules)
+    if isinstance(value, ClosedJaxpr):
+        return "program", structure(value.jaxpr, rules=rules), tuple(map(inner, value.consts))
+    if isinstance(value, Jaxpr):
+        return "program", structure(value, rules=rules)
+    if isinstance(value, jax.Array) and not _check.is_concrete(value):
+        return _Same(value)
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return "key", str(value.dtype), inner(jax.random.key_data(value))
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
+        array = np.asarray(value)
+        return "array", array.shape, str(array.dtype), array.tobytes()
+    if isinstance(value, float | complex):
+        return type(value).__name__, repr(value)  # 0.0 is not -0.0, nan is nan
+    if isinstance(value, tuple | list):
+        return type(value).__name__, *map(inner, value)
+    if isinstance(value, Mapping):
+        return type(value).__name__, *((inner(key), inner(item)) for key, item in value.items())
+    if isinstance(value, bool | int):
+        return type(value).__name__, value
+    return value if _has_hash(value) else _Same(value)
+
+
+def _has_hash(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+class _Same:
+    """An object without a hash, which is equal to itself alone."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+def digest(name: str, program: Program, *values: Any) -> str:
+    """A checksum of a program and of arrays, the same in every process.
+
+    Raises:
+        ValueError: named `name`, if the program calls functions of Python, into which nothing here can look.
+    """
+    checksum = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, tuple):
+            checksum.update(f"({len(value)}".encode())
+            for item in value:
+                add(item)
+            return
+        if isinstance(value, bytes):
+            checksum.update(f"{len(value)}:".encode() + value)
+            return
+        text = repr(value)
+        opaque = isinstance(value, _Same) or " at 0x" in text or callable(value)
+        got = f"{type(value).__name__}"
+        _check.require(not opaque, name, "None for a program that calls back functions of Python", got)
+        checksum.update(f"{type(value).__name__}={text};".encode())
+
+    add(program.structure)
+    for value in jax.tree.leaves(values):
+        add(value_of(value if isinstance(value, jax.Array) else np.asarray(value)))
+    add(str(jax.tree.structure(values)))
+    return checksum.hexdigest()

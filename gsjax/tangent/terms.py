@@ -1,0 +1,175 @@
+"""The gradient by a leaf of the parameters as a sum of products, read from the program that computes it.
+
+A weight W acts on h, so its gradient is a sum over positions of the outer products of h and g, the cotangent of what
+comes out: a `dot_general`, a convolution, or for an embedding a `scatter-add`. Between it and the leaf there may be
+operations that put entries in other places or scale all of them, as the weight was transposed, cut, padded or scaled
+on its way to where it acted.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
+from jax.extend.core import primitives as p
+from jaxtyping import Array
+
+from gsjax.tangent.programs import Atom, bind
+
+__all__ = ["LOOPS", "Term", "Terms", "made_by", "rearranged", "terms"]
+
+PRODUCTS = (p.dot_general_p.name, p.conv_general_dilated_p.name, p.scatter_add_p.name)
+LOOPS = (p.scan_p.name, p.cond_p.name)
+_SUMS = (p.add_jaxvals_p.name, p.add_p.name)
+_MOVES = (p.transpose_p.name, p.reshape_p.name, p.squeeze_p.name, p.rev_p.name, p.broadcast_in_dim_p.name)
+_MOVES = (*_MOVES, p.reduce_sum_p.name)  # of axes of one entry, as is the broadcasting: no size may change
+_COPIES = (p.copy_p.name, p.name_p.name, p.sharding_constraint_p.name)
+
+
+Moves: TypeAlias = tuple[tuple[JaxprEqn, int], ...]
+Scales: TypeAlias = tuple[tuple[Atom | float, bool], ...]
+_Followed: TypeAlias = tuple[Atom, Moves, Scales]
+
+
+class Term(NamedTuple):
+    """A product, and what is done to it on the way to the gradient that it is a part of."""
+
+    product: JaxprEqn
+    moves: Moves  # operations that move entries, and which operand is followed
+    scales: Scales  # scalars, multiplied by or, if the flag is set, divided by
+
+
+class Terms(NamedTuple):
+    """A variable as a sum of terms, if it is one."""
+
+    products: list[Term]
+    loops: list[tuple[JaxprEqn, int]]  # outputs of scan and cond, in which there may be more of them
+    kept: int  # how often the variable to be left out has been met, as it is
+    reason: str | None  # why it is no such sum, else None
+
+
+def made_by(jaxpr: Jaxpr) -> dict[Var, JaxprEqn]:
+    """The operation by which each variable is made."""
+    return {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
+
+
+def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) -> Terms:
+    """The variable `of` as a sum of products; `apart_from`, as a summand, is counted only."""
+    found = Terms([], [], 0, None)
+    todo: list[_Followed] = [(of, (), ())]
+    while todo:
+        atom, moves, scales = todo.pop()
+        if _is_zero(made, atom):
+            continue
+        eqn = made.get(atom) if isinstance(atom, Var) else None
+        if atom is apart_from and not moves and not scales:
+            found = found._replace(kept=found.kept + 1)
+        elif eqn is None:
+            return found._replace(reason="its gradient is a constant or an input")
+        elif eqn.primitive.name in PRODUCTS:
+            if reason := _unfit(made, eqn):
+                return found._replace(reason=reason)
+            found.products.append(Term(eqn, moves, scales))
+        elif eqn.primitive.name in LOOPS:
+            found.loops.append((eqn, eqn.outvars.index(atom)))
+        else:
+            step = _step(made, eqn, moves, scales)
+            if isinstance(step, str):
+                return found._replace(reason=step)
+            todo += step
+    return found
+
+
+def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales) -> list[_Followed] | str:
+    """What is to be followed instead of the result of `eqn`, or why it cannot be."""
+    name, operands = eqn.primitive.name, eqn.invars
+    shape = eqn.outvars[0].aval.shape
+    if name in _SUMS and all(operand.aval.shape == shape for operand in operands):
+        return [(operand, moves, scales) for operand in operands]
+    if name in _MOVES and math.prod(operands[0].aval.shape) == math.prod(shape):
+        return [(operands[0], ((eqn, 0), *moves), scales)]
+    if name in _COPIES:
+        return [(operands[0], moves, scales)]
+    if name == p.convert_element_type_p.name and _is_real(operands[0]) and _is_real(eqn.outvars[0]):
+        return [(operands[0], moves, scales)]
+    if name == p.neg_p.name:
+        return [(operands[0], moves, ((-1.0, False), *scales))]
+    if name in (p.mul_p.name, p.div_p.name):
+        followed = [0] if name == p.div_p.name else [0, 1]
+        for number in followed:
+            scale = _scalar(made, operands[1 - number])
+            if scale is not None and operands[number].aval.shape == shape:
+                return [(operands[number], moves, ((scale, name == p.div_p.name), *scales))]
+    if name == p.pad_p.name and _is_zero(made, operands[1]) and np.min(eqn.params["padding_config"], initial=0) >= 0:
+        return [(operands[0], ((eqn, 0), *moves), scales)]
+    if name == p.concatenate_p.name:
+        return [(operand, ((eqn, number), *moves), scales) for number, operand in enumerate(operands)]
+    fixed = all(isinstance(start, Literal) for start in operands[2:])
+    if name == p.dynamic_update_slice_p.name and _is_zero(made, operands[0]) and fixed:
+        return [(operands[1], ((eqn, 1), *moves), scales)]
+    return f"its gradient comes from {name}"
+
+
+def _is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
+    if isinstance(atom, Literal):
+        return not np.any(atom.val)
+    eqn = made.get(atom)
+    through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name, p.reshape_p.name, p.transpose_p.name)
+    return eqn is not None and eqn.primitive.name in through and _is_zero(made, eqn.invars[0])
+
+
+def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
+    """The scalar that all entries are equal to; None if it cannot be seen that they are."""
+    if math.prod(atom.aval.shape) == 1:
+        return atom if _is_real(atom) else None
+    eqn = made.get(atom) if isinstance(atom, Var) else None
+    through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name)
+    if eqn is None or eqn.primitive.name not in through or not _is_real(eqn.invars[0]):
+        return None
+    return _scalar(made, eqn.invars[0])
+
+
+def _is_real(atom: Atom) -> bool:
+    return jnp.issubdtype(atom.aval.dtype, jnp.floating)
+
+
+def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
+    """Why a product cannot be contracted, None if it can."""
+    name, params = eqn.primitive.name, eqn.params
+    if not all(_is_real(atom) for atom in (*eqn.invars[:1], *eqn.invars[-1:], *eqn.outvars)):
+        return f"its gradient is a {name} of numbers that are not real"
+    if name == p.conv_general_dilated_p.name and params["feature_group_count"] != 1:
+        return "its gradient is a convolution in groups of features"
+    if name == p.scatter_add_p.name:
+        numbers, (operand, indices, updates) = params["dimension_numbers"], eqn.invars
+        [axis] = numbers.inserted_window_dims if len(numbers.inserted_window_dims) == 1 else [None]
+        window = tuple(updates.aval.shape[d] for d in numbers.update_window_dims)
+        rows = (
+            _is_zero(made, operand)
+            and tuple(numbers.scatter_dims_to_operand_dims) == (axis,)
+            and not numbers.operand_batching_dims
+            and indices.aval.shape[-1:] == (1,)
+            and window == tuple(size for d, size in enumerate(operand.aval.shape) if d != axis)
+        )
+        return None if rows else "its gradient is scattered to other places than rows"
+    return None
+
+
+def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
+    """What becomes of the `value` of a product whose scales, if they count, are literals."""
+    for eqn, number in term.moves:
+        args = [value if i == number else _beside(atom) for i, atom in enumerate(eqn.invars)]
+        [value] = bind(eqn, args)
+    for scale, divides in term.scales if scaled else ():
+        assert not isinstance(scale, Var)
+        factor = jnp.asarray(scale.val if isinstance(scale, Literal) else scale, value.dtype).reshape(())
+        value = value / factor if divides else value * factor
+    return value
+
+
+def _beside(atom: Atom) -> Any:
+    """What an operation that moves entries has beside the operand that is followed: zeros, or literals."""
+    return atom.val if isinstance(atom, Literal) else jnp.zeros(atom.aval.shape, atom.aval.dtype)
