@@ -19,6 +19,7 @@ from gsjax.tangent.cache import Blocks
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
 from gsjax.tangent.factors import Given, factors, plan
 from gsjax.tangent.gradients import Gradients, gradients
+from gsjax.tangent.products import leaves, ordinary
 from gsjax.tangent.programs import digest
 
 __all__ = ["METHODS", "ntk", "ntrf"]
@@ -57,7 +58,7 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     found = gradients(apply_fn, params, x)
     given = _given(found, params)
     run = _compiled if _check.is_concrete(given, x) else _inline
-    everything = plan(found, n, n, structured=False)
+    everything = plan(found, ordinary(found), n, n)
     return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *outputs, -1)
 
 
@@ -138,7 +139,7 @@ def ntk(
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
-    plan_of = functools.partial(plan, found, structured=method != "jacobian")
+    plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
         batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)

@@ -27,8 +27,8 @@ from jax.extend.core import Var
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from gsjax.tangent.gradients import Gradients
-from gsjax.tangent.products import Leaf, Product, leaves
-from gsjax.tangent.programs import Program, evaluate
+from gsjax.tangent.products import Leaf, Product
+from gsjax.tangent.programs import Program, evaluate, shaped
 
 __all__ = ["Factors", "Given", "Gram", "Group", "Plan", "contract", "factors", "plan"]
 
@@ -80,13 +80,11 @@ class Plan:
         return hash(self._key())
 
 
-def plan(found: Gradients, rows: int, columns: int, *, structured: bool = True) -> Plan:
-    """The cheapest way to a kernel between blocks of `rows` and `columns` examples."""
-    jaxpr = found.program.jaxpr
-    k = math.prod(found.cotangent.aval.shape)
-    variables = jaxpr.invars[:-2]
-    how = leaves(found) if structured else [Leaf(atom, None, "not looked at") for atom in jaxpr.outvars]
-    dtype = functools.reduce(jnp.promote_types, (var.aval.dtype for var in variables), jnp.float32)
+def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan:
+    """The cheapest way to a kernel between blocks of `rows` and `columns` examples, given how gradients come about."""
+    k = math.prod(shaped(found.cotangent).shape)
+    variables = found.program.jaxpr.invars[:-2]
+    dtype = functools.reduce(jnp.promote_types, (shaped(var).dtype for var in variables), jnp.float32)
 
     groups, numbers = [], 0
     for number, leaf in enumerate(how):
@@ -94,12 +92,12 @@ def plan(found: Gradients, rows: int, columns: int, *, structured: bool = True) 
             cost, numbers_of = _costs(products, k, rows, columns)
             by_gram = cost[0] <= cost[1]
             numbers += numbers_of[0 if by_gram else 1]
-            kinds = (atom.aval.dtype for product in products for atom in _factors_of(product))
+            kinds = (shaped(atom).dtype for product in products for atom in _factors_of(product))
             groups.append(Group(number, tuple(products), by_gram, functools.reduce(jnp.promote_types, kinds, dtype)))
     rest = [number for number, leaf in enumerate(how) if leaf.groups is None]
     if not groups and not rest:
         rest = [0]  # for the zeros of which the kernel then is made
-    numbers += k * sum(variables[number].aval.size for number in rest)
+    numbers += k * sum(shaped(variables[number]).size for number in rest)
     return Plan(found.program, k, tuple(how), tuple(groups), tuple(rest), dtype, numbers)
 
 
@@ -115,7 +113,7 @@ def _costs(products: Sequence[Product], k: int, rows: int, columns: int) -> tupl
     pairs, outer = rows * columns, groups * fan_in * fan_out
     by_gram = pairs * positions**2 * groups * ((1 if embeds else fan_in) + k**2 * fan_out)
     forming = (rows + columns) * k * positions * (fan_out if embeds else outer)
-    held = sum(product.h.aval.size + k * product.g.aval.size for product in products)
+    held = sum(shaped(product.h).size + k * shaped(product.g).size for product in products)
     stacked = positions * groups * ((1 if embeds else fan_in) + k * fan_out)
     return (by_gram, forming + pairs * k**2 * outer), (held + stacked, held + k * outer)
 
@@ -173,7 +171,7 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
     jaxpr = plan.program.jaxpr
     consts, variables = given
     products = [(product, group.dtype) for group in plan.groups for product in group.products]
-    cotangent = jaxpr.invars[-1].aval
+    cotangent = shaped(jaxpr.invars[-1])
     basis = jnp.eye(plan.k, dtype=cotangent.dtype).reshape(-1, *cotangent.shape)
 
     def one(example: Array) -> tuple[list[Array], list[Array], list[Array]]:

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Var
 from jax.extend.core import primitives as p
 from jaxtyping import Array
 
-from gsjax.tangent.programs import Atom, evaluate, inline, retraced
+from gsjax.tangent.programs import Atom, evaluate, inline, retraced, shaped
 from gsjax.tangent.terms import Term, Terms, made_by, rearranged, terms
 
 __all__ = ["out_of_loops"]
@@ -35,7 +35,7 @@ def out_of_loops(closed: ClosedJaxpr) -> ClosedJaxpr:
     return _without(closed, closed.jaxpr.outvars)
 
 
-def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[Var] = ()) -> ClosedJaxpr:
+def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[Var | None] = ()) -> ClosedJaxpr:
     made = made_by(closed.jaxpr)
     within: dict[int, tuple[JaxprEqn, set[int]]] = {}
     for output, other in zip(outputs, [*apart_from, *[None] * len(closed.jaxpr.outvars)], strict=False):
@@ -141,12 +141,13 @@ def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
 
 def _summed(eqn: JaxprEqn, stacks: dict[Var, Array]) -> Array:
     """The sum over steps of the products of stacked factors."""
-    contracted, batch = eqn.params["dimension_numbers"]
-    lhs, rhs = (stacks[atom] for atom in eqn.invars)
-    numbers = (
-        tuple((0, *(axis + 1 for axis in axes)) for axes in contracted),
-        tuple(tuple(axis + 1 for axis in axes) for axes in batch),
-    )
+    (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
+    lhs, rhs = (stacks[atom] for atom in eqn.invars if isinstance(atom, Var))
+
+    def behind(axes: Sequence[int]) -> list[int]:
+        return [axis + 1 for axis in axes]
+
+    numbers = ([0, *behind(left)], [0, *behind(right)]), (behind(left_batch), behind(right_batch))
     how = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
     return lax.dot_general(lhs, rhs, numbers, **how)
 
@@ -166,7 +167,7 @@ def _cond(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
             values = dict(zip(names, (*body.consts, *operands), strict=True))
             wanted = [*(body.jaxpr.outvars[n] for n in kept), *factors[number]]
             results = evaluate(body.jaxpr, values, wanted)
-            others = [[jnp.zeros(var.aval.shape, var.aval.dtype) for var in names] for names in factors]
+            others = [[jnp.zeros(shaped(var).shape, shaped(var).dtype) for var in names] for names in factors]
             others[number] = results[len(kept) :]
             return results[: len(kept)], others
 
@@ -180,6 +181,6 @@ def _cond(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
             if products:
                 values = dict(zip(names, values, strict=True))
                 parts += evaluate(body.jaxpr, values, [body.jaxpr.outvars[number]])
-        like = eqn.outvars[number].aval
+        like = shaped(eqn.outvars[number])
         results[number] = sum(parts[1:], parts[0]) if parts else jnp.zeros(like.shape, like.dtype)
     return [results[number] for number in range(len(eqn.outvars))]

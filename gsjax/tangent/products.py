@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal, Var
+from jax.extend.core import JaxprEqn, Literal, Var, jaxprs_in_params
 from jax.extend.core import primitives as p
 from jaxtyping import Array
 
 from gsjax.tangent.gradients import Gradients
-from gsjax.tangent.programs import Atom, dependent, value_of
+from gsjax.tangent.programs import Atom, dependent, needed, shaped, value_of
 from gsjax.tangent.terms import Scales, Term, made_by, rearranged, terms
 
-__all__ = ["Leaf", "Product", "leaves"]
+__all__ = ["Leaf", "Product", "leaves", "multiplications", "ordinary"]
 
 
 class Product(NamedTuple):
@@ -44,13 +44,57 @@ class Leaf(NamedTuple):
     gradient: Atom  # in the program
     groups: list[list[Product]] | None  # sums of products; the groups have no entries in common; None: otherwise
     reason: str  # in words
+    work: int = 0  # multiplications of an example and output by which products are formed in it
+
+    @property
+    def structured(self) -> bool:
+        """Whether no product is formed example by example: a weight of layers, or one that is added or that scales."""
+        return self.groups is not None or self.work == 0
 
 
 def leaves(found: Gradients) -> list[Leaf]:
     """How the gradient of each leaf of the parameters comes about, as far as it is by products."""
     jaxpr = found.program.jaxpr
     made, by_cotangent = made_by(jaxpr), dependent(jaxpr, [found.cotangent])
-    return [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
+    how = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
+    products = [product for leaf in how for group in leaf.groups or () for product in group]
+    anyway = {id(eqn) for eqn in needed(jaxpr, [atom for product in products for atom in (product.h, product.g)])}
+
+    by_either = dependent(jaxpr, [found.example, found.cotangent])
+
+    def with_work(leaf: Leaf) -> Leaf:
+        own = (eqn for eqn in needed(jaxpr, [leaf.gradient]) if id(eqn) not in anyway)
+        # A cotangent that goes on through a layer is multiplied by what all examples share.
+        work = sum(
+            multiplications(eqn)
+            for eqn in own
+            if by_either.issuperset(a for a in eqn.invars[-2:] if isinstance(a, Var))
+        )
+        return leaf._replace(work=work, reason=leaf.reason if work else "added, or a scale")
+
+    return [with_work(leaf) if leaf.groups is None else leaf for leaf in how]
+
+
+def ordinary(found: Gradients) -> list[Leaf]:
+    """All gradients as the program computes them."""
+    return [Leaf(gradient, None, "not asked for") for gradient in found.program.jaxpr.outvars]
+
+
+def multiplications(eqn: JaxprEqn) -> int:
+    """How many there are in the matrix products, convolutions and table updates of an operation."""
+    name = eqn.primitive.name
+    if name == p.dot_general_p.name:
+        (contracted, _), _ = eqn.params["dimension_numbers"]
+        return shaped(eqn.outvars[0]).size * math.prod(shaped(eqn.invars[0]).shape[axis] for axis in contracted)
+    if name == p.conv_general_dilated_p.name:
+        feature = eqn.params["dimension_numbers"].rhs_spec[0]
+        return shaped(eqn.outvars[0]).size * (
+            shaped(eqn.invars[1]).size // max(1, shaped(eqn.invars[1]).shape[feature])
+        )
+    if name.startswith("scatter"):
+        return shaped(eqn.invars[-1]).size
+    inner = [sum(map(multiplications, jaxpr.eqns)) for jaxpr in jaxprs_in_params(eqn.params)]
+    return eqn.params.get("length", 1) * (max(inner) if name == p.cond_p.name else sum(inner)) if inner else 0
 
 
 def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> Leaf:
@@ -85,7 +129,7 @@ def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
     numbers = eqn.params["dimension_numbers"]
     if eqn.primitive.name == p.dot_general_p.name:
         (contracted, _), (batch, _) = numbers
-        params = len(batch), eqn.invars[0].aval.ndim - len(contracted)
+        params = len(batch), shaped(eqn.invars[0]).ndim - len(contracted)
     elif eqn.primitive.name == p.conv_general_dilated_p.name:
         params = numbers.out_spec, eqn.params["batch_group_count"]
     else:
@@ -94,11 +138,11 @@ def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
         (eqn.primitive.name, number, value_of(tuple(sorted(eqn.params.items()))), *map(_beside_form, eqn.invars))
         for eqn, number in term.moves
     )
-    return eqn.primitive.name, swapped, params, eqn.outvars[0].aval.shape, moves
+    return eqn.primitive.name, swapped, params, shaped(eqn.outvars[0]).shape, moves
 
 
 def _beside_form(atom: Atom) -> Hashable:
-    return (value_of(atom.val) if isinstance(atom, Literal) else None), atom.aval.shape
+    return (value_of(atom.val) if isinstance(atom, Literal) else None), shaped(atom).shape
 
 
 def _disjoint(terms: Sequence[Term]) -> bool:
@@ -106,7 +150,7 @@ def _disjoint(terms: Sequence[Term]) -> bool:
     with jax.ensure_compile_time_eval():
         reached = []
         for term in terms:
-            aval = term.product.outvars[0].aval
+            aval = shaped(term.product.outvars[0])
             reached.append(np.asarray(rearranged(term, jnp.ones(aval.shape, aval.dtype), scaled=False)) != 0)
     return bool(np.all(np.sum(reached, axis=0) <= 1))
 
@@ -119,35 +163,42 @@ def _product(term: Term, by_cotangent: set[Var]) -> Product:
         p.scatter_add_p.name: _rows,
     }[eqn.primitive.name](eqn)
     order = (1, 0) if _operands(term)[0] in by_cotangent else (0, 1)
-    (h, inputs), (g, cotangents) = (sides[i] for i in order)
-    pieces = jax.eval_shape(inputs, jax.ShapeDtypeStruct(h.aval.shape, h.aval.dtype))
-    right = jax.eval_shape(cotangents, jax.ShapeDtypeStruct(g.aval.shape, g.aval.dtype))
-    positions, groups, fan_out = right[0].shape[0], right[0].shape[1], sum(piece.shape[2] for piece in right)
-    embeds = eqn.primitive.name == p.scatter_add_p.name
-    fan_in = _table(eqn) if embeds else sum(piece.shape[2] for piece in pieces)
+    inputs, cotangents = (sides[i] for i in order)
 
     def joined(g: Array) -> Array:
-        return jnp.concatenate(cotangents(g), axis=-1)
+        return jnp.concatenate(cotangents.pieces(g), axis=-1)
 
-    return Product(h, g, term.scales, inputs, joined, (positions, groups, fan_in, fan_out), embeds)
+    positions, groups = cotangents.positions, cotangents.groups
+    sizes = positions, groups, inputs.fan, cotangents.fan
+    embeds = eqn.primitive.name == p.scatter_add_p.name
+    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, embeds)
 
 
-_Side: TypeAlias = tuple[Atom, Callable[[Array], list[Array]]]
+class _Side(NamedTuple):
+    """One factor of a product."""
+
+    atom: Atom
+    pieces: Callable[[Array], list[Array]]  # (positions, groups, fan), in pieces along fan
+    positions: int
+    groups: int
+    fan: int
 
 
 def _matrices(eqn: JaxprEqn) -> tuple[_Side, _Side]:
-    (contracted, batch), (lhs, rhs) = eqn.params["dimension_numbers"], eqn.invars
+    def side(atom: Atom, contracted: tuple[int, ...], batch: tuple[int, ...]) -> _Side:
+        shape = shaped(atom).shape
+        first = (*contracted, *batch)
+        rest = [axis for axis in range(len(shape)) if axis not in first]
+        positions, groups, fan = (math.prod(shape[axis] for axis in axes) for axes in (contracted, batch, rest))
 
-    def side(number: int) -> Callable[[Array], list[Array]]:
         def factor(h: Array) -> list[Array]:
-            first = (*contracted[number], *batch[number])
-            rest = [axis for axis in range(h.ndim) if axis not in first]
-            positions, groups = (math.prod(h.shape[a] for a in axes[number]) for axes in (contracted, batch))
-            return [h.transpose(*first, *rest).reshape(positions, groups, -1)]
+            return [h.transpose(*first, *rest).reshape(positions, groups, fan)]
 
-        return factor
+        return _Side(atom, factor, positions, groups, fan)
 
-    return (lhs, side(0)), (rhs, side(1))
+    contracted, batch = eqn.params["dimension_numbers"]
+    lhs, rhs = map(side, eqn.invars, contracted, batch)
+    return lhs, rhs
 
 
 def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
@@ -158,17 +209,17 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
     numbers, (lhs, rhs) = eqn.params["dimension_numbers"], eqn.invars
     groups = eqn.params["batch_group_count"]
     strides, dilation = eqn.params["window_strides"], eqn.params["rhs_dilation"]
-    borders = [
-        (*pair, spread - 1) for pair, spread in zip(eqn.params["padding"], eqn.params["lhs_dilation"], strict=True)
-    ]
-    offsets = [eqn.outvars[0].aval.shape[axis] for axis in numbers.out_spec[2:]]
-    places = [rhs.aval.shape[axis] for axis in numbers.rhs_spec[2:]]
+    spread = zip(eqn.params["padding"], eqn.params["lhs_dilation"], strict=True)
+    borders = [(0, 0, 0), *((*pair, between - 1) for pair, between in spread), (0, 0, 0)]
+    offsets = [shaped(eqn.outvars[0]).shape[axis] for axis in numbers.out_spec[2:]]
+    places = [shaped(rhs).shape[axis] for axis in numbers.rhs_spec[2:]]
+    out, feature, *kernel_space = numbers.rhs_spec
+    batch, channel, *space = numbers.lhs_spec
+    positions = math.prod(places) * shaped(rhs).shape[feature]
 
     def patches(h: Array) -> list[Array]:
-        batch, feature, *space = numbers.lhs_spec
-        h = h.transpose(feature, *space, batch)
-        h = lax.pad(h, jnp.zeros((), h.dtype), [(0, 0, 0), *borders, (0, 0, 0)])
-        h = h.reshape(*h.shape[:-1], groups, -1)
+        h = lax.pad(h.transpose(channel, *space, batch), jnp.zeros((), h.dtype), borders)
+        h = h.reshape(*h.shape[:-1], groups, h.shape[-1] // groups)
 
         def windows(h: Array, axis: int) -> list[Array]:
             """What every place meets along an axis of space, counted from 0, offset after offset."""
@@ -177,39 +228,38 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
             return [lax.slice_in_dim(h, start, start + extent, step, axis + 1) for start in starts]
 
         if not space:
-            return [h.reshape(-1, *h.shape[-2:])]
+            return [h.reshape(positions, groups, -1)]
         for axis in reversed(range(1, len(space))):
             h = jnp.concatenate(windows(h, axis), axis=-1)
         # Copying all offsets along the first axis too would cost more than the products it saves.
         pieces = windows(h, 0) if len(space) > 1 else [jnp.concatenate(windows(h, 0), axis=-1)]
-        return [piece.reshape(-1, *piece.shape[-2:]) for piece in pieces]
+        return [piece.reshape(positions, groups, -1) for piece in pieces]
 
     def kernel(g: Array) -> list[Array]:
-        out, feature, *space = numbers.rhs_spec
-        return [g.transpose(feature, *space, out).reshape(math.prod(places) * g.shape[feature], groups, -1)]
+        return [g.transpose(feature, *kernel_space, out).reshape(positions, groups, -1)]
 
-    return (lhs, patches), (rhs, kernel)
-
-
-def _table(eqn: JaxprEqn) -> int:
-    """How many rows the table has to which is added."""
-    [axis] = eqn.params["dimension_numbers"].inserted_window_dims
-    return eqn.invars[0].aval.shape[axis]
+    fan_in = math.prod(offsets) * (shaped(lhs).shape[batch] // groups)
+    return (
+        _Side(lhs, patches, positions, groups, fan_in),
+        _Side(rhs, kernel, positions, groups, shaped(rhs).shape[out] // groups),
+    )
 
 
 def _rows(eqn: JaxprEqn) -> tuple[_Side, _Side]:
-    numbers, (_, indices, updates) = eqn.params["dimension_numbers"], eqn.invars
-    size = _table(eqn)
+    numbers, (operand, indices, updates) = eqn.params["dimension_numbers"], eqn.invars
+    [axis] = numbers.inserted_window_dims
+    size, positions = shaped(operand).shape[axis], math.prod(shaped(indices).shape)
     clips = eqn.params["mode"] == lax.GatherScatterMode.CLIP
+    window = numbers.update_window_dims
+    rest = [axis for axis in range(shaped(updates).ndim) if axis not in window]
+    fan = math.prod(shaped(updates).shape[axis] for axis in window)
 
     def places(indices: Array) -> list[Array]:
-        rows = indices.reshape(-1, 1, 1)
+        rows = indices.reshape(positions, 1, 1)
         # What is out of bounds is added nowhere.
         return [jnp.clip(rows, 0, size - 1) if clips else jnp.where((rows >= 0) & (rows < size), rows, size)]
 
     def added(g: Array) -> list[Array]:
-        window = numbers.update_window_dims
-        rest = [axis for axis in range(g.ndim) if axis not in window]
-        return [g.transpose(*rest, *window).reshape(math.prod(indices.aval.shape[:-1]), 1, -1)]
+        return [g.transpose(*rest, *window).reshape(positions, 1, fan)]
 
-    return (indices, places), (updates, added)
+    return _Side(indices, places, positions, 1, size), _Side(updates, added, positions, 1, fan)

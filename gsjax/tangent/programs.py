@@ -11,10 +11,12 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as jaxprs
 
@@ -29,8 +31,10 @@ __all__ = [
     "evaluate",
     "inline",
     "like",
+    "needed",
     "retraced",
     "run",
+    "shaped",
     "structure",
     "value_of",
 ]
@@ -120,18 +124,11 @@ def evaluate(
     """The `wanted` variables of a program from the `values` of others; no operation is done that is not needed."""
     wanted = list(wanted)
     values = dict(values)
-    missing = {atom for atom in wanted if isinstance(atom, Var)} - values.keys()
-    needed = []
-    for eqn in reversed(jaxpr.eqns):
-        if not missing.isdisjoint(eqn.outvars):
-            needed.append(eqn)
-            missing -= set(eqn.outvars)
-            missing |= {atom for atom in eqn.invars if isinstance(atom, Var)} - values.keys()
 
     def read(atom: Atom) -> Any:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
-    for eqn in reversed(needed):
+    for eqn in needed(jaxpr, wanted, values):
         args = [read(atom) for atom in eqn.invars]
         results = None if instead is None else instead(eqn, args)
         if results is None:
@@ -140,11 +137,28 @@ def evaluate(
     return [read(atom) for atom in wanted]
 
 
+def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Collection[Var] = ()) -> list[JaxprEqn]:
+    """The operations that lead from the variables that are `known`, and inputs, to those that are `wanted`."""
+    missing = {atom for atom in wanted if isinstance(atom, Var) and atom not in known}
+    found = []
+    for eqn in reversed(jaxpr.eqns):
+        if not missing.isdisjoint(eqn.outvars):
+            found.append(eqn)
+            missing.difference_update(eqn.outvars)
+            missing.update(atom for atom in eqn.invars if isinstance(atom, Var) and atom not in known)
+    return found[::-1]
+
+
 def bind(eqn: JaxprEqn, args: Sequence[Any]) -> Sequence[Any]:
     """The results of an operation applied to `args`."""
     with eqn.ctx.manager:
         results = eqn.primitive.bind(*args, **eqn.primitive.get_bind_params(eqn.params))
     return results if eqn.primitive.multiple_results else [results]
+
+
+def shaped(atom: Atom) -> ShapedArray:
+    """Shape and type of a variable, which is an array."""
+    return cast(ShapedArray, atom.aval)
 
 
 def dependent(jaxpr: Jaxpr, inputs: Collection[Var]) -> set[Var]:
@@ -195,7 +209,7 @@ def value_of(value: Any, *, rules: bool = True) -> Hashable:
         return "program", structure(value, rules=rules)
     if isinstance(value, jax.Array) and not _check.is_concrete(value):
         return _Same(value)
-    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         return "key", str(value.dtype), inner(jax.random.key_data(value))
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.asarray(value)

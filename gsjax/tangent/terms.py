@@ -17,7 +17,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Literal, Var
 from jax.extend.core import primitives as p
 from jaxtyping import Array
 
-from gsjax.tangent.programs import Atom, bind
+from gsjax.tangent.programs import Atom, bind, shaped
 
 __all__ = ["LOOPS", "Term", "Terms", "made_by", "rearranged", "terms"]
 
@@ -74,7 +74,7 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
                 return found._replace(reason=reason)
             found.products.append(Term(eqn, moves, scales))
         elif eqn.primitive.name in LOOPS:
-            found.loops.append((eqn, eqn.outvars.index(atom)))
+            found.loops.append((eqn, [atom is var for var in eqn.outvars].index(True)))
         else:
             step = _step(made, eqn, moves, scales)
             if isinstance(step, str):
@@ -86,10 +86,10 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
 def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales) -> list[_Followed] | str:
     """What is to be followed instead of the result of `eqn`, or why it cannot be."""
     name, operands = eqn.primitive.name, eqn.invars
-    shape = eqn.outvars[0].aval.shape
-    if name in _SUMS and all(operand.aval.shape == shape for operand in operands):
+    shape = shaped(eqn.outvars[0]).shape
+    if name in _SUMS and all(shaped(operand).shape == shape for operand in operands):
         return [(operand, moves, scales) for operand in operands]
-    if name in _MOVES and math.prod(operands[0].aval.shape) == math.prod(shape):
+    if name in _MOVES and math.prod(shaped(operands[0]).shape) == math.prod(shape):
         return [(operands[0], ((eqn, 0), *moves), scales)]
     if name in _COPIES:
         return [(operands[0], moves, scales)]
@@ -101,7 +101,7 @@ def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales
         followed = [0] if name == p.div_p.name else [0, 1]
         for number in followed:
             scale = _scalar(made, operands[1 - number])
-            if scale is not None and operands[number].aval.shape == shape:
+            if scale is not None and shaped(operands[number]).shape == shape:
                 return [(operands[number], moves, ((scale, name == p.div_p.name), *scales))]
     if name == p.pad_p.name and _is_zero(made, operands[1]) and np.min(eqn.params["padding_config"], initial=0) >= 0:
         return [(operands[0], ((eqn, 0), *moves), scales)]
@@ -123,7 +123,7 @@ def _is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
 
 def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
     """The scalar that all entries are equal to; None if it cannot be seen that they are."""
-    if math.prod(atom.aval.shape) == 1:
+    if math.prod(shaped(atom).shape) == 1:
         return atom if _is_real(atom) else None
     eqn = made.get(atom) if isinstance(atom, Var) else None
     through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name)
@@ -133,7 +133,7 @@ def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
 
 
 def _is_real(atom: Atom) -> bool:
-    return jnp.issubdtype(atom.aval.dtype, jnp.floating)
+    return jnp.issubdtype(shaped(atom).dtype, jnp.floating)
 
 
 def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
@@ -146,13 +146,13 @@ def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
     if name == p.scatter_add_p.name:
         numbers, (operand, indices, updates) = params["dimension_numbers"], eqn.invars
         [axis] = numbers.inserted_window_dims if len(numbers.inserted_window_dims) == 1 else [None]
-        window = tuple(updates.aval.shape[d] for d in numbers.update_window_dims)
+        window = tuple(shaped(updates).shape[d] for d in numbers.update_window_dims)
         rows = (
             _is_zero(made, operand)
             and tuple(numbers.scatter_dims_to_operand_dims) == (axis,)
             and not numbers.operand_batching_dims
-            and indices.aval.shape[-1:] == (1,)
-            and window == tuple(size for d, size in enumerate(operand.aval.shape) if d != axis)
+            and shaped(indices).shape[-1:] == (1,)
+            and window == tuple(size for d, size in enumerate(shaped(operand).shape) if d != axis)
         )
         return None if rows else "its gradient is scattered to other places than rows"
     return None
@@ -172,4 +172,4 @@ def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
 
 def _beside(atom: Atom) -> Any:
     """What an operation that moves entries has beside the operand that is followed: zeros, or literals."""
-    return atom.val if isinstance(atom, Literal) else jnp.zeros(atom.aval.shape, atom.aval.dtype)
+    return atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
