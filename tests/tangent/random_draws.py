@@ -24,9 +24,7 @@ class Piece(NamedTuple):
     make: Callable[..., Any]
     kind: str = ""  # of a layer: what it is applied to
     keeps: bool = False  # a layer keeps the shape where it may choose its features
-    needs: frozenset[str] = (
-        frozenset()
-    )  # "wide": no half precision; "reverse": no forward mode; "plain": no rule at all
+    needs: frozenset[str] = frozenset()  # "wide": no half precision; "reverse": no forward mode; "whole": see `sub`
 
 
 class Family(dict[str, Piece]):
@@ -103,7 +101,12 @@ class Draw:
         return name
 
     def sub(self, *, own: bool = False, avoid: str = "") -> Draw:
-        """A draw for what is within a wrapper; its leaves are its `own`, or among those here. `used` is its own."""
+        """A draw for what is within a wrapper; its leaves are its `own`, or among those here. `used` is its own.
+
+        No convolutions ("whole") in branches that examples choose: mapped over examples, both branches are computed,
+        the other one from zeros, and where it divides zero by zero, XLA's grouped convolution, which adds up zeros
+        times all groups, carries the result over to other examples, also in JAX's own derivatives.
+        """
         leaves = {} if own else self.leaves
         inner = dataclasses.replace(self, leaves=leaves, used=set(), depth=self.depth + 1)
         inner.avoid = self.avoid | frozenset(avoid.split())

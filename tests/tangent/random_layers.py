@@ -181,7 +181,7 @@ noisy("absolute", jnp.abs)
 noisy("sorted values", lambda h: jnp.sort(h, -1), "wide")
 noisy("depending on data", lambda h: jnp.where(h.sum(-1, keepdims=True) > 0, jnp.tanh(h), h / 2))
 noisy("gathered by data", lambda h: jnp.take_along_axis(h, jnp.argsort(h, -1), -1) * jnp.cos(h), "wide")
-noisy("only the largest", lambda h: jnp.where(h == h.max(-1, keepdims=True), h, h / 3))
+noisy("only the largest", lambda h: jnp.where(jax.nn.one_hot(h.argmax(-1), h.shape[-1]) > 0, h, h / 3))
 
 
 @ACTIVATIONS.add("derivative of its own")
@@ -827,27 +827,27 @@ def shape_after(d: Draw, layer: Layer, shape: Shape) -> Shape:
     return jax.eval_shape(layer, d.leaves, jax.ShapeDtypeStruct((2, *shape), jnp.result_type(float))).shape[1:]
 
 
-@LAYERS.add("convolution", "image")
+@LAYERS.add("convolution", "image", needs="whole")
 def conv(d, shape, out):
     return convolution(d, shape, out)
 
 
-@LAYERS.add("convolution in time", "series")
+@LAYERS.add("convolution in time", "series", needs="whole")
 def conv_in_time(d, shape, out):
     return convolution(d, shape, out)
 
 
-@LAYERS.add("convolution that keeps the shape", "image", keeps=True)
+@LAYERS.add("convolution that keeps the shape", "image", keeps=True, needs="whole")
 def conv_same(d, shape, out):
     return convolution(d, shape, out, plain=True, groups=1)
 
 
-@LAYERS.add("depthwise convolution", "image")
+@LAYERS.add("depthwise convolution", "image", needs="whole")
 def depthwise(d, shape, out):
     return convolution(d, shape, shape[-1], groups=shape[-1])
 
 
-@LAYERS.add("convolution in batch groups", "image", keeps=True)
+@LAYERS.add("convolution in batch groups", "image", keeps=True, needs="whole")
 def batch_groups(d, shape, out):
     """Each group of output channels reads a version of its own of every example."""
     groups = d.one_of([g for g in (2, 3, 1) if out % g == 0])
@@ -864,7 +864,7 @@ def batch_groups(d, shape, out):
     return convolved, (*shape[:-1], out)
 
 
-@LAYERS.add("transposed convolution", "image")
+@LAYERS.add("transposed convolution", "image", needs="whole")
 def transposed_convolution(d, shape, out):
     strides, turned = (d.whole(1, 2), d.whole(1, 2)), d.chance()
     padding = d.one_of(["SAME", "VALID", [(0, 1), (1, 0)]])
@@ -886,7 +886,7 @@ def transposed_convolution(d, shape, out):
     return convolved, shape_after(d, convolved, shape)
 
 
-@LAYERS.add("one kernel in convolutions of different groups", "image")
+@LAYERS.add("one kernel in convolutions of different groups", "image", needs="whole")
 def regrouped(d, shape, out):
     """The same leaf in a convolution of one group and in one of two; one bias for both."""
     w, b = weight(d, 2, 2, 2, 4), weight(d, 4)
@@ -907,7 +907,7 @@ def regrouped(d, shape, out):
     return convolved, (*shape[:-1], 4)
 
 
-@LAYERS.add("kernels from the example", "image")
+@LAYERS.add("kernels from the example", "image", needs="whole")
 def dynamic_convolution(d, shape, out):
     w = weight(d, shape[-1], 2, 2, shape[-1], out)
 
@@ -919,7 +919,7 @@ def dynamic_convolution(d, shape, out):
     return lambda p, h: jax.vmap(functools.partial(one, p))(h), (*shape[:-1], out)
 
 
-@LAYERS.add("weight as the image", "image")
+@LAYERS.add("weight as the image", "image", needs="whole")
 def correlation(d, shape, out):
     """The example is the kernel, the weight what it slides over."""
     w = weight(d, out, shape[0] + 1, shape[1] + 1, shape[2])
@@ -934,7 +934,7 @@ def correlation(d, shape, out):
     return lambda p, h: jax.vmap(functools.partial(one, p))(h), (2, 2, out)
 
 
-@LAYERS.add("convolution by patches", "image", keeps=True)
+@LAYERS.add("convolution by patches", "image", keeps=True, needs="whole")
 def patches(d, shape, out):
     w = weight(d, shape[-1] * 4, out)
 
@@ -967,7 +967,7 @@ def pooling(d, shape, out):
     return pooled, shape_after(d, pooled, shape)
 
 
-@LAYERS.add("flax convolution", "image")
+@LAYERS.add("flax convolution", "image", needs="whole")
 def flax_conv(d, shape, out):
     module = nn.Conv(
         out,
@@ -980,7 +980,7 @@ def flax_conv(d, shape, out):
     return made, shape_after(d, made, shape)
 
 
-@LAYERS.add("flax transposed convolution", "image")
+@LAYERS.add("flax transposed convolution", "image", needs="whole")
 def flax_transposed(d, shape, out):
     made = of_flax(d, nn.ConvTranspose(out, (2, 2), strides=(2, 1), transpose_kernel=d.chance()), shape)
     return made, shape_after(d, made, shape)
@@ -1086,7 +1086,11 @@ def converted(d: Draw, shape: Shape, kind: str, before: str) -> tuple[Layer, Sha
                 return (h * p[name][..., None]).sum(axes)
             if how == "last":
                 return h[(slice(None), *(-1 for _ in axes))]
-            return {"mean": h.mean, "sum": h.sum, "largest": (h + noise).max}[how](axes)
+            if how == "largest":
+                # Not by `max`: its derivative looks for the value again, which XLA may have rounded otherwise.
+                h = (h + noise).reshape(len(h), -1, h.shape[-1])
+                return jnp.take_along_axis(h, h.argmax(1, keepdims=True), 1)[:, 0]
+            return h.mean(axes) if how == "mean" else h.sum(axes)
 
         return pooled, shape[-1:]
     if before == "vector":

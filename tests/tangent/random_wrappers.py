@@ -156,23 +156,22 @@ def cond_on_a_parameter(d, shape, kind):
 
 @WRAPPERS.add("cond on the example")
 def cond_on_the_example(d, shape, kind):
-    (f, _, _), (g, out, _) = within(d, shape, kind, keeps=True), within(d, shape, kind, keeps=True)
+    (f, _, _), (g, out, _) = (
+        within(d, shape, kind, keeps=True, avoid="whole"),
+        within(d, shape, kind, keeps=True, avoid="whole"),
+    )
     noise = d.constant()
-
-    def branched(p, example):
-        return lax.cond(jnp.sum(example) > 0.1 * noise, one(functools.partial(f, p).func), one(g), p, example)
 
     def apart(p, example):
         return lax.cond(jnp.sum(example) > 0.1 * noise, one(f), one(g), p, example)
 
-    del branched
     mapped = d.chance()
     return lambda p, h: jax.vmap(apart, (None, 0))(p, h) if mapped else lax.map(functools.partial(apart, p), h), out
 
 
 @WRAPPERS.add("switch on the example")
 def switch_on_the_example(d, shape, kind):
-    parts = [within(d, shape, kind, keeps=True) for _ in range(3)]
+    parts = [within(d, shape, kind, keeps=True, avoid="whole") for _ in range(3)]
     noise = d.constant()
 
     def branched(p, example):
