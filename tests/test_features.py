@@ -261,7 +261,7 @@ def test_the_kernel_of_a_network_is_held_where_its_entries_are_normal(scale, hel
 
     x = np.random.default_rng(0).standard_normal((300, 5)).astype(np.float32)
     operator = ntk_operator(linear, jnp.zeros(5), x)
-    known = TangentKernel(product, operator.in_structure(), operator.apply_fn, operator.params, operator.x)
+    known = TangentKernel(product, operator.in_structure(), operator.program, operator.given, operator.x)
     feats = features.from_operator(known, np.ones(300), top=2)
     jax.effects_barrier()
     assert (not made) == held

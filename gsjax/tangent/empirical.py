@@ -17,12 +17,13 @@ from gsjax import _check
 from gsjax.tangent import blocks
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
+from gsjax.tangent.explain import warn_if_slow
 from gsjax.tangent.factors import Given, factors, plan
 from gsjax.tangent.gradients import Gradients, gradients
 from gsjax.tangent.products import leaves, ordinary
-from gsjax.tangent.programs import digest
+from gsjax.tangent.programs import digest, shaped
 
-__all__ = ["METHODS", "ntk", "ntrf"]
+__all__ = ["METHODS", "given_by", "kernel", "ntk", "ntrf"]
 
 METHODS = ("auto", "structured", "jacobian")
 
@@ -56,7 +57,7 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     x = check_examples("x", x)
     outputs, n = check_call(apply_fn, params, x, "x"), len(x)
     found = gradients(apply_fn, params, x)
-    given = _given(found, params)
+    given = given_by(found, params)
     run = _compiled if _check.is_concrete(given, x) else _inline
     everything = plan(found, ordinary(found), n, n)
     return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *outputs, -1)
@@ -115,7 +116,7 @@ def ntk(
     [[5.0, 11.0], [11.0, 25.0]]
     """
     x1 = check_examples("x1", x1)
-    outputs = check_call(apply_fn, params, x1, "x1")
+    check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
         x2 = check_examples("x2", x2)
         same = x2.shape[1:] == x1.shape[1:]
@@ -123,9 +124,6 @@ def ntk(
         check_call(apply_fn, params, x2, "x2")
         kind = jnp.promote_types(x1.dtype, x2.dtype)
         x1, x2 = x1.astype(kind), x2.astype(kind)
-    found = gradients(apply_fn, params, x1)
-    given = _given(found, params)
-    traced = not _check.is_concrete(given, x1, x2)
     known = isinstance(method, str) and method in METHODS
     _check.require(known, "method", f"one of {METHODS}", repr(method))
     batch_size = None if batch_size is None else _check.whole("batch_size", batch_size, least=1)
@@ -133,32 +131,58 @@ def ntk(
     _check.require(is_mesh, "mesh", "a jax.sharding.Mesh or None", type(mesh).__name__)
     is_folder = cache is None or isinstance(cache, str | os.PathLike)
     _check.require(is_folder, "cache", "a folder or None", type(cache).__name__)
-    _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
     _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
+    found = gradients(apply_fn, params, x1)
+    given = given_by(found, params)
+    traced = not _check.is_concrete(given, x1, x2)
+    _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
+    return kernel(found, given, x1, x2, method=method, batch_size=batch_size, mesh=mesh, cache=cache, params=params)
 
+
+def kernel(
+    found: Gradients,
+    given: Given,
+    x1: Array,
+    x2: Array | None = None,
+    *,
+    method: str = "auto",
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    cache: str | os.PathLike[str] | None = None,
+    params: PyTree = None,
+) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
+    """The kernel from the program of gradients and what this is given; `params` names leaves in a warning.
+
+    Everything else is as in `ntk`, and has been checked.
+    """
+    outputs = shaped(found.cotangent).shape
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
     plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
-        batch_size = max(1, min(_BLOCK // plan_of(n, m or n).numbers, math.isqrt(_BLOCK) // k))
+        batch_size = max(1, min(_BLOCK // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
     best = plan_of(grid.size, grid.width)
+    if method != "jacobian" and params is not None:
+        warn_if_slow(best, params, n, m or n)
 
+    traced = not _check.is_concrete(given, x1, x2)
     run = _inline if traced else _compiled
     if mesh is not None:
-        kernel = run(blocks.over_devices, best, grid, mesh)(given, x1, x2)
+        matrix = run(blocks.over_devices, best, grid, mesh)(given, x1, x2)
     elif traced or (len(grid.pairs()) == 1 and cache is None):
-        kernel = run(blocks.in_one_program, best, grid)(given, x1, x2)
+        matrix = run(blocks.in_one_program, best, grid)(given, x1, x2)
     else:
         kept = None
         if cache is not None:
             kept = Blocks(cache, digest("cache", found.program, *given, x1, x2, method, grid))
-        kernel = blocks.in_steps(best, grid, given, x1, x2, kept)
-    return kernel.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else kernel
+        matrix = blocks.in_steps(best, grid, given, x1, x2, kept)
+    return matrix.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else matrix
 
 
-def _given(found: Gradients, params: PyTree) -> Given:
+def given_by(found: Gradients, params: PyTree) -> Given:
+    """What the program of gradients is given beside an example and a cotangent."""
     return found.consts, [jnp.asarray(leaf) for leaf in jax.tree.leaves(trainable(params)[0])]
 
 

@@ -27,7 +27,7 @@ from jax.extend.core import Var
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from gsjax.tangent.gradients import Gradients
-from gsjax.tangent.products import Leaf, Product
+from gsjax.tangent.products import Leaf, Product, Sum
 from gsjax.tangent.programs import Program, evaluate, shaped
 
 __all__ = ["Factors", "Given", "Gram", "Group", "Plan", "contract", "factors", "plan"]
@@ -54,8 +54,10 @@ class Group(NamedTuple):
 
     leaf: int
     products: tuple[Product, ...]
+    alike: bool
     by_gram: bool  # contracted as Gram matrices, else as gradients
     dtype: Any  # of the sums
+    work: int  # multiplications
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,13 +90,15 @@ def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan
 
     groups, numbers = [], 0
     for number, leaf in enumerate(how):
-        for products in leaf.groups or ():
-            cost, numbers_of = _costs(products, k, rows, columns)
-            by_gram = cost[0] <= cost[1]
+        for part in leaf.sums or ():
+            products = part.products
+            cost, numbers_of = _costs(part, k, rows, columns)
+            by_gram = part.alike and cost[0] <= cost[1]
             numbers += numbers_of[0 if by_gram else 1]
             kinds = (shaped(atom).dtype for product in products for atom in _factors_of(product))
-            groups.append(Group(number, tuple(products), by_gram, functools.reduce(jnp.promote_types, kinds, dtype)))
-    rest = [number for number, leaf in enumerate(how) if leaf.groups is None]
+            kind = functools.reduce(jnp.promote_types, kinds, dtype)
+            groups.append(Group(number, tuple(products), part.alike, by_gram, kind, cost[0 if by_gram else 1]))
+    rest = [number for number, leaf in enumerate(how) if leaf.sums is None]
     if not groups and not rest:
         rest = [0]  # for the zeros of which the kernel then is made
     numbers += k * sum(shaped(variables[number]).size for number in rest)
@@ -105,17 +109,18 @@ def _factors_of(product: Product) -> list[Any]:
     return [product.g] if product.embeds else [product.h, product.g]
 
 
-def _costs(products: Sequence[Product], k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
     """Multiplications by Gram matrices and by gradients, and how many numbers either holds of an example."""
+    pairs, products = rows * columns, part.products
     positions = sum(product.sizes[0] for product in products)
     _, groups, fan_in, fan_out = products[0].sizes
     embeds = products[0].embeds
-    pairs, outer = rows * columns, groups * fan_in * fan_out
+    size = groups * fan_in * fan_out
     by_gram = pairs * positions**2 * groups * ((1 if embeds else fan_in) + k**2 * fan_out)
-    forming = (rows + columns) * k * positions * (fan_out if embeds else outer)
+    forming = sum(math.prod(product.sizes) // (product.sizes[2] if product.embeds else 1) for product in products)
     held = sum(shaped(product.h).size + k * shaped(product.g).size for product in products)
     stacked = positions * groups * ((1 if embeds else fan_in) + k * fan_out)
-    return (by_gram, forming + pairs * k**2 * outer), (held + stacked, held + k * outer)
+    return (by_gram, (rows + columns) * k * forming + pairs * k**2 * size), (held + stacked, held + k * size)
 
 
 def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
@@ -152,8 +157,11 @@ def _gradient(group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]
         pieces = product.inputs(h)
         if product.embeds:
             rows, fan_in = pieces[0][:, 0, 0], product.sizes[2]
-            return jnp.zeros((len(g), fan_in, g.shape[-1]), g.dtype).at[:, rows].add(g[:, :, 0], mode="drop")
-        return jnp.concatenate([_outer(g, piece.astype(group.dtype)) for piece in pieces], axis=-1)
+            table = jnp.zeros((len(g), fan_in, g.shape[-1]), g.dtype).at[:, rows].add(g[:, :, 0], mode="drop")
+            formed = table.swapaxes(1, 2)[:, None]
+        else:
+            formed = jnp.concatenate([_outer(g, piece.astype(group.dtype)) for piece in pieces], axis=-1)
+        return formed if group.alike else jax.vmap(product.placed)(formed)
 
     return _sum(map(one, group.products, inputs, cotangents))
 

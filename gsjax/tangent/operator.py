@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
-from gsjax.tangent.calls import ApplyFn, check_call, check_examples, hashable, trainable
-from gsjax.tangent.empirical import ntk
+from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
+from gsjax.tangent.empirical import given_by, kernel
+from gsjax.tangent.factors import Given
+from gsjax.tangent.gradients import Gradients, gradients
+from gsjax.tangent.programs import Program, inline, like, run
 
 __all__ = ["TangentKernel", "ntk_operator"]
 
@@ -21,23 +26,23 @@ __all__ = ["TangentKernel", "ntk_operator"]
 class TangentKernel(lx.FunctionLinearOperator):
     """What `ntk_operator` returns: an operator that knows its network, and so a cheaper way to its matrix."""
 
-    apply_fn: ApplyFn = eqx.field(static=True)
-    params: PyTree
+    program: Program = eqx.field(static=True)
+    given: Given
     x: Array
 
     def __init__(
-        self, product: Callable[[Array], Array], structure: PyTree, apply_fn: ApplyFn, params: PyTree, x: Array
+        self, product: Callable[[Array], Array], structure: PyTree, program: Program, given: Given, x: Array
     ) -> None:
         # What the product closes over are leaves of a Partial already. Converted, it would be a new function, hence
         # a new program, for every operator.
         super().__init__(product, structure, (lx.symmetric_tag, lx.positive_semidefinite_tag), closure_convert=False)
-        self.apply_fn, self.params, self.x = apply_fn, params, x
+        self.program, self.given, self.x = program, given, x
 
     def as_matrix(self) -> Float[Array, "m m"]:
         """The kernel by `ntk`, at a few products' cost instead of n; of outputs `(n, k)` as the matrix `(n k, n k)`."""
-        kernel = ntk(self.apply_fn, self.params, self.x)
-        size = kernel.shape[0] * (kernel.shape[2] if kernel.ndim == 4 else 1)
-        return kernel.swapaxes(1, 2).reshape(size, size) if kernel.ndim == 4 else kernel
+        found = kernel(Gradients(self.program, tuple(self.given[0])), self.given, self.x)
+        size = found.shape[0] * (found.shape[2] if found.ndim == 4 else 1)
+        return found.swapaxes(1, 2).reshape(size, size) if found.ndim == 4 else found
 
 
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> TangentKernel:
@@ -71,30 +76,75 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     >>> ntk_operator(linear, jnp.zeros(2), jnp.array([[1.0, 2.0], [3.0, 4.0]])).mv(jnp.array([1.0, 0.0])).tolist()
     [5.0, 11.0]
     """
-    apply_fn, x = hashable(apply_fn), check_examples("x", x)
+    x = check_examples("x", x)
     check_call(apply_fn, params, x, "x")
-    structure = jax.eval_shape(apply_fn, params, x)
-    pushforward = jax.jit(_linearise, static_argnums=0)(apply_fn, params, x)
-    return TangentKernel(Partial(_product(), pushforward, trainable(params)[0]), structure, apply_fn, params, x)
+    output, pullback = _pullback(apply_fn, params, x)
+    found = gradients(apply_fn, params, x)
+    return TangentKernel(Partial(_Product(output), pullback), output, found.program, given_by(found, params), x)
 
 
-def _linearise(apply_fn: ApplyFn, params: PyTree, x: Array) -> Callable[[PyTree], Array]:
-    """`Phi`, as a function of directions in parameter space."""
-    variables, rebuild = trainable(params)
-    # Not in the reduced precision that accelerators default to.
-    with jax.default_matmul_precision("highest"):
-        return jax.linearize(lambda variables: apply_fn(rebuild(variables), x), variables)[1]
+@dataclasses.dataclass(frozen=True)
+class _Pull:
+    """`Phi^T` times a vector, from what one pass forwards has left."""
+
+    program: Program
+
+    def __call__(self, consts: list[Array], residuals: list[Array], vector: Array) -> list[Array]:
+        return run(self.program.jaxpr, consts, [*residuals, vector])
+
+
+def _pullback(
+    apply_fn: ApplyFn, params: PyTree, x: Array
+) -> tuple[jax.ShapeDtypeStruct, Callable[[Array], list[Array]]]:
+    """The output's shape, and `Phi^T` as a function of vectors, which holds the activations of every layer."""
+    tree, rebuild = trainable(params)
+    variables, treedef = jax.tree.flatten(tree)
+    held: list[PyTree] = []
+
+    def forwards(variables: list[Array], x: Array) -> tuple[Array, list[Array]]:
+        # Not in the reduced precision that accelerators default to.
+        with jax.default_matmul_precision("highest"):
+            output, pull = jax.vjp(lambda leaves: apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x), variables)
+        residuals, tree = jax.tree.flatten(pull)
+        held[:] = [tree]
+        return output, residuals
+
+    def backwards(residuals: list[Array], vector: Array) -> list[Array]:
+        with jax.default_matmul_precision("highest"):
+            return jax.tree.unflatten(held[0], residuals)(vector)[0]
+
+    forward, (output, residuals) = jax.make_jaxpr(forwards, return_shape=True)(
+        [like(leaf) for leaf in variables], like(x)
+    )
+    backward = jax.make_jaxpr(backwards)(residuals, output)
+    rules = not _check.is_concrete(variables, x, forward.consts, backward.consts)
+    forward, backward = inline(forward, rules=rules), inline(backward, rules=rules)
+    evaluated = _run if rules else jax.jit(_run, static_argnums=0)
+    _, *residuals = evaluated(Program.of(forward.jaxpr, rules=rules), forward.consts, [*map(jnp.asarray, variables), x])
+    return output, Partial(_Pull(Program.of(backward.jaxpr, rules=rules)), backward.consts, residuals)
+
+
+def _run(program: Program, consts: list[Array], given: list[Array]) -> list[Array]:
+    return run(program.jaxpr, consts, given)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Product:
+    """`Phi Phi^T` times a vector of the shape of `output`."""
+
+    output: jax.ShapeDtypeStruct
+
+    def __call__(self, pullback: Callable[[Array], list[Array]], vector: Array) -> Array:
+        expected = f"shape {self.output.shape}, that of the network's output"
+        _check.require(vector.shape == self.output.shape, "vector", expected, f"shape {vector.shape}")
+        return _product()(pullback, vector.astype(self.output.dtype))
 
 
 @functools.cache
 def _product() -> Callable[..., Array]:
     """One jitted function for all operators, so that they share its programs."""
 
-    def product(pushforward: Callable[[PyTree], Array], variables: PyTree, vector: Array) -> Array:
-        output = jax.eval_shape(pushforward, variables)
-        expected = f"shape {output.shape}, that of the network's output"
-        _check.require(vector.shape == output.shape, "vector", expected, f"shape {vector.shape}")
-        (direction,) = jax.linear_transpose(pushforward, variables)(vector.astype(output.dtype))
-        return pushforward(direction)
+    def product(pullback: Callable[[Array], list[Array]], vector: Array) -> Array:
+        return jax.linear_transpose(pullback, vector)(pullback(vector))[0]
 
     return jax.jit(product)

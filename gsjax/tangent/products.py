@@ -23,7 +23,7 @@ from gsjax.tangent.gradients import Gradients
 from gsjax.tangent.programs import Atom, dependent, needed, shaped, value_of
 from gsjax.tangent.terms import Scales, Term, made_by, rearranged, terms
 
-__all__ = ["Leaf", "Product", "leaves", "multiplications", "ordinary"]
+__all__ = ["Leaf", "Product", "Sum", "leaves", "multiplications", "ordinary"]
 
 
 class Product(NamedTuple):
@@ -36,20 +36,28 @@ class Product(NamedTuple):
     cotangents: Callable[[Array], Array]  # g -> (positions, groups, fan_out)
     sizes: tuple[int, int, int, int]  # positions, groups, fan_in, fan_out
     embeds: bool  # the inputs are numbers of rows, of which there are fan_in; this number stands for none of them
+    placed: Callable[[Array], Array]  # (groups, fan_out, fan_in) -> entries of the leaf, zero where there is none
+
+
+class Sum(NamedTuple):
+    """A sum of products."""
+
+    products: list[Product]
+    alike: bool  # in all of them an entry (group, out, in) is the same entry of the leaf
 
 
 class Leaf(NamedTuple):
     """How the gradient by a leaf comes about."""
 
     gradient: Atom  # in the program
-    groups: list[list[Product]] | None  # sums of products; the groups have no entries in common; None: otherwise
+    sums: list[Sum] | None  # of products; no two of them have entries in common; None: it comes about otherwise
     reason: str  # in words
     work: int = 0  # multiplications of an example and output by which products are formed in it
 
     @property
     def structured(self) -> bool:
         """Whether no product is formed example by example: a weight of layers, or one that is added or that scales."""
-        return self.groups is not None or self.work == 0
+        return self.sums is not None or self.work == 0
 
 
 def leaves(found: Gradients) -> list[Leaf]:
@@ -57,7 +65,7 @@ def leaves(found: Gradients) -> list[Leaf]:
     jaxpr = found.program.jaxpr
     made, by_cotangent = made_by(jaxpr), dependent(jaxpr, [found.cotangent])
     how = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
-    products = [product for leaf in how for group in leaf.groups or () for product in group]
+    products = [product for leaf in how for part in leaf.sums or () for product in part.products]
     anyway = {id(eqn) for eqn in needed(jaxpr, [atom for product in products for atom in (product.h, product.g)])}
 
     by_either = dependent(jaxpr, [found.example, found.cotangent])
@@ -72,7 +80,7 @@ def leaves(found: Gradients) -> list[Leaf]:
         )
         return leaf._replace(work=work, reason=leaf.reason if work else "added, or a scale")
 
-    return [with_work(leaf) if leaf.groups is None else leaf for leaf in how]
+    return [with_work(leaf) if leaf.sums is None else leaf for leaf in how]
 
 
 def ordinary(found: Gradients) -> list[Leaf]:
@@ -109,12 +117,12 @@ def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> 
     kinds: dict[Hashable, list[Term]] = {}
     for term in found.products:
         kinds.setdefault(_form(term, by_cotangent), []).append(term)
-    groups = list(kinds.values())
-    if len(groups) > 1 and not _disjoint([group[0] for group in groups]):
-        return Leaf(gradient, None, "it is used in products of different forms")
     counts = Counter(term.product.primitive.name for term in found.products)
     reason = ", ".join(name if count == 1 else f"{count} {name}" for name, count in counts.items())
-    return Leaf(gradient, [[_product(term, by_cotangent) for term in group] for group in groups], reason)
+    parts = list(kinds.values())
+    alike = len(parts) == 1 or _disjoint([part[0] for part in parts])
+    parts = parts if alike else [found.products]
+    return Leaf(gradient, [Sum([_product(term, by_cotangent) for term in part], alike) for part in parts], reason)
 
 
 def _operands(term: Term) -> tuple[Atom, Atom]:
@@ -157,21 +165,42 @@ def _disjoint(terms: Sequence[Term]) -> bool:
 
 def _product(term: Term, by_cotangent: set[Var]) -> Product:
     eqn = term.product
+    name = eqn.primitive.name
     sides = {
         p.dot_general_p.name: _matrices,
         p.conv_general_dilated_p.name: _patches,
         p.scatter_add_p.name: _rows,
-    }[eqn.primitive.name](eqn)
-    order = (1, 0) if _operands(term)[0] in by_cotangent else (0, 1)
-    inputs, cotangents = (sides[i] for i in order)
+    }[name](eqn)
+    swapped = _operands(term)[0] in by_cotangent
+    inputs, cotangents = sides[::-1] if swapped else sides
 
     def joined(g: Array) -> Array:
         return jnp.concatenate(cotangents.pieces(g), axis=-1)
 
+    def placed(gradient: Array) -> Array:
+        value = gradient if swapped else gradient.swapaxes(1, 2)
+        return rearranged(term, _entries(eqn, value), scaled=False)
+
     positions, groups = cotangents.positions, cotangents.groups
     sizes = positions, groups, inputs.fan, cotangents.fan
-    embeds = eqn.primitive.name == p.scatter_add_p.name
-    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, embeds)
+    embeds = name == p.scatter_add_p.name
+    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, embeds, placed)
+
+
+def _entries(eqn: JaxprEqn, value: Array) -> Array:
+    """The result of a product, from its entries `(groups, fan of the left factor, fan of the right one)`."""
+    out = shaped(eqn.outvars[0])
+    if eqn.primitive.name == p.conv_general_dilated_p.name:
+        batch, feature, *space = eqn.params["dimension_numbers"].out_spec
+        offsets = [out.shape[axis] for axis in space]
+        value = value.reshape(len(value), *offsets, out.shape[batch], -1)
+        value = jnp.moveaxis(value, 0, -2).reshape(*offsets, out.shape[batch], out.shape[feature])
+        return jnp.moveaxis(value, range(value.ndim), (*space, batch, feature))
+    if eqn.primitive.name == p.scatter_add_p.name:
+        [axis] = eqn.params["dimension_numbers"].inserted_window_dims
+        window = [size for number, size in enumerate(out.shape) if number != axis]
+        return jnp.moveaxis(value.reshape(out.shape[axis], *window), 0, axis)
+    return value.reshape(out.shape)
 
 
 class _Side(NamedTuple):

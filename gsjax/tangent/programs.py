@@ -246,6 +246,12 @@ class _Same:
         return id(self.value)
 
 
+def _is_of_jax(function: Any) -> bool:
+    """Whether it is a function of a module of JAX, such as one that makes random numbers."""
+    name = getattr(function, "__qualname__", "<locals>")
+    return getattr(function, "__module__", "").split(".")[0] == "jax" and "<locals>" not in name
+
+
 def digest(name: str, program: Program, *values: Any) -> str:
     """A checksum of a program and of arrays, the same in every process.
 
@@ -263,6 +269,8 @@ def digest(name: str, program: Program, *values: Any) -> str:
         if isinstance(value, bytes):
             checksum.update(f"{len(value)}:".encode() + value)
             return
+        if callable(value) and _is_of_jax(value):
+            value = f"{value.__module__}.{value.__qualname__} of {jax.__version__}"
         text = repr(value)
         opaque = isinstance(value, _Same) or " at 0x" in text or callable(value)
         got = f"{type(value).__name__}"

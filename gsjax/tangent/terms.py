@@ -29,6 +29,8 @@ _MOVES = (*_MOVES, p.reduce_sum_p.name)  # of axes of one entry, as is the broad
 _COPIES = (p.copy_p.name, p.name_p.name, p.sharding_constraint_p.name)
 
 
+_MANY = 4096  # terms; a sum of sums of one thing could have exponentially many
+
 Moves: TypeAlias = tuple[tuple[JaxprEqn, int], ...]
 Scales: TypeAlias = tuple[tuple[Atom | float, bool], ...]
 _Followed: TypeAlias = tuple[Atom, Moves, Scales]
@@ -61,6 +63,8 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
     found = Terms([], [], 0, None)
     todo: list[_Followed] = [(of, (), ())]
     while todo:
+        if len(todo) + len(found.products) > _MANY:
+            return found._replace(reason=f"its gradient is a sum of more than {_MANY} terms")
         atom, moves, scales = todo.pop()
         if _is_zero(made, atom):
             continue
@@ -126,10 +130,12 @@ def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
     if math.prod(shaped(atom).shape) == 1:
         return atom if _is_real(atom) else None
     eqn = made.get(atom) if isinstance(atom, Var) else None
-    through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name)
-    if eqn is None or eqn.primitive.name not in through or not _is_real(eqn.invars[0]):
+    if eqn is None or not eqn.invars or not _is_real(eqn.invars[0]):
         return None
-    return _scalar(made, eqn.invars[0])
+    widens = eqn.primitive.name == p.convert_element_type_p.name and (
+        jnp.promote_types(shaped(eqn.invars[0]).dtype, shaped(atom).dtype) == shaped(atom).dtype
+    )
+    return _scalar(made, eqn.invars[0]) if widens or eqn.primitive.name == p.broadcast_in_dim_p.name else None
 
 
 def _is_real(atom: Atom) -> bool:
@@ -161,7 +167,7 @@ def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
 def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
     """What becomes of the `value` of a product whose scales, if they count, are literals."""
     for eqn, number in term.moves:
-        args = [value if i == number else _beside(atom) for i, atom in enumerate(eqn.invars)]
+        args = [value if i == number else _beside(atom, value.dtype) for i, atom in enumerate(eqn.invars)]
         [value] = bind(eqn, args)
     for scale, divides in term.scales if scaled else ():
         assert not isinstance(scale, Var)
@@ -170,6 +176,7 @@ def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
     return value
 
 
-def _beside(atom: Atom) -> Any:
+def _beside(atom: Atom, dtype: Any) -> Any:
     """What an operation that moves entries has beside the operand that is followed: zeros, or literals."""
-    return atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
+    beside = atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
+    return jnp.asarray(beside, dtype) if _is_real(atom) else beside

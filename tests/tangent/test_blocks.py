@@ -18,7 +18,7 @@ import pytest
 
 from gsjax import _progress
 from gsjax.networks import MLP
-from gsjax.tangent import ntk, ntk_operator, ntrf
+from gsjax.tangent import blocks, ntk, ntk_operator, ntrf
 from gsjax.tangent.blocks import grid
 from gsjax.tangent.cache import Blocks
 
@@ -215,21 +215,30 @@ def test_refused_combinations(problem, tmp_path):
         ntk(apply_fn, params, x, method="exact")
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
-def test_compiled_once_for_a_network_and_shape(batch_size):
-    traces = 0
+@pytest.mark.parametrize(("batch_size", "program"), [(None, "in_one_program"), (4, "factors")])
+def test_compiled_once_for_networks_of_one_structure(monkeypatch, batch_size, program):
+    """A network is read at every call, and compiled if there has been none like it."""
+    original, compiled = getattr(blocks, program), []
 
-    def apply_fn(w, x):
-        nonlocal traces
-        traces += 1
-        return jnp.tanh(x @ w)
+    def counted(*args):
+        compiled.append(None)
+        return original(*args)
 
+    monkeypatch.setattr(blocks, program, counted)
     x = jax.random.normal(jax.random.key(0), (10, 3))
-    kernel = ntk(apply_fn, jnp.ones(3), x, batch_size=batch_size)
-    first = traces
-    double = ntk(apply_fn, 2 * jnp.ones(3), x, batch_size=batch_size)
-    assert traces == first
-    assert not np.allclose(kernel, double)
+    kernels, counts = [], []
+    for shift in (0.0, 1.0, 2.0):
+
+        def apply_fn(w, x, shift=jnp.full(3, shift)):
+            return jax.nn.gelu(jnp.tanh(x + shift) @ w)
+
+        w = jnp.full(3, 1 + shift)
+        kernels.append(np.asarray(ntk(apply_fn, w, x, batch_size=batch_size)))
+        counts.append(len(compiled))
+        phi = ntrf(apply_fn, w, x)
+        np.testing.assert_allclose(kernels[-1], phi @ phi.T, rtol=1e-5)
+    assert 0 < counts[0] == counts[1] == counts[2]
+    assert not np.allclose(kernels[0], kernels[1])
 
 
 def test_a_network_that_cannot_be_hashed():
