@@ -17,7 +17,7 @@ from gsjax import _check
 from gsjax.tangent import blocks
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
-from gsjax.tangent.explain import warn_if_slow
+from gsjax.tangent.explanation import warn_if_slow
 from gsjax.tangent.factors import Given, factors, plan
 from gsjax.tangent.gradients import Gradients, gradients
 from gsjax.tangent.products import leaves, ordinary
@@ -76,15 +76,16 @@ def ntk(
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The empirical neural tangent kernel Phi(x1) Phi(x2)^T, with Phi of Eq. 2 (Pezeshki et al. 2021).
 
-    A sum over parameters, without a factor. Phi is never formed: what the kernel of a dense or convolutional flax
-    layer contributes is contracted from the layer's inputs and the cotangents of its outputs, all other parameters
-    contribute through their gradients example by example; exact for any network. With `x2=None` the result is
-    symmetric to the last bit.
+    A sum over parameters, without a factor; exact for any function of JAX, of whatever framework. Phi is never formed:
+    the program that computes the gradients is read, and what a weight contributes, be it of a matrix product, a
+    convolution or an embedding, is contracted from what it acts on and the cotangents of what comes out. All other
+    parameters contribute through their gradients example by example; `explain` says which. Numbers are added up in the
+    precision of the parameters, in float32 at least. With `x2=None` the result is symmetric to the last bit.
 
     The peak of memory is the kernel and a few blocks (twice the kernel for outputs `(n, k)`). Several blocks are
     computed in steps that show their progress; under a transformation such as `jax.jit`, and with `mesh`, in one
-    program. Compiled programs are kept for `apply_fn` if it can be hashed: pass the same function again, e.g.
-    `network.apply`, not a new lambda.
+    program. `apply_fn` is traced at every call, which takes milliseconds, so what it closes over counts as it is then;
+    compiled programs are kept for functions that compute the same, up to the values of arrays that they close over.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
@@ -92,7 +93,7 @@ def ntk(
             nnx and Equinox see the docstring of `gsjax`.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
-        method: "structured" as above; "jacobian" takes all parameters for other ones; "auto" is "structured".
+        method: "structured" as above; "jacobian" forms the gradients by all parameters; "auto" is "structured".
         batch_size: at most so many examples in a block; if None, as many as keep what is computed for a block
             within 2^26 numbers (256 MiB in float32), but at least one.
         mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its rows whole,
@@ -106,9 +107,10 @@ def ntk(
     Raises:
         ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
             parameters; no parameters, or some that are not floating point numbers or not meant to be any; an output of
-            another shape, or one that depends on other examples of the batch; an unknown method; a `batch_size` that is
-            no whole number or below one; a `mesh` that is none; a cache of another kernel, a damaged one, or one asked
-            for under a transformation or with a mesh.
+            another shape, or one that depends on other examples of the batch; a function that has no derivative in
+            reverse mode; an unknown method; a `batch_size` that is no whole number or below one; a `mesh` that is none;
+            a cache of another kernel, a damaged one, one asked for under a transformation or with a mesh, or one of a
+            network that calls functions of Python.
 
     >>> def linear(w, x):
     ...     return x @ w

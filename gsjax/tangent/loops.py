@@ -18,7 +18,7 @@ from jax.extend.core import primitives as p
 from jaxtyping import Array
 
 from gsjax.tangent.programs import Atom, evaluate, inline, retraced, shaped
-from gsjax.tangent.terms import Term, Terms, made_by, rearranged, terms
+from gsjax.tangent.terms import Term, Terms, is_zero, made_by, rearranged, terms
 
 __all__ = ["out_of_loops"]
 
@@ -49,7 +49,9 @@ def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[
     def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
         if id(eqn) not in opened:
             return None
-        return (_scan if eqn.primitive.name == p.scan_p.name else _cond)(eqn, opened[id(eqn)], args)
+        if eqn.primitive.name == p.cond_p.name:
+            return _cond(eqn, opened[id(eqn)], args)
+        return _scan(eqn, opened[id(eqn)], args, [is_zero(made, atom) for atom in eqn.invars])
 
     return retraced(closed, instead)
 
@@ -103,7 +105,7 @@ def _factors(found: Iterable[Term]) -> list[Var]:
     return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var)))
 
 
-def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
+def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any], zero: list[bool]) -> list[Any]:
     consts, carries = eqn.params["num_consts"], eqn.params["num_carry"]
     [body], jaxpr = opened.bodies, opened.bodies[0].jaxpr
     outputs = {number: found for number, [found] in opened.outputs.items()}
@@ -125,10 +127,10 @@ def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
     stacks = dict(zip(factors, ys[len(stacked) :], strict=True))
     for number, found in outputs.items():
         if number < carries:
-            total = args[consts + number]
-            for term in found:
-                total = total + rearranged(term, _summed(term.product, stacks)).astype(total.dtype)
-            results[number] = total
+            begin = args[consts + number]
+            parts = [rearranged(term, _summed(term.product, stacks)).astype(begin.dtype) for term in found]
+            parts += [] if zero[consts + number] and parts else [begin]
+            results[number] = sum(parts[1:], parts[0])
         else:
             names = _factors(found)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
-from jax.extend.core import primitives as jaxprs
+from jax.extend.core import primitives as p
 
 from gsjax import _check
 
@@ -43,13 +44,13 @@ Atom: TypeAlias = Var | Literal
 
 # Calls whose operations are as good as those of the caller, and the parameter that holds them.
 _CALLS = {
-    jaxprs.jit_p.name: "jaxpr",
-    jaxprs.remat_p.name: "jaxpr",
-    jaxprs.closed_call_p.name: "call_jaxpr",
-    jaxprs.call_p.name: "call_jaxpr",
+    p.jit_p.name: "jaxpr",
+    p.remat_p.name: "jaxpr",
+    p.closed_call_p.name: "call_jaxpr",
+    p.call_p.name: "call_jaxpr",
 }
 # Calls with rules of their own for derivatives, which matter only if the program is differentiated.
-_RULES = {jaxprs.custom_jvp_call_p.name: "call_jaxpr", jaxprs.custom_vjp_call_p.name: "call_jaxpr"}
+_RULES = {p.custom_jvp_call_p.name: "call_jaxpr", p.custom_vjp_call_p.name: "call_jaxpr"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -161,13 +162,35 @@ def shaped(atom: Atom) -> ShapedArray:
     return cast(ShapedArray, atom.aval)
 
 
-def dependent(jaxpr: Jaxpr, inputs: Collection[Var]) -> set[Var]:
-    """All variables of a program that depend on one of `inputs`."""
-    found = set(inputs)
+def dependent(jaxpr: Jaxpr, inputs: Iterable[Atom]) -> set[Var]:
+    """All variables of a program that depend on one of `inputs`; of loops and branches, output by output."""
+    found = {atom for atom in inputs if isinstance(atom, Var)}
     for eqn in jaxpr.eqns:
-        if any(isinstance(atom, Var) and atom in found for atom in eqn.invars):
-            found.update(eqn.outvars)
+        given = [isinstance(atom, Var) and atom in found for atom in eqn.invars]
+        if any(given):
+            found.update(itertools.compress(eqn.outvars, _passed_on(eqn, given)))
     return found
+
+
+def _passed_on(eqn: JaxprEqn, given: list[bool]) -> list[bool]:
+    """Which outputs of an operation depend on the inputs that are marked."""
+
+    def within(jaxpr: Jaxpr, given: list[bool]) -> list[bool]:
+        found = dependent(jaxpr, itertools.compress(jaxpr.invars, given))
+        return [isinstance(atom, Var) and atom in found for atom in jaxpr.outvars]
+
+    if eqn.primitive.name == p.scan_p.name:
+        first, carries = eqn.params["num_consts"], eqn.params["num_carry"]
+        while True:
+            out = within(eqn.params["jaxpr"].jaxpr, given)
+            more = [a or b for a, b in zip(given[first:], out[:carries], strict=False)]
+            if given[first : first + carries] == more:
+                return out
+            given = [*given[:first], *more, *given[first + carries :]]
+    if eqn.primitive.name == p.cond_p.name and not given[0]:
+        out = (within(branch.jaxpr, given[1:]) for branch in eqn.params["branches"])
+        return list(map(any, zip(*out, strict=True)))
+    return [True] * len(eqn.outvars)
 
 
 def structure(jaxpr: Jaxpr, *, rules: bool) -> Hashable:

@@ -19,7 +19,7 @@ from jaxtyping import Array
 
 from gsjax.tangent.programs import Atom, bind, shaped
 
-__all__ = ["LOOPS", "Term", "Terms", "made_by", "rearranged", "terms"]
+__all__ = ["LOOPS", "Term", "Terms", "is_zero", "made_by", "rearranged", "terms"]
 
 PRODUCTS = (p.dot_general_p.name, p.conv_general_dilated_p.name, p.scatter_add_p.name)
 LOOPS = (p.scan_p.name, p.cond_p.name)
@@ -66,7 +66,7 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
         if len(todo) + len(found.products) > _MANY:
             return found._replace(reason=f"its gradient is a sum of more than {_MANY} terms")
         atom, moves, scales = todo.pop()
-        if _is_zero(made, atom):
+        if is_zero(made, atom):
             continue
         eqn = made.get(atom) if isinstance(atom, Var) else None
         if atom is apart_from and not moves and not scales:
@@ -107,22 +107,23 @@ def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales
             scale = _scalar(made, operands[1 - number])
             if scale is not None and shaped(operands[number]).shape == shape:
                 return [(operands[number], moves, ((scale, name == p.div_p.name), *scales))]
-    if name == p.pad_p.name and _is_zero(made, operands[1]) and np.min(eqn.params["padding_config"], initial=0) >= 0:
+    if name == p.pad_p.name and is_zero(made, operands[1]) and np.min(eqn.params["padding_config"], initial=0) >= 0:
         return [(operands[0], ((eqn, 0), *moves), scales)]
     if name == p.concatenate_p.name:
         return [(operand, ((eqn, number), *moves), scales) for number, operand in enumerate(operands)]
     fixed = all(isinstance(start, Literal) for start in operands[2:])
-    if name == p.dynamic_update_slice_p.name and _is_zero(made, operands[0]) and fixed:
+    if name == p.dynamic_update_slice_p.name and is_zero(made, operands[0]) and fixed:
         return [(operands[1], ((eqn, 1), *moves), scales)]
     return f"its gradient comes from {name}"
 
 
-def _is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
+def is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
+    """Whether all entries can be seen to be zero."""
     if isinstance(atom, Literal):
         return not np.any(atom.val)
     eqn = made.get(atom)
     through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name, p.reshape_p.name, p.transpose_p.name)
-    return eqn is not None and eqn.primitive.name in through and _is_zero(made, eqn.invars[0])
+    return eqn is not None and eqn.primitive.name in through and is_zero(made, eqn.invars[0])
 
 
 def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
@@ -154,7 +155,7 @@ def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
         [axis] = numbers.inserted_window_dims if len(numbers.inserted_window_dims) == 1 else [None]
         window = tuple(shaped(updates).shape[d] for d in numbers.update_window_dims)
         rows = (
-            _is_zero(made, operand)
+            is_zero(made, operand)
             and tuple(numbers.scatter_dims_to_operand_dims) == (axis,)
             and not numbers.operand_batching_dims
             and shaped(indices).shape[-1:] == (1,)

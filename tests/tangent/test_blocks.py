@@ -228,11 +228,11 @@ def test_compiled_once_for_networks_of_one_structure(monkeypatch, batch_size, pr
     x = jax.random.normal(jax.random.key(0), (10, 3))
     kernels, counts = [], []
     for shift in (0.0, 1.0, 2.0):
+        w, constant = jnp.full(3, 1 + shift), jnp.full(3, shift)
 
-        def apply_fn(w, x, shift=jnp.full(3, shift)):
-            return jax.nn.gelu(jnp.tanh(x + shift) @ w)
+        def apply_fn(w, x, constant=constant):
+            return jax.nn.gelu(jnp.tanh(x + constant) @ w)
 
-        w = jnp.full(3, 1 + shift)
         kernels.append(np.asarray(ntk(apply_fn, w, x, batch_size=batch_size)))
         counts.append(len(compiled))
         phi = ntrf(apply_fn, w, x)
