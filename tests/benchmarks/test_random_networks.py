@@ -21,8 +21,9 @@ FIRST = 1000  # others than in tests/tangent
 
 
 def run(first: int) -> str:
-    # Nearly all the time goes into compilation.
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    # Nearly all the time goes into compilation, which these make three times as fast.
+    faster = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {faster}".strip()
     environment = {**os.environ, "XLA_FLAGS": flags, "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", "-m", "tests.tangent.random_networks", str(first), str(first + AT_ONCE)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout

@@ -771,7 +771,7 @@ def convolution(d: Draw, shape, out, *, plain=False, groups=None):
         padding = [(k // 2, k - 1 - k // 2) for k in kernel]
     else:
         strides, rhs = [d.whole(1, 2) for _ in spatial], [d.whole(1, 2) for _ in spatial]
-        lhs = [d.whole(1, 2) if d.chance(0.4) else 1 for _ in spatial]
+        lhs = [d.whole(1, 2) if d.chance(0.8) else 1 for _ in spatial]
         padding, fits = [], []
         for size, k, dilation, spread in zip(spatial, kernel, rhs, lhs, strict=True):
             pads = (d.whole(-1, 2), d.whole(-1, 2))

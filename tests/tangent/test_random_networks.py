@@ -19,7 +19,7 @@ SINGLE = range(200, 206)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_way_to_the_kernel_is_the_gram_matrix_of_the_derivatives(seed):
     with jax.enable_x64(True):
-        assert faults(draw(seed)) == []
+        assert faults(draw(seed), further="one" if seed % 3 == seed // 3 % 3 else "no") == []
 
 
 def test_all_pieces_occur():
