@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,10 @@ def drawn(tree, seed=0):
 
 def initial(module, x, **kwargs):
     return drawn(jax.eval_shape(functools.partial(module.init, **kwargs), jax.random.key(0), x))["params"]
+
+
+def applied(module: Any, params, x, **kwargs):
+    return module.apply({"params": params}, x, **kwargs)
 
 
 def features(apply_fn, params, x):
@@ -137,9 +142,9 @@ def test_interceptors_inside_the_network(layer, interceptor):
 
         def apply_fn(params, x):
             with nn.intercept_methods(functools.partial(interceptor, params)):
-                h = module.apply({"params": params["layer"]}, x)
+                h = applied(module, params["layer"], x)
             h = jnp.tanh(h.reshape(len(h), -1) / 4)
-            return h @ jnp.resize(params["out"], h.shape[1])
+            return h @ jnp.resize(params["out"], (h.shape[1],))
 
         check(apply_fn, params, x)
 
@@ -155,7 +160,7 @@ def test_interceptors_within_one_another_and_around_the_call():
                 nn.intercept_methods(functools.partial(times_three, params)),
                 nn.intercept_methods(functools.partial(squared_inputs, params)),
             ):
-                return jnp.tanh(module.apply({"params": params["layer"]}, x) / 50)
+                return jnp.tanh(applied(module, params["layer"], x) / 50)
 
         check(apply_fn, params, x)
         with nn.intercept_methods(functools.partial(times_three, None)):
@@ -169,7 +174,7 @@ def test_a_dense_layer_of_thrice_its_output():
 
     def tripled(params, x):
         with nn.intercept_methods(functools.partial(times_three, None)):
-            return module.apply(params, x)[:, 0]
+            return applied(module, params["params"], x)[:, 0]
 
     np.testing.assert_allclose(ntk(tripled, params, x), 9 * (x @ x.T + 1), rtol=1e-5)
 
@@ -191,14 +196,14 @@ def grouped_bias(p, x):
 
 def flax_grouped_bias(p, x):
     one, three = nn.Conv(3, (1, 1)), nn.Conv(3, (2, 2), feature_group_count=3)
-    h = jnp.tanh(one.apply({"params": {"kernel": p["k1"], "bias": p["b"]}}, x))
-    return jnp.tanh(three.apply({"params": {"kernel": p["k3"], "bias": p["b"]}}, h)).sum((1, 2))
+    h = jnp.tanh(applied(one, {"kernel": p["k1"], "bias": p["b"]}, x))
+    return jnp.tanh(applied(three, {"kernel": p["k3"], "bias": p["b"]}, h)).sum((1, 2))
 
 
 def both_orders_of_axes(p, x):
     h = jnp.tanh(x[:, 0] @ p["w"])
-    first = nn.DenseGeneral(3, axis=(-2, -1), use_bias=False).apply({"params": {"kernel": p["cube"]}}, h)
-    second = nn.DenseGeneral(3, axis=(-1, -2), use_bias=False).apply({"params": {"kernel": p["cube"]}}, h)
+    first = applied(nn.DenseGeneral(3, axis=(-2, -1), use_bias=False), {"kernel": p["cube"]}, h)
+    second = applied(nn.DenseGeneral(3, axis=(-1, -2), use_bias=False), {"kernel": p["cube"]}, h)
     return jnp.tanh(first) * second
 
 
@@ -250,8 +255,8 @@ def layouts(p, x):
 def embedding_and_read_out(p, x):
     ids = jnp.floor(3 * x[:, 0, :, 0]).astype(int) % 3
     embed = nn.Embed(3, 3)
-    variables = {"params": {"embedding": p["w"]}}
-    return embed.apply(variables, jnp.tanh(embed.apply(variables, ids).mean(1)), method="attend")
+    table = {"embedding": p["w"]}
+    return applied(embed, table, jnp.tanh(applied(embed, table, ids).mean(1)), method="attend")
 
 
 def bias_and_kernel(p, x):
@@ -307,7 +312,7 @@ def test_one_parameter_in_different_forms(apply_fn):
 
 
 def dense_after_fft(p, x):
-    return jnp.abs(nn.Dense(3).apply({"params": {"kernel": p["w"], "bias": p["b"]}}, jnp.fft.fft(x)))
+    return jnp.abs(applied(nn.Dense(3), {"kernel": p["w"], "bias": p["b"]}, jnp.fft.fft(x)))
 
 
 def real_part(p, x):
@@ -395,7 +400,7 @@ class Narrow(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        options = {"dtype": self.dtype}
+        options: Any = {"dtype": self.dtype}
         if self.layer == "dense":
             h = nn.Dense(16, **options)(x.reshape(len(x), -1))
         elif self.layer == "deep":
@@ -558,7 +563,7 @@ def in_a_custom_rule():
 
 def in_statistics():
     """A normalisation closed over, then trained."""
-    layer = nn.BatchNorm(use_running_average=True, use_bias=False, use_scale=False, epsilon=0.0)
+    layer: Any = nn.BatchNorm(use_running_average=True, use_bias=False, use_scale=False, epsilon=0.0)
     kept = {"batch_stats": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}
 
     def train(scale):
@@ -791,7 +796,7 @@ def widened_by_a_constant(w, x):
 
 
 def of_a_linear_layer(w, x):
-    return jnp.tanh(nn.Dense(2).apply({"params": {"kernel": jnp.outer(w, w[:2]), "bias": w[:2]}}, x)).sum(1)
+    return jnp.tanh(applied(nn.Dense(2), {"kernel": jnp.outer(w, w[:2]), "bias": w[:2]}, x)).sum(1)
 
 
 NARROWER = [widened, widened_by_a_constant, of_a_linear_layer]
@@ -882,7 +887,8 @@ UNUSED = {
 def test_a_kernel_of_nothing_is_zero(name):
     apply_fn, params = UNUSED[name], {"w": w, "more": [jnp.ones((0, 2)), jnp.ones(())]}
     k = jax.eval_shape(apply_fn, params, x).shape[1:]
-    for options in ({}, {"method": "jacobian"}, {"batch_size": 3}):
+    ways: list[dict[str, Any]] = [{}, {"method": "jacobian"}, {"batch_size": 3}]
+    for options in ways:
         np.testing.assert_array_equal(ntk(apply_fn, params, x, **options), np.zeros((N, N, *k, *k)))
     np.testing.assert_array_equal(ntk(apply_fn, params, x[:2], x), np.zeros((2, N, *k, *k)))
     np.testing.assert_array_equal(jax.jit(lambda p, x: ntk(apply_fn, p, x))(params, x), np.zeros((N, N, *k, *k)))
