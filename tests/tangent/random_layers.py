@@ -801,7 +801,7 @@ def convolution(d: Draw, shape, out, *, plain=False, groups=None):
         d.mark("kernel first")
     size = (out, channels // groups, *kernel) if turned else (*kernel, channels // groups, out)
     w = weight(d, *size)
-    string = not plain and min(min(pads) for pads in padding) >= 0 and max(lhs) == 1 and d.chance(0.3)
+    string = not plain and min(min(pads) for pads in padding) >= 0 and max(lhs) == 1 and d.chance(0.8)
     if string:
         d.mark("padding same")
 
@@ -1073,7 +1073,7 @@ def converted(d: Draw, shape: Shape, kind: str, before: str) -> tuple[Layer, Sha
         return chain_of_tokens(made, then), shape
     if kind == "tokens":
         noise, (flat, (size,)) = d.constant(), converted(d, shape, "vector", before)
-        return lambda p, h: jnp.floor(2 * flat(p, h)[:, :4] + noise).astype(int), (min(size, 4),)
+        return lambda p, h: jnp.floor(5 * flat(p, h)[:, :4] + noise).astype(int), (min(size, 4),)
     if kind == "vector":
         if size_of(shape) <= 12 and d.chance():
             return lambda p, h: h.reshape(len(h), -1), (size_of(shape),)

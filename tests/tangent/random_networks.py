@@ -56,9 +56,9 @@ def draw(seed: int) -> Network:
     d.due = {family: list(pieces)[seed % len(pieces)] for family, pieces in FAMILIES.items()}
     tree, output = d.pick("tree"), d.pick("output")
 
-    kind = d.one_of([*KINDS, LAYERS[d.due["layer"]].kind])
+    kind = LAYERS[d.due["layer"]].kind if d.chance() else d.one_of([*KINDS])
     shape = tuple(d.size() for _ in range(KINDS[kind]))
-    x = d.rng.integers(0, VOCABULARY, (N, *shape)) if kind == "tokens" else d.rng.normal(size=(N, *shape))
+    x = d.rng.integers(-VOCABULARY, VOCABULARY + 3, (N, *shape)) if kind == "tokens" else d.rng.normal(size=(N, *shape))
 
     def identity(p, h):
         return h
