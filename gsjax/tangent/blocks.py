@@ -58,8 +58,8 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
     """All blocks in one compiled loop."""
     symmetric, others = x2 is None, x1 if x2 is None else x2
     pairs = grid.pairs()
-    rows = factors(plan, given, _block(x1, 0, grid.size))
     if len(pairs) == 1:
+        rows = factors(plan, given, x1)
         return symmetrise(contract(rows, rows)) if symmetric else contract(rows, factors(plan, given, others))
 
     def step(carry: tuple[Kernel, Factors], pair: Array) -> tuple[tuple[Kernel, Factors], None]:
@@ -74,7 +74,9 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
         return (_place(grid, kernel, contract(rows, columns), i, j), rows), None
 
     kernel = _empty(plan, grid, given, x1, x2)
-    return lax.scan(step, (kernel, rows), jnp.asarray(pairs))[0][0]
+    like = jax.eval_shape(lambda given, x: factors(plan, given, x), given, x1[: grid.size])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    return lax.scan(step, (kernel, nothing), jnp.asarray(pairs))[0][0]
 
 
 def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:

@@ -27,8 +27,8 @@ __all__ = ["METHODS", "given_by", "kernel", "ntk", "ntrf"]
 
 METHODS = ("auto", "structured", "jacobian")
 
-# How many numbers the factors of a block, or the block itself, may hold: 256 MiB in float32, 512 MiB in float64.
-_BLOCK = 2**26
+# How many numbers the factors of a block may hold, 512 MiB in float32, and the block itself, 256 MiB.
+_FACTORS, _BLOCK = 2**27, 2**26
 
 
 def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Array, "n m"] | Float[Array, "n k m"]:
@@ -95,7 +95,7 @@ def ntk(
         x2: examples, `(n2, ...)`; x1 if None.
         method: "structured" as above; "jacobian" forms the gradients by all parameters; "auto" is "structured".
         batch_size: at most so many examples in a block; if None, as many as keep what is computed for a block
-            within 2^26 numbers (256 MiB in float32), but at least one.
+            within 2^27 numbers (512 MiB in float32), but at least one.
         mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its rows whole,
             without use of the symmetry.
         cache: a folder in which finished blocks are kept. A call with the same arguments after an interruption
@@ -163,7 +163,7 @@ def kernel(
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
     plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
-        batch_size = max(1, min(_BLOCK // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
+        batch_size = max(1, min(_FACTORS // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
     best = plan_of(grid.size, grid.width)
     if method != "jacobian" and params is not None:

@@ -106,7 +106,7 @@ def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan
 
 
 def _factors_of(product: Product) -> list[Any]:
-    return [product.g] if product.embeds else [product.h, product.g]
+    return [product.g] if product.kind == "rows" else [product.h, product.g]
 
 
 def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -114,10 +114,12 @@ def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int],
     pairs, products = rows * columns, part.products
     positions = sum(product.sizes[0] for product in products)
     _, groups, fan_in, fan_out = products[0].sizes
-    embeds = products[0].embeds
+    embeds = products[0].kind == "rows"
     size = groups * fan_in * fan_out
     by_gram = pairs * positions**2 * groups * ((1 if embeds else fan_in) + k**2 * fan_out)
-    forming = sum(math.prod(product.sizes) // (product.sizes[2] if product.embeds else 1) for product in products)
+    forming = sum(
+        math.prod(product.sizes) // (product.sizes[2] if product.kind == "rows" else 1) for product in products
+    )
     held = sum(shaped(product.h).size + k * shaped(product.g).size for product in products)
     stacked = positions * groups * ((1 if embeds else fan_in) + k * fan_out)
     return (by_gram, (rows + columns) * k * forming + pairs * k**2 * size), (held + stacked, held + k * size)
@@ -137,7 +139,7 @@ def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
             h, g = zip(*pairs, strict=True)
             grams.append(Gram(jnp.concatenate(h, axis=1), jnp.concatenate(g, axis=2)))
         else:
-            gradients.append(_each(functools.partial(_gradient, group), inputs[own], cotangents[own]))
+            gradients.append(_formed(group, inputs[own], cotangents[own]))
     rows = [gradient.astype(plan.dtype) for gradient in (*gradients, *rest)]
     return Factors([row.reshape(len(x) * plan.k, -1) for row in rows], grams)
 
@@ -145,25 +147,49 @@ def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
 def _stacked(product: Product, h: Array, g: Array, dtype: Any) -> tuple[Array, Array]:
     """The factors of a product for all examples, `(n, positions, groups, fan_in)` and `(n, k, positions, ...)`."""
     h = jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1)
-    if product.embeds:
+    if product.kind == "rows":
         return h, g * (h < product.sizes[2])[:, None]
     return h.astype(dtype), g
 
 
-def _gradient(group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "k groups out in"]:
-    """Of one example: a sum over positions and products."""
+def _formed(group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "n k ..."]:
+    """The gradients of all examples: sums over positions and products."""
 
     def one(product: Product, h: Array, g: Array) -> Array:
-        pieces = product.inputs(h)
-        if product.embeds:
-            rows, fan_in = pieces[0][:, 0, 0], product.sizes[2]
-            table = jnp.zeros((len(g), fan_in, g.shape[-1]), g.dtype).at[:, rows].add(g[:, :, 0], mode="drop")
-            formed = table.swapaxes(1, 2)[:, None]
+        if product.kind == "windows":
+            formed = _each(functools.partial(_by_windows, product, group.dtype), h, g)
+        elif product.kind == "rows":
+            formed = jax.vmap(functools.partial(_by_rows, product))(h, g)
         else:
-            formed = jnp.concatenate([_outer(g, piece.astype(group.dtype)) for piece in pieces], axis=-1)
-        return formed if group.alike else jax.vmap(product.placed)(formed)
+            formed = _by_matrices(jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1).astype(group.dtype), g)
+        if group.alike:  # the order of entries makes no difference
+            return formed
+        return jax.vmap(jax.vmap(product.placed))(formed.swapaxes(3, 4) if product.kind == "matrices" else formed)
 
     return _sum(map(one, group.products, inputs, cotangents))
+
+
+def _by_windows(product: Product, dtype: Any, h: Array, g: Array) -> Float[Array, "k groups out in"]:
+    """Of one example, whose patches are small enough to stay in the cache of a CPU."""
+    return jnp.concatenate([_outer(g, piece.astype(dtype)) for piece in product.inputs(h)], axis=-1)
+
+
+def _by_rows(product: Product, h: Array, g: Array) -> Float[Array, "k 1 out in"]:
+    """Of one example of an embedding."""
+    [places] = product.inputs(h)
+    table = jnp.zeros((len(g), product.sizes[2], g.shape[-1]), g.dtype)
+    return table.at[:, places[:, 0, 0]].add(g[:, :, 0], mode="drop").swapaxes(1, 2)[:, None]
+
+
+def _by_matrices(
+    h: Float[Array, "n positions groups fan_in"], g: Float[Array, "n k positions groups fan_out"]
+) -> Float[Array, "n k groups in out"]:
+    """Of all examples at once, as one batch of matrix products: axes of one entry would slow them on a CPU."""
+    n, k, positions, groups, fan_out = g.shape
+    left = h.transpose(0, 2, 1, 3).reshape(n * groups, positions, -1)
+    right = g.transpose(0, 3, 2, 1, 4).reshape(n * groups, positions, k * fan_out)
+    formed = jnp.einsum("bpi,bpo->bio", left, right, precision="highest").reshape(n, groups, -1, k, fan_out)
+    return formed.transpose(0, 3, 1, 2, 4)
 
 
 def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.core import JaxprEqn, Literal, Var, jaxprs_in_params
+from jax.extend import core
+from jax.extend.core import JaxprEqn, Var, jaxprs_in_params
 from jax.extend.core import primitives as p
 from jaxtyping import Array
 
@@ -35,7 +36,7 @@ class Product(NamedTuple):
     inputs: Callable[[Array], list[Array]]  # h -> (positions, groups, fan_in), in pieces along fan_in; or rows' numbers
     cotangents: Callable[[Array], Array]  # g -> (positions, groups, fan_out)
     sizes: tuple[int, int, int, int]  # positions, groups, fan_in, fan_out
-    embeds: bool  # the inputs are numbers of rows, of which there are fan_in; this number stands for none of them
+    kind: Literal["matrices", "windows", "rows"]  # of rows, the inputs are numbers below fan_in, or that for none
     placed: Callable[[Array], Array]  # (groups, fan_out, fan_in) -> entries of the leaf, zero where there is none
 
 
@@ -150,7 +151,7 @@ def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
 
 
 def _beside_form(atom: Atom) -> Hashable:
-    return (value_of(atom.val) if isinstance(atom, Literal) else None), shaped(atom).shape
+    return (value_of(atom.val) if isinstance(atom, core.Literal) else None), shaped(atom).shape
 
 
 def _disjoint(terms: Sequence[Term]) -> bool:
@@ -165,12 +166,8 @@ def _disjoint(terms: Sequence[Term]) -> bool:
 
 def _product(term: Term, by_cotangent: set[Var]) -> Product:
     eqn = term.product
-    name = eqn.primitive.name
-    sides = {
-        p.dot_general_p.name: _matrices,
-        p.conv_general_dilated_p.name: _patches,
-        p.scatter_add_p.name: _rows,
-    }[name](eqn)
+    kind, of = _KINDS[eqn.primitive.name]
+    sides = of(eqn)
     swapped = _operands(term)[0] in by_cotangent
     inputs, cotangents = sides[::-1] if swapped else sides
 
@@ -183,8 +180,7 @@ def _product(term: Term, by_cotangent: set[Var]) -> Product:
 
     positions, groups = cotangents.positions, cotangents.groups
     sizes = positions, groups, inputs.fan, cotangents.fan
-    embeds = name == p.scatter_add_p.name
-    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, embeds, placed)
+    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, kind, placed)
 
 
 def _entries(eqn: JaxprEqn, value: Array) -> Array:
@@ -292,3 +288,10 @@ def _rows(eqn: JaxprEqn) -> tuple[_Side, _Side]:
         return [g.transpose(*rest, *window).reshape(positions, 1, fan)]
 
     return _Side(indices, places, positions, 1, size), _Side(updates, added, positions, 1, fan)
+
+
+_KINDS: dict[str, tuple[Literal["matrices", "windows", "rows"], Callable[[JaxprEqn], tuple[_Side, _Side]]]] = {
+    p.dot_general_p.name: ("matrices", _matrices),
+    p.conv_general_dilated_p.name: ("windows", _patches),
+    p.scatter_add_p.name: ("rows", _rows),
+}

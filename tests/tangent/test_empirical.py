@@ -157,7 +157,7 @@ def test_under_jit_vmap_and_grad(x64):
 def test_the_default_block_keeps_to_its_bound(monkeypatch):
     """Temporary memory of the compiled program: at most two blocks of Jacobians and a few kernels."""
     bound, n = 2**18, 64
-    monkeypatch.setattr("gsjax.tangent.empirical._BLOCK", bound)
+    monkeypatch.setattr("gsjax.tangent.empirical._FACTORS", bound)
     network = MLP((128, 128))
     variables, x = problem(network, n=n)
     program = jax.jit(lambda variables, x: ntk(network.apply, variables, x)).lower(variables, x).compile()
