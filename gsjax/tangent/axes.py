@@ -143,6 +143,13 @@ def _matrices(eqn: JaxprEqn) -> Axes:
     return Axes([same(range(count))] * len(eqn.invars))
 
 
+def _solved(eqn: JaxprEqn) -> Axes:
+    """As of matrices, and in what is solved for the axis along which right hand sides lie."""
+    before = _matrices(eqn).kept[0]
+    own = len(before) + (1 if eqn.params.get("left_side", True) else 0)
+    return Axes([*[before] * (len(eqn.invars) - 1), {**before, own: own}])
+
+
 def _vectors(eqn: JaxprEqn) -> Axes:
     """All axes but the last ones, as many as there are lengths of a transform."""
     count = len(shape_of(eqn.invars[0])) - len(eqn.params.get("fft_lengths", "1"))
@@ -298,9 +305,10 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
         ),
         (
             "cholesky eig eigh geqp3 geqrf hessenberg householder_product lu qr schur svd symmetric_product "
-            "triangular_solve tridiagonal tridiagonal_solve",
+            "tridiagonal",
             _matrices,
         ),
+        ("triangular_solve tridiagonal_solve", _solved),
         ("fft lu_pivots_to_permutation", _vectors),
         ("slice split dynamic_slice", _sliced),
         ("scatter scatter-add scatter-max scatter-min scatter-mul scatter-sub", _scatter),

@@ -141,7 +141,7 @@ def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
         else:
             gradients.append(_formed(group, inputs[own], cotangents[own]))
     rows = [gradient.astype(plan.dtype) for gradient in (*gradients, *rest)]
-    return Factors([row.reshape(len(x) * plan.k, -1) for row in rows], grams)
+    return Factors([row.reshape(len(x) * plan.k, math.prod(row.shape[2:])) for row in rows], grams)
 
 
 def _stacked(product: Product, h: Array, g: Array, dtype: Any) -> tuple[Array, Array]:
@@ -186,9 +186,10 @@ def _by_matrices(
 ) -> Float[Array, "n k groups in out"]:
     """Of all examples at once, as one batch of matrix products: axes of one entry would slow them on a CPU."""
     n, k, positions, groups, fan_out = g.shape
-    left = h.transpose(0, 2, 1, 3).reshape(n * groups, positions, -1)
+    fan_in = h.shape[3]
+    left = h.transpose(0, 2, 1, 3).reshape(n * groups, positions, fan_in)
     right = g.transpose(0, 3, 2, 1, 4).reshape(n * groups, positions, k * fan_out)
-    formed = jnp.einsum("bpi,bpo->bio", left, right, precision="highest").reshape(n, groups, -1, k, fan_out)
+    formed = jnp.einsum("bpi,bpo->bio", left, right, precision="highest").reshape(n, groups, fan_in, k, fan_out)
     return formed.transpose(0, 3, 1, 2, 4)
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
+from jax.extend.core import Var
 from jax.tree_util import Partial
 from jaxtyping import Array, Float, PyTree, Real
 
@@ -18,7 +21,7 @@ from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
 from gsjax.tangent.empirical import given_by, kernel
 from gsjax.tangent.factors import Given
 from gsjax.tangent.gradients import Gradients, gradients
-from gsjax.tangent.programs import Program, inline, like, run
+from gsjax.tangent.programs import Program, dependent, evaluate, inline, like
 
 __all__ = ["TangentKernel", "ntk_operator"]
 
@@ -52,8 +55,7 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     `Phi^T v`, and one forwards, `Phi (Phi^T v)`. The operator holds what one backward pass over all of x needs, the
     activations of every layer, and nothing of size n^2; `.as_matrix()` is `ntk`, much faster than n products. It is a
     pytree of arrays: it goes through `jax.jit`, and operators of one `apply_fn` and shape share their compiled
-    programs. If `apply_fn` mixes the examples of a batch, as batch normalisation does in training mode, Phi is the
-    Jacobian of the batch as a whole.
+    programs.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
@@ -86,12 +88,29 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Pull:
-    """`Phi^T` times a vector, from what one pass forwards has left."""
+    """`Phi^T` times a vector, from what one pass forwards has left; the last input of the program is the vector."""
 
     program: Program
 
-    def __call__(self, consts: list[Array], residuals: list[Array], vector: Array) -> list[Array]:
-        return run(self.program.jaxpr, consts, [*residuals, vector])
+    def left(self) -> list[Var]:
+        """What the pass backwards needs of the one forwards."""
+        jaxpr = self.program.jaxpr
+        linear = dependent(jaxpr, jaxpr.invars[-1:])
+        used = [eqn.invars for eqn in jaxpr.eqns if not linear.isdisjoint(eqn.outvars)]
+        atoms = itertools.chain(*used, jaxpr.outvars)
+        return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var) and atom not in linear))
+
+    def forwards(self, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+        """The values of what is left."""
+        jaxpr = self.program.jaxpr
+        return evaluate(
+            jaxpr, dict(zip((*jaxpr.constvars, *jaxpr.invars[:-1]), (*consts, *given), strict=True)), self.left()
+        )
+
+    def __call__(self, left: list[Any], vector: Array) -> list[Array]:
+        jaxpr = self.program.jaxpr
+        values = dict(zip((*self.left(), jaxpr.invars[-1]), (*left, vector), strict=True))
+        return evaluate(jaxpr, values, jaxpr.outvars)
 
 
 def _pullback(
@@ -99,34 +118,24 @@ def _pullback(
 ) -> tuple[jax.ShapeDtypeStruct, Callable[[Array], list[Array]]]:
     """The output's shape, and `Phi^T` as a function of vectors, which holds the activations of every layer."""
     tree, rebuild = trainable(params)
-    variables, treedef = jax.tree.flatten(tree)
-    held: list[PyTree] = []
+    leaves, treedef = jax.tree.flatten(tree)
 
-    def forwards(variables: list[Array], x: Array) -> tuple[Array, list[Array]]:
+    def output(leaves: list[Array], x: Array) -> Array:
+        return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x)
+
+    def pulled_back(leaves: list[Array], x: Array, vector: Array) -> list[Array]:
         # Not in the reduced precision that accelerators default to.
         with jax.default_matmul_precision("highest"):
-            output, pull = jax.vjp(lambda leaves: apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x), variables)
-        residuals, tree = jax.tree.flatten(pull)
-        held[:] = [tree]
-        return output, residuals
+            return jax.vjp(lambda leaves: output(leaves, x), leaves)[1](vector)[0]
 
-    def backwards(residuals: list[Array], vector: Array) -> list[Array]:
-        with jax.default_matmul_precision("highest"):
-            return jax.tree.unflatten(held[0], residuals)(vector)[0]
-
-    forward, (output, residuals) = jax.make_jaxpr(forwards, return_shape=True)(
-        [like(leaf) for leaf in variables], like(x)
-    )
-    backward = jax.make_jaxpr(backwards)(residuals, output)
-    rules = not _check.is_concrete(variables, x, forward.consts, backward.consts)
-    forward, backward = inline(forward, rules=rules), inline(backward, rules=rules)
-    evaluated = _run if rules else jax.jit(_run, static_argnums=0)
-    _, *residuals = evaluated(Program.of(forward.jaxpr, rules=rules), forward.consts, [*map(jnp.asarray, variables), x])
-    return output, Partial(_Pull(Program.of(backward.jaxpr, rules=rules)), backward.consts, residuals)
-
-
-def _run(program: Program, consts: list[Array], given: list[Array]) -> list[Array]:
-    return run(program.jaxpr, consts, given)
+    alike = [like(leaf) for leaf in leaves], like(x)
+    vector = jax.eval_shape(output, *alike)
+    traced = jax.make_jaxpr(pulled_back)(*alike, vector)
+    rules = not _check.is_concrete(leaves, x, traced.consts)
+    traced = inline(traced, rules=rules)
+    pull = _Pull(Program.of(traced.jaxpr, rules=rules))
+    forwards = _Pull.forwards if rules else jax.jit(_Pull.forwards, static_argnums=0)
+    return vector, Partial(pull, forwards(pull, traced.consts, [*map(jnp.asarray, leaves), x]))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -108,7 +108,7 @@ def multiplications(eqn: JaxprEqn) -> int:
 
 def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> Leaf:
     found = terms(made, gradient)
-    if not any(found):
+    if not any(found) or not shaped(gradient).size:
         return Leaf(gradient, [], "not used")
     if found.reason is not None or found.loops:
         return Leaf(gradient, None, found.reason or "its gradient is summed in a loop")
@@ -189,7 +189,7 @@ def _entries(eqn: JaxprEqn, value: Array) -> Array:
     if eqn.primitive.name == p.conv_general_dilated_p.name:
         batch, feature, *space = eqn.params["dimension_numbers"].out_spec
         offsets = [out.shape[axis] for axis in space]
-        value = value.reshape(len(value), *offsets, out.shape[batch], -1)
+        value = value.reshape(len(value), *offsets, out.shape[batch], value.shape[2])
         value = jnp.moveaxis(value, 0, -2).reshape(*offsets, out.shape[batch], out.shape[feature])
         return jnp.moveaxis(value, range(value.ndim), (*space, batch, feature))
     if eqn.primitive.name == p.scatter_add_p.name:
@@ -240,7 +240,7 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
     places = [shaped(rhs).shape[axis] for axis in numbers.rhs_spec[2:]]
     out, feature, *kernel_space = numbers.rhs_spec
     batch, channel, *space = numbers.lhs_spec
-    positions = math.prod(places) * shaped(rhs).shape[feature]
+    positions, rhs_fan = math.prod(places) * shaped(rhs).shape[feature], shaped(rhs).shape[out] // groups
 
     def patches(h: Array) -> list[Array]:
         h = lax.pad(h.transpose(channel, *space, batch), jnp.zeros((), h.dtype), borders)
@@ -253,20 +253,20 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
             return [lax.slice_in_dim(h, start, start + extent, step, axis + 1) for start in starts]
 
         if not space:
-            return [h.reshape(positions, groups, -1)]
+            return [h.reshape(positions, groups, h.shape[-1])]
         for axis in reversed(range(1, len(space))):
             h = jnp.concatenate(windows(h, axis), axis=-1)
         # Copying all offsets along the first axis too would cost more than the products it saves.
         pieces = windows(h, 0) if len(space) > 1 else [jnp.concatenate(windows(h, 0), axis=-1)]
-        return [piece.reshape(positions, groups, -1) for piece in pieces]
+        return [piece.reshape(positions, groups, piece.shape[-1]) for piece in pieces]
 
     def kernel(g: Array) -> list[Array]:
-        return [g.transpose(feature, *kernel_space, out).reshape(positions, groups, -1)]
+        return [g.transpose(feature, *kernel_space, out).reshape(positions, groups, rhs_fan)]
 
     fan_in = math.prod(offsets) * (shaped(lhs).shape[batch] // groups)
     return (
         _Side(lhs, patches, positions, groups, fan_in),
-        _Side(rhs, kernel, positions, groups, shaped(rhs).shape[out] // groups),
+        _Side(rhs, kernel, positions, groups, rhs_fan),
     )
 
 

@@ -991,6 +991,11 @@ def flax_transposed(d, shape, out):
 VOCABULARY = 5
 
 
+def within(ids):
+    """Ids that are there, some counted from the end: of others JAX's derivatives forwards and backwards differ."""
+    return jnp.clip(ids, -VOCABULARY, VOCABULARY - 1)
+
+
 def embedding(name):
     """Registers a way to look up rows `ids (n, t)` of a table `(VOCABULARY, out)`."""
 
@@ -1005,8 +1010,10 @@ def embedding(name):
     return register
 
 
-embedding("embedding by indexing")(lambda table, ids: table[ids])
-embedding("embedding by indexing, half the ids")(lambda table, ids: jnp.where((ids > 0)[..., None], table[ids], 0.3))
+embedding("embedding by indexing")(lambda table, ids: table[within(ids)])
+embedding("embedding by indexing, half the ids")(
+    lambda table, ids: jnp.where((ids > 0)[..., None], table[within(ids)], 0.3)
+)
 embedding("embedding by take")(lambda table, ids: jnp.take(table, ids % VOCABULARY, 0))
 embedding("embedding by take, clip")(lambda table, ids: jnp.take(table, ids, 0, mode="clip"))
 embedding("embedding by take, wrap")(lambda table, ids: jnp.take(table, ids, 0, mode="wrap"))
@@ -1017,11 +1024,11 @@ embedding("embedding by at, promised")(
 embedding("embedding by at, filled")(lambda table, ids: table.at[ids].get(mode="fill", fill_value=0))
 embedding("embedding by one-hot vectors")(lambda table, ids: jax.nn.one_hot(ids, VOCABULARY, dtype=table.dtype) @ table)
 embedding("embedding of columns")(lambda table, ids: jnp.take(table.T, ids % VOCABULARY, 1).transpose(1, 2, 0))
-embedding("embedding twice")(lambda table, ids: table[ids] * jnp.tanh(table[(ids + 1) % VOCABULARY]))
-embedding("embedding of pairs")(lambda table, ids: table[ids] - table[jnp.roll(ids, 1, 1)] / 2)
-embedding("embedding mapped")(lambda table, ids: jax.vmap(jax.vmap(lambda i: table[i]))(ids))
+embedding("embedding twice")(lambda table, ids: table[within(ids)] * jnp.tanh(table[(ids + 1) % VOCABULARY]))
+embedding("embedding of pairs")(lambda table, ids: table[within(ids)] - table[jnp.roll(within(ids), 1, 1)] / 2)
+embedding("embedding mapped")(lambda table, ids: jax.vmap(jax.vmap(lambda i: table[i]))(within(ids)))
 embedding("embedding by a scan")(
-    lambda table, ids: lax.scan(lambda _, i: (None, table[i]), None, ids.T)[1].swapaxes(0, 1)
+    lambda table, ids: lax.scan(lambda _, i: (None, table[i]), None, within(ids).T)[1].swapaxes(0, 1)
 )
 
 
@@ -1029,13 +1036,13 @@ embedding("embedding by a scan")(
 def embedding_of_cells(d, shape, out):
     """Both axes of the table are looked up."""
     table, column = weight(d, VOCABULARY, 3, out), d.rng.integers(0, 3, shape)
-    return lambda p, ids: table(p)[ids, column], (*shape, out)
+    return lambda p, ids: table(p)[within(ids), column], (*shape, out)
 
 
 @LAYERS.add("embedding that reads out", "tokens")
 def embedding_tied(d, shape, out):
     table = weight(d, VOCABULARY, out)
-    return lambda p, ids: jnp.tanh(table(p)[ids]) @ table(p).T, (*shape, VOCABULARY)
+    return lambda p, ids: jnp.tanh(table(p)[within(ids)]) @ table(p).T, (*shape, VOCABULARY)
 
 
 @LAYERS.add("counts of tokens", "tokens")
