@@ -228,7 +228,7 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
                 for scale, divides in product.scales:
                     factor = jnp.asarray(next(found) if isinstance(scale, Var) else _number(scale), dtype).reshape(())
                     value = value / factor if divides else value * factor
-                g[number] = value
+                h[number], g[number] = product.turned(h[number]), value
             return h, g, rest
 
         # Nothing that a layer is applied to depends on the cotangent.

@@ -33,7 +33,8 @@ class Product(NamedTuple):
     h: Atom  # depends on the example alone
     g: Atom  # depends on the cotangent as well, if anything does
     scales: Scales
-    inputs: Callable[[Array], list[Array]]  # h -> (positions, groups, fan_in), in pieces along fan_in; or rows' numbers
+    turned: Callable[[Array], Array]  # h -> with its axes in the order in which `inputs` takes them
+    inputs: Callable[[Array], list[Array]]  # -> (positions, groups, fan_in), in pieces along fan_in; or rows' numbers
     cotangents: Callable[[Array], Array]  # g -> (positions, groups, fan_out)
     sizes: tuple[int, int, int, int]  # positions, groups, fan_in, fan_out
     kind: Literal["matrices", "windows", "rows"]  # of rows, the inputs are numbers below fan_in, or that for none
@@ -172,7 +173,10 @@ def _product(term: Term, by_cotangent: set[Var]) -> Product:
     inputs, cotangents = sides[::-1] if swapped else sides
 
     def joined(g: Array) -> Array:
-        return jnp.concatenate(cotangents.pieces(g), axis=-1)
+        return jnp.concatenate(cotangents.pieces(g.transpose(cotangents.order)), axis=-1)
+
+    def turned(h: Array) -> Array:
+        return h.transpose(inputs.order)
 
     def placed(gradient: Array) -> Array:
         value = gradient if swapped else gradient.swapaxes(1, 2)
@@ -180,7 +184,7 @@ def _product(term: Term, by_cotangent: set[Var]) -> Product:
 
     positions, groups = cotangents.positions, cotangents.groups
     sizes = positions, groups, inputs.fan, cotangents.fan
-    return Product(inputs.atom, cotangents.atom, term.scales, inputs.pieces, joined, sizes, kind, placed)
+    return Product(inputs.atom, cotangents.atom, term.scales, turned, inputs.pieces, joined, sizes, kind, placed)
 
 
 def _entries(eqn: JaxprEqn, value: Array) -> Array:
@@ -203,7 +207,8 @@ class _Side(NamedTuple):
     """One factor of a product."""
 
     atom: Atom
-    pieces: Callable[[Array], list[Array]]  # (positions, groups, fan), in pieces along fan
+    order: Sequence[int]  # of its axes
+    pieces: Callable[[Array], list[Array]]  # of what is transposed so -> (positions, groups, fan), in pieces along fan
     positions: int
     groups: int
     fan: int
@@ -217,9 +222,9 @@ def _matrices(eqn: JaxprEqn) -> tuple[_Side, _Side]:
         positions, groups, fan = (math.prod(shape[axis] for axis in axes) for axes in (contracted, batch, rest))
 
         def factor(h: Array) -> list[Array]:
-            return [h.transpose(*first, *rest).reshape(positions, groups, fan)]
+            return [h.reshape(positions, groups, fan)]
 
-        return _Side(atom, factor, positions, groups, fan)
+        return _Side(atom, (*first, *rest), factor, positions, groups, fan)
 
     contracted, batch = eqn.params["dimension_numbers"]
     lhs, rhs = map(side, eqn.invars, contracted, batch)
@@ -243,7 +248,7 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
     positions, rhs_fan = math.prod(places) * shaped(rhs).shape[feature], shaped(rhs).shape[out] // groups
 
     def patches(h: Array) -> list[Array]:
-        h = lax.pad(h.transpose(channel, *space, batch), jnp.zeros((), h.dtype), borders)
+        h = lax.pad(h, jnp.zeros((), h.dtype), borders)
         h = h.reshape(*h.shape[:-1], groups, h.shape[-1] // groups)
 
         def windows(h: Array, axis: int) -> list[Array]:
@@ -261,12 +266,12 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
         return [piece.reshape(positions, groups, piece.shape[-1]) for piece in pieces]
 
     def kernel(g: Array) -> list[Array]:
-        return [g.transpose(feature, *kernel_space, out).reshape(positions, groups, rhs_fan)]
+        return [g.reshape(positions, groups, rhs_fan)]
 
     fan_in = math.prod(offsets) * (shaped(lhs).shape[batch] // groups)
     return (
-        _Side(lhs, patches, positions, groups, fan_in),
-        _Side(rhs, kernel, positions, groups, rhs_fan),
+        _Side(lhs, (channel, *space, batch), patches, positions, groups, fan_in),
+        _Side(rhs, (feature, *kernel_space, out), kernel, positions, groups, rhs_fan),
     )
 
 
@@ -285,9 +290,10 @@ def _rows(eqn: JaxprEqn) -> tuple[_Side, _Side]:
         return [jnp.clip(rows, 0, size - 1) if clips else jnp.where((rows >= 0) & (rows < size), rows, size)]
 
     def added(g: Array) -> list[Array]:
-        return [g.transpose(*rest, *window).reshape(positions, 1, fan)]
+        return [g.reshape(positions, 1, fan)]
 
-    return _Side(indices, places, positions, 1, size), _Side(updates, added, positions, 1, fan)
+    order = range(shaped(indices).ndim)
+    return _Side(indices, order, places, positions, 1, size), _Side(updates, (*rest, *window), added, positions, 1, fan)
 
 
 _KINDS: dict[str, tuple[Literal["matrices", "windows", "rows"], Callable[[JaxprEqn], tuple[_Side, _Side]]]] = {
