@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PyTree
 
 from gsjax import _check
@@ -24,7 +25,7 @@ __all__ = [
     "check_examples",
     "check_params",
     "check_problem",
-    "output_shape",
+    "traced",
     "trainable",
 ]
 
@@ -224,8 +225,8 @@ def check_examples(name: str, x: Any) -> Array:
     return jnp.asarray(x)
 
 
-def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
-    """The shape of `apply_fn(params, x)`.
+def traced(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[ClosedJaxpr, jax.ShapeDtypeStruct]:
+    """The program of `apply_fn(params, x)`, with products as exact as they are in the kernel, and its output's shape.
 
     Raises:
         ValueError: `apply_fn` is no function of these arguments, or does not give floating point numbers.
@@ -233,13 +234,16 @@ def output_shape(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tupl
     no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
     got = f"{type(apply_fn).__name__}"
     _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
+    like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct(x.shape, x.dtype)
     try:
-        # A new function each time: jax would return the shape of the old one, whatever it closes over by now.
-        output = jax.eval_shape(lambda params, x: apply_fn(params, x), params, x)
+        with jax.default_matmul_precision("highest"):
+            # A new function each time: jax would return the program of the old one, whatever it closes over by now.
+            program, output = jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
     except Exception as error:
         expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
-    return _check.output("apply_fn", output)
+    _check.output("apply_fn", output)
+    return program, output
 
 
 def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
@@ -251,15 +255,16 @@ def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Ar
     x = check_examples("x", x)
     _check.labels("y", y, len(x))
     check_params(apply_fn, params)
-    _check.outputs("apply_fn", output_shape(apply_fn, params, x, "x"), len(x))
+    _check.outputs("apply_fn", traced(apply_fn, params, x, "x")[1].shape, len(x))
     return x, jnp.asarray(y)
 
 
-def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[int, ...]:
-    """Checks what `apply_fn`, which has a hash, is given; returns one example's output shape, `()` or `(k,)`."""
+def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> jax.ShapeDtypeStruct:
+    """Checks what a kernel is asked of; returns one example's output, of shape `()` or `(k,)`."""
     check_params(apply_fn, params)
-    shape = output_shape(apply_fn, params, x, name)
+    program, output = traced(apply_fn, params, x, name)
+    shape = output.shape
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
-    check_separable(apply_fn, params, x)
-    return shape[1:]
+    check_separable(apply_fn, params, x, program)
+    return jax.ShapeDtypeStruct(shape[1:], output.dtype)

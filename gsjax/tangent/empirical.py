@@ -56,12 +56,12 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     [[1.0, 2.0], [3.0, 4.0]]
     """
     x = check_examples("x", x)
-    outputs, n = check_call(apply_fn, params, x, "x"), len(x)
-    found = gradients(apply_fn, params, x)
+    output, n = check_call(apply_fn, params, x, "x"), len(x)
+    found = gradients(apply_fn, params, x, output)
     given = given_by(found, params)
     run = _compiled if _check.is_concrete(given, x) else _inline
     everything = plan(found, ordinary(found), n, n)
-    return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *outputs, -1)
+    return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *output.shape, -1)
 
 
 def ntk(
@@ -120,12 +120,13 @@ def ntk(
     [[5.0, 11.0], [11.0, 25.0]]
     """
     x1 = check_examples("x1", x1)
-    check_call(apply_fn, params, x1, "x1")
+    output = check_call(apply_fn, params, x1, "x1")
     if x2 is not None:
         x2 = check_examples("x2", x2)
         same = x2.shape[1:] == x1.shape[1:]
         _check.require(same, "x2", f"examples of the shape of x1's, {x1.shape[1:]}", f"shape {x2.shape}")
-        check_call(apply_fn, params, x2, "x2")
+        if (x2.shape, x2.dtype) != (x1.shape, x1.dtype):
+            check_call(apply_fn, params, x2, "x2")
         kind = jnp.promote_types(x1.dtype, x2.dtype)
         x1, x2 = x1.astype(kind), x2.astype(kind)
     known = isinstance(method, str) and method in METHODS
@@ -136,7 +137,7 @@ def ntk(
     is_folder = cache is None or isinstance(cache, str | os.PathLike)
     _check.require(is_folder, "cache", "a folder or None", type(cache).__name__)
     _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
-    found = gradients(apply_fn, params, x1)
+    found = gradients(apply_fn, params, x1, output)
     given = given_by(found, params)
     traced = not _check.is_concrete(given, x1, x2)
     _check.require(cache is None or not traced, "cache", "None under a transformation", cache)

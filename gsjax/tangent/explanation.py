@@ -83,8 +83,8 @@ def explain(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Expla
     [('b', 'sums'), ('w', 'Gram matrices')]
     """
     x = check_examples("x", x)
-    check_call(apply_fn, params, x, "x")
-    found = gradients(apply_fn, params, x)
+    output = check_call(apply_fn, params, x, "x")
+    found = gradients(apply_fn, params, x, output)
     return explained(plan(found, leaves(found), len(x), len(x)), params, len(x), len(x))
 
 

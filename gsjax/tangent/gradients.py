@@ -37,8 +37,8 @@ class Gradients(NamedTuple):
         return self.program.jaxpr.invars[-1]
 
 
-def gradients(apply_fn: ApplyFn, params: PyTree, x: Array) -> Gradients:
-    """Traces the gradient of one example's output, a batch of one.
+def gradients(apply_fn: ApplyFn, params: PyTree, x: Array, output: jax.ShapeDtypeStruct) -> Gradients:
+    """Traces the gradient of one example's `output`, a batch of one.
 
     What the values of params and x are makes no difference. Rules of derivatives are those of JAX and of the functions
     that bring their own. Calls are inlined, and products taken out of loops.
@@ -49,16 +49,15 @@ def gradients(apply_fn: ApplyFn, params: PyTree, x: Array) -> Gradients:
     tree, rebuild = trainable(params)
     leaves, treedef = jax.tree.flatten(tree)
 
-    def output(leaves: list[Array], example: Array) -> Array:
-        return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), example[None])[0]
-
     def pulled_back(leaves: list[Array], example: Array, cotangent: Array) -> list[Array]:
-        return jax.vjp(lambda leaves: output(leaves, example), leaves)[1](cotangent)[0]
+        def function(leaves: list[Array]) -> Array:
+            return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), example[None])[0]
+
+        return jax.vjp(function, leaves)[1](cotangent)[0]
 
     alike, example = [like(leaf) for leaf in leaves], jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
-    cotangent = jax.eval_shape(output, alike, example)
     try:
-        traced = jax.make_jaxpr(pulled_back)(alike, example, cotangent)
+        traced = jax.make_jaxpr(pulled_back)(alike, example, output)
     except Exception as error:
         expected = "a function that can be differentiated in reverse mode"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error

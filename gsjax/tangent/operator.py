@@ -80,10 +80,11 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     [5.0, 11.0]
     """
     x = check_examples("x", x)
-    check_call(apply_fn, params, x, "x")
-    output, pullback = _pullback(apply_fn, params, x)
-    found = gradients(apply_fn, params, x)
-    return TangentKernel(Partial(_Product(output), pullback), output, found.program, given_by(found, params), x)
+    output = check_call(apply_fn, params, x, "x")
+    found = gradients(apply_fn, params, x, output)
+    outputs = jax.ShapeDtypeStruct((len(x), *output.shape), output.dtype)
+    product = Partial(_Product(outputs), _pullback(apply_fn, params, x, outputs))
+    return TangentKernel(product, outputs, found.program, given_by(found, params), x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,28 +115,26 @@ class _Pull:
 
 
 def _pullback(
-    apply_fn: ApplyFn, params: PyTree, x: Array
-) -> tuple[jax.ShapeDtypeStruct, Callable[[Array], list[Array]]]:
-    """The output's shape, and `Phi^T` as a function of vectors, which holds the activations of every layer."""
+    apply_fn: ApplyFn, params: PyTree, x: Array, outputs: jax.ShapeDtypeStruct
+) -> Callable[[Array], list[Array]]:
+    """`Phi^T` as a function of vectors, which holds the activations of every layer."""
     tree, rebuild = trainable(params)
     leaves, treedef = jax.tree.flatten(tree)
 
-    def output(leaves: list[Array], x: Array) -> Array:
-        return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x)
-
     def pulled_back(leaves: list[Array], x: Array, vector: Array) -> list[Array]:
+        def function(leaves: list[Array]) -> Array:
+            return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x)
+
         # Not in the reduced precision that accelerators default to.
         with jax.default_matmul_precision("highest"):
-            return jax.vjp(lambda leaves: output(leaves, x), leaves)[1](vector)[0]
+            return jax.vjp(function, leaves)[1](vector)[0]
 
-    alike = [like(leaf) for leaf in leaves], like(x)
-    vector = jax.eval_shape(output, *alike)
-    traced = jax.make_jaxpr(pulled_back)(*alike, vector)
+    traced = jax.make_jaxpr(pulled_back)([like(leaf) for leaf in leaves], like(x), outputs)
     rules = not _check.is_concrete(leaves, x, traced.consts)
     traced = inline(traced, rules=rules)
     pull = _Pull(Program.of(traced.jaxpr, rules=rules))
     forwards = _Pull.forwards if rules else jax.jit(_Pull.forwards, static_argnums=0)
-    return vector, Partial(pull, forwards(pull, traced.consts, [*map(jnp.asarray, leaves), x]))
+    return Partial(pull, forwards(pull, traced.consts, [*map(jnp.asarray, leaves), x]))
 
 
 @dataclasses.dataclass(frozen=True)

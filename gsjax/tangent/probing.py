@@ -25,7 +25,9 @@ __all__ = ["check_separable"]
 _FEW = 4  # examples at most where the function itself is tried
 
 
-def check_separable(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array) -> None:
+def check_separable(
+    apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, program: ClosedJaxpr | None = None
+) -> None:
     """Output i of `apply_fn` is one function, for all i and all sizes of a batch, of example i alone.
 
     The function is traced, for as many examples as x has and for one, and the programs are read: whether they mix
@@ -45,9 +47,10 @@ def check_separable(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Arra
     n, leaves = len(x), jax.tree.leaves(params)
     few = n if 1 < n <= _FEW else 3
     several = n if n > 1 else few
-    programs = {several: _program(apply_fn, params, x, several)}
+    known = {n: program} if program else {}  # the program for x, if it has been traced
+    programs = {several: known.get(several) or _program(apply_fn, params, x, several)}
     verdict = _read(programs, len(leaves))
-    programs[1] = _program(apply_fn, params, x, 1)
+    programs[1] = known.get(1) or _program(apply_fn, params, x, 1)
     if verdict.kind is Kind.SEPARATE and alike(programs[several], programs[1], several, 1):
         return
     if few not in programs:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from gsjax.tangent import ntk, ntrf
+from gsjax.tangent.calls import check_call
 from gsjax.tangent.gradients import gradients
 from gsjax.tangent.products import leaves
 from gsjax.tangent.programs import shaped
@@ -53,5 +54,5 @@ def test_structured_versus_jacobian_in_single_precision(name):
 @cases
 def test_all_parameters_that_act_in_layers_alone_are_found(case):
     apply_fn, params, x = case.problem(N)
-    found = leaves(gradients(apply_fn, params, x))
+    found = leaves(gradients(apply_fn, params, x, check_call(apply_fn, params, x, "x")))
     assert sum(shaped(leaf.gradient).size for leaf in found if not leaf.structured) == case.rest

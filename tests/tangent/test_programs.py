@@ -11,6 +11,7 @@ import pytest
 from jax import lax
 
 from gsjax.tangent import explain, ntk
+from gsjax.tangent.calls import check_call
 from gsjax.tangent.gradients import gradients
 from gsjax.tangent.products import leaves
 from gsjax.tangent.programs import Program, digest, evaluate, inline, run
@@ -152,7 +153,7 @@ def test_products_within_loops_and_branches_are_found(apply_fn, sign):
         if apply_fn in (repeated, looped, branches):
             params = [*params, jnp.asarray(sign)]
         x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
-        found = leaves(gradients(apply_fn, params, x))
+        found = leaves(gradients(apply_fn, params, x, check_call(apply_fn, params, x, "x")))
         assert found[0].structured, found[0].reason
         kernel = ntk(apply_fn, params, x)
         np.testing.assert_allclose(kernel, ntk(apply_fn, params, x, method="jacobian"), rtol=1e-12)
