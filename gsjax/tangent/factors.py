@@ -56,7 +56,6 @@ class Group(NamedTuple):
     products: tuple[Product, ...]
     alike: bool
     by_gram: bool  # contracted as Gram matrices, else as gradients
-    dtype: Any  # of the sums
     work: int  # multiplications
 
 
@@ -69,7 +68,7 @@ class Plan:
     leaves: tuple[Leaf, ...]
     groups: tuple[Group, ...]
     rest: tuple[int, ...]  # the leaves of which gradients are evaluated as they are
-    dtype: Any  # of the kernel
+    dtype: Any  # of the kernel, that of the parameters or float32
     numbers: int  # that the factors of one example hold
 
     def _key(self) -> Any:
@@ -95,18 +94,12 @@ def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan
             cost, numbers_of = _costs(part, k, rows, columns)
             by_gram = part.alike and cost[0] <= cost[1]
             numbers += numbers_of[0 if by_gram else 1]
-            kinds = (shaped(atom).dtype for product in products for atom in _factors_of(product))
-            kind = functools.reduce(jnp.promote_types, kinds, dtype)
-            groups.append(Group(number, tuple(products), part.alike, by_gram, kind, cost[0 if by_gram else 1]))
+            groups.append(Group(number, tuple(products), part.alike, by_gram, cost[0 if by_gram else 1]))
     rest = [number for number, leaf in enumerate(how) if leaf.sums is None]
     if not groups and not rest:
         rest = [0]  # for the zeros of which the kernel then is made
     numbers += k * sum(shaped(variables[number]).size for number in rest)
     return Plan(found.program, k, tuple(how), tuple(groups), tuple(rest), dtype, numbers)
-
-
-def _factors_of(product: Product) -> list[Any]:
-    return [product.g] if product.kind == "rows" else [product.h, product.g]
 
 
 def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -134,12 +127,12 @@ def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
         own = slice(at, at := at + len(group.products))
         if group.by_gram:
             pairs = [
-                _stacked(*args, group.dtype) for args in zip(group.products, inputs[own], cotangents[own], strict=True)
+                _stacked(*args, plan.dtype) for args in zip(group.products, inputs[own], cotangents[own], strict=True)
             ]
             h, g = zip(*pairs, strict=True)
             grams.append(Gram(jnp.concatenate(h, axis=1), jnp.concatenate(g, axis=2)))
         else:
-            gradients.append(_formed(group, inputs[own], cotangents[own]))
+            gradients.append(_formed(plan, group, inputs[own], cotangents[own]))
     rows = [gradient.astype(plan.dtype) for gradient in (*gradients, *rest)]
     return Factors([row.reshape(len(x) * plan.k, math.prod(row.shape[2:])) for row in rows], grams)
 
@@ -152,16 +145,16 @@ def _stacked(product: Product, h: Array, g: Array, dtype: Any) -> tuple[Array, A
     return h.astype(dtype), g
 
 
-def _formed(group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "n k ..."]:
+def _formed(plan: Plan, group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "n k ..."]:
     """The gradients of all examples: sums over positions and products."""
 
     def one(product: Product, h: Array, g: Array) -> Array:
         if product.kind == "windows":
-            formed = _each(functools.partial(_by_windows, product, group.dtype), h, g)
+            formed = _each(functools.partial(_by_windows, product, plan.dtype), h, g)
         elif product.kind == "rows":
             formed = jax.vmap(functools.partial(_by_rows, product))(h, g)
         else:
-            formed = _by_matrices(jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1).astype(group.dtype), g)
+            formed = _by_matrices(jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1).astype(plan.dtype), g)
         if group.alike:  # the order of entries makes no difference
             return formed
         return jax.vmap(jax.vmap(product.placed))(formed.swapaxes(3, 4) if product.kind == "matrices" else formed)
@@ -205,7 +198,7 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
     """
     jaxpr = plan.program.jaxpr
     consts, variables = given
-    products = [(product, group.dtype) for group in plan.groups for product in group.products]
+    products = [product for group in plan.groups for product in group.products]
     cotangent = shaped(jaxpr.invars[-1])
     basis = jnp.eye(plan.k, dtype=cotangent.dtype).reshape(-1, *cotangent.shape)
 
@@ -213,20 +206,22 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
         def by(cotangent: Array) -> tuple[list[Array], list[Array], list[Array]]:
             names = (*jaxpr.constvars, *jaxpr.invars)
             values = dict(zip(names, (*consts, *variables, example, cotangent), strict=True))
-            scales = [[scale for scale, _ in product.scales if isinstance(scale, Var)] for product, _ in products]
+            scales = [[scale for scale, _ in product.scales if isinstance(scale, Var)] for product in products]
             wanted = [
-                *(product.h for product, _ in products),
-                *(product.g for product, _ in products),
+                *(product.h for product in products),
+                *(product.g for product in products),
                 *(plan.leaves[number].gradient for number in plan.rest),
                 *itertools.chain(*scales),
             ]
             found = iter(evaluate(jaxpr, values, wanted))
             h, g = (list(itertools.islice(found, len(products))) for _ in range(2))
             rest = list(itertools.islice(found, len(plan.rest)))
-            for number, (product, dtype) in enumerate(products):
-                value = product.cotangents(g[number].astype(dtype))
+            for number, product in enumerate(products):
+                value = product.cotangents(g[number].astype(plan.dtype))
                 for scale, divides in product.scales:
-                    factor = jnp.asarray(next(found) if isinstance(scale, Var) else _number(scale), dtype).reshape(())
+                    factor = jnp.asarray(next(found) if isinstance(scale, Var) else _number(scale), plan.dtype).reshape(
+                        ()
+                    )
                     value = value / factor if divides else value * factor
                 h[number], g[number] = product.turned(h[number]), value
             return h, g, rest
