@@ -19,7 +19,7 @@ from gsjax.tangent.gradients import gradients
 from gsjax.tangent.products import leaves
 from gsjax.tangent.programs import shaped
 
-__all__ = ["Explanation", "LeafWork", "explain", "warn_if_slow"]
+__all__ = ["Explanation", "LeafWork", "explain", "explained", "warn_if_slow"]
 
 _SLOW = 10**9  # multiplications, about a second: of less, no one needs to be warned
 
