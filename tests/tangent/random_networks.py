@@ -291,14 +291,15 @@ def faults(network: Network, *, further: str = "one") -> list[str]:
         hold("ntrf", features, phi, np.broadcast_to(scale, phi.shape))
 
     def by_products():
+        if network.eps > 1e-4 and size.max() < 1e-4:
+            return  # what goes through a leaf of half precision underflows
         v = np.random.default_rng(seed).normal(size=(N, k) if phi.ndim == 3 else N)
         operator = ntk_operator(apply_fn, params, x)
         product = np.asarray(operator.mv(jnp.asarray(v, operator.in_structure().dtype)), float).ravel()
         hold("ntk_operator", product, expected @ v.ravel(), size * (size @ np.abs(v).ravel()))
 
     ways = [rectangular, in_blocks, compiled, by_jacobian, by_features, by_products]
-    with jax.default_matmul_precision("highest"):
-        outputs = np.asarray(apply_fn(params, x), float)
+    outputs = np.asarray(jax.jit(apply_fn)(params, x), float)
     constant = bool((outputs == outputs[:1]).all())
 
     chosen = {"no": [], "one": [ways[seed % len(ways)]], "all": ways}[further]
