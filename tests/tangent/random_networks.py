@@ -270,8 +270,7 @@ def faults(network: Network, *, further: str = "one") -> list[str]:
             found.append("ntk: not symmetric to the last bit")
         eigenvalues = np.linalg.eigvalsh(kernel.astype(float))
         eps = float(np.finfo(np.float32).eps if kernel.dtype == np.float32 else np.finfo(float).eps)
-        # A value of lower precision may be computed twice, and rounded differently.
-        if eigenvalues[0] < -max(50 * eps, network.eps) * max(eigenvalues[-1], 0):
+        if eigenvalues[0] < -50 * max(eps, network.eps**2) * max(eigenvalues[-1], 0):
             found.append(f"ntk: an eigenvalue of {eigenvalues[0]:.1e} beside {eigenvalues[-1]:.1e}")
 
     def rectangular():
