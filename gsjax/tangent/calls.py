@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr
 from jaxtyping import Array, PyTree
 
 from gsjax import _check
-from gsjax.tangent.probing import check_separable
+from gsjax.tangent import probing
 
 __all__ = [
     "ApplyFn",
@@ -234,11 +234,8 @@ def traced(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[Clos
     no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
     got = f"{type(apply_fn).__name__}"
     _check.require(no_module, "apply_fn", "a function of params and x, such as network.apply", got)
-    like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct(x.shape, x.dtype)
     try:
-        with jax.default_matmul_precision("highest"):
-            # A new function each time: jax would return the program of the old one, whatever it closes over by now.
-            program, output = jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
+        program, output = probing.traced(apply_fn, params, x, len(x))
     except Exception as error:
         expected = f"a function of the given params and of {name}, {x.dtype} of shape {x.shape}"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
@@ -266,5 +263,5 @@ def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> jax.Sh
     shape = output.shape
     right = len(shape) in (1, 2) and shape[:1] == (len(x),) and 0 not in shape
     _check.require(right, "apply_fn", f"an output ({len(x)},) or ({len(x)}, k)", f"shape {shape}")
-    check_separable(apply_fn, params, x, program)
+    probing.check_separable(apply_fn, params, x, program)
     return jax.ShapeDtypeStruct(shape[1:], output.dtype)

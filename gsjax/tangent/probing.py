@@ -20,7 +20,7 @@ from gsjax.tangent.axes import Kind
 from gsjax.tangent.separable import Verdict, calls_back, dependence, programs_in
 from gsjax.tangent.sizes import alike
 
-__all__ = ["check_separable"]
+__all__ = ["check_separable", "traced"]
 
 _FEW = 4  # examples at most where the function itself is tried
 
@@ -88,13 +88,19 @@ def _refuse(got: str) -> None:
     raise ValueError(f"apply_fn: expected {own}, got {got}")
 
 
-def _program(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int) -> ClosedJaxpr:
-    """`apply_fn` for so many examples; products as exact as they are in the kernel."""
+def traced(
+    apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int
+) -> tuple[ClosedJaxpr, jax.ShapeDtypeStruct]:
+    """The program of `apply_fn` for `size` examples, with products as exact as in the kernel, and its output."""
     like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+    with jax.default_matmul_precision("highest"):
+        # A new function each time: jax would return the program of the old one, whatever it closes over by now.
+        return jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
+
+
+def _program(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int) -> ClosedJaxpr:
     try:
-        with jax.default_matmul_precision("highest"):
-            # A new function each time: jax would return the program of the old one, whatever it closes over by now.
-            program, output = jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
+        program, output = traced(apply_fn, params, x, size)
     except Exception as error:
         got = f"{type(error).__name__} for {size}: {error}"
         raise ValueError(f"apply_fn: expected a function of any number of examples, got {got}") from error
