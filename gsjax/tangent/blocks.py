@@ -21,7 +21,7 @@ from gsjax import _progress
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.factors import Factors, Given, Plan, contract, factors
 
-__all__ = ["Grid", "Kernel", "grid", "in_one_program", "in_steps", "over_devices", "symmetrise"]
+__all__ = ["Grid", "Kernel", "grid", "in_one_program", "in_steps", "in_two_programs", "over_devices", "symmetrise"]
 
 Kernel = Float[Array, "nk mk"]
 
@@ -77,6 +77,19 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
     like = jax.eval_shape(lambda given, x: factors(plan, given, x), given, x1[: grid.size])
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
     return lax.scan(step, (kernel, nothing), jnp.asarray(pairs))[0][0]
+
+
+def in_two_programs(plan: Plan, given: Given, x1: Array, x2: Array | None) -> Kernel:
+    """A single block. Compiled with the products, factors might be computed twice, and rounded in two ways."""
+    compute = jax.jit(factors, static_argnums=0)
+    rows = compute(plan, given, x1)
+    if x2 is None:
+        return jax.jit(_square)(rows)
+    return jax.jit(contract)(rows, compute(plan, given, x2))
+
+
+def _square(rows: Factors) -> Kernel:
+    return symmetrise(contract(rows, rows))
 
 
 def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:

@@ -176,8 +176,10 @@ def kernel(
     run = _inline if traced else _compiled
     if mesh is not None:
         matrix = run(blocks.over_devices, best, grid, mesh)(given, x1, x2)
-    elif traced or (len(grid.pairs()) == 1 and cache is None):
-        matrix = run(blocks.in_one_program, best, grid)(given, x1, x2)
+    elif traced:
+        matrix = blocks.in_one_program(best, grid, given, x1, x2)
+    elif len(grid.pairs()) == 1 and cache is None:
+        matrix = blocks.in_two_programs(best, given, x1, x2)
     else:
         kept = None
         if cache is not None:

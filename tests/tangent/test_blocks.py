@@ -215,16 +215,16 @@ def test_refused_combinations(problem, tmp_path):
         ntk(apply_fn, params, x, method="exact")
 
 
-@pytest.mark.parametrize(("batch_size", "program"), [(None, "in_one_program"), (4, "factors")])
-def test_compiled_once_for_networks_of_one_structure(monkeypatch, batch_size, program):
+@pytest.mark.parametrize("batch_size", [None, 4])
+def test_compiled_once_for_networks_of_one_structure(monkeypatch, batch_size):
     """A network is read at every call, and compiled if there has been none like it."""
-    original, compiled = getattr(blocks, program), []
+    original, compiled = blocks.factors, []
 
     def counted(*args):
         compiled.append(None)
         return original(*args)
 
-    monkeypatch.setattr(blocks, program, counted)
+    monkeypatch.setattr(blocks, "factors", counted)
     x = jax.random.normal(jax.random.key(0), (10, 3))
     kernels, counts = [], []
     for shift in (0.0, 1.0, 2.0):
