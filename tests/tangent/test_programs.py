@@ -129,6 +129,13 @@ def repeated(params, x):
     return lax.scan(step, x, None, length=3, reverse=True)[0].sum(1)
 
 
+def twice_a_step(params, x):
+    def step(h, _):
+        return jnp.tanh(jnp.sin(h @ params[0]) @ params[0]), None
+
+    return lax.scan(step, x @ params[0], None, length=3)[0].sum(1)
+
+
 def nested(params, x):
     def outer(h, w):
         return lax.scan(lambda h, _: (jnp.tanh(h @ w), None), h, None, length=2)[0], None
@@ -146,11 +153,11 @@ def looped(params, x):
 
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-@pytest.mark.parametrize("apply_fn", [stacked, rematerialised, repeated, nested, branches, looped])
+@pytest.mark.parametrize("apply_fn", [stacked, rematerialised, repeated, twice_a_step, nested, branches, looped])
 def test_products_within_loops_and_branches_are_found(apply_fn, sign):
     with jax.enable_x64(True):
         params = jnp.asarray(np.random.default_rng(2).normal(size=(2, 3, 3)) / 2)
-        if apply_fn in (repeated, looped, branches):
+        if apply_fn in (repeated, twice_a_step, looped, branches):
             params = [*params, jnp.asarray(sign)]
         x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
         found = leaves(gradients(apply_fn, params, x, check_call(apply_fn, params, x, "x")))
