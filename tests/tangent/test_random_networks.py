@@ -12,7 +12,7 @@ from gsjax.tangent import ntk
 from .random_networks import FAMILIES, OPTIONS, as_matrix, draw, faults, gram, rows, truth
 
 SEEDS = range(100)  # thousands of others in tests/benchmarks
-DIFFERENTIATED = (5, 8, 23, 37)  # of smooth functions in double precision, without rules of their own
+DIFFERENTIATED = (5, 8, 18, 23, 37)  # of smooth functions in double precision, without rules of their own
 SINGLE = range(200, 206)
 
 
