@@ -113,8 +113,7 @@ def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> 
         return Leaf(gradient, [], "not used")
     if found.reason is not None or found.loops:
         return Leaf(gradient, None, found.reason or "its gradient is summed in a loop")
-    both = [term for term in found.products if sum(a in by_cotangent for a in _operands(term)) > 1]
-    if both:
+    if any(by_cotangent.issuperset(_operands(term)) for term in found.products):
         return Leaf(gradient, None, "its gradient is not linear in the cotangent, product by product")
     kinds: dict[Hashable, list[Term]] = {}
     for term in found.products:
@@ -127,15 +126,18 @@ def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> 
     return Leaf(gradient, [Sum([_product(term, by_cotangent) for term in part], alike) for part in parts], reason)
 
 
-def _operands(term: Term) -> tuple[Atom, Atom]:
-    """The two factors of a product; of a scatter-add, the indices and what is added."""
-    return term.product.invars[-2], term.product.invars[-1]
+def _operands(term: Term) -> tuple[Var, Var]:
+    """The two factors of a product, which are arrays; of a scatter-add, the indices and what is added."""
+    left, right = term.product.invars[-2:]
+    assert isinstance(left, Var)
+    assert isinstance(right, Var)
+    return left, right
 
 
 def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
     """Equal for terms whose sum is one product of stacked factors."""
     eqn = term.product
-    swapped = eqn.invars[-2] in by_cotangent
+    swapped = _operands(term)[0] in by_cotangent
     numbers = eqn.params["dimension_numbers"]
     if eqn.primitive.name == p.dot_general_p.name:
         (contracted, _), (batch, _) = numbers

@@ -146,6 +146,8 @@ def _is_real(atom: Atom) -> bool:
 def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
     """Why a product cannot be contracted, None if it can."""
     name, params = eqn.primitive.name, eqn.params
+    if not all(isinstance(atom, Var) for atom in eqn.invars[-2:]):
+        return f"its gradient is a {name} of a constant scalar"
     if not all(_is_real(atom) for atom in (*eqn.invars[:1], *eqn.invars[-1:], *eqn.outvars)):
         return f"its gradient is a {name} of numbers that are not real"
     if name == p.conv_general_dilated_p.name and params["feature_group_count"] != 1:
