@@ -181,12 +181,12 @@ def test_commands_are_stopped_at_random_moments(command, number, status, tmp_pat
     for trial in range(6):
         process = start("-m", *command, "--out", str(tmp_path / str(trial)))
         time.sleep(draw.uniform(0.5, 20))
-        if process.poll() is not None:
-            continue
+        ended = process.poll()  # a fast machine may have done all its work by then
         begin = time.monotonic()
-        os.killpg(process.pid, number)
+        if ended is None:
+            os.killpg(process.pid, number)
         code, _, err = finished(process)
-        assert code == status
+        assert code == (status if ended is None else 0)
         assert time.monotonic() - begin < 10
         assert "Traceback" not in err
         assert "Exception ignored" not in err
