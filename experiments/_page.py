@@ -152,7 +152,8 @@ def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
 <h1>Gradient starvation in practice</h1>
 <p class="{good}"><strong>{" ".join(count)}</strong></p>
 <p class="soft">A signature is a number that shows an effect, or does not, by the criterion stated beside it. Intervals
-are 95% bootstrap intervals over seeds. Published numbers are the paper's; what differs from its setting stands beside
+are 95% intervals of Student's t over seeds, unless said otherwise. Signatures of one run are judged together, by Holm's
+method. Published numbers are the paper's; what differs from its setting stands beside
 them.</p>
 {"".join(_overview(index, summary) for index, summary in enumerate(summaries))}
 {"".join(_article(index, summary, titles) for index, summary in enumerate(summaries))}

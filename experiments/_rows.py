@@ -1,8 +1,14 @@
-"""What experiments have in common when they say what they found: rows, signatures and the files at the end."""
+"""What experiments have in common when they say what they found: rows, signatures and the files at the end.
+
+A signature is a statement about a mean over seeds, that it lies above a bound, below one, or between two, and is judged
+by Student's t. Signatures of one record are looked at together, so their p-values are corrected by Holm's method: the
+chance that any of those said to hold does not is 2.5% at most, as it is for one whose 95% interval ends at its bound.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments import _page
-from gsjax import records
-from gsjax.statistics import Interval, bootstrap_mean
+from gsjax import _check, records, statistics
+from gsjax.statistics import Interval
+
+LEVEL = 0.025  # of a signature, one-sided
 
 
 def measured(
@@ -28,7 +36,7 @@ def measured(
     0.6
     """
     values = list(values)
-    mean = bootstrap_mean(values) if len(values) > 1 else None
+    mean = statistics.mean(values) if len(values) > 1 else None
     return {
         "name": name,
         "measured": float(mean.value) if mean else float(values[0]),
@@ -39,10 +47,67 @@ def measured(
     }
 
 
-def signature(name: str, interval: Interval, holds: Any, why: str) -> dict[str, Any]:
-    """A signature of the summary: a number with its interval, and whether it shows the effect, by which criterion."""
+def signature(
+    name: str,
+    values: Float[np.ndarray, " seeds"] | Sequence[float],
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+    why: str,
+    reason: str,
+) -> dict[str, Any]:
+    """A signature of the summary: whether the mean over seeds lies above a bound, below one, or between two.
+
+    Args:
+        name: what it is the mean of.
+        values: one per seed; of a comparison, the differences in pairs of seeds.
+        above: lower bound.
+        below: upper bound.
+        why: where the bounds come from.
+        reason: why it fails if it does, with the evidence for that; or that it is not known, and what was ruled out.
+
+    >>> found = judged([signature("gain", [0.1, 0.2, 0.15], above=0, why="a gain is above zero", reason="noise")])
+    >>> found[0]["holds"], found[0]["why"]
+    (True, 'above 0 (a gain is above zero): p = 0.018')
+    """
+    return stated(
+        name,
+        statistics.mean(values),
+        statistics.within(values, above=above, below=below),
+        why=f"{bounds(above, below)} ({why})",
+        reason=reason,
+    )
+
+
+def stated(name: str, interval: Interval, p: float, *, why: str, reason: str) -> dict[str, Any]:
+    """A signature of which the caller has the interval and the one-sided p-value, as it is no mean over seeds."""
+    _check.require(bool(reason), "reason", "why the signature fails if it does", repr(reason))
     value, low, high = map(float, interval)
-    return {"name": name, "value": value, "interval": [low, high], "holds": bool(holds), "why": why}
+    return {"name": name, "value": value, "interval": [low, high], "p": float(p), "why": why, "reason": reason}
+
+
+def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Signatures as the summary has them: `holds` and `why` by p-values corrected for being looked at together."""
+    corrected = statistics.holm([entry["p"] for entry in signatures]) if signatures else []
+    found = []
+    for entry, p in zip(signatures, corrected, strict=True):
+        holds = bool(p <= LEVEL)
+        count = f" after Holm's correction for {len(signatures)}" if len(signatures) > 1 else ""
+        why = f"{entry['why']}: p = {p:.2g}{count}"
+        kept = {key: entry[key] for key in ("name", "value", "interval")}
+        found.append({**kept, "holds": holds, "why": why if holds else f"{entry['reason']}. Criterion: {why}"})
+    return found
+
+
+def bounds(above: float, below: float) -> str:
+    """The criterion of a signature in words.
+
+    >>> bounds(0.0, math.inf), bounds(-math.inf, 0.4), bounds(-0.05, 0.05)
+    ('above 0', 'below 0.4', 'between -0.05 and 0.05')
+    """
+    if math.isinf(below):
+        return f"above {above:g}"
+    return f"below {below:g}" if math.isinf(above) else f"between {above:g} and {below:g}"
 
 
 def finish(
@@ -56,10 +121,10 @@ def finish(
     rows: Sequence[Mapping[str, Any]],
     signatures: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes `summary.json`, and the seconds of all cells together to `timing.json`."""
+    """Writes `summary.json`, with `signatures` as `judged`, and the seconds of all cells together to `timing.json`."""
     settings = {**dataclasses.asdict(config), "seed": seed}
     records.summary(
-        out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=signatures
+        out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=judged(signatures)
     )
     records.write(out / "timing.json", f'{{"seconds": {records.seconds(out):.1f}}}\n')
 
@@ -80,8 +145,8 @@ def conclusion(out: Path) -> str:
         for entry in signatures:
             verdict = "holds" if entry["holds"] else "does not hold"
             verdict = f"{verdict:15}" if summary.judged else ""
-            criterion = "" if entry["holds"] or not summary.judged else f" ({entry['why']})"
-            lines.append(f"  {verdict}{entry['name']}: {_page.valued(entry)}{criterion}")
+            reason = "" if entry["holds"] or not summary.judged else f" ({entry['why']})"
+            lines.append(f"  {verdict}{entry['name']}: {_page.valued(entry)}{reason}")
     files = [
         path.name for path in (out / "summary.json", out / "rows.jsonl", *sorted(out.glob("*.png"))) if path.exists()
     ]

@@ -53,11 +53,10 @@ from jaxtyping import Array, Float, Int
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import _check, data, methods, networks, plotting, records
+from gsjax import _check, data, methods, networks, plotting, records, statistics
 from gsjax._progress import track
 from gsjax.data import Images
 from gsjax.probes import margins
-from gsjax.statistics import bootstrap_mean
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
@@ -475,10 +474,10 @@ def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
     pair, radius = PAIRS[config.data][0], RADII[0]
     left = {arm: (distances(of, "linf") > radius).mean(axis=1) for arm, of in rows.items()}
     clean = {arm: np.array([row["test"] for row in of]) for arm, of in rows.items()}
-    attacked, plain = (bootstrap_mean(of["sd"] - of["erm"]) for of in (left, clean))
+    attacked, plain = (statistics.mean(of["sd"] - of["erm"]) for of in (left, clean))
     close, better = abs(float(plain.value)) <= 0.03, float(attacked.low) > 0
     why = "the interval over pairs of seeds lies above zero, and the clean accuracies are within 0.03 of each other"
-    wider = bootstrap_mean(medians(rows["sd"], config) - medians(rows["erm"], config))
+    wider = statistics.mean(medians(rows["sd"], config) - medians(rows["erm"], config))
     above = "the interval over pairs of seeds lies above zero"
     return [
         _rows.signature(
@@ -516,7 +515,7 @@ def summarise_table(rows: Rows, config: Config, name: str, sizes: Sequence[int])
 def judge_table(rows: Rows, name: str) -> dict[str, Any]:
     """Whether SD has more accuracy under attack than ERM, in pairs of seeds."""
     attacked = {arm: np.array([row["attacked"] for row in of]) for arm, of in rows.items()}
-    gain = bootstrap_mean(attacked["sd"] - attacked["erm"])
+    gain = statistics.mean(attacked["sd"] - attacked["erm"])
     title = f"{NAMES[name]}: accuracy under attack (5/255), SD minus ERM"
     return _rows.signature(title, gain, float(gain.low) > 0, "the interval over pairs of seeds lies above zero")
 

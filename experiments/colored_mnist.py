@@ -50,10 +50,9 @@ from jaxtyping import Array, Float, Key
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import data, methods, networks, plotting, records
+from gsjax import data, methods, networks, plotting, records, statistics
 from gsjax._progress import track
 from gsjax.data import Images
-from gsjax.statistics import bootstrap_mean
 
 LABELS = {"erm": "ERM", "rex": "REx", "irm": "IRM", "sd": "SD", "group dro": "Group DRO", "lff": "LfF"}
 ENVIRONMENTS = ("gray", "coloured", "gray blank", "coloured blank")  # of Fig. 3
@@ -385,7 +384,7 @@ def judge(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
     signatures = []
     if "erm" in rows:
         erm = rows["erm"]
-        train, test = (bootstrap_mean([row[name][-1] for row in erm]) for name in ("train", "test"))
+        train, test = (statistics.mean([row[name][-1] for row in erm]) for name in ("train", "test"))
         why = "the whole interval over restarts lies above 0.8"
         signatures.append(_rows.signature("training accuracy of ERM", train, train.low > 0.8, why))
         why = "the whole interval over restarts lies below 0.4"
@@ -400,7 +399,7 @@ def judge(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
         for other, why in pairs.items():
             against = "erm" if other == "sd" else other
             if against in rows:
-                gain = bootstrap_mean(sd - [row["test"][-1] for row in rows[against]])
+                gain = statistics.mean(sd - [row["test"][-1] for row in rows[against]])
                 bound = 0.25 if other == "sd" else 0.0
                 signatures.append(
                     _rows.signature(
@@ -410,7 +409,7 @@ def judge(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any
         if "erm" in rows:
             for number in (2, 3):
                 sure = [np.array([row["entropies"][number] for row in rows[name]]) for name in ("sd", "erm")]
-                gain = bootstrap_mean(sure[0] - sure[1])
+                gain = statistics.mean(sure[0] - sure[1])
                 name = f"entropy on {ENVIRONMENTS[number]} images, SD minus ERM"
                 signatures.append(_rows.signature(name, gain, gain.low > 0, "the interval lies above zero"))
     return signatures

@@ -47,12 +47,12 @@ from scipy import integrate, stats
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import _check, data, features, networks, plotting, records, tangent
+from gsjax import _check, data, features, networks, plotting, records, statistics, tangent
 from gsjax.data import Dataset, Images
 from gsjax.objectives import Ridge
 from gsjax.starvation import structures
 from gsjax.starvation.ensemble import Ensemble, ensemble
-from gsjax.statistics import bootstrap, bootstrap_mean
+from gsjax.statistics import bootstrap
 
 Structure = Literal["random", "near identity", "positive loadings", "aligned", "exceptions", "blocks"]
 Task = Literal[
@@ -425,7 +425,7 @@ def judge(rows: Rows, config: Config, present: Sequence[Task]) -> list[dict[str,
     """Whether starvation prevails where it should, and does not where it should not."""
 
     def share(name: str, values: np.ndarray, low: float, high: float) -> dict[str, Any]:
-        mean = bootstrap_mean(values)
+        mean = statistics.mean(values)
         why = f"95% interval against {low:g} to {high:g}"
         return _rows.signature(name, mean, low <= mean.low and mean.high <= high, why)
 
@@ -452,7 +452,7 @@ def judge(rows: Rows, config: Config, present: Sequence[Task]) -> list[dict[str,
         near = abs(worst.mean()) <= 0.05
         why = f"largest of the differences from the prediction for {few} exceptions against 0.05"
         holds = near == (spectrum == "step")
-        found.append(_rows.signature(f"few exceptions, {label}", bootstrap_mean(worst), holds, why))
+        found.append(_rows.signature(f"few exceptions, {label}", statistics.mean(worst), holds, why))
     within = rows.synthetic(config, "blocks", "share") / rows.synthetic(config, "blocks", "coupled")
     found.append(share("blocks: half of the pairs within a block starve", within, *half))
     across = (rows.synthetic(config, "blocks", "coupled") * (config.n - 1) - (BLOCK - 1)).round(9)
@@ -470,7 +470,7 @@ def _judge_real(rows: Rows, config: Config, present: Sequence[Task]) -> list[dic
         for strength in config.real_strengths
     ]
     shares = np.array([rows.draws(cell, "share").mean() for cell in of])
-    mean = bootstrap_mean(shares)
+    mean = statistics.mean(shares)
     why = f"every mean over draws against 0.45 to 0.65; they go from {shares.min():.3f} to {shares.max():.3f}"
     good = bool(shares.min() >= 0.45 and shares.max() <= 0.65)
     found = [_rows.signature("real networks: between 45% and 65% of all pairs starve", mean, good, why)]

@@ -51,9 +51,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import _photographs, _rows
 from experiments._bounds import Bound
-from gsjax import _check, data, methods, networks, plotting, records
+from gsjax import _check, data, methods, networks, plotting, records, statistics
 from gsjax.data import ImageFolder, Images
-from gsjax.statistics import bootstrap_mean
 
 GROUPS = {
     "celeba": ("dark-haired women", "dark-haired men", "blond women", "blond men"),
@@ -376,7 +375,7 @@ def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
             "worst group": remedy.min(axis=1) - erm.min(axis=1),
             "rarest group": remedy[:, 3] - erm[:, 3],
         }.items():
-            interval = bootstrap_mean(difference)
+            interval = statistics.mean(difference)
             why = f"lower end of the interval of the paired difference in accuracy on the {name} against 0"
             label = f"{LABELS[arm]} beats ERM on the {name}"
             signatures.append(_rows.signature(label, interval, bool(interval.low > 0), why))

@@ -35,10 +35,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import _check, dual, features, linearized, plotting, records, training
+from gsjax import _check, dual, features, linearized, plotting, records, statistics, training
 from gsjax.features import Features
 from gsjax.objectives import Penalties, Penalty, Ridge, SpectralDecoupling, objective
-from gsjax.statistics import bootstrap_mean
 
 ACCURACY = 1e-3  # within which end points have to agree with the exact equilibrium
 TITLES = {"ridge": "ridge", "sd": "spectral decoupling"}
@@ -257,15 +256,15 @@ def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]
         finished = all(row["predicted"]["converged"] and all(row["measured"]["converged"]) for row in of)
         why = f"largest |z - z*| of primal and dual, ridge and spectral decoupling, against {ACCURACY:g}"
         name = f"s_1 = {s1:g}: the paths end at the exact equilibrium"
-        found.append(_rows.signature(name, bootstrap_mean(worst), finished and worst.max() <= ACCURACY, why))
+        found.append(_rows.signature(name, statistics.mean(worst), finished and worst.max() <= ACCURACY, why))
     ridge, sd = (np.array([row["measured"]["end"] for row in select(rows, name)])[..., 1] for name in TITLES)
     why = f"z_2 at the largest s_1 less that at the smallest; every step takes it down by more than {ACCURACY:g}"
     falls = bool((np.diff(ridge, axis=0) < -ACCURACY).all())
-    found.append(_rows.signature("ridge: z_2 falls as s_1 grows", bootstrap_mean(ridge[-1] - ridge[0]), falls, why))
+    found.append(_rows.signature("ridge: z_2 falls as s_1 grows", statistics.mean(ridge[-1] - ridge[0]), falls, why))
     why = f"largest z_2 less the smallest, of all s_1, against {ACCURACY:g}"
     spread = np.ptp(sd, axis=0)
     holds = spread.max() <= ACCURACY
-    return [*found, _rows.signature("spectral decoupling: z_2 stays as s_1 grows", bootstrap_mean(spread), holds, why)]
+    return [*found, _rows.signature("spectral decoupling: z_2 stays as s_1 grows", statistics.mean(spread), holds, why)]
 
 
 def error(row: dict[str, Any]) -> np.ndarray:

@@ -42,11 +42,11 @@ from jaxtyping import Array, Float
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import data, features, methods, networks, plotting, records, tangent
+from gsjax import data, features, methods, networks, plotting, records, statistics, tangent
 from gsjax._progress import track
 from gsjax.data import Dataset
 from gsjax.probes import boundary
-from gsjax.statistics import bootstrap, bootstrap_mean
+from gsjax.statistics import bootstrap
 
 GRID = np.linspace(-2, 2, 100)
 LINEAR = 3  # the strongest features: what a constant, x_1 and x_2 make up, and a straight boundary takes
@@ -346,7 +346,7 @@ def summarise(
             signatures.append(_rows.signature(name, ratio, ratio.low >= factor, why))
     if {"followed: erm", "followed: sd"} <= found.keys():
         strong, weak = np.stack([found[f"followed: {name}"]["responses"][:, -1] for name in ("sd", "erm")]).T
-        ratio = bootstrap_mean(np.divide(*(weak / strong).T))
+        ratio = statistics.mean(np.divide(*(weak / strong).T))
         name = "response of the weak features over the strong, SD over ERM"
         signatures.append(_rows.signature(name, ratio, ratio.low > 1, "the interval over seeds lies above one"))
     return lines, signatures

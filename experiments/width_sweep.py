@@ -35,9 +35,9 @@ import tyro
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import _check, data, plotting, records, sweeps
+from gsjax import _check, data, plotting, records, statistics, sweeps
 from gsjax.data import Dataset
-from gsjax.statistics import bootstrap_mean, loglog_slope
+from gsjax.statistics import loglog_slope
 
 Data = Literal["two_moons", "digits", "fashion_mnist", "mnist", "cifar2"]
 
@@ -242,7 +242,7 @@ def summarise(group: Sequence[dict[str, Any]], config: Config) -> list[dict[str,
     for name, key in {"error": judged(group), "drift of the kernel": "drift"}.items():
         widths, values = table_of(group, key)
         if widths:
-            rows.append(row(f"{name} at width {widths[-1]}", *bootstrap_mean(values[:, -1])))
+            rows.append(row(f"{name} at width {widths[-1]}", *statistics.mean(values[:, -1])))
     return rows
 
 
@@ -267,7 +267,7 @@ def compare(starved: Sequence[dict[str, Any]], config: Config) -> list[dict[str,
         of = [row for row in starved if row["width"] == width]
         predicted, measured = (np.array([row[key] for row in of]) for key in ("predicted", "measured"))
         errors = np.linalg.norm(measured - predicted, axis=(1, 2)) / np.linalg.norm(predicted, axis=(1, 2))
-        value, low, high = bootstrap_mean(errors)
+        value, low, high = statistics.mean(errors)
         failed = sum(not row["converged"] for row in of)
         rows.append(
             {

@@ -33,8 +33,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from gsjax import data, plotting, sweeps
-from gsjax.statistics import bootstrap_mean, loglog_slope
+from gsjax import data, plotting, statistics, sweeps
+from gsjax.statistics import loglog_slope
 
 jax.config.update("jax_enable_x64", True)
 
@@ -162,7 +162,7 @@ figure
 
 # %%
 for penalty in sweep.penalties:
-    means = bootstrap_mean(measured[penalty, "test_accuracy"])
+    means = statistics.mean(measured[penalty, "test_accuracy"])
     for width, value, low, high in zip(sweep.widths, *means, strict=True):
         print(f"{penalty:6} width {width:4}: test accuracy {value:.3f} [{low:.3f}, {high:.3f}]")
 

@@ -34,8 +34,7 @@ import jax
 import numpy as np
 import optax
 
-from gsjax import data, methods, networks, plotting
-from gsjax.statistics import bootstrap_mean
+from gsjax import data, methods, networks, plotting, statistics
 
 # %% [markdown]
 # ## Coloured digits
@@ -146,9 +145,9 @@ figure
 # %%
 last = {name: [part[:, -1] for part in run.records] for name, run in runs.items()}
 for name, (training, _, turned) in last.items():
-    numbers = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(bootstrap_mean, (training, turned))]
+    numbers = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(statistics.mean, (training, turned))]
     print(f"{name:10} training {numbers[0]}   colour turned round {numbers[1]}")
-gain = bootstrap_mean(last["SD"][2] - last["ERM"][2])
+gain = statistics.mean(last["SD"][2] - last["ERM"][2])
 print(f"SD minus ERM, colour turned round, in pairs of restarts: {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]")
 assert gain.low > 0.2
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax import Ridge, features, plotting, starvation
+from gsjax import Ridge, features, plotting, starvation, statistics
 from gsjax.dual import closed_form
 from gsjax.dual.links import Form
-from gsjax.statistics import bootstrap_mean, loglog_slope
+from gsjax.statistics import loglog_slope
 from theory import instances
 from theory.claim import Claim, Control, Observation
 
@@ -141,7 +141,7 @@ def half_starve(delta: float | None = None, seeds: int = 40) -> Observation:
         return starvation.share(features.from_spectrum(u, jnp.sqrt(s2)), Ridge(0.1))
 
     shares = np.asarray(share(jax.random.split(jax.random.key(7), seeds)))
-    mean = bootstrap_mean(shares)
+    mean = statistics.mean(shares)
     holds = float(mean.low) > 0.45 and float(mean.high) < 0.55
     details = {"interval": (float(mean.low), float(mean.high)), "seeds": seeds, "n": n}
     return Observation(0.5, float(mean.value), 0.05, holds, details)

@@ -10,7 +10,7 @@ import scipy.special
 from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
 
-from gsjax import _check
+from gsjax import _check, statistics
 from gsjax.plotting._style import (
     MARKERS,
     OKABE_ITO,
@@ -22,7 +22,7 @@ from gsjax.plotting._style import (
     styled,
     vector,
 )
-from gsjax.statistics import Slope, bootstrap_mean
+from gsjax.statistics import Slope
 
 __all__ = ["against", "categories", "curves", "decision_boundary", "error_against_width"]
 
@@ -43,7 +43,7 @@ def error_against_width(
     Args:
         widths: sizes, shape (w,), positive. Whole numbers are written out along the axis.
         errors: one row a seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
-            geometric mean (`statistics.bootstrap_mean` of the logarithm).
+            geometric mean (`statistics.mean` of the logarithm).
         slope: of `statistics.loglog_slope`; its line is drawn and its interval written in the legend.
         reference: an exponent; drawn as a dashed guide below the data.
         ax: axes to draw into, e.g. those of another series; a new figure by default.
@@ -64,7 +64,7 @@ def error_against_width(
     if reference is not None:
         _check.number("reference", reference)
     ax = axes(ax)
-    mean, low, high = np.exp(np.stack(bootstrap_mean(np.log(errors))))
+    mean, low, high = np.exp(np.stack(statistics.mean(np.log(errors))))
     if slope is not None:
         label = f"{label}: slope {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]".replace("-", "−")
     marker = MARKERS[len(ax.containers) % len(MARKERS)]  # a container holds the bars of an earlier series
@@ -168,7 +168,7 @@ def categories(
         marker = MARKERS[number % len(MARKERS)]
         ax.plot(at, values.mean(axis=0), marker, color=color, markersize=6, label=label, zorder=3)
         if len(values) > 1:
-            mean, low, high = bootstrap_mean(values)
+            mean, low, high = statistics.mean(values)
             ax.errorbar(at, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
             ax.plot(at, values.T, ".", color=color, alpha=0.3, markersize=4)
     ax.set_xticks(place, names)
@@ -295,5 +295,5 @@ def _mean(ax: Axes, x: np.ndarray, values: np.ndarray, **line: Any) -> None:
     """The mean over rows against `x`, with its 95% interval as a band."""
     (drawn,) = ax.plot(x, values.mean(axis=0), **line)
     if len(values) > 1:
-        _, low, high = bootstrap_mean(values)
+        _, low, high = statistics.mean(values)
         ax.fill_between(x, low, high, color=drawn.get_color(), alpha=0.2, linewidth=0)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from gsjax import plotting
-from gsjax.statistics import bootstrap_mean, loglog_slope
+from gsjax import plotting, statistics
+from gsjax.statistics import loglog_slope
 from tests.plotting.shown import legend, points
 
 WIDTHS = np.array([64, 128, 256])
@@ -79,7 +79,7 @@ def test_against_shows_means_and_intervals_over_draws():
     assert first.get_color() != second.get_color()
     assert first.get_marker() != second.get_marker()
     (band,) = ax.collections  # of one draw there is no interval
-    _, low, high = bootstrap_mean(draws)
+    _, low, high = statistics.mean(draws)
     (outline,) = band.get_paths()
     heights = np.asarray(outline.vertices)[:, 1]
     np.testing.assert_allclose((heights.min(), heights.max()), (low.min(), high.max()))
