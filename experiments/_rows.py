@@ -94,8 +94,11 @@ def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         holds = bool(p <= LEVEL)
         count = f" after Holm's correction for {len(signatures)}" if len(signatures) > 1 else ""
         why = f"{entry['why']}: p = {p:.2g}{count}"
+        reason = entry["reason"]
+        if entry["p"] <= LEVEL:  # this very correction is why
+            reason = f"p is {entry['p']:.2g} for itself, too much for one of {len(signatures)}: more seeds would tell"
         kept = {key: entry[key] for key in ("name", "value", "interval")}
-        found.append({**kept, "holds": holds, "why": why if holds else f"{entry['reason']}. Criterion: {why}"})
+        found.append({**kept, "holds": holds, "why": why if holds else f"{reason}. Criterion: {why}"})
     return found
 
 

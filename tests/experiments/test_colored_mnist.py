@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import colored_mnist
+from experiments import _rows, colored_mnist
 from experiments.__main__ import main
 from gsjax import data
 
@@ -26,7 +26,10 @@ def test_smoke_run(tmp_path):
     assert "400 of 50,000 training images" in published["differs"]
     assert rows["sd, gray blank: entropy"]["published"] == 0.66
     assert 0 <= rows["sd, gray blank: entropy"]["measured"] <= np.log(2) + 1e-6
-    assert len(summary["signatures"]) == 5
+    names = [entry["name"] for entry in summary["signatures"]]
+    assert "test accuracy, SD minus ERM with the threshold that is best on test images" in names
+    assert "entropy on coloured blank images, SD minus ERM at a temperature" in names
+    assert all(entry["why"] for entry in summary["signatures"])
     assert {"environments.png", "schedule.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
@@ -49,6 +52,8 @@ def test_every_arm_is_of_a_published_or_stated_recipe():
         "group dro": 1001,
         "lff": 1001,
         "oracle": 101,
+        "rex, earlier": 501,
+        "irm, earlier": 501,
         "sd, penalty alone": 2001,
         "sd, slow phase alone": 2001,
     }
@@ -105,6 +110,50 @@ def test_selection_by_validation_and_by_test():
     other = [{"validation": [0.95], "test": [0.1]}, {"validation": [0.1], "test": [0.8]}]
     chosen, values = colored_mnist.selected_arm({"erm": rows, "sd": other, "oracle": other}, "validation")
     assert (chosen, values.tolist()) == ("erm 1, sd 1", [0.1, 0.4])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_best_threshold_is_as_good_as_any(seed):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=rng.integers(1, 40)).round(1)
+    y = np.where(rng.random(len(logits)) < 0.4, 1.0, -1.0)
+    ours = float(colored_mnist.best_threshold(jnp.asarray(logits), jnp.asarray(y)))
+    others = np.concatenate([logits - 1e-3, logits + 1e-3])
+    best = max(np.mean(y * (logits - other) > 0) for other in others)
+    assert np.mean(y * (logits - ours) > 0) == pytest.approx(best)
+
+
+def test_a_temperature_undoes_a_scale():
+    """A network whose logits are seven times those of another one is as sure as that everywhere, once it is calmed."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 200))  # validation and the four environments
+
+    def row(scale):
+        cooled = [[np.mean(colored_mnist.entropy(scale * of / t)) for of in logits] for t in colored_mnist.TEMPERATURES]
+        return {"cooled": cooled}
+
+    one, seven = row(1.0), row(7.0)
+    calmed = colored_mnist.calmed([seven, seven], [one, one])
+    np.testing.assert_allclose(calmed, [one["cooled"][0][1:]] * 2, atol=2e-3)
+    assert np.abs(np.subtract(seven["cooled"][0][1:], one["cooled"][0][1:])).min() > 0.1
+
+
+def test_what_is_judged_fails_where_it_should():
+    """With SD no better than ERM, and ERM not following the colour, nothing holds, and each says why."""
+    cooled = [[0.5 + 0.001 * number] * 5 for number in range(len(colored_mnist.TEMPERATURES))]
+
+    def row(train, test):
+        curve = {"train": [0.5, train], "test": [0.5, test], "validation": [0.5, train], "steps": [0, 1001]}
+        return {**curve, "shifted": [test, test], "entropies": [0.5] * 4, "cooled": cooled}
+
+    rng = np.random.default_rng(0)
+    rows = {
+        name: [row(0.7 + 0.01 * rng.random(), 0.7 + 0.01 * rng.random()) for _ in range(5)] for name in ("erm", "sd")
+    }
+    found = _rows.judged(colored_mnist.judge(rows))
+    assert len(found) == 9
+    assert not any(entry["holds"] for entry in found)
+    assert all("Criterion: " in entry["why"] for entry in found)
 
 
 def test_entropy_is_that_of_the_predicted_distribution():
