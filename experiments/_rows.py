@@ -79,11 +79,22 @@ def signature(
     )
 
 
-def stated(name: str, interval: Interval, p: float, *, why: str, reason: str) -> dict[str, Any]:
-    """A signature of which the caller has the interval and the one-sided p-value, as it is no mean over seeds."""
+def stated(name: str, interval: Interval | None, p: float, *, why: str, reason: str) -> dict[str, Any]:
+    """A signature that is no mean over seeds: with its interval, None where there is no number, and one-sided p-value.
+
+    Raises:
+        ValueError: no reason.
+    """
     _check.require(bool(reason), "reason", "why the signature fails if it does", repr(reason))
-    value, low, high = map(float, interval)
-    return {"name": name, "value": value, "interval": [low, high], "p": float(p), "why": why, "reason": reason}
+    value, *ends = map(float, interval) if interval else (None, None)
+    return {
+        "name": name,
+        "value": value,
+        "interval": ends if interval else None,
+        "p": float(p),
+        "why": why,
+        "reason": reason,
+    }
 
 
 def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

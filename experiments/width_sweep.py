@@ -37,7 +37,7 @@ from experiments import _rows
 from experiments._bounds import Bound
 from gsjax import _check, data, plotting, records, statistics, sweeps
 from gsjax.data import Dataset
-from gsjax.statistics import loglog_slope
+from gsjax.statistics import Interval, loglog_slope
 
 Data = Literal["two_moons", "digits", "fashion_mnist", "mnist", "cifar2"]
 
@@ -159,7 +159,7 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
             draw(finished, starved, config, out / f"{name}.png")
             for group in groups(finished, config):
                 rows += summarise(group, config)
-                signatures += judge(group)
+                signatures.append(judge(group))
             rows += compare(starved, config)
     if first:
         _rows.finish(
@@ -246,18 +246,20 @@ def summarise(group: Sequence[dict[str, Any]], config: Config) -> list[dict[str,
     return rows
 
 
-def judge(group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def judge(group: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Whether the error falls faster than the bound of width^(-1/2)."""
     first, (widths, values) = group[0], table_of(group, judged(group))
-    value, interval, holds = None, None, False
-    why = "fewer than two widths at which every run has converged"
-    if len(widths) > 1:
-        slope = loglog_slope(widths, values)
-        value, interval, holds = slope.value, [slope.low, slope.high], slope.high < -0.5
-        why = "upper end of the slope's interval against -1/2, the bound of Lee et al. 2019"
     of = f"{first['data']}, {first['penalty']}, lambda = {first['strength']:g}, depth {first['depth']}"
-    name = f"{of}: the error falls with the width"
-    return [{"name": name, "value": value, "interval": interval, "holds": holds, "why": why}]
+    name, why = f"{of}: the error falls with the width", "slope below -1/2, the bound of Lee et al. 2019"
+    if len(widths) < 2:
+        reason = "there are fewer than two widths at which every run has converged"
+        return _rows.stated(name, None, 1.0, why=why, reason=reason)
+    slope = loglog_slope(widths, values)
+    # It is the mean of one slope per seed, as errors are averaged geometrically.
+    each = [loglog_slope(widths, np.stack([errors, errors])).value for errors in values]
+    reason = f"the slope is {slope.value:.2f} over widths from {widths[0]} to {widths[-1]}"
+    interval = Interval(*map(np.asarray, slope))
+    return _rows.stated(name, interval, statistics.within(each, below=-0.5), why=why, reason=reason)
 
 
 def compare(starved: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:

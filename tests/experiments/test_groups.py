@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from experiments import _photographs, groups
+from experiments import _photographs, _rows, groups
 from experiments.__main__ import main
 from gsjax import data, methods, networks, records
 from gsjax.data import sources
@@ -79,7 +79,7 @@ def test_signatures_are_of_paired_differences():
         return [row(seed, [[1, 1, 1, 1]], [[0.9, 0.9, 0.9, value]]) for seed, value in enumerate(worst)]
 
     found = {"erm": of([0.1, 0.5, 0.3, 0.7]), "sd": of([0.2, 0.6, 0.4, 0.8]), "lff": of([0.7, 0.3, 0.5, 0.1])}
-    worst, rarest, *of_lff = groups.judge(found)
+    worst, rarest, *of_lff = _rows.judged(groups.judge(found))
     assert worst["value"] == rarest["value"] == pytest.approx(0.1)
     assert [signature["holds"] for signature in (worst, rarest, *of_lff)] == [True, True, False, False]
     assert groups.judge({"sd": found["sd"]}) == []

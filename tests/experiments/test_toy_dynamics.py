@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from experiments import toy_dynamics
+from experiments import _rows, toy_dynamics
 from experiments.__main__ import main
 from gsjax.objectives import SpectralDecoupling
 
@@ -115,9 +115,9 @@ def test_signatures_do_not_hold_where_they_should_not(rows):
     for row in cut:
         row["measured"] |= {"end": [path[-1] for path in row["measured"]["path"]], "converged": [False, True]}
     assert "not converged at step" in toy_dynamics.summarise(cut[:2], config)[0]["differs"]
-    assert [signature["holds"] for signature in toy_dynamics.judge(cut, config)] == [False, False, True, False]
+    assert [one["holds"] for one in _rows.judged(toy_dynamics.judge(cut, config))] == [False, False, True, False]
     exchanged = [row | {"s1": 5 - row["s1"]} for row in reversed(rows)]
-    assert [signature["holds"] for signature in toy_dynamics.judge(exchanged, config)] == [True, True, False, True]
+    assert [one["holds"] for one in _rows.judged(toy_dynamics.judge(exchanged, config))] == [True, True, False, True]
 
 
 def test_run_on_stops_at_its_bound():
