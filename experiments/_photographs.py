@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,11 +22,21 @@ from gsjax.data import ImageFolder
 _COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-class Course(NamedTuple):
-    """Accuracies in the groups after every epoch, `(epochs, 4)`, and whether the objective was always `finite`."""
+class Outputs(NamedTuple):
+    """Logits of a network on a split, and the labels and groups of its images."""
 
-    validation: Float[np.ndarray, "epochs 4"]
-    test: Float[np.ndarray, "epochs 4"]
+    logits: Float[Array, " n"]
+    y: Float[Array, " n"]
+    group: Int[Array, " n"]
+
+
+Measure = Callable[[Outputs, Outputs], Any]  # of the validation and the test split; its leaves are arrays
+
+
+class Course(NamedTuple):
+    """What was `found` after every epoch, an axis of epochs first, and whether the objective was always `finite`."""
+
+    found: Any
     finite: bool
 
 
@@ -35,6 +45,7 @@ def train(
     network: nn.Module,
     key: Key[Array, ""],
     folder: ImageFolder,
+    measure: Measure,
     *,
     epochs: int,
     batch_size: int,
@@ -52,6 +63,7 @@ def train(
         network: with outputs `(n,)`; a `networks.ResNet` where there are `weights`.
         key: of all random numbers.
         folder: photographs of all four groups in every split.
+        measure: what to find out of the outputs; it is compiled.
         epochs: one or more.
         batch_size: photographs of a step.
         size: height and width at which they are shown.
@@ -74,13 +86,14 @@ def train(
     def predict(state: methods.State, pixels: Array) -> Array:
         return methods.predict(network, state, normalised(pixels))
 
-    def accuracies(state: methods.State, split: str) -> np.ndarray:
+    measure = jax.jit(measure)
+
+    def outputs(state: methods.State, split: str) -> Outputs:
         of = folder.rows(split)
         # Whole batches, so that one program does: what fills the last one does not count.
         filled = np.resize(of, -(-len(of) // batch_size) * batch_size)
-        outputs = [np.asarray(predict(state, pixels)) for pixels in read(folder, filled.reshape(-1, batch_size), size)]
-        right = np.concatenate(outputs)[: len(of)] * folder.y[of] > 0
-        return np.bincount(folder.group[of], right, 4) / np.bincount(folder.group[of], minlength=4)
+        logits = [np.asarray(predict(state, pixels)) for pixels in read(folder, filled.reshape(-1, batch_size), size)]
+        return Outputs(*map(jnp.asarray, (np.concatenate(logits)[: len(of)], folder.y[of], folder.group[of])))
 
     def batch(pixels: np.ndarray, index: np.ndarray) -> methods.Batch:
         of = rows[index]
@@ -98,9 +111,8 @@ def train(
         batches = read(folder, rows[order], size)
         for index in track(list(order), f"{what}, epoch {epoch + 1} of {epochs}"):
             state, finite = update(state, finite, batch(next(batches), index))
-        measured.append([accuracies(state, split) for split in ("validation", "test")])
-    validation, test = np.swapaxes(measured, 0, 1)
-    return Course(validation, test, bool(finite))
+        measured.append(measure(outputs(state, "validation"), outputs(state, "test")))
+    return Course(jax.tree.map(lambda *epochs: np.stack(epochs), *measured), bool(finite))
 
 
 def read(

@@ -51,15 +51,26 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import _photographs, _rows
 from experiments._bounds import Bound
+from experiments._photographs import Course, Outputs
 from gsjax import _check, data, methods, networks, plotting, records
 from gsjax.data import ImageFolder, Images
+from gsjax.methods import protocol, terms
 
 GROUPS = {
     "celeba": ("dark-haired women", "dark-haired men", "blond women", "blond men"),
     "waterbirds": ("landbird on land", "landbird on water", "waterbird on land", "waterbird on water"),
 }
 CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-LABELS = {"erm": "ERM", "sd": "SD", "lff": "LfF", "group_dro": "Group DRO"}
+Arm = Literal["erm", "sd", "lff", "group_dro", "balanced", "erm_adam", "sd_adam"]
+LABELS = {
+    "erm": "ERM",
+    "sd": "SD",
+    "lff": "LfF",
+    "group_dro": "Group DRO",
+    "balanced": "ERM, balanced classes",
+    "erm_adam": "ERM by Adam",
+    "sd_adam": "SD by Adam",
+}
 
 # Table 3: average and worst-group accuracy on CelebA.
 PUBLISHED = {
@@ -67,6 +78,25 @@ PUBLISHED = {
     "sd": ("0.9164 ± 0.0061", "0.8324 ± 0.0201"),
     "lff": (None, "0.8124 ± 0.0138"),
     "group_dro": ("0.9176 ± 0.0028", "0.8778 ± 0.0096"),
+}
+HALF_GAIN = (0.8324 - 0.4035) / 2  # half of what SD's worst group is published to gain over ERM's
+
+
+class Choice(NamedTuple):
+    """How the network and the offset on its logits are chosen after training: by what `offset`, at which epoch."""
+
+    label: str
+    offset: Literal["none", "groups", "classes", "odds"]
+    groups: bool
+    """Whether the epoch is the one with the best worst group of the validation images; or with the best balance."""
+
+
+CHOICES = {
+    "published": Choice("{}", "none", True),
+    "offset": Choice("{} + offset", "groups", True),
+    "blind": Choice("{}, no group labels", "none", False),
+    "blind offset": Choice("{} + offset, no group labels", "classes", False),
+    "log odds": Choice("{} + log odds, no group labels", "odds", False),
 }
 
 
@@ -80,16 +110,18 @@ class Config:
     """Labels of the frequent class of coloured images, y = -1: dresses and coats."""
     rare: Annotated[tuple[int, ...], Bound(least=0, most=9)] = (2,)
     """Labels of the rare class of coloured images, y = +1: pullovers."""
-    arms: tuple[Literal["erm", "sd", "lff", "group_dro"], ...] = ("erm", "sd", "lff", "group_dro")
+    arms: tuple[Arm, ...] = ("erm", "sd", "lff", "group_dro", "balanced", "erm_adam", "sd_adam")
     """Methods."""
-    seeds: int = 6
-    """Networks a method; coloured images are drawn anew for each."""
+    seeds: int = 10
+    """Networks per method; coloured images are drawn anew for each."""
     epochs: int = 30
     """Passes over the images to train on."""
     batch_size: int = 128
     """Images of a step."""
     learning_rate: float = 0.02
     """Of SGD with momentum 0.9."""
+    adam_learning_rate: float = 1e-3
+    """Of the arms that are trained by Adam."""
     weight_decay: Annotated[float, Bound(least=0)] = 1e-4
     """Adds (weight_decay / 2) ||theta||^2 to every objective."""
     widths: Annotated[tuple[int, ...], Bound(repeats=True)] = (256, 256)
@@ -115,7 +147,7 @@ PRESETS = {
     ),
     "laptop": Config(),
     "shirts": Config(frequent=(2, 4), rare=(6,)),
-    "paper": Config(data="celeba", seeds=3, epochs=50, learning_rate=1e-4),
+    "paper": Config(data="celeba", seeds=5, epochs=50, learning_rate=1e-4, adam_learning_rate=1e-4),
 }
 
 
@@ -137,22 +169,50 @@ class Parts(NamedTuple):
     test: methods.Batch
 
 
-def method(name: str, network: nn.Module, config: Config, examples: int) -> methods.Method:
-    """A method of Table 3 with its published hyperparameters, for so many `examples` to train on.
+def method(name: str, network: nn.Module, config: Config, sizes: tuple[int, int]) -> methods.Method:
+    """A method of Table 3 with its published hyperparameters, or a control; `sizes` of the classes -1, +1 in training.
 
     Those of SD are factors c of mean (yhat - target)^2, without 1/2, hence strengths 2 c: .1 mean over the class of
     (yhat - .44)^2 for y = -1, and of (yhat - 2.5)^2 for y = +1. Learning from Failure has q = .7 and, as in its code,
     moving averages of the losses of all examples. Group DRO has a step size of .01.
+
+    Balanced classes are ERM with the loss of each example over its class's share of training and over the number of
+    classes, n loss_i / (2 n_c): what sampling both classes alike is on average.
     """
+    network_and = network, optax.sgd(config.learning_rate, momentum=0.9)
+    if name.endswith("_adam"):
+        network_and = network, optax.adam(config.adam_learning_rate)
+    if name == "balanced":
+        return balanced(*network_and, sizes=sizes, weight_decay=config.weight_decay)
     options: dict[str, dict[str, Any]] = {
         "erm": {},
-        "sd": {"strength": (2 * 0.1, 2 * 0.1), "target": (0.44, 2.5), "class_means": True},
-        "lff": {"q": 0.7, "examples": examples, "decay": 0.7},
+        "spectral_decoupling": {"strength": (2 * 0.1, 2 * 0.1), "target": (0.44, 2.5), "class_means": True},
+        "lff": {"q": 0.7, "examples": sum(sizes), "decay": 0.7},
         "group_dro": {"groups": 4, "step_size": 0.01},
     }
-    constructor = methods.get("spectral_decoupling" if name == "sd" else name)
-    optimizer = optax.sgd(config.learning_rate, momentum=0.9)
-    return constructor(network, optimizer, weight_decay=config.weight_decay, **options[name])
+    of = name.removesuffix("_adam").replace("sd", "spectral_decoupling")
+    return methods.get(of)(*network_and, weight_decay=config.weight_decay, **options[of])
+
+
+def balanced(
+    network: nn.Module, optimizer: optax.GradientTransformation, *, sizes: tuple[int, int], weight_decay: float
+) -> methods.Method:
+    """mean_i n loss_i / (2 n_c) + (weight_decay / 2) ||theta||^2, with n_c of the n examples in the class of i."""
+
+    def init(key: Key[Array, ""], batch: methods.Batch) -> methods.State:
+        return protocol.initial(network, optimizer, key, batch)
+
+    def update(state: methods.State, batch: methods.Batch) -> tuple[methods.State, methods.Info]:
+        def objective(logits: Array, ridge: Array) -> tuple[methods.Info, tuple[()]]:
+            each, (label, _) = terms.losses(logits, batch.y), terms.classes(logits, batch.y)
+            weights = sum(sizes) / (2 * jnp.asarray(sizes, logits.dtype))
+            loss = (weights[label] * each).mean()
+            return methods.Info(loss + ridge, loss, jnp.zeros_like(loss)), ()
+
+        state, info, _ = protocol.minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
+        return state, info
+
+    return protocol.checked(init, update)
 
 
 Cell = tuple[dict[str, Any], Callable[[], list[dict[str, Any]]]]  # of the table, and what computes its rows
@@ -223,19 +283,20 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
 def train_colored(
     keys: Key[Array, " seeds"], parts: Parts, shares: Float[np.ndarray, " 4"], config: Config, arm: str
 ) -> list[dict[str, Any]]:
-    """Trains all seeds of a method in one compiled program; a row a seed."""
+    """Trains all seeds of a method in one compiled program; one row per seed."""
     network, examples = networks.FullyConnected(config.widths), parts.train.y.shape[1]
+    sizes = (int((parts.train.y[0] < 0).sum()), int((parts.train.y[0] > 0).sum()))
     _check.require(1 <= config.batch_size <= examples, "batch_size", f"1 to {examples}", config.batch_size)
     epoch = examples // config.batch_size
 
-    def evaluate(state: methods.State, held_out: Parts) -> tuple[Array, Array]:
-        def accuracies(part: methods.Batch) -> Array:
-            return by_group(methods.predict(network, state, part.x) * part.y > 0, jnp.asarray(part.group))
+    def evaluate(state: methods.State, held_out: Parts) -> dict[str, dict[str, Array]]:
+        def outputs(part: methods.Batch) -> Outputs:
+            return Outputs(jnp.asarray(methods.predict(network, state, part.x)), part.y, jnp.asarray(part.group))
 
-        return accuracies(held_out.validation), accuracies(held_out.test)
+        return measure(outputs(held_out.validation), outputs(held_out.test), shares=shares, sizes=sizes)
 
     result = methods.train(
-        method(arm, network, config, examples),
+        method(arm, network, config, sizes),
         keys,
         parts.train,
         steps=config.epochs * epoch,
@@ -246,11 +307,11 @@ def train_colored(
         per_seed=True,
         what=LABELS[arm],
     )
-    validation, test = result.records
-    return [
-        row(seed, shares, _photographs.Course(validation[seed], test[seed], bool(result.finite[seed])))
-        for seed in range(len(keys))
-    ]
+
+    def course(seed: int) -> Course:
+        return Course(jax.tree.map(lambda leaf: leaf[seed], result.records), bool(result.finite[seed]))
+
+    return [row(seed, shares, course(seed)) for seed in range(len(keys))]
 
 
 def by_group(right: Bool[Array, " n"], group: Int[Array, " n"]) -> Float[Array, " 4"]:
@@ -294,11 +355,14 @@ def train_photographs(
 ) -> list[dict[str, Any]]:
     """Trains one network of a method; its row."""
     network = networks.ResNet(config.blocks)
+    y = folder.y[folder.rows("train")]
+    sizes = int((y < 0).sum()), int((y > 0).sum())
     course = _photographs.train(
-        method(arm, network, config, len(folder.rows("train"))),
+        method(arm, network, config, sizes),
         network,
         keys[seed],
         folder,
+        functools.partial(measure, shares=shares, sizes=sizes),
         epochs=config.epochs,
         batch_size=config.batch_size,
         size=config.size,
@@ -313,30 +377,99 @@ def about(name: str, counts: Mapping[str, np.ndarray], *, stand_in: bool) -> dic
     return {"name": name, **{part: count.tolist() for part, count in counts.items()}, "stand-in": stand_in}
 
 
-def row(seed: int, shares: Float[np.ndarray, " 4"], course: _photographs.Course) -> dict[str, Any]:
-    """The row of a network: accuracies of the groups after every epoch, and their shares in the average."""
-    found = {"validation": course.validation.tolist(), "test": course.test.tolist()}
-    return {"seed": seed, "shares": shares.tolist(), "finite": course.finite, **found}
+def measure(
+    validation: Outputs, test: Outputs, *, shares: Float[np.ndarray, " 4"], sizes: tuple[int, int]
+) -> dict[str, dict[str, Array]]:
+    """Accuracies in the groups, `validation` and `test (4,)`, with every kind of `offset ()` added to the logits.
+
+    The offset of "groups" is the best one for the worst group of the validation images. That of "classes" is the best
+    one for the mean of both classes' accuracies there (`class_balance`), which asks for no group of an image. "odds" is
+    log(n_- / n_+), n_c examples of a class in training: what makes logits those of classes that are as frequent (logit
+    adjustment, Menon et al. 2021), and needs no validation images. "none" is 0.
+    """
+    offsets = {
+        "none": jnp.zeros(()),
+        "groups": best_offset(validation, lambda of: of.min(axis=0)),
+        "classes": best_offset(validation, functools.partial(class_balance, shares=shares)),
+        "odds": jnp.log(sizes[0] / sizes[1]),
+    }
+
+    def moved(part: Outputs, offset: Array) -> Array:
+        return by_group((part.logits + offset) * part.y > 0, part.group)
+
+    return {
+        name: {"offset": offset, "validation": moved(validation, offset), "test": moved(test, offset)}
+        for name, offset in offsets.items()
+    }
 
 
-def best_epoch(row: Mapping[str, Any]) -> int:
-    """The epoch, from 0, with the best worst group of the validation images; of equals the last one.
+def best_offset(
+    outputs: Outputs, score: Callable[[Float[Array, "4 candidates"]], Float[Array, " candidates"]]
+) -> Float[Array, ""]:
+    """What to add to the logits so that the accuracies of the groups score highest, exactly; of equals the smallest.
 
-    >>> best_epoch({"validation": [[0.9, 0.2], [0.8, 0.7], [1.0, 0.7], [1.0, 0.6]]})
+    Accuracies are step functions of the offset, and change where the sign of a logit does: halfway between two of them,
+    or beyond all, stands for all others there, and 0 for those around it.
+
+    >>> of = Outputs(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([-1.0, -1.0, 1.0, 1.0]), jnp.arange(4))
+    >>> float(best_offset(of, lambda accuracies: accuracies.min(axis=0)))
+    -2.5
+    """
+    order = jnp.argsort(outputs.logits)
+    ranked, member = outputs.logits[order], jnp.arange(4)[:, None] == outputs.group[order]
+    below = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # of each group, with k logits below the threshold
+    count = below[:, -1:]
+    right = jnp.where(jnp.arange(4)[:, None] < 2, below, count - below)  # groups 0 and 1 are of the class -1
+    ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
+    low, high = ends[:-1], ends[1:]
+    middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)
+    scores = jnp.where(low < high, score(right / count), -jnp.inf)  # no threshold lies between equal logits
+    return -middle[jnp.argmin(jnp.where(scores == scores.max(), jnp.abs(middle), jnp.inf))]
+
+
+def class_balance(accuracies: Float[Array, "4 ..."], shares: Float[np.ndarray, " 4"]) -> Float[Array, "..."]:
+    """The mean of both classes' accuracies, groups having their `shares` within a class.
+
+    The shares stand for images drawn as in training, where none is asked for its group: a validation set in which
+    groups are as frequent has told of them already.
+
+    >>> float(class_balance(jnp.array([1.0, 0.5, 1.0, 0.0]), np.array([0.4, 0.4, 0.15, 0.05])))
+    0.75
+    """
+    shares = np.asarray(shares)
+    weights = shares / np.repeat([shares[:2].sum(), shares[2:].sum()], 2) / 2
+    return jnp.tensordot(weights, accuracies, 1)
+
+
+def row(seed: int, shares: Float[np.ndarray, " 4"], course: Course) -> dict[str, Any]:
+    """The row of a network: by kind of offset what `measure` found after every epoch; shares of groups in averages."""
+    found = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), course.found)
+    return {"seed": seed, "shares": np.asarray(shares).tolist(), "finite": course.finite, **found}
+
+
+def best_epoch(row: Mapping[str, Any], choice: Choice = CHOICES["published"]) -> int:
+    """The epoch, from 0, with the best worst group of the validation images, or class balance; of equals the last one.
+
+    >>> best_epoch({"none": {"validation": [[0.9, 0.2], [0.8, 0.7], [1.0, 0.7], [1.0, 0.6]]}})
     2
     """
-    worst = np.min(row["validation"], axis=1)
-    return int(np.flatnonzero(worst == worst.max())[-1])
+    validation = np.array(row[choice.offset]["validation"])
+    score = (
+        validation.min(axis=1) if choice.groups else np.asarray(class_balance(jnp.asarray(validation.T), row["shares"]))
+    )
+    return int(np.flatnonzero(score == score.max())[-1])
 
 
-def selected(rows: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "seeds 4"]:
-    """Test accuracies of the groups, of every network at its best epoch."""
-    return np.array([row["test"][best_epoch(row)] for row in rows])
+def selected(
+    rows: Sequence[Mapping[str, Any]], choice: Choice = CHOICES["published"], name: str = "test"
+) -> Float[np.ndarray, "seeds ..."]:
+    """Test accuracies of the groups, of every network at its best epoch with its best offset; or another field."""
+    return np.array([row[choice.offset][name][best_epoch(row, choice)] for row in rows])
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) -> list[dict[str, Any]]:
-    """Table 3, the accuracies of the groups, and what selecting the epoch is worth."""
-    published = PUBLISHED if config.data != "waterbirds" else dict.fromkeys(PUBLISHED, (None, None))
+    """Table 3, the accuracies of the groups, what selecting the epoch is worth, and what an offset on the logits is."""
+    published = PUBLISHED if config.data != "waterbirds" else {}
     if config.data in ("digits", "fashion_mnist"):
         images = "8x8 digits" if config.data == "digits" else "Fashion-MNIST 14x14"
         differs = f"coloured {images}, a stand-in for CelebA; MLP of {config.widths}, not a pretrained ResNet-50"
@@ -345,31 +478,37 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) 
     rows = []
     for arm, of in found.items():
         label, groups = LABELS[arm], selected(of)
-        last = np.array([row["test"][-1] for row in of])
-        average = (groups * [row["shares"] for row in of]).sum(axis=1)
-        values = {
-            "average accuracy": (average, published[arm][0]),
-            "worst-group accuracy": (groups.min(axis=1), published[arm][1]),
-            "worst-group accuracy, last epoch": (last.min(axis=1), None),
-            **{f"accuracy, {name}": (groups[:, g], None) for g, name in enumerate(group_names(config))},
-        }
         note = differs if all(row["finite"] for row in of) else f"{differs}; the objective was not always finite"
+        reference = published.get(arm, (None, None))
+        noted = f"{note}; published with Adam" if arm == "sd" else note
+
+        def averages(groups: Float[np.ndarray, "seeds 4"], of: Any = of) -> Float[np.ndarray, " seeds"]:
+            return (groups * [row["shares"] for row in of]).sum(axis=1)
+
         rows += [
-            _rows.measured(f"{label}: {name}", value, published=reference, differs=note)
-            for name, (value, reference) in values.items()
+            _rows.measured(f"{label}: average accuracy", averages(groups), published=reference[0], differs=noted),
+            _rows.measured(f"{label}: worst-group accuracy", groups.min(axis=1), published=reference[1], differs=noted),
         ]
-        rows.append(
-            _rows.measured(
-                f"{label}: epoch selected, of {config.epochs}", [1 + best_epoch(row) for row in of], differs=note
-            )
-        )
+        last = np.array([row["none"]["test"][-1] for row in of])
+        rows.append(_rows.measured(f"{label}: worst-group accuracy, last epoch", last.min(axis=1), differs=note))
+        for group, name in enumerate(group_names(config)):
+            rows.append(_rows.measured(f"{label}: accuracy, {name}", groups[:, group], differs=note))
+        epochs = [1 + best_epoch(row) for row in of]
+        rows.append(_rows.measured(f"{label}: epoch selected, of {config.epochs}", epochs, differs=note))
+        for name, choice in CHOICES.items():
+            if name != "published" and (name != "log odds" or arm in ("erm", "erm_adam")):
+                groups, title = selected(of, choice), choice.label.format(label)
+                rows.append(_rows.measured(f"{title}: average accuracy", averages(groups), differs=note))
+                rows.append(_rows.measured(f"{title}: worst-group accuracy", groups.min(axis=1), differs=note))
+                if choice.offset in ("groups", "classes"):
+                    rows.append(_rows.measured(f"{title}: offset", selected(of, choice, "offset"), differs=note))
     return rows
 
 
 def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Whether each remedy is better than ERM, seed by seed, on the worst group and on the rarest one."""
+    """Whether each remedy is better than ERM, in pairs of seeds, and SD more than a shift of the threshold."""
     signatures = []
-    for arm in [arm for arm in found if arm != "erm" and "erm" in found]:
+    for arm in [arm for arm in ("sd", "lff", "group_dro") if arm in found and "erm" in found]:
         remedy, erm = selected(found[arm]), selected(found["erm"])
         for name, of in {"worst group": lambda groups: groups.min(axis=1), "rarest group": lambda of: of[:, 3]}.items():
             ours, theirs = of(remedy), of(erm)
@@ -380,6 +519,45 @@ def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
             label = f"{LABELS[arm]} beats ERM on the {name}"
             why = "equal accuracy; differences are paired by seed"
             signatures.append(_rows.signature(label, ours - theirs, above=0, why=why, reason=reason))
+    return signatures + judge_controls(found)
+
+
+def judge_controls(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """SD's worst group beside the trivial remedies: an offset on the logits, balanced classes, and another optimiser.
+
+    The bound is 0 where one is said to be better than the other. Where they are said not to differ, bounds are half of
+    what SD is published to gain over ERM: within them, most of that gain is not theirs.
+    """
+    signatures = []
+
+    def compare(ours: tuple[str, str], theirs: tuple[str, str], *, alike: bool = False) -> None:
+        pair = [ours, theirs]
+        if any(arm not in found for arm, _ in pair):
+            return
+        first, second = (selected(found[arm], CHOICES[choice]).min(axis=1) for arm, choice in pair)
+        labels = [CHOICES[choice].label.format(LABELS[arm]) for arm, choice in pair]
+        difference = " minus ".join(f"({label})" if "+" in label or "," in label else label for label in labels)
+        signatures.append(
+            _rows.signature(
+                f"worst group, {difference}{', near 0' * alike}",
+                first - second,
+                above=-HALF_GAIN if alike else 0,
+                below=HALF_GAIN if alike else np.inf,
+                why="half of what SD is published to gain over ERM" if alike else "equal accuracy, in pairs of seeds",
+                reason=f"{first.mean():.3f} ({labels[0]}) and {second.mean():.3f} ({labels[1]})",
+            )
+        )
+
+    compare(("erm", "offset"), ("erm", "published"))
+    compare(("sd", "published"), ("erm", "offset"))
+    compare(("sd", "offset"), ("erm", "offset"))
+    compare(("sd", "offset"), ("erm", "offset"), alike=True)
+    compare(("sd", "blind"), ("erm", "blind"))
+    compare(("sd", "blind"), ("erm", "blind offset"))
+    compare(("sd", "blind"), ("erm", "log odds"))
+    compare(("sd", "published"), ("balanced", "published"))
+    compare(("erm_adam", "published"), ("erm", "published"), alike=True)
+    compare(("sd_adam", "published"), ("erm_adam", "offset"))
     return signatures
 
 
@@ -393,15 +571,26 @@ def group_names(config: Config) -> tuple[str, ...]:
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, path: Path) -> None:
-    """Accuracy of every group, method by method, and of the worst group, epoch by epoch; intervals over seeds."""
-    figure, ((left, right),) = plotting.panels(1, 2)
+    """Accuracy of every group by method; of the worst group with each kind of offset, and epoch by epoch; intervals."""
+    figure, ((left, middle, right),) = plotting.panels(1, 3)
     names = [name.replace(", ", ",\n").replace(" or ", "\nor ") for name in group_names(config)]
+    published = {arm: of for arm, of in found.items() if arm in PUBLISHED} or found
     plotting.categories(
-        names, {LABELS[arm]: selected(of) for arm, of in found.items()}, ax=left, ylabel="test accuracy"
+        names, {LABELS[arm]: selected(of) for arm, of in published.items()}, ax=left, ylabel="test accuracy"
     )
     left.tick_params("x", labelsize=9)
-    for of in found.values():
-        plotting.curves(np.arange(1, config.epochs + 1), np.min([row["test"] for row in of], axis=2), ax=right)
+    kinds = {"none": "published", "offset": "offset", "none,\nno groups": "blind", "offset,\nno groups": "blind offset"}
+    series = {
+        LABELS[arm].replace(", ", ",\n"): np.stack(
+            [selected(of, CHOICES[kind]).min(axis=1) for kind in kinds.values()], axis=1
+        )
+        for arm, of in found.items()
+    }
+    plotting.categories(list(kinds), series, ax=middle, xlabel="offset", ylabel="test accuracy, worst group")
+    middle.tick_params("x", labelsize=9)
+    for arm, of in published.items():
+        worst = np.min([row["none"]["test"] for row in of], axis=2)
+        plotting.curves(np.arange(1, config.epochs + 1), worst, ax=right, label=LABELS[arm])
     right.set_xlabel("epoch")
     right.set_ylabel("test accuracy, worst group")
     plotting.save(figure, path)

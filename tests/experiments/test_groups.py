@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 
 import jax
@@ -55,7 +57,13 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     assert min(summary["data"]["train"]) / sum(summary["data"]["train"]) < 0.01
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in arms for seed in (0, 1)]
-    assert all(row["finite"] and np.shape(row["test"]) == (6, 4) for row in rows)
+    assert all(row["finite"] and np.shape(row["none"]["test"]) == (6, 4) for row in rows)
+    for row in rows:  # what an offset is selected for gets no worse by it
+        for kind, score in {"groups": worst, "classes": balanced_by(row["shares"])}.items():
+            for after, before in zip(row[kind]["validation"], row["none"]["validation"], strict=True):
+                assert score(after) >= score(before) - 1e-6
+        sizes = summary["data"]["train"]
+        assert row["odds"]["offset"] == pytest.approx([np.log(sum(sizes[:2]) / sum(sizes[2:]))] * 6)
     found = values(summary)
     erm = groups.selected(rows[:2])
     assert found["ERM: worst-group accuracy"] == pytest.approx(erm.min(axis=1).mean())
@@ -65,13 +73,126 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     assert [signature["name"] for signature in summary["signatures"]] == [
         "SD beats ERM on the worst group",
         "SD beats ERM on the rarest group",
+        "worst group, (ERM + offset) minus ERM",
+        "worst group, SD minus (ERM + offset)",
+        "worst group, (SD + offset) minus (ERM + offset)",
+        "worst group, (SD + offset) minus (ERM + offset), near 0",
+        "worst group, (SD, no group labels) minus (ERM, no group labels)",
+        "worst group, (SD, no group labels) minus (ERM + offset, no group labels)",
+        "worst group, (SD, no group labels) minus (ERM + log odds, no group labels)",
     ]
     assert all(row["differs"] for row in summary["rows"])
     assert (tmp_path / "groups.png").stat().st_size > 10_000
 
 
-def row(seed, validation, test):
-    return {"seed": seed, "shares": [0.44, 0.41, 0.14, 0.01], "finite": True, "validation": validation, "test": test}
+def worst(accuracies):
+    return min(accuracies)
+
+
+def balanced_by(shares):
+    """The mean of both classes' accuracies over images drawn with these shares of groups."""
+
+    def score(accuracies):
+        right = [share * accuracy for share, accuracy in zip(shares, accuracies, strict=True)]
+        return (sum(right[:2]) / sum(shares[:2]) + sum(right[2:]) / sum(shares[2:])) / 2
+
+    return score
+
+
+def row(seed, validation, test, **moved):
+    """With other courses where an offset of that kind is added; the same elsewhere."""
+    kinds = dict.fromkeys(("none", "groups", "classes", "odds"), (validation, test)) | moved
+    found = {kind: {"validation": ours, "test": theirs} for kind, (ours, theirs) in kinds.items()}
+    return {"seed": seed, "shares": [0.44, 0.41, 0.14, 0.01], "finite": True, **found}
+
+
+def brute_force(logits, y, group, score):
+    """The best score over all thresholds between logits, and the smallest offset that has it, one by one."""
+    ends = sorted({logits.min() - 1, *logits.tolist(), logits.max() + 1})
+    offsets = [-(low + high) / 2 for low, high in itertools.pairwise(ends)] + [0.0]
+
+    def accuracies(offset):
+        return [((logits + offset) * y > 0)[group == g].mean() for g in range(4)]
+
+    best = max(score(accuracies(offset)) for offset in offsets)
+    equal = [abs(offset) for offset in offsets if score(accuracies(offset)) > best - 1e-9]
+    return best, min(equal), accuracies
+
+
+@pytest.mark.parametrize("score", ["worst", "balanced"])
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("shift", [0.0, 2.0, -40.0])
+def test_the_best_offset_is_the_one_of_a_search_of_all(score, ties, shift):
+    generator, shares = np.random.default_rng(int(ties) + 5), np.array([0.4, 0.3, 0.2, 0.1])
+    group = generator.permutation(np.repeat(np.arange(4), [12, 9, 7, 3]))
+    y = np.where(group > 1, 1.0, -1.0)
+    logits = (y + 1.5 * generator.normal(size=len(y)) + shift).astype(np.float32)
+    logits = np.round(logits) + 0.25 if ties else logits
+    own = worst if score == "worst" else balanced_by(shares)
+    given = (lambda of: of.min(axis=0)) if score == "worst" else lambda of: groups.class_balance(of, shares)
+    best, smallest, accuracies = brute_force(logits.astype(float), y, group, own)
+    found = float(groups.best_offset(groups.Outputs(*map(jnp.asarray, (logits, y, group))), given))
+    assert own(accuracies(found)) == pytest.approx(best, abs=1e-6)
+    if score == "worst":  # a sum of shares is equal up to its rounding only
+        assert abs(found) == pytest.approx(smallest, abs=1e-5)
+
+
+def test_an_epoch_is_selected_together_with_its_offset():
+    """By groups the first epoch without an offset, and the second with one; by classes the second without one."""
+    plain = [[0.9, 0.9, 0.9, 0.6], [1.0, 1.0, 0.9, 0.1]], [[1.0] * 4, [0.5] * 4]
+    moved = [[0.8, 0.8, 0.8, 0.4], [0.8, 0.8, 0.8, 0.7]], [[0.0] * 4, [0.3] * 4]
+    one = row(0, *plain, groups=moved)
+    for name, expected in {"published": 1.0, "offset": 0.3, "blind": 0.5}.items():
+        assert groups.selected([one], groups.CHOICES[name]).tolist() == [[expected] * 4]
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.3])
+def test_sd_is_judged_beside_an_offset_on_erm(moved):
+    """SD gains .2 over ERM: more than ERM's own offset of 0 does, less than one of .3; each is said as it is."""
+
+    def of(worst, offset):
+        test = [[[0.9, 0.9, 0.9, value]] for value in worst]
+        return [
+            row(seed, [[1] * 4], each, groups=([[1] * 4], [[0.9, 0.9, 0.9, each[0][3] + offset]]))
+            for seed, each in enumerate(test)
+        ]
+
+    erm = np.array([0.3, 0.31, 0.29, 0.305, 0.295])
+    jitter = np.array([0.01, -0.01, 0.0, 0.005, -0.005])
+    found = {"erm": of(erm, moved), "sd": of(erm + 0.2 + jitter, 0.0)}
+    holds = {signature["name"]: signature["holds"] for signature in _rows.judged(groups.judge(found))}
+    assert holds["SD beats ERM on the worst group"]
+    assert holds["worst group, SD minus (ERM + offset)"] == (moved == 0)
+    assert holds["worst group, (SD + offset) minus (ERM + offset)"] == (moved == 0)
+    assert holds["worst group, (SD + offset) minus (ERM + offset), near 0"]
+    assert holds["worst group, (SD, no group labels) minus (ERM, no group labels)"]
+
+
+def test_balanced_classes_count_alike():
+    """The mean over classes of the mean losses in each, where a batch has the classes of training."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
+    y = jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
+    network, batch = networks.FullyConnected((4,)), methods.Batch(x, y)
+    method = groups.method("balanced", network, groups.Config(weight_decay=0.0), (4, 2))
+    state = method.init(jax.random.key(1), batch)
+    f = np.asarray(methods.predict(network, state, x), float)
+    each = np.logaddexp(0, -np.asarray(y) * f)
+    expected = (each[np.asarray(y) < 0].mean() + each[np.asarray(y) > 0].mean()) / 2
+    assert method.update(state, batch)[1].objective == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("arm", "learning_rate"), [("erm_adam", 0.003), ("sd_adam", 0.003), ("erm", 0.02)])
+def test_the_first_step_of_adam_has_one_length_everywhere(arm, learning_rate):
+    """Adam begins with learning_rate times the sign of the gradient; SGD does not."""
+    x, y = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3))), jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
+    method = groups.method(arm, networks.FullyConnected(()), groups.Config(adam_learning_rate=0.003), (4, 2))
+    state = method.init(jax.random.key(1), methods.Batch(x, y))
+    after, _ = method.update(state, methods.Batch(x, y))
+    steps = jax.tree.map(lambda new, old: jnp.abs(new - old), after.params, state.params)
+    flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(steps)])
+    assert bool(np.ptp(flat) < 1e-5) == arm.endswith("_adam")
+    if arm.endswith("_adam"):
+        assert flat.mean() == pytest.approx(learning_rate, rel=1e-3)
 
 
 def test_signatures_are_of_paired_differences():
@@ -79,9 +200,10 @@ def test_signatures_are_of_paired_differences():
         return [row(seed, [[1, 1, 1, 1]], [[0.9, 0.9, 0.9, value]]) for seed, value in enumerate(worst)]
 
     found = {"erm": of([0.1, 0.5, 0.3, 0.7]), "sd": of([0.2, 0.6, 0.4, 0.8]), "lff": of([0.7, 0.3, 0.5, 0.1])}
-    worst, rarest, *of_lff = _rows.judged(groups.judge(found))
-    assert worst["value"] == rarest["value"] == pytest.approx(0.1)
-    assert [signature["holds"] for signature in (worst, rarest, *of_lff)] == [True, True, False, False]
+    judged = _rows.judged(groups.judge(found))
+    of_worst, rarest, *of_lff = (signature for signature in judged if "beats ERM" in signature["name"])
+    assert of_worst["value"] == rarest["value"] == pytest.approx(0.1)
+    assert [signature["holds"] for signature in (of_worst, rarest, *of_lff)] == [True, True, False, False]
     assert groups.judge({"sd": found["sd"]}) == []
 
 
@@ -90,7 +212,7 @@ def test_spectral_decoupling_is_the_published_objective():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     y = jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
     network = networks.FullyConnected((4,))
-    method = groups.method("sd", network, groups.Config(weight_decay=0.0), 6)
+    method = groups.method("sd", network, groups.Config(weight_decay=0.0), (4, 2))
 
     @jax.jit
     def first(key):
@@ -129,7 +251,15 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
     network, epochs, size = networks.FullyConnected((8,)), 2, 6
     method = methods.get("group_dro")(network, optax.sgd(0.03, momentum=0.9), groups=4, weight_decay=1e-3)
     key = jax.random.key(3)
-    course = _photographs.train(method, network, key, portraits, epochs=epochs, batch_size=12, size=size)
+
+    def right(part):
+        return groups.by_group(part.logits * part.y > 0, part.group)
+
+    def measure(validation, test):
+        return {"validation": right(validation), "test": right(test)}
+
+    train = functools.partial(_photographs.train, method, network, key, portraits, measure, epochs=epochs, size=size)
+    course = train(batch_size=12)
 
     def part(split):
         rows = portraits.rows(split)
@@ -149,12 +279,12 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
         evaluate=evaluate,
         held_out=[part("validation"), part("test")],
     )
-    np.testing.assert_allclose(course.validation, run.records[0][0], atol=1e-6)
-    np.testing.assert_allclose(course.test, run.records[1][0], atol=1e-6)
+    for name, expected in zip(("validation", "test"), run.records, strict=True):
+        np.testing.assert_allclose(course.found[name], expected[0], atol=1e-6)
     assert course.finite
-    assert 0 < course.validation.mean() < 1
+    assert 0 < course.found["validation"].mean() < 1
     with pytest.raises(ValueError, match=r"^batch_size: expected 1 to 40, got 41"):
-        _photographs.train(method, network, key, portraits, epochs=1, batch_size=41, size=size)
+        train(batch_size=41)
 
 
 def test_a_damaged_photograph_ends_the_run_with_its_name(portraits, tmp_path):
@@ -186,7 +316,10 @@ def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
     found = values(summary)
     assert all(found[f"{label}: accuracy, blond men"] >= 0 for label in groups.LABELS.values())
     assert found["ERM: average accuracy"] > 0.6
-    assert len(before.splitlines()) == 8
+    assert len(before.splitlines()) == 2 * len(groups.LABELS)
+    offsets = [row["groups"]["offset"] for row in map(json.loads, before.splitlines())]
+    assert np.shape(offsets) == (2 * len(groups.LABELS), 3)
+    assert np.any(offsets)
     (out / "summary.json").unlink()
     assert main(command) == 0
     assert (out / "rows.jsonl").read_bytes() == before
