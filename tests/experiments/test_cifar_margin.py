@@ -58,7 +58,7 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
         [np.mean(np.array(row["linf"]) <= 0.1) for row in rows if (row["arm"], row["epoch"]) == ("erm", 20)]
     )
     assert values(summary["rows"])["threes and eights, ERM: flipped within 0.1 (L-infinity)"] == pytest.approx(flipped)
-    assert len(summary["signatures"]) == 3
+    assert len(summary["signatures"]) == 4
     assert (tmp_path / "margins.png").stat().st_size > 10_000
 
 
