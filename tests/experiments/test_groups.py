@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,7 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
         "worst group, SD minus (ERM + offset)",
         "worst group, (SD + offset) minus (ERM + offset)",
         "worst group, (SD + offset) minus (ERM + offset), near 0",
+        "worst group, SD minus (ERM + offset by class balance)",
         "worst group, (SD, no group labels) minus (ERM, no group labels)",
         "worst group, (SD, no group labels) minus (ERM + offset, no group labels)",
         "worst group, (SD, no group labels) minus (ERM + log odds, no group labels)",
@@ -351,3 +353,49 @@ def test_bad_input_is_one_line(flags, complaint, tmp_path, monkeypatch, capsys):
     assert main(["groups", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert complaint in line
+
+
+def test_the_text_says_what_the_records_say():
+    """Accuracies in percent, differences in points, of the presets laptop and shirts."""
+    folder = Path(__file__).parents[2] / "experiments" / "records" / "groups"
+    summaries = [read(folder / preset) for preset in ("laptop", "shirts")]
+    text = " ".join((groups.__doc__ or "").split())
+
+    def found(name, kind, digits):
+        for summary in summaries:
+            [entry] = [entry for entry in summary[kind] if entry["name"] == name]
+            ends = ", ".join(f"{100 * end:.{digits}f}" for end in entry["interval"])
+            yield f"{100 * entry['measured' if kind == 'rows' else 'value']:.{digits}f}", f"[{ends}]"
+
+    def worst_group(label):
+        return [(f"{mean}%", ends) for mean, ends in found(f"{label}: worst-group accuracy", "rows", 0)]
+
+    def points(name):
+        return [f"{mean} {ends}" for mean, ends in found(name, "signatures", 1)]
+
+    (erm, _), (sd, _), (lff, _), (dro, _) = methods = [worst_group(groups.LABELS[arm]) for arm in groups.PUBLISHED]
+    names = ("ERM has", "of SD", "of Learning from Failure", "of Group DRO")
+    first = ", ".join(f"{name} {' '.join(of)}" for name, of in zip(names, (erm, sd, lff, dro), strict=True))
+    shirts = [of[1][0] for of in methods]
+    assert f"The worst group of {first}; with shirts {', '.join(shirts[:3])} and {shirts[3]}." in text
+    moved, decoupled = worst_group("ERM + offset"), worst_group("SD + offset")
+    assert f"it takes ERM to {' '.join(moved[0])}, with shirts {' '.join(moved[1])}" in text
+    assert f"and SD to {' '.join(decoupled[0])} and {' '.join(decoupled[1])}." in text
+    for phrase, label in {
+        "takes ERM to {} and {}, and SD is": "ERM + offset by class balance",
+        "balanced classes takes ERM to {} and {}.": "Balanced ERM",
+        "SD has {} and {}, and ERM": "SD, no group labels",
+        "offset {} and {}: no difference": "ERM + offset, no group labels",
+        "takes ERM to {} and {}: the optimiser": "ERM by Adam",
+    }.items():
+        assert phrase.format(*(mean for mean, _ in worst_group(label))) in text
+    points_of = text.replace(" points", "")
+    for phrase, name in {
+        "the difference is {}, with shirts {},": "worst group, (SD + offset) minus (ERM + offset)",
+        "without an offset it is {} and {}.": "SD beats ERM on the worst group",
+        "SD is {} and {} above that": "worst group, SD minus (ERM + offset by class balance)",
+        "Group DRO with one is {} and {} above": "worst group, (Group DRO + offset) minus (ERM + offset)",
+    }.items():
+        assert phrase.format(*points(name)) in points_of
+    _, last = points("worst group, (SD, no group labels) minus (ERM + offset, no group labels)")
+    assert f"one of {last} for shirts" in points_of
