@@ -10,6 +10,12 @@ of the paper's appendix.
     python -m experiments two_moons --preset smoke      10 seconds on 2 cores
     python -m experiments two_moons --preset laptop     the paper's settings; 4 minutes on an H100
 
+SD has a margin of 0.325 [0.312, 0.339] where ERM has 0.151 [0.141, 0.160], and its boundary bends six times as far,
+0.361 against 0.058. Longer training, dropout, a rotation, batch normalisation, more layers, fewer and more units gain
+less than half of that, as does Adam with a rate of 1e-4 (43% [38, 47]); with 3e-3 it gains 46% [31, 60], so that half
+is not ruled out. Weight decay makes the margin smaller. Panel (d) is starvation itself: under ERM |z_7| stops at 2.3%
+of |z_2|, under SD at 28%.
+
 Every seed has examples and a network of its own, as published (`--shared` gives all of them the same examples). What is
 drawn is the boundary of the outputs averaged over seeds, with the examples of the first; what is measured is of each
 network, with its own examples:
