@@ -81,7 +81,7 @@ def _descents(width: int, seeds: int):
     return jax.jit(lambda keys: jax.lax.map(one, keys))(jax.random.split(jax.random.key(11), seeds))
 
 
-def trained(shift: int = 0, seeds: int = 8) -> Observation:
+def trained(shift: int = 0, seeds: int = 32) -> Observation:
     """Slope, in the width, of the distance of a network's outputs in the course of training from those of the flow.
 
     Gradient descent at two step sizes, extrapolated to none. `shift` compares with the flow at a time later on.
