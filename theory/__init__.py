@@ -19,6 +19,8 @@ MODULES: tuple[str, ...] = (
     "closed_forms",
     "starvation",
     "spectral_decoupling",
+    "paths",
+    "contrasts",
     "multiclass",
     "practice",
 )

@@ -41,6 +41,8 @@ class Options:
     """Claims checked at a time; most of a check is compiling, which keeps one core busy."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Only print the file, name and reference of each claim."""
+    mutate: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
+    """Check the claims on copies of the sources with errors planted in them; exits with 1 if no claim notices one."""
 
 
 def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Claim]:
@@ -118,6 +120,25 @@ def conclude(records: Sequence[Record], planned: int, options: Options, console:
         console.print(f"report: {options.out / 'report.html'}")
 
 
+def mutate(selected: Sequence[Claim], options: Options) -> int:
+    """Runs the claims on each copy of `theory/mutations.py`, and says which of them notice the error."""
+    from theory import mutations
+
+    names = [claim.name for claim in selected]
+    survivors = []
+    if untouched := mutations.caught_by(None, names):
+        print(f"theory: without any error these do not hold: {', '.join(untouched)}", file=sys.stderr)
+        return 1
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(lambda mutation: mutations.caught_by(mutation, names), mutations.MUTATIONS)
+        for mutation, claims_ in zip(mutations.MUTATIONS, found, strict=True):
+            survivors += [] if claims_ else [mutation.name]
+            print(f"{mutation.name:24}{mutation.file:40}{', '.join(claims_) or 'SURVIVES'}", flush=True)
+    planted = len(mutations.MUTATIONS)
+    print(f"{planted - len(survivors)} of {planted} errors are noticed by a claim")
+    return 1 if survivors else 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit status.
 
@@ -141,6 +162,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for claim in selected:
                 print(f"{found[claim.name][0]:24}{claim.name:32}{claim.reference}")
             return 0
+        if options.mutate:
+            try:
+                return mutate(selected, options)
+            except RuntimeError as error:
+                print(f"theory: {error}", file=sys.stderr)
+                return 2
         # What is no terminal has no width to fit: a log keeps one line a claim.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 180
         console = Console(width=width, highlight=False)

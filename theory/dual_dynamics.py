@@ -91,14 +91,15 @@ def approximation(shift: float = 0.0) -> Observation:
 def attraction(kernels: Mapping[str, np.ndarray] | None = None) -> Observation:
     """The largest eigenvalue of the Jacobian of Eq. 10 at fixed points that SciPy's root finder has found.
 
-    `kernels` are the matrices `U (S^2 / lambda + I) U^T`; by default those of the instances at lambda = 1.
+    `kernels` are the matrices `U (S^2 / lambda + I) U^T`; by default those of the instances at lambda = 1. The
+    root has to be one, and in (0, 1)^n, on every kernel: NaN, which never holds, where it is not.
     """
     if kernels is None:
         kernels = {}
         for name in instances.NAMES:
             feats = instances.feats(name)
             kernels[name] = np.asarray((feats.u * feats.s2) @ feats.u.T)[:60, :60] + np.eye(min(60, len(feats.u)))
-    largest, found = {}, {}
+    rows = []
     for name, matrix in kernels.items():
 
         def field(log_alpha, matrix=matrix):
@@ -109,11 +110,12 @@ def attraction(kernels: Mapping[str, np.ndarray] | None = None) -> Observation:
 
         solved = optimize.root(field, np.full(len(matrix), -np.log(1 + np.max(matrix))), jac=slope, tol=1e-12)
         alpha = np.exp(solved.x)
-        found[name] = {"field": float(np.max(np.abs(field(solved.x)))), "largest alpha": float(np.max(alpha))}
         jacobian = -np.diag(1 / alpha) - matrix
-        largest[name] = float(np.max(np.linalg.eigvals(jacobian).real)) if np.max(alpha) < 1 else -np.inf
-    rows = [{"instance": name, "largest eigenvalue": value, **found[name]} for name, value in largest.items()]
-    return Observation.below(0.0, list(largest.values()), details={"instances": rows})
+        left = float(np.max(np.abs(field(solved.x))))
+        inside = bool(np.max(alpha) < 1 and left < 1e-9)
+        value = float(np.max(np.linalg.eigvals(jacobian).real)) if inside else np.nan
+        rows.append({"instance": name, "largest eigenvalue": value, "field": left, "largest alpha": float(alpha.max())})
+    return Observation.below(0.0, [row["largest eigenvalue"] for row in rows], details={"instances": rows})
 
 
 _dual_flow = jax.jit(lambda feats, penalty, times: dual.integrate(feats, penalty, times=times).response)

@@ -7,6 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.flatten_util import ravel_pytree
 
 from gsjax import data, networks, plotting, tangent
@@ -88,7 +89,48 @@ def infinite_width(depth: int = 2, seeds: int = 24) -> Observation:
     return Observation.slope(-0.5, slope, 0.15, details={"widths": WIDTHS, "seeds": seeds}, figure=draw)
 
 
+def norms(scale: float = 1.0, seeds: int = 16) -> Observation:
+    """The mean of `|h^(3)|^2 / |h^(0)|^2` over seeds, for inputs of the norm `scale`; and gamma by SciPy's quadrature.
+
+    The norm of h^(3) is read off 500 outputs, which are W h^(3) with rows of W ~ N(0, 1). Each mean is given with its
+    95% interval, which has to lie within 0.1 of 1. E[xi(g)^2] = 1 / gamma is held to 1e-8 apart from that.
+    """
+    x = jax.random.normal(jax.random.key(5), (8, 10))
+    x = scale * jnp.sqrt(10.0) * x / jnp.linalg.norm(x, axis=1, keepdims=True)
+    density, rows, exact = scipy.stats.norm.pdf, [], []
+    of = {"relu": lambda g: max(g, 0.0), "erf": scipy.special.erf, "tanh": np.tanh, "linear": lambda g: g}
+    for activation, xi in of.items():
+        network = networks.MLP((512, 512, 512), outputs=500, activation=activation)
+
+        def ratio(key, network=network):
+            return jnp.mean(network.apply(network.init(key, x), x) ** 2) / scale**2
+
+        found = np.asarray(jax.jit(lambda keys, ratio=ratio: jax.lax.map(ratio, keys))(_keys(seeds)))
+        mean, half = float(found.mean()), float(scipy.stats.t.ppf(0.975, seeds - 1) * scipy.stats.sem(found))
+        second = 2 * scipy.integrate.quad(lambda g, xi=xi: density(g) * (xi(g) ** 2 + xi(-g) ** 2) / 2, 0, 40)[0]
+        exact.append(abs(networks.gamma(activation) * second - 1))
+        rows.append({"activation": activation, "mean": mean, "low": mean - half, "high": mean + half})
+    worst = max(max(abs(row["low"] - 1), abs(row["high"] - 1)) for row in rows)
+    details = {"networks": rows, "seeds": seeds, "gamma E[xi(g)^2] - 1": exact}
+    seen = Observation.below(0.1, worst, details=details)
+    return seen._replace(holds=seen.holds and max(exact) < 1e-8)
+
+
+def _keys(seeds: int):
+    return jax.random.split(jax.random.key(6), seeds)
+
+
 CLAIMS = (
+    Claim(
+        name="eq1-norm",
+        reference="Eq. 1",
+        statement="gamma keeps the norm: |h^(3)|^2 is that of the input, 1, on average over W (width 512); gamma = "
+        "1 / E[xi(g)^2].",
+        check=norms,
+        control=Control(
+            "longer-inputs", "inputs of norm 3: only homogeneous activations keep any norm but 1", {"scale": 3.0}
+        ),
+    ),
     Claim(
         name="eq3-linearisation",
         reference="Eq. 3",

@@ -1,0 +1,34 @@
+"""Errors planted in a copy of the sources: the claim that is named for each notices it."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import theory
+from theory import mutations
+
+
+def test_every_error_can_be_planted_and_names_a_claim(tmp_path):
+    names = [mutation.name for mutation in mutations.MUTATIONS]
+    assert len(set(names)) == len(names) >= 20
+    for mutation in mutations.MUTATIONS:
+        assert mutation.claim in theory.claims()
+        text = (mutations.ROOT / mutation.file).read_text(encoding="utf-8")
+        assert text.count(mutation.old) == 1, mutation.name
+        assert mutation.new != mutation.old
+    first = mutations.MUTATIONS[0]
+    mutations.plant(first, tmp_path)
+    assert first.new in (tmp_path / first.file).read_text(encoding="utf-8")
+    with pytest.raises(ValueError, match="expected 'nowhere to be found' once"):
+        mutations.plant(first._replace(old="nowhere to be found"), tmp_path)
+
+
+@pytest.mark.slow
+def test_no_error_goes_unnoticed():
+    expected = sorted({mutation.claim for mutation in mutations.MUTATIONS})
+    cases = [(None, expected), *((mutation, [mutation.claim]) for mutation in mutations.MUTATIONS)]
+    with ThreadPoolExecutor(2) as pool:
+        untouched, *caught = pool.map(lambda case: mutations.caught_by(*case), cases)
+    assert not untouched  # the claims hold on a copy without any error
+    survivors = [mutation.name for mutation, by in zip(mutations.MUTATIONS, caught, strict=True) if not by]
+    assert not survivors

@@ -1,0 +1,108 @@
+"""Training objectives minimised directly, over parameters, in NumPy and SciPy alone: truth for what the library solves.
+
+Nothing here is shared with the library: losses, penalties, minimiser and derivatives are written out. Objectives are
+`loss(Phi theta) + (ridge / 2) |theta|^2 + sum_i (hold_i / 2) ((Phi theta)_i - target_i)^2`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import optimize, special
+
+Loss = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
+"""Of outputs: its value, gradient and Hessian."""
+
+
+def logistic(y: Float[np.ndarray, " n"]) -> Loss:
+    """The sum of log(1 + exp(-y f)), in nats."""
+
+    def loss(f):
+        alpha = special.expit(-y * f)
+        return float(np.logaddexp(0, -y * f).sum()), -y * alpha, np.diag(alpha * (1 - alpha))
+
+    return loss
+
+
+def squared(y: Float[np.ndarray, " n"]) -> Loss:
+    """The sum of (y - f)^2 / 2."""
+    return lambda f: (float(((y - f) ** 2).sum() / 2), f - y, np.eye(len(y)))
+
+
+def cross_entropy(labels: Int[np.ndarray, " n"], classes: int) -> Loss:
+    """Softmax cross-entropy of outputs `(n k,)`, example by example, in nats."""
+    one_hot = np.eye(classes)[labels]
+
+    def loss(f):
+        logits = f.reshape(-1, classes)
+        p = special.softmax(logits, axis=1)
+        value = float((special.logsumexp(logits, axis=1) - (one_hot * logits).sum(axis=1)).sum())
+        hessian = np.zeros((len(f), len(f)))
+        for i, of in enumerate(p):
+            block = slice(i * classes, (i + 1) * classes)
+            hessian[block, block] = np.diag(of) - np.outer(of, of)
+        return value, (p - one_hot).ravel(), hessian
+
+    return loss
+
+
+def minimum(
+    phi: Float[np.ndarray, "n m"], loss: Loss, *, ridge: float = 0.0, hold=0.0, target=0.0
+) -> tuple[Float[np.ndarray, " m"], float]:
+    """The theta `(m,)` of the minimum, and the objective there.
+
+    By a trust region with exact Hessians, and Powell's method on the gradient after it. `phi` has full column rank.
+
+    Raises:
+        RuntimeError: the gradient does not vanish.
+    """
+    hold = np.broadcast_to(hold, len(phi))
+
+    def value(theta):
+        f = phi @ theta
+        return loss(f)[0] + ridge / 2 * theta @ theta + (hold / 2 * (f - target) ** 2).sum()
+
+    def gradient(theta):
+        f = phi @ theta
+        return phi.T @ (loss(f)[1] + hold * (f - target)) + ridge * theta
+
+    def hessian(theta):
+        return phi.T @ (loss(phi @ theta)[2] + np.diag(hold)) @ phi + ridge * np.eye(len(theta))
+
+    start = np.zeros(phi.shape[1])
+    found = optimize.minimize(
+        value, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500}
+    ).x
+    theta = optimize.root(gradient, found, jac=hessian, tol=1e-14).x
+    left, first = (float(np.abs(gradient(at)).max()) for at in (theta, start))
+    if not left <= 1e-9 * first:
+        raise RuntimeError(f"the gradient is {left:.1e}, at the start {first:.1e}")
+    return theta, float(value(theta))
+
+
+def responses(u: Float[np.ndarray, "n r"], s2: Float[np.ndarray, " r"], y, loss: Loss, **penalty) -> np.ndarray:
+    """The responses `z* = U^T Y f (r,)` at the minimum, for Phi = Y U S V^T with a V of its own."""
+    r = len(s2)
+    v = np.linalg.qr(np.random.default_rng(0).normal(size=(r, r)))[0]
+    phi = y[:, None] * (u * np.sqrt(s2)) @ v.T
+    return u.T @ (y * (phi @ minimum(phi, loss, **penalty)[0]))
+
+
+def elasticities(
+    u: Float[np.ndarray, "n r"], s2: Float[np.ndarray, " r"], y, loss: Loss, *, step: float = 1e-3, **penalty
+) -> Float[np.ndarray, "r r"]:
+    """`d z_j* / d log s_i^2` at `[j, i]`, oriented and in units of |z*|, by central differences of `responses`."""
+    s2 = np.asarray(s2, float)
+    z = responses(u, s2, y, loss, **penalty)
+    columns = []
+    for i in range(len(s2)):
+        up, down = (s2 * np.exp(sign * step * (np.arange(len(s2)) == i)) for sign in (1, -1))
+        columns.append((responses(u, up, y, loss, **penalty) - responses(u, down, y, loss, **penalty)) / (2 * step))
+    return np.where(z < 0, -1, 1)[:, None] * np.stack(columns, axis=1) / np.linalg.norm(z)
+
+
+def off_diagonal(matrix: Float[np.ndarray, "r r"]) -> float:
+    """The largest magnitude off the diagonal."""
+    return float(np.abs(matrix - np.diag(np.diag(matrix))).max())

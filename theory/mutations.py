@@ -1,0 +1,176 @@
+"""Errors planted on purpose: one at a time, in a copy of the sources, a claim has to fail for each.
+
+A claim that no error can make fail shows nothing, and an error that no claim notices shows what is not claimed.
+`python -m theory --mutate` runs all claims on every copy; a slow test runs those that are named here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Mutation(NamedTuple):
+    """One error: `old`, which `file` has exactly once, becomes `new`; and the `claim` that is expected to notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    claim: str
+
+
+MUTATIONS = (
+    Mutation(
+        "sd-offset",
+        "gsjax/dual/problem.py",
+        "basis, basis @ centre, centre",
+        "basis, -7 * (basis @ centre), centre",
+        "sd-by-class",
+    ),
+    Mutation(
+        "one-strength-for-all",
+        "gsjax/objectives.py",
+        "jnp.broadcast_to(jnp.asarray(penalty.strength, dtype), (n,))",
+        "jnp.broadcast_to(jnp.mean(jnp.asarray(penalty.strength, dtype)), (n,))",
+        "sd-by-class",
+    ),
+    Mutation("gamma-relu", "gsjax/networks/ntk.py", '{"relu": 2.0,', '{"relu": 3.0,', "eq1-norm"),
+    Mutation("flow-clock", "gsjax/linearized.py", "return rate * (gain", "return 5 * rate * (gain", "flow-in-time"),
+    Mutation("flow-decay", "gsjax/linearized.py", "- decay * scaled)", "- 2 * decay * scaled)", "flow-in-time"),
+    Mutation(
+        "flow-target", "gsjax/linearized.py", "(margins - feats.y * target)", "(margins - target)", "flow-in-time"
+    ),
+    Mutation(
+        "mlp-width",
+        "gsjax/networks/ntk.py",
+        "math.sqrt(gamma(self.activation) / width)",
+        "math.sqrt(gamma(self.activation)) / width",
+        "eq1-norm",
+    ),
+    Mutation(
+        "mlp-input", "gsjax/networks/ntk.py", "x.reshape(-1, d0) / math.sqrt(d0)", "x.reshape(-1, d0)", "eq1-norm"
+    ),
+    Mutation(
+        "curvature",
+        "gsjax/dual/links.py",
+        "return jax.nn.sigmoid(-m) * jax.nn.sigmoid(m)",
+        "return jax.nn.sigmoid(-m)",
+        "starvation-matrix",
+    ),
+    Mutation(
+        "reaction",
+        "gsjax/starvation/definition.py",
+        "gram = feats.u.T @ (curvature",
+        "gram = 2 * feats.u.T @ (curvature",
+        "starvation-matrix",
+    ),
+    Mutation(
+        "strength-inverted",
+        "gsjax/starvation/definition.py",
+        "identity + solved) * (pull / strength)",
+        "identity + solved) * (pull * strength)",
+        "starvation-matrix",
+    ),
+    Mutation(
+        "not-oriented",
+        "gsjax/starvation/definition.py",
+        "jnp.where(response < 0, -1, 1)",
+        "jnp.ones_like(response)",
+        "starvation-mutual",
+    ),
+    Mutation(
+        "lambda-alone",
+        "gsjax/dual/closed_form.py",
+        "x = s2 / strength + 1\n    return",
+        "x = s2 / strength\n    return",
+        "eq13-permutation",
+    ),
+    Mutation("lemma1-constant", "gsjax/dual/closed_form.py", "1 - jnp.log(start))", "-jnp.log(start))", "lemma1"),
+    Mutation("theorem2-factor", "gsjax/dual/closed_form.py", "* (1 - ratio)", "* (1 + ratio)", "theorem2-slope"),
+    Mutation(
+        "ridge-half", "gsjax/objectives.py", "penalty.strength / 2 *", "penalty.strength *", "eq7-8-strong-duality"
+    ),
+    Mutation("sd-half", "gsjax/objectives.py", "jnp.sum(strength / 2 *", "jnp.sum(strength *", "eq18-margins"),
+    Mutation(
+        "whitened-by-lambda",
+        "gsjax/dual/problem.py",
+        "s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))",
+        "s / jnp.asarray(penalty.strength, dtype)",
+        "eq11-responses",
+    ),
+    Mutation(
+        "dual-half",
+        "gsjax/dual/problem.py",
+        "jnp.sum((problem.basis.T @ alpha) ** 2) / 2",
+        "jnp.sum((problem.basis.T @ alpha) ** 2)",
+        "eq17-strong-duality",
+    ),
+    Mutation(
+        "field-sign",
+        "gsjax/dual/problem.py",
+        "link.margin(link.coordinate(alpha)) - problem",
+        "link.margin(link.coordinate(alpha)) + problem",
+        "eq9-gradient",
+    ),
+    Mutation(
+        "labels-forgotten",
+        "gsjax/features/decomposition.py",
+        "return (feats.y * logits) @",
+        "return logits @",
+        "eq4-responses",
+    ),
+    Mutation(
+        "softmax-not-centred",
+        "gsjax/multiclass.py",
+        "(rows - means[:, None])",
+        "(rows - 0 * means[:, None])",
+        "multiclass-starvation",
+    ),
+)
+
+
+def plant(mutation: Mutation | None, into: Path) -> None:
+    """Copies the sources into the folder `into`, with the error in them.
+
+    Raises:
+        ValueError: the file does not have the text to be replaced exactly once.
+    """
+    for package in ("gsjax", "theory", "experiments"):
+        ignored = shutil.ignore_patterns("__pycache__", "records")
+        shutil.copytree(ROOT / package, into / package, ignore=ignored, dirs_exist_ok=True)
+    if mutation is not None:
+        path = into / mutation.file
+        text = path.read_text(encoding="utf-8")
+        if (count := text.count(mutation.old)) != 1:
+            raise ValueError(
+                f"{mutation.name}: expected {mutation.old!r} once in {mutation.file}, got it {count} times"
+            )
+        path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+
+
+def caught_by(mutation: Mutation | None, only: Sequence[str] = ()) -> list[str]:
+    """The claims, of those in `only` or of all, that do not hold on a copy with the error, or without any.
+
+    Raises:
+        RuntimeError: the copy does not get as far as a verdict on every claim that was asked for.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        plant(mutation, Path(folder))
+        command = [sys.executable, "-m", "theory", "--jobs", "1", "--out", "out", *(["--only", *only] if only else [])]
+        done = subprocess.run(
+            command, cwd=folder, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True, check=False
+        )
+        if done.returncode not in (0, 1):
+            raise RuntimeError(f"{mutation.name if mutation else 'no error'}: {done.stderr.strip()[-500:]}")
+        records = json.loads((Path(folder) / "out" / "claims.json").read_text(encoding="utf-8"))
+    return [record["name"] for record in records if not record["holds"]]
