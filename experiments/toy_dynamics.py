@@ -67,7 +67,7 @@ class Config:
     """The factor by which the gradient has to fall for the descent to have converged."""
     max_steps: int = 1_000_000
     """Bound on its steps."""
-    seeds: Annotated[int, Bound(least=2)] = 3
+    seeds: Annotated[int, Bound(least=2)] = 5
     """Draws of V."""
     x64: bool = True
     """Double precision."""

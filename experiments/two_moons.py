@@ -45,13 +45,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
+from scipy import special
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import data, features, methods, networks, plotting, records, tangent
+from gsjax import data, features, methods, networks, plotting, records, statistics, tangent
 from gsjax._progress import track
 from gsjax.data import Dataset
 from gsjax.probes import boundary
+from gsjax.statistics import Interval
 
 GRID = np.linspace(-2, 2, 100)
 SHOWN = (1, 6)  # features 2 and 7, whose responses Fig. 1 (d) plots
@@ -363,7 +365,7 @@ def judge(measures: Mapping[str, Geometry], responses: Mapping[str, np.ndarray])
     """SD against ERM, in pairs of seeds; and that no other regulariser does what SD does.
 
     "Does not help" is an equivalence: the margin differs from ERM's by less than half of what SD gains, either way.
-    Half is as far from nothing as from SD.
+    Half is where it is as far from ERM as from SD.
     """
     signatures = []
     if {"erm", "sd"} <= measures.keys():
@@ -374,15 +376,11 @@ def judge(measures: Mapping[str, Geometry], responses: Mapping[str, np.ndarray])
             signatures.append(
                 _rows.signature(f"{name} of the boundary, SD minus ERM", ours - theirs, above=0, why=why, reason=reason)
             )
-        gain = float(np.mean(sd.margin - erm.margin))
-        for name in measures:
-            if name not in ("erm", "sd", "overlapping: erm"):
-                shares = (measures[name].margin - erm.margin) / gain
-                reason = f"its margin is {measures[name].margin.mean():.3f}, of ERM {erm.margin.mean():.3f}, of SD "
-                reason += f"{sd.margin.mean():.3f}"
-                why = "less than half of what SD gains, either way"
-                label = f"{name} does not help: what its margin gains over ERM, relative to SD"
-                signatures.append(_rows.signature(label, shares, above=-0.5, below=0.5, why=why, reason=reason))
+        signatures += [
+            no_help(name, measures[name].margin, erm.margin, sd.margin)
+            for name in measures
+            if name not in ("erm", "sd", "overlapping: erm")
+        ]
     if {"followed: erm", "followed: sd"} <= responses.keys():
         sd, erm = (_shares(responses[f"followed: {name}"]) for name in ("sd", "erm"))
         labels = ("|z_7| over |z_2|", "response of the weak features over the strong")
@@ -398,6 +396,41 @@ def judge(measures: Mapping[str, Geometry], responses: Mapping[str, np.ndarray])
                 )
             )
     return signatures
+
+
+def no_help(
+    name: str, margin: Float[np.ndarray, " seeds"], erm: Float[np.ndarray, " seeds"], sd: Float[np.ndarray, " seeds"]
+) -> dict[str, Any]:
+    """That a regulariser moves the margin of ERM by less than half of what SD does, judged in pairs of seeds."""
+    gains, of_sd = margin - erm, sd - erm
+    # Statements about means of differences: a quotient with the mean of SD's gain would take that for known.
+    p = max(statistics.within(gains - of_sd / 2, below=0), statistics.within(gains + of_sd / 2, above=0))
+    share = gains.mean() / of_sd.mean()
+    moved = f"it makes the margin {'smaller' if share < 0 else 'larger'} by {abs(share):.0%} of what SD gains"
+    spread = f"{margin.mean():.3f} with a standard deviation of {margin.std(ddof=1):.3f} over seeds"
+    return _rows.stated(
+        f"{name} does not help: what its margin gains over ERM, relative to SD",
+        quotient(gains, of_sd),
+        p,
+        why="between -0.5 and 0.5 (nearer to ERM than to SD, or as near on the other side)",
+        reason=f"{moved}, to {spread}; ERM has {erm.mean():.3f} and {erm.std(ddof=1):.3f}, SD {sd.mean():.3f}",
+    )
+
+
+def quotient(above: Float[np.ndarray, " seeds"], below: Float[np.ndarray, " seeds"]) -> Interval | None:
+    """The quotient of two means over the same seeds with its 95% interval; none where the lower one may be zero.
+
+    A quotient r is in the interval where Student's t does not reject that the mean of `above` - r `below` is zero
+    (Fieller 1954): the roots of a quadratic equation.
+    """
+    n, (top, bottom) = len(above), (above.mean(), below.mean())
+    k = special.stdtrit(n - 1, 0.975) ** 2 / n
+    (first, mixed), (_, second) = k * np.cov(above, below)
+    a, b, c = bottom**2 - second, top * bottom - mixed, top**2 - first
+    if a <= 0:
+        return None
+    root = np.sqrt(b**2 - a * c)
+    return Interval(*map(np.asarray, (top / bottom, (b - root) / a, (b + root) / a)))
 
 
 def draw(

@@ -32,12 +32,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jaxtyping import Float
 
 from experiments import _rows
 from experiments._bounds import Bound
 from gsjax import _check, data, plotting, records, statistics, sweeps
 from gsjax.data import Dataset
-from gsjax.statistics import Interval, loglog_slope
+from gsjax.statistics import Interval, Slope, loglog_slope
 
 Data = Literal["two_moons", "digits", "fashion_mnist", "mnist", "cifar2"]
 
@@ -54,7 +55,7 @@ class Config:
     """Examples to train on."""
     test: int = 100
     """Examples to test on."""
-    widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024)
+    widths: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
     """Widths of the hidden layers."""
     depths: Annotated[tuple[int, ...], tyro.conf.arg(aliases=("--depth",)), Bound(least=0)] = (1,)
     """Numbers of hidden layers."""
@@ -216,6 +217,16 @@ def judged(group: Sequence[dict[str, Any]]) -> str:
     return "error_empirical" if group[0]["penalty"] == "ridge" else "error_parameters"
 
 
+def local_slopes(widths: Sequence[int], values: Float[np.ndarray, "seeds w"]) -> list[Slope]:
+    """The slope between each width and the next, with its interval over seeds; of three widths or more.
+
+    They show what the slope over all widths hides: whether it still grows, and where it comes to rest.
+    """
+    if len(widths) < 3:  # between two, it is the slope over all
+        return []
+    return [loglog_slope(widths[i : i + 2], values[:, i : i + 2]) for i in range(len(widths) - 1)]
+
+
 def summarise(group: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     """Slopes against the width, and values at the widest network, with intervals over seeds."""
     first = group[0]
@@ -239,6 +250,9 @@ def summarise(group: Sequence[dict[str, Any]], config: Config) -> list[dict[str,
         widths, values = table_of(group, key)
         if len(widths) > 1 and not (key == "error_infinite" and first["penalty"] == "sd"):
             rows.append(row(name, *loglog_slope(widths, values)))
+    widths, values = table_of(group, judged(group))
+    for i, slope in enumerate(local_slopes(widths, values)):
+        rows.append(row(f"local slope of the error, widths {widths[i]} to {widths[i + 1]}", *slope))
     for name, key in {"error": judged(group), "drift of the kernel": "drift"}.items():
         widths, values = table_of(group, key)
         if widths:
@@ -285,9 +299,9 @@ def compare(starved: Sequence[dict[str, Any]], config: Config) -> list[dict[str,
 
 
 def draw(rows: Sequence[dict[str, Any]], starved: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
-    """The error against the width, a panel for each depth, strength and penalty; starvation below."""
-    lines = len(config.depths) * len(config.strengths)
-    figure, axes = plotting.panels(lines + bool(starved), len(config.penalties))
+    """The error against the width, a panel for each depth, strength and penalty; local slopes and starvation below."""
+    lines, local = len(config.depths) * len(config.strengths), len(config.widths) > 2
+    figure, axes = plotting.panels(lines + local + bool(starved), len(config.penalties))
     for group in groups(rows, config):
         depth, penalty, strength = (group[0][key] for key in ("depth", "penalty", "strength"))
         line = config.depths.index(depth) * len(config.strengths) + config.strengths.index(strength)
@@ -299,6 +313,8 @@ def draw(rows: Sequence[dict[str, Any]], starved: Sequence[dict[str, Any]], conf
                 plotting.error_against_width(widths, values, loglog_slope(widths, values), ax=ax, label=label)
         ax.set_xlabel(f"width ({penalty}, $\\lambda$ = {strength:g}, depth {depth})")
         ax.set_ylabel("relative error")
+        if local:
+            draw_local(axes[lines][config.penalties.index(penalty)], group)
     if starved:
         ax, *others = axes[-1]
         for width in config.starving_widths:
@@ -314,3 +330,20 @@ def draw(rows: Sequence[dict[str, Any]], starved: Sequence[dict[str, Any]], conf
         for other in others:
             other.set_axis_off()
     plotting.save(figure, path)
+
+
+def draw_local(ax: Any, group: Sequence[dict[str, Any]]) -> None:
+    """Adds the local slopes of the error of one sweep of widths to the panel of its penalty."""
+    widths, values = table_of(group, judged(group))
+    slopes = np.array(local_slopes(widths, values)).reshape(-1, 3)
+    if not ax.lines:
+        for exponent in (-1, -0.5):
+            ax.axhline(exponent, color="0.35", linestyle="--", linewidth=1.3, zorder=1)
+    centres = np.sqrt(np.multiply(widths[1:], widths[:-1]))[: len(slopes)]
+    value, low, high = slopes.T
+    label = f"$\\lambda$ = {group[0]['strength']:g}, depth {group[0]['depth']}"
+    ax.errorbar(centres, value, [value - low, high - value], fmt="o-", capsize=3, markersize=4, label=label)
+    ax.set_xscale("log")
+    ax.set_xlabel(f"width ({group[0]['penalty']})")
+    ax.set_ylabel("local slope of the error")
+    ax.legend()

@@ -85,6 +85,20 @@ def test_what_helps_half_as_much_as_sd_does_not_hold_as_no_help():
     assert holds == {"geometric": True, "bend": True, "helps": False, "none": True, "wild": False}
 
 
+def test_the_interval_of_a_quotient_covers_it_as_often_as_it_says():
+    """Correlated normal means with the quotient 1/2; the share of 2,000 intervals is 95% within four deviations."""
+    rng = np.random.default_rng(0)
+    covers = []
+    for _ in range(2000):
+        below = 1 + 0.3 * rng.normal(size=6)
+        above = below / 2 + 0.2 * rng.normal(size=6)
+        found = two_moons.quotient(above, below)
+        assert found is not None
+        covers.append(found.low < 0.5 < found.high)
+    assert np.mean(covers) == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 2000))
+    assert two_moons.quotient(np.ones(4), np.array([-1.0, 1.0, 2.0, -2.0])) is None
+
+
 def test_inputs_are_turned_by_the_angle():
     turned = np.asarray(two_moons.turned(jnp.array([[1.0, 0.0], [0.0, 1.0]]), np.pi / 4))
     np.testing.assert_allclose(turned, np.array([[1, 1], [-1, 1]]) / np.sqrt(2), atol=1e-6)

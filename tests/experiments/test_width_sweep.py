@@ -48,6 +48,18 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     assert main([*command, "--n", "30"]) == 2  # the folder is of another configuration
 
 
+def test_local_slopes_are_those_between_one_width_and_the_next():
+    """Errors like 1/(width + 100): the slope goes from 0 to -1, which a slope over all widths does not show."""
+    widths = [50, 100, 200, 400, 6400, 12800]
+    errors = np.array([[1.0], [3.0]]) / (np.array(widths) + 100)
+    slopes = width_sweep.local_slopes(widths, errors)
+    expected = np.diff(np.log(errors[0])) / np.diff(np.log(widths))
+    np.testing.assert_allclose([slope.value for slope in slopes], expected)
+    np.testing.assert_allclose([slope.high - slope.low for slope in slopes], 0, atol=1e-9)  # both seeds agree
+    assert -1 < slopes[-1].value < -0.98 < -0.5 < slopes[0].value < -0.4
+    assert width_sweep.local_slopes(widths[:2], errors[:, :2]) == []
+
+
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
