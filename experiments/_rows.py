@@ -8,7 +8,6 @@ chance that any of those said to hold does not is 2.5% at most, as it is for one
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,8 +50,8 @@ def signature(
     name: str,
     values: Float[np.ndarray, " seeds"] | Sequence[float],
     *,
-    above: float = -math.inf,
-    below: float = math.inf,
+    above: float | None = None,
+    below: float | None = None,
     why: str,
     reason: str,
 ) -> dict[str, Any]:
@@ -113,15 +112,15 @@ def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def bounds(above: float, below: float) -> str:
+def bounds(above: float | None, below: float | None) -> str:
     """The criterion of a signature in words.
 
-    >>> bounds(0.0, math.inf), bounds(-math.inf, 0.4), bounds(-0.05, 0.05)
+    >>> bounds(0.0, None), bounds(None, 0.4), bounds(-0.05, 0.05)
     ('above 0', 'below 0.4', 'between -0.05 and 0.05')
     """
-    if math.isinf(below):
+    if below is None:
         return f"above {above:g}"
-    return f"below {below:g}" if math.isinf(above) else f"between {above:g} and {below:g}"
+    return f"below {below:g}" if above is None else f"between {above:g} and {below:g}"
 
 
 def finish(

@@ -438,7 +438,7 @@ def judge(rows: Rows, config: Config, present: Sequence[Task]) -> list[dict[str,
         why = f"{limit:g} in the limit, by theory, and no further from it than {NEAR:g}"
         reason = f"the mean over draws is {values.mean():.3f}, that of single draws from {values.min():.3f} to "
         reason += f"{values.max():.3f}"
-        above, below = limit - NEAR, limit + NEAR if limit + NEAR < 1 else np.inf
+        above, below = limit - NEAR, limit + NEAR if limit + NEAR < 1 else None
         return _rows.signature(name, values, above=above, below=below, why=why, reason=reason)
 
     size, overlap = min(config.sizes), max(config.overlaps)

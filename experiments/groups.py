@@ -565,7 +565,7 @@ def judge_controls(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
                 f"worst group, {difference}{', near 0' * alike}",
                 first - second,
                 above=-HALF_GAIN if alike else 0,
-                below=HALF_GAIN if alike else np.inf,
+                below=HALF_GAIN if alike else None,
                 why="half of what SD is published to gain over ERM" if alike else "equal accuracy, in pairs of seeds",
                 reason=f"{first.mean():.3f} ({labels[0]}) and {second.mean():.3f} ({labels[1]})",
             )

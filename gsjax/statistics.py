@@ -65,7 +65,7 @@ def mean(values: Real[ArrayLike, "seeds ..."] | Sequence[float], *, level: float
 
 
 def within(
-    values: Real[ArrayLike, " seeds"] | Sequence[float], *, above: float = -np.inf, below: float = np.inf
+    values: Real[ArrayLike, " seeds"] | Sequence[float], *, above: float | None = None, below: float | None = None
 ) -> float:
     """The p-value of the mean over seeds lying in (above, below), by Student's t; one-sided at either end.
 
@@ -75,21 +75,25 @@ def within(
 
     Args:
         values: one number per seed, shape (seeds,); of a comparison in pairs, the differences.
-        above: lower bound.
-        below: upper bound.
+        above: lower bound, or None.
+        below: upper bound, or None.
 
     Raises:
-        ValueError: fewer than two seeds, a value that is not finite, bounds that leave nothing or exclude nothing.
+        ValueError: fewer than two seeds, a value that is not finite, no bound, or bounds that leave nothing.
 
     >>> [round(within([0.1, 0.2, 0.3], above=bound), 3) for bound in (0.0, 0.2)]
     [0.037, 0.5]
     """
     values = _seeds(values)
     _check.shape("values", values, ndim=1)
-    _check.require(above < below, "above", f"a number below {below}", above)
-    _check.require(np.isfinite([above, below]).any(), "above", "a finite bound on one side at least", above)
+    for name, bound in (("above", above), ("below", below)):
+        if bound is not None:
+            _check.number(name, bound)
+    _check.require((above, below) != (None, None), "above", "a bound on one side at least", above)
+    low, high = (float(end if bound is None else bound) for bound, end in ((above, -np.inf), (below, np.inf)))
+    _check.require(low < high, "above", f"a number below {high:g}", low)
     error = _standard_error(values)
-    gaps = np.array([values.mean() - above, below - values.mean()])
+    gaps = np.array([values.mean() - low, high - values.mean()])
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.where(gaps == 0, 0.0, gaps / error)
     p = np.where(np.isinf(t), t < 0, special.stdtr(len(values) - 1, -t))

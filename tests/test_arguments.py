@@ -281,6 +281,8 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)),
     **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")),
     **rows("statistics.mean", of(statistics.mean, [1.0, 2.0]), level=DECAY),
+    **rows("statistics.within", of(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
+    **rows("statistics.within", of(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
     **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
     **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
     **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
@@ -370,7 +372,7 @@ def test_every_argument_is_in_the_table():
     arrays = {  # of real numbers in any form, which their functions' own tests look at
         *(f"probes.boundary.{name}" for name in ("zero_level.first", "zero_level.second", "zero_level.logits")),
         *(f"probes.boundary.{name}" for name in ("distances.x", "positions.second")),
-        *(f"statistics.{name}" for name in ("mean.values", "loglog_slope.x")),
+        *(f"statistics.{name}" for name in ("mean.values", "within.values", "holm.p", "loglog_slope.x")),
     }
     wanted = {f"{name}.{argument}" for name, function in public().items() for argument in parameters(function)}
     missing = {name for name in wanted - arrays if not name.startswith("plotting.")} - set(ARGUMENTS)
