@@ -523,12 +523,12 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
             ("ratio", "ratio of the two, of correctly classified images"),
         ):
             lines.append(_rows.measured(f"{label}: median {what}", [row[name] for row in of]))
-        of_checked = np.median(distances(of, "checked"), axis=1) / np.median(linf[:, : config.checked], axis=1)
-        if np.isfinite(of_checked).all():
+        again, first = (np.median(values, axis=1) for values in (distances(of, "checked"), linf[:, : config.checked]))
+        if np.isfinite([again, first]).all() and first.all():
             what = (
                 f"median margin (L-infinity) with {TIMES} times the steps, over that without, {config.checked} images"
             )
-            lines.append(_rows.measured(f"{label}: {what}", of_checked))
+            lines.append(_rows.measured(f"{label}: {what}", again / first))
         for name, what in (
             ("single step", "by one step along the sign of the gradient"),
             ("loss gradient", f"by {config.steps} steps along the gradient of the loss, not its sign"),
