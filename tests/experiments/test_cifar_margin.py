@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -252,3 +253,90 @@ def test_absent_data_is_one_line(tmp_path, monkeypatch, capsys):
     assert [cell.part for cell in cifar_margin.cells(absent)] == ["figure 2"] * 3
     assert main(["cifar_margin", "--preset", "laptop", "--out", str(tmp_path / "out")]) == 2
     assert "CIFAR-10" in capsys.readouterr().err.splitlines()[-1]
+
+
+RECORDS = Path(cifar_margin.__file__).with_name("records") / "cifar_margin"
+ABOUT = "cats and dogs"
+
+
+def quoted(preset, name, form="{:.4f}"):
+    """A row of a record as the text quotes it: its number, and its interval if it has one."""
+    [row] = [row for row in records.read(RECORDS / preset / "summary.json")["rows"] if row["name"] == name]
+    number, ends = form.format(row["measured"]), row["interval"]
+    return number, f"{number} [{form.format(ends[0])}, {form.format(ends[1])}]" if ends else number
+
+
+def test_the_text_says_what_the_records_say():
+    """Every number that the module quotes from its records, in the words around it."""
+    text = " ".join(cifar_margin.__doc__.split())
+    linf, correct = "median margin (L-infinity)", "median margin (L-infinity), correctly classified images"
+
+    def figure(name, form="{:.4f}", place=1):
+        return [quoted("gpu", f"{ABOUT}, {arm}{name}", form)[place] for arm in ("ERM", "SD")]
+
+    def of(name, form):
+        return quoted("gpu", f"{ABOUT}: {name}", form)[0]
+
+    def shrunk(epoch, form):
+        return " and ".join(figure(f", epoch {epoch}: {correct}", form, 0))
+
+    def logits(name):
+        erm, sd = (float(number) for number in figure(f": median {name}", "{:.6f}", 0))
+        return f"{erm / sd:.1f} times"
+
+    def stronger():
+        what = "median margin (L-infinity) with 4 times the steps, over that without, 100 images"
+        return [f"{1 - float(number):.1%}" for number in figure(f": {what}", "{:.6f}", 0)]
+
+    over, flipped = "over the median margin of ERM (L-infinity)", "flipped within 0.057 (L-infinity)"
+    seen = "the least difference that is seen, quantum and half interval"
+    accuracy, ratio = (
+        figure(": test accuracy", "{:.1%}", 0),
+        quoted("gpu", f"{ABOUT}: {linf}, SD over ERM", "{:.2f}")[1],
+    )
+    early, within = figure(f", epoch 1: {flipped}", "{:.0%}", 0), figure(f": {flipped}", "{:.1%}", 0)
+    step = figure(f": {flipped} by one step along the sign of the gradient", "{:.1%}", 0)
+    loss = figure(f": {flipped} by 10 steps along the gradient of the loss, not its sign", "{:.1%}", 0)
+    first = figure(": median ratio of the two, of correctly classified images", "{:.4f}", 0)
+    for part in (
+        "is {} (ERM) and {} (SD), a ratio of {}".format(*figure(f": {linf}"), ratio),
+        "correctly classified images it is {} and {}.".format(*figure(f": {correct}")),
+        f"Test accuracies are {accuracy[0]} and {accuracy[1]}.",
+        f"Within 0.057, {within[0]} of the images are flipped under ERM and {within[1]} under SD",
+        f"quantum is {of('quantum of the margins (L-infinity), 10 bisections', '{:.5f}')}, "
+        f"{of(f'{over}: the quantum', '{:.1%}')} of ERM's median",
+        f"a difference of {of(f'{over}: {seen}', '{:.1%}')} is seen "
+        f"({of(f'{over}, correctly classified images: {seen}', '{:.1%}')} among",
+        f"logits {logits('|f_0 - f_1|')} smaller, and its gradient {logits('l1 norm of its gradient')}.",
+        f"to first order: {first[0]} and {first[1]}, the same.",
+        f"from {shrunk(1, '{:.3f}')} after the first epoch, and {shrunk(8, '{:.4f}')} after the eighth",
+        f"({early[0]}, SD {early[1]})",
+        "medians are {} and {} smaller".format(*stronger()),
+        f"flips {step[0]} (ERM) and {step[1]} (SD) within 0.057",
+        f"flip {loss[0]} under ERM, about what was published, but {loss[1]} under SD",
+    ):
+        assert part in text, part
+
+    def table(name, place=1):
+        arms = [f"CIFAR-10, {arm}: {name}" for arm in ("ERM, c = 0", "SD, c = 0.01")]
+        return [quoted("table", arm, "{:.1%}")[place] for arm in arms]
+
+    attacked = [number.replace("%,", ",").replace("%]", "]") for number in table("under attack (5/255)")]
+    gained = quoted("table", "CIFAR-10: under attack (5/255), SD minus ERM", "{:.2%}")[1]
+    erm, sd = table("training accuracy", 0)
+    assert erm == sd
+    for part in (
+        f"8 of the published 200 epochs, on 18,000 of 50,000 images, are {8 * 18 / (200 * 50):.2%} of the training",
+        f"{erm} of the training images right under both, {attacked[0]} (ERM) and {attacked[1]} (SD)",
+        "of {} and {} without".format(*table("test accuracy", 0)),
+        f"a difference of {gained.replace('%,', ',').replace('%]', ']')}",
+    ):
+        assert part in text, part
+
+
+def test_nothing_of_table_1_is_judged_in_the_records():
+    summary = records.read(RECORDS / "table" / "summary.json")
+    assert summary["signatures"] == []
+    published = [row for row in summary["rows"] if row["published"] is not None]
+    assert len(published) == 3
+    assert all(row["differs"].startswith("not tested: 8 of 200 epochs") for row in published)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import two_moons
+from experiments import _rows, two_moons
 from experiments.__main__ import main
 from gsjax import records
 
 SMOKE = ["two_moons", "--preset", "smoke"]
+CONFIG = two_moons.PRESETS["smoke"]
 
 
 def test_smoke_run(tmp_path):
@@ -21,9 +23,9 @@ def test_smoke_run(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     values = {row["name"]: row["measured"] for row in summary["rows"]}
     assert values["erm: training accuracy"] > 0.9
-    assert {"sd: geometric margin of the averaged boundary", "sd: share of x_2 in the gradient"} <= values.keys()
-    assert len(summary["signatures"]) == 3
-    assert {"figure1.png", "boundaries.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert {"sd: geometric margin", "sd: share of x_2 in the gradient"} <= values.keys()
+    assert len(summary["signatures"]) == 4
+    assert {"figure1.png", "paths.png", "boundaries.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 @pytest.mark.slow
@@ -53,20 +55,34 @@ def test_unknown_arms_are_named(tmp_path, capsys):
 
 
 def test_margin_and_bend_of_known_boundaries():
-    """Networks whose outputs are x_1 - a: the averaged boundary is the line x_1 = mean a, which does not bend."""
+    """Networks whose outputs are x_1 - a: the line x_1 = a, which does not bend, and one that is inclined."""
     first, second = np.meshgrid(two_moons.GRID, two_moons.GRID)
-    at = np.array([-0.1, 0.3])
     x, y = np.array([[-0.5, 0.5], [0.7, -0.5]]), np.array([-1.0, 1.0])
-    margin, bend = two_moons.geometry(first - at[:, None, None], x[:, 0] - at[:, None], x, y)
-    half = np.array([0.5, 0.5])
-    assert margin(half) == pytest.approx(0.6)
-    assert margin(np.array([0.0, 1.0])) == pytest.approx(0.4)
-    assert bend(half) == pytest.approx(0, abs=1e-12)
+    grid = np.stack([first + 0.1, first - 0.3, first - 0.4 * second, first])
+    logits = np.stack([x[:, 0] + 0.1, x[:, 0] - 0.3, x @ [1, -0.4], x[:, 0]])
+    margin, bend = two_moons.geometry(grid, logits, np.stack([x] * 4), np.stack([y, y, y, -y]))
+    assert margin[[0, 1, 3]] == pytest.approx([0.4, 0.4, -0.7])  # the last has an example on the wrong side
+    assert bend[[0, 1]] == pytest.approx([0, 0], abs=1e-12)
+    assert bend[2] == pytest.approx(0.4 / np.sqrt(12), rel=0.01)  # x_2 is uniform on an interval of length 1
 
-    margin, bend = two_moons.geometry((first - 0.4 * second)[None], (x @ [1, -0.4])[None], x, y)
-    assert bend(np.ones(1)) == pytest.approx(0.4 / np.sqrt(12), rel=0.01)  # x_2 is uniform on an interval of length 1
-    wrong, _ = two_moons.geometry(first[None], x[:, 0][None], x, -y)
-    assert wrong(np.ones(1)) == pytest.approx(-0.7)  # of an example on the wrong side; the other one is nearer to zero
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_seed_has_examples_of_its_own_unless_they_are_shared(shared):
+    config = dataclasses.replace(CONFIG, shared=shared)
+    x, y = two_moons.examples(0.1, config, 0)
+    assert (x.shape, y.shape) == ((config.seeds, config.n, 2), (config.seeds, config.n))
+    assert np.array_equal(x[0], x[1]) == shared
+
+
+def test_what_helps_half_as_much_as_sd_does_not_hold_as_no_help():
+    """Margins of ERM .02 and SD .06: one of .05 is a help, one of .02 is none, one that is all over is undecided."""
+    noise = 1e-3 * np.random.default_rng(0).normal(size=(5, 8))
+    erm, sd, helps, none, wild = np.array([[0.02], [0.06], [0.05], [0.02], [0.02]]) + noise
+    wild += np.linspace(-0.05, 0.05, 8)
+    names = {"erm": erm, "sd": sd, "helps": helps, "none": none, "wild": wild}
+    measures = {name: two_moons.Geometry(values, values) for name, values in names.items()}
+    holds = {entry["name"].split()[0]: entry["holds"] for entry in _rows.judged(two_moons.judge(measures, {}))}
+    assert holds == {"geometric": True, "bend": True, "helps": False, "none": True, "wild": False}
 
 
 def test_inputs_are_turned_by_the_angle():
@@ -81,12 +97,11 @@ def test_published_penalty_is_c_times_the_mean_square():
     assert ours == pytest.approx(c * np.mean(logits**2))
 
 
-CONFIG = two_moons.PRESETS["smoke"]
 ARRAYS = {"grid": np.ones((CONFIG.seeds, 100, 100), np.float32), "logits": np.ones((CONFIG.seeds, CONFIG.n))}
 FOLLOWED = {
     "logits": np.ones((CONFIG.seeds, CONFIG.n)),
     "times": np.arange(4),
-    "responses": np.ones((CONFIG.seeds, 4, 2)),
+    "responses": np.ones((CONFIG.seeds, 4, 4)),
 }
 
 
