@@ -160,7 +160,7 @@ def test_medians_beyond_the_radius_are_flagged_and_not_judged():
     """Half of the images of one arm are not flipped at all, and their margins null in the file."""
     config = dataclasses.replace(SMOKE, radius=(0.11, 3.0))
     near = np.random.default_rng(0).uniform(0.01, 0.1, (5, 20))
-    far = np.where(np.arange(20) < 12, None, near)
+    far = np.where(np.arange(20) < 12, np.array(None), near)
     ends = {"erm": rows_of(near), "sd": rows_of(far), cifar_margin.SUMMED: rows_of(near)}
     lines = {row["name"]: row for row in cifar_margin.summarise(ends, config, [100, 20])}
     row = lines["threes and eights, SD: median margin (L-infinity)"]
@@ -268,7 +268,7 @@ def quoted(preset, name, form="{:.4f}"):
 
 def test_the_text_says_what_the_records_say():
     """Every number that the module quotes from its records, in the words around it."""
-    text = " ".join(cifar_margin.__doc__.split())
+    text = " ".join((cifar_margin.__doc__ or "").split())
     linf, correct = "median margin (L-infinity)", "median margin (L-infinity), correctly classified images"
 
     def figure(name, form="{:.4f}", place=1):
