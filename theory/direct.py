@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import optimize, special
@@ -49,7 +51,7 @@ def cross_entropy(labels: Int[np.ndarray, " n"], classes: int) -> Loss:
 
 
 def minimum(
-    phi: Float[np.ndarray, "n m"], loss: Loss, *, ridge: float = 0.0, hold=0.0, target=0.0
+    phi: Float[np.ndarray, "n m"], loss: Loss, *, ridge: float = 0.0, hold: Any = 0.0, target: Any = 0.0
 ) -> tuple[Float[np.ndarray, " m"], float]:
     """The theta `(m,)` of the minimum, and the objective there.
 

@@ -66,15 +66,17 @@ def _descents(width: int, seeds: int):
     """Outputs of networks at four times by gradient descent, `(seeds, T, n)`, and of their linearised flow."""
     x, y = data.digits((3, 8), n=20)
     network = networks.MLP((width,), activation="tanh")
-    penalty, size, steps = Ridge(STRENGTH), 2.0**-6, np.array([4, 16, 64, 256])
+    penalty, size, steps = Ridge(STRENGTH), 2.0**-6, (4, 16, 64, 256)
 
     def one(key):
         params = network.init(key, x)
+
         # Two step sizes, whose errors of first order cancel (Richardson).
-        coarse, fine = (
-            training.descend(network.apply, params, x, y, penalty, step_size=size / k, steps=k * steps).logits
-            for k in (1, 2)
-        )
+        def logits(k):
+            finer = {"step_size": size / k, "steps": [k * step for step in steps]}
+            return training.descend(network.apply, params, x, y, penalty, **finer).logits
+
+        coarse, fine = logits(1), logits(2)
         feats = features.from_ntk(tangent.ntk(network.apply, params, x), y)
         return 2 * fine - coarse, linearized.flow(feats, penalty, times=size * jnp.asarray(steps)).logits
 

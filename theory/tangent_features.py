@@ -103,7 +103,7 @@ def norms(scale: float = 1.0, seeds: int = 16) -> Observation:
         network = networks.MLP((512, 512, 512), outputs=500, activation=activation)
 
         def ratio(key, network=network):
-            return jnp.mean(network.apply(network.init(key, x), x) ** 2) / scale**2
+            return jnp.mean(jnp.asarray(network.apply(network.init(key, x), x)) ** 2) / scale**2
 
         found = np.asarray(jax.jit(lambda keys, ratio=ratio: jax.lax.map(ratio, keys))(_keys(seeds)))
         mean, half = float(found.mean()), float(scipy.stats.t.ppf(0.975, seeds - 1) * scipy.stats.sem(found))
