@@ -7,7 +7,6 @@ Nothing here is shared with the library: losses, penalties, minimiser and deriva
 from __future__ import annotations
 
 from collections.abc import Callable
-
 from typing import Any
 
 import numpy as np
