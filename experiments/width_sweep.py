@@ -6,7 +6,7 @@ same network at initialisation and for that of infinite width. Some are trained 
 changed, and what that does to the responses is held against the starvation matrix.
 
     python -m experiments width_sweep --preset smoke      15 seconds on 2 cores, nearly all of it compilation
-    python -m experiments width_sweep --preset laptop     ten minutes on 2 cores
+    python -m experiments width_sweep --preset laptop     19 minutes on 2 cores that others used as well
     python -m experiments width_sweep --preset pod        widths to 16,384, depths to 3, 64 seeds: for accelerators
 
 The smoke preset has two widths and two seeds, and shows that everything works. All that the laptop preset found stands
@@ -20,7 +20,7 @@ under ridge with lambda = 1 they go from -0.24 [-0.59, 0.11] between widths 32 a
 
 Under spectral decoupling outputs are right at every width; the parameters' responses S V^T theta are what approaches
 the theory. Training stops at a finite gradient, which leaves an error of the outputs: where it is no longer small
-against that of the parameters, as on two moons with lambda = 10 at the widest networks, the slope becomes flat for that
+against that of the parameters, as with lambda = 10 at the widest networks, the slope becomes flat for that
 reason.
 """
 
