@@ -172,8 +172,8 @@ CLAIMS = (
     Claim(
         name="theorem2-oriented",
         reference="Theorem 2; Definition 2 with z_2* made positive",
-        statement="Oriented, s_1^2 > s_2^2 implies d z_2*/d s_1^2 < 0 for every delta in (0, 1) other than 1 / sqrt(2), "
-        "where it is 0.",
+        statement="Oriented, s_1^2 > s_2^2 implies d z_2*/d s_1^2 < 0 for every delta in (0, 1) other than "
+        "1 / sqrt(2), where it is 0.",
         check=functools.partial(theorem2, high=0.99, oriented=True),
         control=Control(
             "as-written", "signs as in Eq. 15: z_2* changes its sign at delta = 1 / sqrt(2)", {"oriented": False}
