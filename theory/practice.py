@@ -3,8 +3,8 @@
 Every network is an MLP of one hidden layer of tanh units (Eq. 1), trained by `training.fit` until the norm of its
 gradient has fallen by the factor that the study states. The prediction is the equilibrium of the dual dynamics
 for the features of the same network at initialisation, so that all that lies between the two is what Eq. 3
-leaves out. It should fall like 1/width (Dyer and Gur-Ari 2020), a factor width^(-1/2) faster than the bound of Lee et al.
-2019: theta moves along gradients, which makes the second-order term a sum over hidden units that is odd in
+leaves out. It should fall like 1/width (Dyer and Gur-Ari 2020), a factor width^(-1/2) faster than the bound of Lee et
+al. 2019: theta moves along gradients, which makes the second-order term a sum over hidden units that is odd in
 their readout weights, so that its mean is zero. ReLU units would take it to about width^(-3/4), as a kink that is
 crossed leaves more behind; and under ridge they come to rest on kinks, where no gradient vanishes.
 
@@ -230,18 +230,19 @@ def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
 
 
 def _ridge(name: str, of: str, study: Study) -> Claim:
+    weakest, strongest = study.penalties[0].strength, study.penalties[-1].strength
     statement = (
-        f"MLPs trained to the minimum of Eq. 5 on {of}: their responses U^T Y yhat approach the z* of their own "
-        f"tangent kernels at initialisation with a power of the width of -1 to within 0.3, at lambda from {study.penalties[0].strength:g} to "
-        f"{study.penalties[-1].strength:g}."
+        f"MLPs trained to the minimum of Eq. 5 on {of}: their responses U^T Y yhat approach the z* of their own tangent "
+        f"kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda from {weakest:g} to "
+        f"{strongest:g}."
     )
     return _claim(name, "Eqs. 5, 9, 11; Dyer and Gur-Ari 2020", statement, study)
 
 
 def _decoupling(name: str, of: str, study: Study) -> Claim:
     statement = (
-        f"MLPs trained to the minimum of Eq. 17 on {of}: their responses are z* at every width if read off the "
-        "outputs, U^T Y yhat, and approach z* with a power of the width of -1 to within 0.3 if read off the parameters, "
+        f"MLPs trained to the minimum of Eq. 17 on {of}: their responses are z* at every width if read off the outputs, "
+        f"U^T Y yhat, and approach z* with the power -1 of the width, to within {TOLERANCE}, if read off the parameters, "
         "S V^T theta."
     )
     return _claim(name, "Eqs. 17, 18, Definition 1; Dyer and Gur-Ari 2020", statement, study)
