@@ -232,18 +232,18 @@ def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
 def _ridge(name: str, of: str, study: Study) -> Claim:
     weakest, strongest = study.penalties[0].strength, study.penalties[-1].strength
     statement = (
-        f"MLPs trained to the minimum of Eq. 5 on {of}: their responses U^T Y yhat approach the z* of their own tangent "
-        f"kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda from {weakest:g} to "
-        f"{strongest:g}."
+        f"MLPs trained to the minimum of Eq. 5 on {of}: their responses U^T Y yhat approach the z* of their own "
+        f"tangent kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda from "
+        f"{weakest:g} to {strongest:g}."
     )
     return _claim(name, "Eqs. 5, 9, 11; Dyer and Gur-Ari 2020", statement, study)
 
 
 def _decoupling(name: str, of: str, study: Study) -> Claim:
     statement = (
-        f"MLPs trained to the minimum of Eq. 17 on {of}: their responses are z* at every width if read off the outputs, "
-        f"U^T Y yhat, and approach z* with the power -1 of the width, to within {TOLERANCE}, if read off the parameters, "
-        "S V^T theta."
+        f"MLPs trained to the minimum of Eq. 17 on {of}: their responses are z* at every width if read off the "
+        f"outputs, U^T Y yhat, and approach z* with the power -1 of the width, to within {TOLERANCE}, if read off "
+        "the parameters, S V^T theta."
     )
     return _claim(name, "Eqs. 17, 18, Definition 1; Dyer and Gur-Ari 2020", statement, study)
 
