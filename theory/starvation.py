@@ -62,7 +62,7 @@ def theorem2(
 
 def first_order(ratio_term: bool = True) -> Observation:
     """Slope, in delta, of the error of the first-order formula for `d z_2* / d(s_1^2)` under Eq. 10."""
-    deltas = np.geomspace(1e-3, 1e-1, 5)
+    deltas = np.geomspace(1e-4, 1e-2, 5)
     errors = []
     for ratio, strength in ((2.0, 0.01), (2.0, 1.0), (10.0, 0.01), (10.0, 1.0)):
         exact = _slopes(jnp.asarray(deltas), jnp.array([ratio]), jnp.array([strength]), "linearized", False)[0, 0]
