@@ -18,6 +18,7 @@ MODULES: tuple[str, ...] = (
     "dual_dynamics",
     "closed_forms",
     "starvation",
+    "theorem2",
     "spectral_decoupling",
     "paths",
     "contrasts",

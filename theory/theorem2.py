@@ -1,0 +1,191 @@
+"""Theorem 2 for every coupling, strength and lambda, of Eq. 9 and Eq. 10: the statement, and each step of its proof.
+
+The proof is in `docs/theorem2.md`, whose notation this file has.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gsjax import Ridge, dual, features, starvation
+from gsjax.dual.links import Form
+from theory import instances
+from theory.claim import Claim, Control, Observation
+
+DRAWS = 4000
+NOTHING = 1e-9  # what counts as zero, relative to the terms that a number is the difference of
+RESOLVED = 1e-12  # a difference of D, relative to D, whose sign is sure: equilibria are precise to some 1e-15
+
+
+class Draws(NamedTuple):
+    """Points, and all that the proof speaks of, at their equilibria; every leaf `(draws, ...)`."""
+
+    delta: np.ndarray
+    ratio: np.ndarray
+    alpha: np.ndarray
+    margins: np.ndarray
+    pulls: np.ndarray
+    curvature: np.ndarray
+    matrix: np.ndarray
+    converged: np.ndarray
+
+
+@functools.partial(jax.jit, static_argnames=("form", "oriented"))
+def _solved(delta, ratio, strength, form: Form, oriented: bool):
+    def one(delta, ratio, strength):
+        feats, penalty = features.planar(delta, jnp.array([ratio, 1.0])), Ridge(strength)
+        found = dual.equilibrium(feats, penalty, form=form)
+        matrix = starvation.matrix(feats, penalty, form=form, oriented=oriented)
+        return found.alpha, feats.u.T @ found.alpha, feats.u @ found.response, matrix, found.converged
+
+    return jax.vmap(one)(delta, ratio, strength)
+
+
+def _draws(form: Form = "exact", oriented: bool = True, inner: bool | None = None) -> Draws:
+    """Random points: delta in (-.999, .999), s_1^2 / s_2^2 in 1e-2..1e2, lambda / s_2^2 in 1e-3..1e3.
+
+    `inner` draws s_1 > s_2 and c > |delta|, to which the proof reduces all others, or c < |delta|.
+    """
+    rng, half = np.random.default_rng(0), np.sqrt(0.5)
+    delta, log_ratio = rng.uniform(-0.999, 0.999, DRAWS), rng.uniform(-2, 2, DRAWS)
+    strength = 10 ** rng.uniform(-3, 3, DRAWS)
+    if inner is not None:
+        low, high = (0, half) if inner else (half, 0.999)
+        delta, log_ratio = np.sign(delta) * rng.uniform(low, high, DRAWS), np.abs(log_ratio)
+    ratio = 10**log_ratio
+    found = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, oriented)
+    alpha, pulls, margins, matrix, converged = map(np.asarray, found)
+    curvature = alpha * (1 - alpha) if form == "exact" else alpha / (1 + alpha)
+    return Draws(delta, ratio, alpha, margins, pulls, curvature, matrix, converged)
+
+
+def signs(form: Form = "exact", oriented: bool = True) -> Observation:
+    """The share of draws of all four quadrants whose sensitivities have another sign than -delta (s_1^2 - s_2^2)."""
+    of = _draws(form, oriented)
+    sought = -np.sign(of.delta * (of.ratio - 1))
+    off = np.stack([of.matrix[:, 1, 0], of.matrix[:, 0, 1]])
+    # What is left of the terms of the coupling: close to rounding no sign could be told, and the draw counts as wrong.
+    left = np.abs(np.diff(of.curvature)[:, 0]) / of.curvature.sum(axis=1)
+    told = of.converged & (left > RESOLVED)
+    wrong = ~told | (np.sign(off) != sought).any(axis=0)
+    details = {
+        "draws": DRAWS,
+        "starving": float(np.mean(sought < 0)),
+        "smallest |D_2 - D_1| / (D_1 + D_2)": float(left.min()),
+        "draws whose sign cannot be told": int(np.sum(~told)),
+    }
+    return Observation.equal(0.0, float(np.mean(wrong)), 0.0, details=details)
+
+
+def steps(inner: bool = True) -> Observation:
+    """The share of draws, of both equations, at which a step of the proof is wrong."""
+    shares = {}
+    for form in ("exact", "linearized"):
+        of = _draws(form, inner=inner)
+        c, (first, second) = np.sqrt(1 - of.delta**2), of.alpha.T
+        (m_1, m_2), (c_1, c_2), (d_1, d_2) = of.margins.T, of.pulls.T, of.curvature.T
+        strength = (of.ratio * c_1 * c - c_2 * of.delta) / m_1  # lambda, from the first line of the optimum
+        q = first - second
+        right = q + (of.ratio - 1) * (c - of.delta) * c_1
+        size = first + second + (of.ratio + 1) * (np.abs(c_1) + np.abs(c_2))
+        checks = {
+            "0: converged": of.converged,
+            "1: the identity": np.abs(strength * (m_1 - m_2) - right) <= NOTHING * size,
+            "2: q < 0": q < 0,
+            "3: m_1 > m_2": m_1 > m_2,
+            "3: c_1 > 0": c_1 > 0,
+            "3: c_2 > 0": c_2 > 0,
+            "4: m_1 > |m_2|": m_1 > np.abs(m_2),
+            "5: D_1 < D_2": d_1 < d_2,
+        }
+        shares |= {f"{form}, {name}": float(np.mean(~good)) for name, good in checks.items()}
+    return Observation.equal(0.0, list(shares.values()), 0.0, details=instances.table(shares))
+
+
+def exceptions(off: float = 0.0) -> Observation:
+    """The largest sensitivity at delta = 0, +-1/sqrt(2) and s_1 = s_2, relative to its row; `off` leads away."""
+    rng, half = np.random.default_rng(1), np.sqrt(0.5)
+    delta, ratio = rng.uniform(-0.999, 0.999, 400), 10 ** rng.uniform(-2, 2, 400)
+    strength = 10 ** rng.uniform(-3, 3, 400)
+    delta[:300] = np.repeat([0.0, half, -half], 100) + off
+    ratio[300:] = 1 + off
+    largest = {}
+    for form in ("exact", "linearized"):
+        found = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, True)
+        matrix = np.abs(np.asarray(found[3]))
+        relative = np.array([matrix[:, 1, 0], matrix[:, 0, 1]]) / np.array([matrix[:, 1, 1], matrix[:, 0, 0]])
+        # At delta = -1/sqrt(2) a pull vanishes, and its row has nothing to compare with but the matrix.
+        relative = np.minimum(relative, np.array([matrix[:, 1, 0], matrix[:, 0, 1]]) / matrix.max(axis=(1, 2)))
+        largest[form] = float(relative.max())
+    return Observation.equal(0.0, list(largest.values()), 1e-9, details=instances.table(largest))
+
+
+def pairs(others: bool = True) -> Observation:
+    """The closed form of two of many features against the starvation matrix; `others=False` leaves the others out."""
+    errors = {}
+    forms: tuple[Form, ...] = ("exact", "exact", "linearized")
+    for seed, form in enumerate(forms):
+        n = 8
+        u = np.asarray(instances.orthogonal(jax.random.key(seed), n))
+        s2, strength = np.geomspace(10.0, 0.1, n), 0.3
+        feats = features.from_spectrum(jnp.asarray(u), jnp.sqrt(jnp.asarray(s2)))
+        alpha = np.asarray(dual.equilibrium(feats, Ridge(strength), form=form).alpha)
+        matrix = np.asarray(starvation.matrix(feats, Ridge(strength), form=form, oriented=False))
+        d = alpha * (1 - alpha) if form == "exact" else alpha / (1 + alpha)
+        pulls, closed = u.T @ alpha, np.zeros((n, n))
+        for i in range(n):
+            for j in range(n):
+                if i != j:
+                    rest = [k for k in range(n) if k not in (i, j)] if others else []
+                    left = np.linalg.inv(np.diag(1 / d) + (u[:, rest] * s2[rest] / strength) @ u[:, rest].T)
+                    both = u[:, [i, j]].T @ left @ u[:, [i, j]]
+                    det = np.linalg.det(np.eye(2) + s2[[i, j], None] * both / strength)
+                    closed[j, i] = -s2[j] / strength**2 * both[1, 0] * pulls[i] / det
+        off = ~np.eye(n, dtype=bool)
+        errors[f"n = {n}, {form}, U {seed}"] = float(np.abs(closed - matrix)[off].max() / np.abs(matrix[off]).max())
+    return Observation.equal(0.0, list(errors.values()), 1e-9, details=instances.table(errors))
+
+
+CLAIMS = (
+    Claim(
+        name="theorem2-exact",
+        reference="Theorem 2, Eqs. 9, 15; docs/theorem2.md",
+        statement="For every coupling, strength and lambda the oriented d z_2*/d s_1^2 and d z_1*/d s_2^2 both have "
+        "the sign of -delta (s_1^2 - s_2^2).",
+        check=signs,
+        control=Control("not-oriented", "the signs of the singular vectors as in Eq. 15", {"oriented": False}),
+    ),
+    Claim(
+        name="theorem2-exact-linearised",
+        reference="Theorem 2, Eqs. 10, 15; docs/theorem2.md",
+        statement="The same for the fixed point of Eq. 10.",
+        check=functools.partial(signs, "linearized"),
+        control=Control("not-oriented", "the signs of the singular vectors as in Eq. 15", {"oriented": False}),
+    ),
+    Claim(
+        name="theorem2-proof",
+        reference="docs/theorem2.md, steps 1 to 5",
+        statement="Each step of the proof holds for s_1 > s_2 and |delta| < 1/sqrt(2), for Eq. 9 and for Eq. 10.",
+        check=steps,
+        control=Control("outer", "|delta| > 1/sqrt(2), where the examples have changed places", {"inner": False}),
+    ),
+    Claim(
+        name="theorem2-exceptions",
+        reference="docs/theorem2.md",
+        statement="Both sensitivities vanish at delta = 0, at delta = +-1/sqrt(2), and at equal strengths.",
+        check=exceptions,
+        control=Control("close", "0.01 away from there", {"off": 0.01}),
+    ),
+    Claim(
+        name="theorem2-pairs",
+        reference="docs/theorem2.md",
+        statement="Of many features any two starve each other as two do, with D~ in the place of D.",
+        check=pairs,
+        control=Control("others-left-out", "D itself, as if there were no other features", {"others": False}),
+    ),
+)
