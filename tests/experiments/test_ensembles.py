@@ -209,8 +209,11 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
     values = {row["name"]: row["measured"] for row in summary["rows"]}
     shares = [row["share"] for row in rows if row.get("task") and row["strength"] == 0.1]
     assert values["digits 3/8, mlp: share of pairs that starve"] == pytest.approx(np.mean(shares))
-    holds = {signature["name"]: signature["holds"] for signature in summary["signatures"]}
-    assert holds["near identity (1e-05), positive: nearly all pairs starve"]
-    assert holds["few exceptions, all other strengths equal: the predicted share of the other pairs starves"]
+    found = {signature["name"]: signature for signature in summary["signatures"]}
+    assert found["near identity (1e-05), positive: nearly all pairs starve"]["holds"]
+    # Eight draws are too few for an interval within 0.05; their mean is there, and away from there in the control.
+    few = "few exceptions, all other strengths equal: the predicted share of the other pairs starves"
+    assert abs(found[few]["value"]) <= ensembles.NEAR
+    assert found["few exceptions, control, strengths by the power law: fewer than the predicted share"]["holds"]
     for figure in ("structures.png", "scaling.png", "real.png"):
         assert (tmp_path / "out" / figure).stat().st_size > 10_000
