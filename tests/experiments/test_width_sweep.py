@@ -106,7 +106,7 @@ def test_numbers_with_intervals_in_the_text_are_those_of_the_record():
     found = [
         (row.get("measured", row.get("value")), row["interval"]) for row in summary["rows"] + summary["signatures"]
     ]
-    texts = re.findall(r"(-?\d\.\d+)\s\[(-?\d\.\d+),\s(-?\d\.\d+)\]", width_sweep.__doc__)
+    texts = re.findall(r"(-?\d\.\d+)\s\[(-?\d\.\d+),\s(-?\d\.\d+)\]", width_sweep.__doc__ or "")
     assert texts
     for text in texts:
         digits = [len(number.partition(".")[2]) for number in text]
