@@ -15,8 +15,8 @@ summary says so. What the laptop preset found, n = 64, strengths like 1/i and la
 
 - Half of all pairs starve in a random U, 0.498 [0.495, 0.501], whatever n, decay and lambda are.
 - All of them do where stronger features load positively on the examples of weaker ones, 0.998 [0.997, 0.998] at
-  perturbations of 1e-5 of an identity. At 1e-2 that is over: 0.391 [0.385, 0.397].
-- A strongest feature that agrees with the labels starves the others, 0.972 [0.967, 0.977] of them at an overlap of
+  perturbations of 1e-5 of an identity. At 1e-2 that is over: 0.391 [0.384, 0.397].
+- A strongest feature that agrees with the labels starves the others, 0.972 [0.966, 0.977] of them at an overlap of
   0.999; but at 0.3 to 0.5 it starves fewer than half of them, and among all pairs it changes little.
 - Features that compete for a few examples which the strongest gets wrong starve each other: 0.707 [0.699, 0.715] of all
   pairs for one such example; all of them, as predicted, if the others are equally strong.

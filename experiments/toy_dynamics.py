@@ -252,7 +252,7 @@ def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]
 
     Seeds are rotations of the parameters, which change nothing but rounding: what is judged is nearly certain.
     """
-    found, ends = [], f"{ACCURACY:g}, a thousandth of the smallest response at the equilibria"
+    found, ends = [], f"{ACCURACY:g}, less than a thousandth of any response at the equilibria"
     for s1 in config.s1:
         of = [row for row in rows if row["s1"] == s1]
         worst = np.max([error(row) for row in of], axis=0)

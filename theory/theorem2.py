@@ -27,6 +27,7 @@ class Draws(NamedTuple):
 
     delta: np.ndarray
     ratio: np.ndarray
+    strength: np.ndarray
     alpha: np.ndarray
     margins: np.ndarray
     pulls: np.ndarray
@@ -61,7 +62,7 @@ def _draws(form: Form = "exact", oriented: bool = True, inner: bool | None = Non
     found = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, oriented)
     alpha, pulls, margins, matrix, converged = map(np.asarray, found)
     curvature = alpha * (1 - alpha) if form == "exact" else alpha / (1 + alpha)
-    return Draws(delta, ratio, alpha, margins, pulls, curvature, matrix, converged)
+    return Draws(delta, ratio, strength, alpha, margins, pulls, curvature, matrix, converged)
 
 
 def signs(form: Form = "exact", oriented: bool = True) -> Observation:
@@ -89,13 +90,12 @@ def steps(inner: bool = True) -> Observation:
         of = _draws(form, inner=inner)
         c, (first, second) = np.sqrt(1 - of.delta**2), of.alpha.T
         (m_1, m_2), (c_1, c_2), (d_1, d_2) = of.margins.T, of.pulls.T, of.curvature.T
-        strength = (of.ratio * c_1 * c - c_2 * of.delta) / m_1  # lambda, from the first line of the optimum
         q = first - second
         right = q + (of.ratio - 1) * (c - of.delta) * c_1
         size = first + second + (of.ratio + 1) * (np.abs(c_1) + np.abs(c_2))
         checks = {
             "0: converged": of.converged,
-            "1: the identity": np.abs(strength * (m_1 - m_2) - right) <= NOTHING * size,
+            "1: the identity": np.abs(of.strength * (m_1 - m_2) - right) <= NOTHING * size,
             "2: q < 0": q < 0,
             "3: m_1 > m_2": m_1 > m_2,
             "3: c_1 > 0": c_1 > 0,
