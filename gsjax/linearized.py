@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from gsjax import _check
 from gsjax.dual import equilibrium, integrate, primal
 from gsjax.features import Features, planar, require_binary
-from gsjax.objectives import Penalty, Ridge
+from gsjax.objectives import Penalty
 
 __all__ = ["Courses", "Flow", "courses", "flow"]
 

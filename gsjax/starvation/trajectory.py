@@ -43,8 +43,8 @@ def trajectory(feats: Features, penalty: Penalty, times: Float[Array, " T"], *, 
     wherever all strengths are positive.
 
     Early on, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`, `W_jj = t c_j` and `W_ji = -t^2 s_j^2 G_ji c_i / 2` to
-    leading order. Under ridge, or where L is one number, G is diagonal, at any rank, and starvation waits for the fourth
-    power, `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`.
+    leading order. Under ridge, or where L is one number, G is diagonal, at any rank, and starvation waits for the
+    fourth power, `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`.
 
     `oriented=True` multiplies row j by the sign of `z_j` at the equilibrium, one sign for all times and the one of
     `starvation.matrix` (where `s_j` is positive), so that no row flips where `z_j(t)` crosses zero. NaN then where the
