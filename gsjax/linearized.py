@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
-import optimistix
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from gsjax import _check
-from gsjax.dual import equilibrium, integrate
+from gsjax.dual import equilibrium, integrate, primal
 from gsjax.features import Features, planar, require_binary
-from gsjax.objectives import Penalty, Ridge, per_example
+from gsjax.objectives import Penalty
 
 __all__ = ["Courses", "Flow", "courses", "flow"]
-
-# What the flow itself may need, and what a time to record may add: after a step that was cut short, steps grow tenfold.
-_MAX_STEPS = 4096
-_STEPS_A_TIME = 8
 
 
 class Flow(NamedTuple):
@@ -67,51 +61,13 @@ def flow(
     (['0.401', '1.043'], True)
     """
     require_binary(feats)
-    n, dtype = feats.u.shape[0], feats.u.dtype
+    dtype = feats.u.dtype
     times = _check.moments(times, dtype)
     _check.number("learning_rate", learning_rate, "(0, inf)")
-    if isinstance(penalty, Ridge):
-        _check.scalar("penalty.strength", penalty.strength)
-        decay, pull, target = jnp.asarray(penalty.strength, dtype), jnp.zeros(n, dtype), jnp.zeros(n, dtype)
-        scale = feats.s**2 / (decay + feats.s**2)
-        gain = decay + feats.s**2
-    else:
-        pull, target = per_example(penalty, n, dtype)
-        decay = jnp.zeros((), dtype)
-        scale = (1 + jnp.max(pull * jnp.abs(target))) / (1 + jnp.max(pull)) * jnp.ones_like(feats.s)
-        gain = feats.s**2 / scale
-
-    # Traced times come unchecked. In disorder they would end the program, not the flow.
-    ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
-    moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
-    tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-    controller = diffrax.PIDController(rtol=tolerance, atol=tolerance)
-    solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(_velocity),
-        diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=tolerance, atol=tolerance)),
-        t0=jnp.zeros((), dtype),
-        t1=moments[-1],
-        dt0=None,
-        y0=jnp.zeros(feats.s.shape, dtype),
-        args=(feats, scale, gain, decay, pull, target, jnp.asarray(learning_rate, dtype)),
-        saveat=diffrax.SaveAt(ts=moments),
-        stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=moments),
-        max_steps=_MAX_STEPS + _STEPS_A_TIME * len(times),
-        throw=False,
+    response, converged = primal.integrate(
+        feats.u, feats.s2, feats.y, penalty, times, jnp.asarray(learning_rate, dtype)
     )
-    states = jnp.asarray(solution.ys)
-    reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True) & ordered
-    response = jnp.where(reached, states, jnp.nan) * scale
-    converged = diffrax.is_successful(solution.result) & jnp.all(reached)
     return Flow(times, feats.y * (response @ feats.u.T), response, converged)
-
-
-def _velocity(_, scaled: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
-    """Of the responses over their `scale`; `gain` is `s^2 / scale`. Not a closure: a new program for every call."""
-    feats, scale, gain, decay, pull, target, rate = args
-    margins = feats.u @ (scale * scaled)
-    force = jax.nn.sigmoid(-margins) - pull * (margins - feats.y * target)
-    return rate * (gain * (feats.u.T @ force) - decay * scaled)
 
 
 class Courses(NamedTuple):

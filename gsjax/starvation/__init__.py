@@ -4,10 +4,12 @@ from gsjax.starvation import structures
 from gsjax.starvation.definition import matrix, orient, pulls, sensitivity, share
 from gsjax.starvation.diagram import PhaseDiagram, phase_diagram
 from gsjax.starvation.ensemble import Ensemble, elasticity, ensemble
+from gsjax.starvation.trajectory import Trajectory, trajectory
 
 __all__ = [
     "Ensemble",
     "PhaseDiagram",
+    "Trajectory",
     "elasticity",
     "ensemble",
     "matrix",
@@ -17,4 +19,5 @@ __all__ = [
     "sensitivity",
     "share",
     "structures",
+    "trajectory",
 ]
