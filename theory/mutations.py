@@ -45,11 +45,9 @@ MUTATIONS = (
         "sd-by-class",
     ),
     Mutation("gamma-relu", "gsjax/networks/ntk.py", '{"relu": 2.0,', '{"relu": 3.0,', "eq1-norm"),
-    Mutation("flow-clock", "gsjax/linearized.py", "return rate * (gain", "return 5 * rate * (gain", "flow-in-time"),
-    Mutation("flow-decay", "gsjax/linearized.py", "- decay * scaled)", "- 2 * decay * scaled)", "flow-in-time"),
-    Mutation(
-        "flow-target", "gsjax/linearized.py", "(margins - feats.y * target)", "(margins - target)", "flow-in-time"
-    ),
+    Mutation("flow-clock", "gsjax/dual/primal.py", "return rate * (gain", "return 5 * rate * (gain", "flow-in-time"),
+    Mutation("flow-decay", "gsjax/dual/primal.py", "- decay * scaled)", "- 2 * decay * scaled)", "flow-in-time"),
+    Mutation("flow-target", "gsjax/dual/primal.py", "(margins - y * target)", "(margins - target)", "flow-in-time"),
     Mutation(
         "mlp-width",
         "gsjax/networks/ntk.py",
