@@ -1,5 +1,8 @@
 """Starvation over the time of training: where its trajectories end, and how they begin."""
 
+# pyright: reportArgumentType=false
+# NumPy's arrays stand for JAX's.
+
 from __future__ import annotations
 
 import functools
