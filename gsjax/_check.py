@@ -213,7 +213,7 @@ def shape(name: str, value: Any, *, ndim: int) -> None:
 def labels(name: str, y: Any, n: int) -> None:
     """`y` holds `n` labels, each -1 or +1."""
     real(name, y, "labels -1 and +1")
-    require(shape_of(y) == (n,), name, f"shape ({n},), one label an example", f"shape {shape_of(y)}")
+    require(shape_of(y) == (n,), name, f"shape ({n},), one label per example", f"shape {shape_of(y)}")
     if is_concrete(y):
         values = np.unique(np.asarray(y))
         require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")

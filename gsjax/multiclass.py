@@ -221,7 +221,7 @@ def _check_labels(labels, n: int, k: int) -> None:
     _check.require(
         jnp.issubdtype(labels.dtype, jnp.integer) and labels.shape == (n,),
         "labels",
-        f"integers of shape ({n},), one an example",
+        f"integers of shape ({n},), one per example",
         f"{labels.dtype} of shape {labels.shape}",
     )
     in_range = jnp.all((labels >= 0) & (labels < k))

@@ -595,7 +595,7 @@ def test_both_kinds_of_keys_count():
 
 
 def test_x_and_y_exchanged():
-    with pytest.raises(ValueError, match=r"^y: expected shape \(5,\), one label an example, got shape \(5, 3\)"):
+    with pytest.raises(ValueError, match=r"^y: expected shape \(5,\), one label per example, got shape \(5, 3\)"):
         check_problem(linear, W, Y, X)
     with pytest.raises(ValueError, match=r"^y: expected "):
         check_problem(linear, X, W, Y)

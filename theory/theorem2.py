@@ -6,11 +6,13 @@ The proof is in `docs/theorem2.md`, whose notation this file has.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import special
 
 from gsjax import Ridge, dual, features, starvation
 from gsjax.dual.links import Form
@@ -125,6 +127,51 @@ def exceptions(off: float = 0.0) -> Observation:
     return Observation.equal(0.0, list(largest.values()), 1e-9, details=instances.table(largest))
 
 
+# The dual variable g of an example as a function of its margin, and D = -dg/dm. In Eq. 10 log g + g = -m. Five of
+# them have (A) and (B); the last three break one hypothesis each.
+FORCES = {
+    "logistic": (lambda m: special.expit(-m), lambda m: special.expit(m) * special.expit(-m)),
+    "Eq. 10": (lambda m: special.wrightomega(-m), lambda m: 1 - 1 / (1 + special.wrightomega(-m))),
+    "exponential": (lambda m: np.exp(-m), lambda m: np.exp(-m)),
+    "hyperbolic": (lambda m: np.sqrt(1 + m**2) - m, lambda m: 1 - m / np.sqrt(1 + m**2)),
+    "arctangent": (lambda m: np.pi / 2 - np.arctan(m), lambda m: 1 / (1 + m**2)),
+    "exponential less 2": (lambda m: np.exp(-m) - 2, lambda m: np.exp(-m)),
+    "rising arctangent": (lambda m: np.pi / 2 + np.arctan(m), lambda m: -1 / (1 + m**2)),
+    "logistic, margins less 4": (lambda m: special.expit(4 - m), lambda m: special.expit(m - 4) * special.expit(4 - m)),
+}
+
+
+def hypotheses(losses: Sequence[str], tilt: float = 0.0) -> Observation:
+    """The share of draws whose sensitivities have another sign than -delta (s_1^2 - s_2^2), for every one of `losses`.
+
+    Nothing is solved for and nothing is of the library: margins are drawn instead of strengths. With m = U z and z_k =
+    (s_k^2 / lambda) u_k . g(m), every m is the optimum of one pair of strengths, and is kept if both lie in 1e-3..1e3.
+    The sensitivities solve (I + S^2 C / lambda) dz = diag(c) d(s^2) / lambda. `tilt` turns u_2 by so many radians.
+    """
+    rng, shares, counts = np.random.default_rng(2), {}, {}
+    for name in losses:
+        force, slope = FORCES[name]
+        m = rng.normal(size=(5 * DRAWS, 2)) * 10 ** rng.uniform(-1.5, 0.7, (5 * DRAWS, 1))
+        delta = rng.uniform(-0.999, 0.999, len(m))
+        angle = np.arcsin(delta)
+        u = np.array([[np.cos(angle), -np.sin(angle + tilt)], [np.sin(angle), np.cos(angle + tilt)]])
+        u = np.moveaxis(u, 2, 0)
+        z = np.linalg.solve(u, m[..., None])[..., 0]
+        pulls = np.einsum("nki,nk->ni", u, force(m))
+        ratio = z / pulls
+        kept = ((ratio > 1e-3) & (ratio < 1e3)).all(axis=1)
+        delta, u, m, z, pulls, ratio = (array[kept] for array in (delta, u, m, z, pulls, ratio))
+        coupling = np.einsum("nki,nk,nkj->nij", u, slope(m), u)
+        matrix = np.linalg.solve(np.eye(2) + ratio[:, :, None] * coupling, pulls[:, :, None] * np.eye(2))
+        oriented = np.where(z < 0, -1, 1)[:, :, None] * matrix
+        sought = -np.sign(delta * (ratio[:, 0] - ratio[:, 1]))
+        told = np.abs(coupling[:, 0, 1]) > RESOLVED * np.abs(slope(m)).sum(axis=1)
+        right = told & (np.sign(oriented[:, 1, 0]) == sought) & (np.sign(oriented[:, 0, 1]) == sought)
+        shares[name], counts[name] = float(np.mean(~right)), int(kept.sum())
+    details = {"draws": counts, "draws with another sign": shares}
+    return Observation.equal(0.0, list(shares.values()), 0.0, details=details)
+
+
 def pairs(others: bool = True) -> Observation:
     """The closed form of two of many features against the starvation matrix; `others=False` leaves the others out."""
     errors = {}
@@ -180,6 +227,36 @@ CLAIMS = (
         statement="Both sensitivities vanish at delta = 0, at delta = +-1/sqrt(2), and at equal strengths.",
         check=exceptions,
         control=Control("close", "0.01 away from there", {"off": 0.01}),
+    ),
+    Claim(
+        name="theorem2-positive",
+        reference="docs/theorem2.md, (A)",
+        statement="The same for the exponential loss, whose force on an example is positive and falls with its margin.",
+        check=functools.partial(hypotheses, losses=["exponential"]),
+        control=Control("not-positive", "the force less a constant 2", {"losses": ["exponential less 2"]}),
+    ),
+    Claim(
+        name="theorem2-falling",
+        reference="docs/theorem2.md, (A)",
+        statement="The same for the force pi/2 - arctan m, which falls with the margin.",
+        check=functools.partial(hypotheses, losses=["arctangent"]),
+        control=Control("rising", "pi/2 + arctan m, which rises", {"losses": ["rising arctangent"]}),
+    ),
+    Claim(
+        name="theorem2-curvature",
+        reference="docs/theorem2.md, (B)",
+        statement="The same for the logistic loss, whose slope D is largest at the margin 0.",
+        check=functools.partial(hypotheses, losses=["logistic"]),
+        control=Control(
+            "shifted", "a margin of 4 is wanted, where D is largest", {"losses": ["logistic, margins less 4"]}
+        ),
+    ),
+    Claim(
+        name="theorem2-orthogonal",
+        reference="docs/theorem2.md",
+        statement="The same for Eq. 10 and for the force sqrt(1 + m^2) - m, where the columns of U are orthogonal.",
+        check=functools.partial(hypotheses, losses=["Eq. 10", "hyperbolic"]),
+        control=Control("tilted", "u_2 turned by 0.02 radians: no singular vectors", {"tilt": 0.02}),
     ),
     Claim(
         name="theorem2-pairs",

@@ -70,7 +70,7 @@ def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Flo
     """
     u = _orthogonal(u)
     s2 = _check.array("s2", s2).astype(u.dtype)
-    _check.require(s2.shape == u.shape[:1], "s2", f"shape {u.shape[:1]}, one strength a feature", f"shape {s2.shape}")
+    _check.require(s2.shape == u.shape[:1], "s2", f"shape {u.shape[:1]}, one strength per feature", f"shape {s2.shape}")
     start = _alone(s2, strength)
     kernel = (u * (s2 / strength + 1)) @ u.T
     return jnp.linalg.solve(kernel + jnp.diag(1 / start), 1 - jnp.log(start))

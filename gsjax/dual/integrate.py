@@ -1,4 +1,4 @@
-"""The time course of the dual dynamics."""
+"""Trajectories of the dual dynamics."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from gsjax.objectives import Penalty, Ridge
 
 __all__ = ["Trajectory", "integrate"]
 
-# What the flow itself may need, and what a time to record may add: after a step that was cut short, steps grow tenfold.
+# Steps for the flow itself, and for each recorded time: a step that is cut short there is followed by tenfold growth.
 _MAX_STEPS = 4096
-_STEPS_A_TIME = 8
+_STEPS_PER_TIME = 8
 _MAX_NEWTON_STEPS = 30
 
 # The SDIRK method of order 4 of Hairer and Wanner (Solving ODEs II, Table IV.6.5): L-stable, stiffly accurate (the last
@@ -62,7 +62,7 @@ def integrate(
     """The dual dynamics from `alpha(0) = initial` at increasing `times (T,)` >= 0: Eq. 9, 10 or 18.
 
     `form` chooses between Eqs. 9 and 10, `SpectralDecoupling` gives Eq. 18. This flow ascends the dual of Eq. 8; it is
-    not the time course of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by
+    not the trajectory of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by
     `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4 whose stages are solved in logit coordinates, so
     that alpha never leaves (0, 1); in log coordinates for the linearised form, whose fixed point may lie outside. Local
     errors are held to `sqrt(eps)` of alpha, plus the same of its mean: under ridge to that share of `|alpha| s_j^2 /
@@ -96,7 +96,7 @@ def integrate(
     start = jnp.broadcast_to(initial, (n,))
     rate = jnp.max(jnp.abs(problem.field(whitened, rule, start)) / start) * flow.learning_rate
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-    # Traced times come unchecked. In disorder they would end the program, not the flow.
+    # Traced times are not checked. Times that do not increase would make diffrax raise, so they are replaced.
     ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
     moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     controller = diffrax.PIDController(rtol=0.0, atol=tolerance, pcoeff=0.3, icoeff=0.4)
@@ -110,15 +110,14 @@ def integrate(
         args=flow,
         saveat=diffrax.SaveAt(ts=moments),
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=moments),
-        max_steps=_MAX_STEPS + _STEPS_A_TIME * len(times),
+        max_steps=_MAX_STEPS + _STEPS_PER_TIME * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)
     reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True) & ordered
     alpha = jnp.where(reached, rule.from_coordinate(states), jnp.nan)
-    if isinstance(
-        penalty, Ridge
-    ):  # Eq. 11 feature by feature: beside a strong one, a weak one would drown in the margins
+    if isinstance(penalty, Ridge):
+        # Eq. 11 for each feature: read off the margins, a weak response would be lost in the rounding of a strong one.
         response = feats.s**2 / jnp.asarray(penalty.strength, dtype) * (alpha @ feats.u)
     else:
         response = (alpha @ flow.kernel + flow.offset) @ feats.u
@@ -202,7 +201,8 @@ def _solve_stage(rule: Link, flow: _Flow, h, known, guess):
             return v + change, jnp.max(jnp.abs(change)), iterations + 1
 
         def unfinished(state):
-            return (state[1] > eps**0.75) & (state[2] < _MAX_NEWTON_STEPS)
+            _, change, iterations = state
+            return (change > eps**0.75) & (iterations < _MAX_NEWTON_STEPS)
 
         v, change, _ = lax.while_loop(unfinished, advance, (v, jnp.full((), jnp.inf, v.dtype), jnp.array(0)))
         return v, change

@@ -28,8 +28,8 @@ __all__ = ["Info", "Loss", "definite_solve", "minimise"]
 
 _PATH_LENGTH = 16
 _TRIALS = 40
-_PATIENCE = 2  # whole steps without progress, after which rounding has the last word
-_FLOOR = 32  # roundings of the inputs, up to which a component that ought to vanish counts as zero
+_PATIENCE = 2  # full steps without progress after which only rounding errors are left
+_FLOOR = 32  # a component of at most this many rounding errors of the inputs counts as zero
 
 
 class Loss(NamedTuple):
@@ -48,7 +48,7 @@ class Loss(NamedTuple):
 
 
 class Info(NamedTuple):
-    """How the solver left off.
+    """How the solver ended.
 
     `residual`: max-norm of `m - B B^T dual(m) - B c` over 1 + max-norm of `B B^T dual(m) + B c + absorbed(m)`. `error`:
     an estimate of the largest relative error of a component of the readout, and of the largest error of a margin, by
@@ -170,7 +170,7 @@ def _minimise(
         dm = basis @ p
         t = _line_search(loss.dual, basis @ w, dm, w - centre, p, eps)
         w = w + t * p
-        # The step that would come next, but for the change of curvature in between.
+        # The next step, up to the change of curvature.
         residual, rounding, error = assess(w, -solve(gradient(w)), jnp.diagonal(hessian))
         local = (t == 1) & (jnp.max(jnp.abs(dm)) < 0.1)
         idle = jnp.where(local & ~(error < state.error / 2), state.idle + 1, 0)
@@ -215,9 +215,10 @@ def _line_search(dual, margins, dm, w, p, eps):
         return jnp.where(done, t, following), low, high, done, trials + 1
 
     def unfinished(state):
-        return ~state[3] & (state[4] < _TRIALS)
+        _, _, _, done, trials = state
+        return ~done & (trials < _TRIALS)
 
-    # Newton's direction descends. A slope that does not is a rounding error, and the whole step as good as any.
+    # Newton's direction descends. A slope that is not negative is a rounding error; then the full step is taken.
     one = jnp.ones((), w.dtype)
     state = (one, 0 * one, jnp.inf * one, ~(initial < 0), jnp.array(0))
     return lax.while_loop(unfinished, search, state)[0]

@@ -15,9 +15,9 @@ from gsjax.objectives import Penalty, Ridge, per_example
 
 __all__ = ["integrate"]
 
-# What the flow itself may need, and what a time to record may add: after a step that was cut short, steps grow tenfold.
+# Steps for the flow itself, and for each recorded time: a step that is cut short there is followed by tenfold growth.
 _MAX_STEPS = 4096
-_STEPS_A_TIME = 8
+_STEPS_PER_TIME = 8
 
 
 def integrate(
@@ -49,7 +49,7 @@ def integrate(
         scale = (1 + jnp.max(pull * jnp.abs(target))) / (1 + jnp.max(pull)) * jnp.ones_like(s2)
         gain = s2 / scale
 
-    # Traced times come unchecked. In disorder they would end the program, not the flow.
+    # Traced times are not checked. Times that do not increase would make diffrax raise, so they are replaced.
     ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
     moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
@@ -65,7 +65,7 @@ def integrate(
         saveat=diffrax.SaveAt(ts=moments),
         stepsize_controller=diffrax.ClipStepSizeController(controller, step_ts=moments),
         adjoint=diffrax.ForwardMode() if forward else diffrax.RecursiveCheckpointAdjoint(),
-        max_steps=_MAX_STEPS + _STEPS_A_TIME * len(times),
+        max_steps=_MAX_STEPS + _STEPS_PER_TIME * len(times),
         throw=False,
     )
     states = jnp.asarray(solution.ys)

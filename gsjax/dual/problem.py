@@ -69,12 +69,12 @@ def whiten(feats: Features, penalty: Penalty) -> Problem:
         scale = s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))
         return Problem(u * scale, jnp.zeros(n, dtype), jnp.zeros_like(s), scale)
     strength, target = per_example(penalty, n, dtype)
-    # A feature without strength cannot be reached by any theta: it is left out, whatever the penalty would say.
+    # No theta reaches a feature of strength zero, so it is left out.
     reached = s > 0
     root = jnp.sqrt(strength)
     q = root[:, None] * jnp.where(reached, u, 0)
     if u.shape == (n, n):
-        # At full row rank every orthogonal q will do, and this one gives every example an equation of its own.
+        # At full row rank any orthogonal q is right; the identity gives each example its own equation.
         q = jnp.where(jnp.all(reached), jnp.eye(n, dtype=dtype), q)
     # Orthonormal columns by Cholesky, twice: once would square the ratio of the strengths.
     for _ in range(2):

@@ -42,7 +42,7 @@ def error_against_width(
 
     Args:
         widths: sizes, shape (w,), positive. Whole numbers are written out along the axis.
-        errors: one row a seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
+        errors: one row per seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
             geometric mean (`statistics.mean` of the logarithm).
         slope: of `statistics.loglog_slope`; its line is drawn and its interval written in the legend.
         reference: an exponent; drawn as a dashed guide below the data.
@@ -105,7 +105,7 @@ def curves(
 
     Args:
         steps: shape (T,).
-        values: one row a seed, shape (seeds, T); a single seed has no band.
+        values: one row per seed, shape (seeds, T); a single seed has no band.
         ax: axes to draw into, e.g. those of another curve; a new figure by default.
         label: in the legend.
         ylabel: what the values are.
@@ -145,7 +145,7 @@ def categories(
 
     Args:
         names: of the k categories, along the axis.
-        series: by method, one row a seed, shape (seeds, k).
+        series: by method, one row per seed, shape (seeds, k).
         ax: axes to draw into; a new figure by default.
         xlabel: what the categories are, if their names do not say it.
         ylabel: what the numbers are.
@@ -247,7 +247,7 @@ def against(
     Args:
         x: the parameter, shape (X,), shared by all series; positive if its axis is logarithmic. Whole numbers are
             written out along a logarithmic axis.
-        series: by name, one row a draw, shape (draws, X); a single draw has no band.
+        series: by name, one row per draw, shape (draws, X); a single draw has no band.
         ax: axes to draw into; a new figure by default.
         xlabel, ylabel: of the axes.
         logx: whether the parameter's axis is logarithmic.

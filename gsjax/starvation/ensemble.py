@@ -10,8 +10,8 @@ P^-1 is symmetric and between 0 and I. So starvation is mutual: the two directio
 w_j)^2`: whichever feature weighs more in theta* takes more than it gives. All pairs starve where `w_i (P^-1)_ij w_j` is
 an M-matrix. What the sign depends on, with `C = U^T D U` and `c = U^T alpha*`:
 
-- To first order in the coupling, i and j starve each other iff `C_ij c_i c_j > 0`. With D a multiple of the identity C
-  is one, too, and nothing starves, as with equal strengths (Eq. 12): it takes examples that are not equally hard.
+- To first order in the coupling, i and j starve each other iff `C_ij c_i c_j > 0`. With D a multiple of the identity so
+  is C, and nothing starves, as with equal strengths (Eq. 12): it takes examples that are not equally hard.
 - Two strengths, `s_1^2` and all others equal, and a strongest feature that is `+-1 / sqrt(n)`, with q exceptions: D has
   two values, and two of the other features starve each other iff `(x_i.x_j) (1.x_i) (1.x_j) > 0`, x (q,) being their
   entries on the exceptions, whose D is the larger. That is every pair for q = 1, and for a random basis with n >> q
@@ -77,11 +77,11 @@ def ensemble(
     """What starves in each of the bases `u (k, n, r)` with strengths `s2 (k, r)`, or `(r,)` for all of them.
 
     From the matrix of `elasticity` (Definition 2 of Pezeshki et al. 2021, oriented) at the equilibrium of Eq. 9, or of
-    Eq. 10 for `form="linearized"`; labels are in `u`. The features may be in any order. One compiled program, a basis
-    after the other.
+    Eq. 10 for `form="linearized"`; labels are in `u`. The features may be in any order. One compiled program, one basis
+    after another.
 
     Raises:
-        ValueError: `u` is not a stack of orthonormal columns, two or more; `s2` are not positive strengths, one a
+        ValueError: `u` is not a stack of orthonormal columns, two or more; `s2` are not positive strengths, one per
             column; an unknown `form` or `penalty`.
 
     >>> from gsjax.features import planar

@@ -93,7 +93,7 @@ def _square(rows: Factors) -> Kernel:
 
 
 def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:
-    """A compiled step a block, with a sign of progress; blocks that are kept are not computed again."""
+    """One compiled step per block, with a progress bar; blocks that are kept are not computed again."""
     compute = jax.jit(factors, static_argnums=0)
     place = jax.jit(_place, static_argnums=0, donate_argnums=1)
     product = jax.jit(contract)
