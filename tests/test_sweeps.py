@@ -24,9 +24,9 @@ from jax.sharding import Mesh
 
 from gsjax import Ridge, SpectralDecoupling, networks, records, sweeps, tangent, training
 from gsjax import _devices as devices
-from gsjax import _progress as progress
 from gsjax.data import Dataset, digits
 from gsjax.sweeps import programs
+from gsjax.sweeps import rows as implementation
 from tests.instances import equilibrium, slope
 
 N = 24
@@ -201,10 +201,10 @@ def test_the_theory_is_exact_at_depth_zero(scaling):
 
 
 def test_progress_can_be_switched_off(rows, monkeypatch):
-    def track(*_):
+    def tracked(*_):
         raise AssertionError("progress is shown")
 
-    monkeypatch.setattr(progress, "track", track)
+    monkeypatch.setattr(implementation, "_tracked", tracked)
     with pytest.raises(AssertionError, match="progress is shown"):
         run()
     assert run(progress=False) == rows

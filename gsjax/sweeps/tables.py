@@ -10,10 +10,10 @@ from jaxtyping import Float
 
 from gsjax import _check
 
-__all__ = ["against_width"]
+__all__ = ["READINGS", "against_width"]
 
 # The reading of Definition 1 that depends on the width: under "sd" all outputs are right at every width.
-_READINGS = {"ridge": "error_empirical", "sd": "error_parameters"}
+READINGS = {"ridge": "error_empirical", "sd": "error_parameters"}
 
 
 def against_width(
@@ -42,7 +42,7 @@ def against_width(
     kinds = {tuple(row[name] for name in ("data", "depth", "penalty", "strength")) for row in rows}
     expected = "rows of one data set, depth, penalty and strength"
     _check.require(len(kinds) == 1, "rows", expected, f"{len(kinds)} of them")
-    column = _READINGS[rows[0]["penalty"]] if column is None else column
+    column = READINGS[rows[0]["penalty"]] if column is None else column
     _check.require(all(column in row for row in rows), "column", f"one of {', '.join(rows[0])}", column)
     cells: dict[int, dict[int, Mapping[str, Any]]] = {}
     for row in rows:
@@ -51,4 +51,4 @@ def against_width(
     complete = len(rows) == len(seeds) * len(cells) and all(len(cell) == len(seeds) for cell in cells.values())
     _check.require(complete, "rows", "one row per seed of every width", f"{len(rows)} of {len(seeds) * len(cells)}")
     widths = [width for width in sorted(cells) if not converged or all(r["converged"] for r in cells[width].values())]
-    return widths, np.array([[cells[width][seed][column] for width in widths] for seed in seeds], float)
+    return widths, np.array([[cells[width][seed][column] for seed in seeds] for width in widths], float).T
