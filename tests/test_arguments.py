@@ -291,7 +291,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
     **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
     **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
-    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf")),
+    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
     "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
     "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
     **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
