@@ -152,6 +152,11 @@ def _mean(errors: Any) -> float:
     return float(np.exp(np.mean(np.log(errors))))
 
 
+def _listed(numbers: Sequence[float]) -> str:
+    *others, last = (f"{number:g}" for number in numbers)
+    return f"{', '.join(others)} and {last}"
+
+
 def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
     control = Control(
         "mean-field",
@@ -164,8 +169,8 @@ def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
 def _ridge(name: str, where: str, study: Study) -> Claim:
     statement = (
         f"MLPs trained to the minimum of Eq. 5 on {where}: their responses U^T Y yhat approach the z* of their own "
-        f"tangent kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda from "
-        f"{study.strengths[0]:g} to {study.strengths[-1]:g}."
+        f"tangent kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda = "
+        f"{_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 5, 9, 11; Dyer and Gur-Ari 2020", statement, study)
 
@@ -174,7 +179,7 @@ def _decoupling(name: str, where: str, study: Study) -> Claim:
     statement = (
         f"MLPs trained to the minimum of Eq. 17 on {where}: their responses are z* at every width if read off the "
         f"outputs, U^T Y yhat, and approach z* with the power -1 of the width, to within {TOLERANCE}, if read off "
-        f"the parameters, S V^T theta, at lambda from {study.strengths[0]:g} to {study.strengths[-1]:g}."
+        f"the parameters, S V^T theta, at lambda = {_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 17, 18, Definition 1; Dyer and Gur-Ari 2020", statement, study)
 
