@@ -82,6 +82,7 @@ _LINK = re.compile(r"#|https://")
 _IMAGE = "data:image/png;base64,"
 _DOTS = 160  # per inch, in the figures of `gsjax.plotting`
 _SHOWN = 100  # pixels per inch on the page
+_LONG = 100  # characters; longer text takes a column that is wide enough to read it
 _WIDE = 640  # pixels; a wider figure scrolls rather than shrinks below this width
 
 # Every colour is a variable, so that the two schemes differ in nothing else.
@@ -108,20 +109,22 @@ table, dl { font: .82rem/1.4 system-ui, "Helvetica Neue", Arial, sans-serif; fon
 table { border-collapse: collapse; overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--soft); text-align: left; }
 th, td { padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; max-width: 26rem; }
-tbody th { color: inherit; font-weight: inherit; min-width: 9rem; }
+tbody th { color: inherit; font-weight: inherit; min-width: 8rem; }
 td:last-child, th:last-child { padding-right: 0; }
 dl { display: grid; grid-template-columns: minmax(8rem, max-content) minmax(0, 1fr); margin: .5rem 0; }
 dt, dd { border-bottom: 1px solid var(--rule); padding: .32rem .9rem .32rem 0; margin: 0; min-width: 0; }
 dt { color: var(--soft); font-weight: 600; max-width: 20rem; }
 dd { padding-right: 0; }
 dd > .scroll, dd > dl { margin: 0; }
+dd > dl > :nth-last-child(2), dd > dl > :last-child { border-bottom: 0; }
 sup { line-height: 0; }
-.number, .badge { white-space: nowrap; overflow-wrap: normal; }
+.number { white-space: nowrap; overflow-wrap: normal; }
 .badge { font-weight: 600; }
 .soft { color: var(--soft); }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
 .right { text-align: right; white-space: nowrap; }
+.long { min-width: 16rem; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 .box { background: var(--tint); border-left: 3px solid var(--rule); padding: .5rem 1rem .7rem; margin: 1rem 0; }
 article { border-top: 2px solid var(--rule); padding: 1.3rem 0 .6rem; margin-top: 2rem; }
@@ -138,6 +141,7 @@ pre { font-size: .75rem; line-height: 1.4; background: var(--tint); padding: .7r
   dl { grid-template-columns: minmax(0, 1fr); }
   dt { border-bottom: 0; padding-bottom: 0; }
   dd { padding-top: 0; }
+  dd > dl { padding-left: 1rem; }
   .wide { max-width: none; width: 40rem; }
 }
 @media print {
@@ -288,17 +292,16 @@ def table(
         head_column: whether the first cell of a row names it.
     """
     sides = dict.fromkeys(right, "right")
-    heads = (element("th", name, scope="col", class_=sides.get(i)) for i, name in enumerate(head))
-    body = (
-        element(
-            "tr",
-            (
-                element("th", cell, scope="row") if i == 0 and head_column else element("td", cell, class_=sides.get(i))
-                for i, cell in enumerate(row)
-            ),
-        )
-        for row in rows
-    )
+
+    def entry(column: int, content: str) -> Html:
+        length = len(re.sub("<[^>]*>", "", content) if isinstance(content, Html) else content)
+        kind = sides.get(column) or ("long" if length > _LONG else None)
+        if column == 0 and head_column:
+            return element("th", content, scope="row", class_=kind)
+        return element("td", content, class_=kind)
+
+    heads = (element("th", name, scope="col", class_=sides.get(column)) for column, name in enumerate(head))
+    body = (element("tr", (entry(column, content) for column, content in enumerate(row))) for row in rows)
     content = element("table", element("thead", element("tr", heads)), element("tbody", body))
     return element("div", content, class_="scroll", role="group", aria_label=label, tabindex=0)
 
