@@ -294,8 +294,8 @@ def table(
     sides = dict.fromkeys(right, "right")
 
     def entry(column: int, content: str) -> Html:
-        length = len(re.sub("<[^>]*>", "", content) if isinstance(content, Html) else content)
-        kind = sides.get(column) or ("long" if length > _LONG else None)
+        shown = html.unescape(re.sub("<[^>]*>", "", content)) if isinstance(content, Html) else content
+        kind = sides.get(column) or ("long" if len(shown) > _LONG else None)
         if column == 0 and head_column:
             return element("th", content, scope="row", class_=kind)
         return element("td", content, class_=kind)

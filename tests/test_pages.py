@@ -55,7 +55,7 @@ MARKUP = st.sampled_from(
      "<img src=x onerror=alert(1)>", "javascript:alert(1)", "\\", "{", "}", "λ²"]
 )  # fmt: skip
 OTHER = st.characters(exclude_characters="-−", exclude_categories=["Cc", "Cs", "Nd"])  # no number is to be typeset
-TEXT = st.lists(MARKUP | st.text(OTHER, max_size=5)).map(lambda parts: f"⟦{''.join(parts)}⟧")
+TEXT = st.lists(MARKUP | st.text(OTHER, max_size=5), max_size=6).map(lambda parts: f"⟦{''.join(parts)[:80]}⟧")
 
 
 def everywhere(text):
@@ -153,6 +153,12 @@ def test_whatever_scrolls_is_reached_by_the_keyboard_and_has_a_name():
     for box in boxes:
         assert (box["tabindex"], box["role"]) == ("0", "group")
         assert box["aria-label"].strip()
+
+
+def test_text_that_is_long_keeps_a_column_that_can_be_read():
+    cells = ["<" * 100, "<" * 101, pages.typeset("<" * 100), pages.typeset("<" * 101), element("strong", "x" * 99)]
+    tags = Reader(pages.table(["a"] * 5, [cells], label="a", head_column=False)).tags
+    assert [found.get("class") for tag, found in tags if tag == "td"] == [None, "long", None, "long", None]
 
 
 def colours():
