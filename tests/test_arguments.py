@@ -318,7 +318,7 @@ COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
 # Computed or drawn: one value of another type shows that the rest is the rule's.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
 # These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
-ELSEWHERE = ("data", "records")
+ELSEWHERE = ("data", "files", "pages", "records")
 PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
 
 
