@@ -7,7 +7,7 @@ that can be read or drawn is exported under its name, as in `mnist("test")` -> `
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gsjax.data import catalogue, scaling
 from gsjax.data.catalogue import IMAGES, NAMES, available, get, load
@@ -54,14 +54,9 @@ __all__ = [
 ]
 __all__ += [name for name in catalogue.EXPORTED if name not in __all__]
 
+# After all imports: where a module has the same name as its generator, the generator is what is exported.
+globals().update({name: get(name).exported for name in catalogue.EXPORTED})
 
-def __getattr__(name: str) -> Callable[..., Any]:
-    """The reader or generator of a data set of the catalogue (PEP 562)."""
-    exported = get(name).exported if name in NAMES else None
-    if exported is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return exported
+if TYPE_CHECKING:
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __getattr__(name: str) -> Callable[..., Any]: ...
