@@ -234,6 +234,7 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
+    "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
