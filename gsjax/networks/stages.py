@@ -67,7 +67,7 @@ class Stage(nn.Module):
         return x
 
 
-def names(network: nn.Module, x: Real[Array, "n ..."]) -> tuple[str, ...]:
+def names(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -> tuple[str, ...]:
     """The names of the stages of a network, in order of depth.
 
     Args:
@@ -84,7 +84,7 @@ def names(network: nn.Module, x: Real[Array, "n ..."]) -> tuple[str, ...]:
     return tuple(shapes(network, x))
 
 
-def shapes(network: nn.Module, x: Real[Array, "n ..."]) -> dict[str, tuple[int, ...]]:
+def shapes(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -> dict[str, tuple[int, ...]]:
     """The names of the stages of a network, in order of depth, each with its shape `(n, ...)` for x `(n, ...)`.
 
     Arguments and errors are those of `names`.
@@ -98,7 +98,8 @@ def shapes(network: nn.Module, x: Real[Array, "n ..."]) -> dict[str, tuple[int, 
     with _nnx_captured():
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
         variables = jax.eval_shape(network.init, keys, x)
-    return {name: found.shape for name, found in _find(network, variables, x, {"dropout": keys["dropout"]}).items()}
+    found, _, _ = _find(network, variables, x, {"dropout": keys["dropout"]})
+    return {name: stage.shape for name, stage in found.items()}
 
 
 def apply(
@@ -143,7 +144,7 @@ def apply(
     x, train = _examples(x), _check.flag("train", train)
     wanted: dict[str, _Found] = {}
     if names is None or len(_check.sequence("names", names, "names of stages")):
-        found = _find(network, variables, x, rngs, train=train, mutable=mutable)
+        found, _, _ = _find(network, variables, x, rngs, train=train, mutable=mutable)
         wanted = {name: found[_known("names", name, found)] for name in (found if names is None else names)}
     of_modules = {stage.path for stage in wanted.values()}
     outputs, arrays, changed = _run(
@@ -156,7 +157,7 @@ def apply(
 def upto(
     network: nn.Module,
     variables: Mapping[str, Any],
-    x: Real[Array, "n ..."],
+    x: Real[Array, "n ..."] | jax.ShapeDtypeStruct,
     position: str,
     *,
     train: bool = False,
@@ -188,22 +189,11 @@ def upto(
     _check_network(network)
     x, train = _examples(x, abstract=True), _check.flag("train", train)
     _check.require("params" in variables, "variables", "a collection params", ", ".join(variables) or "none")
-    rest = {name: collection for name, collection in variables.items() if name != "params"}
-    mutable = [name for name in rest if name != _CAPTURED] if train else False
-    found = _find(network, variables, x, rngs, train=train, mutable=mutable)
+    mutable = [name for name in variables if name not in ("params", _CAPTURED)] if train else False
+    found, program, inputs = _find(network, variables, x, rngs, train=train, mutable=mutable)
     stage = found[_known("position", position, found)]
-
-    def value(params: PyTree, rest: Any, x: Any, rngs: Any) -> Array:
-        variables = {"params": params, **rest}
-        _, arrays, _ = _run(
-            network, variables, x, rngs, lambda _, path: path == stage.path, train=train, mutable=mutable
-        )
-        return arrays[stage.path, stage.call]
-
-    program = jax.make_jaxpr(value)(*_abstract(variables["params"], rest, x, rngs))
-    _, used = partial_eval.dce_jaxpr(program.jaxpr, [True])
-    structure = jax.tree.structure(variables["params"])
-    return jax.tree.unflatten(structure, used[: structure.num_leaves])
+    _, used = partial_eval.dce_jaxpr(program, [number == stage.output for number in range(len(program.outvars))])
+    return jax.tree.unflatten(inputs, used)[0]["params"]
 
 
 def mode(network: nn.Module, train: bool) -> dict[str, Any]:
@@ -218,11 +208,12 @@ def mode(network: nn.Module, train: bool) -> dict[str, Any]:
 
 
 class _Found(NamedTuple):
-    """A stage: the path of its module, which call of it, and the shape of its output."""
+    """A stage: the path of its module, which call of it, the shape of its output, and which output of the program."""
 
     path: str
     call: int
     shape: tuple[int, ...]
+    output: int
 
 
 # Says of a module of the network and its path whether its output is wanted.
@@ -231,8 +222,11 @@ _Keep = Callable[[nn.Module, str], bool]
 
 def _find(
     network: nn.Module, variables: Any, x: Any, rngs: Any, *, train: bool = False, mutable: Any = False
-) -> dict[str, _Found]:
-    """The stages of a network by their names, in order of depth; at least one."""
+) -> tuple[dict[str, _Found], Any, Any]:
+    """The stages of a network by their names, in order of depth, at least one; the program that computes them.
+
+    The latter is a jaxpr, and with it comes the structure of its inputs, `(variables, x, rngs)`.
+    """
     calls: list[str] = []
     declared: set[str] = set()
 
@@ -247,7 +241,8 @@ def _find(
 
     variables, x, rngs = _abstract(variables, x, rngs)
     program, found = jax.make_jaxpr(outputs, return_shape=True)(variables, x, rngs)
-    order = _order(program.jaxpr, sorted(found), calls)
+    keys = sorted(found)
+    order = _order(program.jaxpr, keys, calls)
     # What does not have twice as many rows for twice as many examples has another first axis, of n by coincidence.
     n = x.shape[0]
     double = jax.eval_shape(outputs, variables, jax.ShapeDtypeStruct((2 * n, *x.shape[1:]), x.dtype), rngs)
@@ -256,9 +251,9 @@ def _find(
         rows = [array[key].shape[:1] for array in (found, double) if key in array]
         return rows == [(n,), (2 * n,)] and (not declared or key[0] in declared)
 
-    stages = {_name(*key): _Found(*key, found[key].shape) for key in order if is_stage(key)}
+    stages = {_name(*key): _Found(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
     _check.require(stages, "network", "a network with stages", f"{type(network).__name__} without")
-    return stages
+    return stages, program.jaxpr, jax.tree.structure((variables, x, rngs))
 
 
 def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[tuple[str, int]]:
