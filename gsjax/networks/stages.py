@@ -98,8 +98,8 @@ def shapes(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -
     with _nnx_captured():
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
         variables = jax.eval_shape(network.init, keys, x)
-    found, _, _ = _find(network, variables, x, {"dropout": keys["dropout"]})
-    return {name: stage.shape for name, stage in found.items()}
+    found = _find(network, variables, x, {"dropout": keys["dropout"]})
+    return {name: stage.shape for name, stage in found.stages.items()}
 
 
 def apply(
@@ -141,11 +141,11 @@ def apply(
     ((5,), (5, 4))
     """
     _check_network(network)
-    x, train = _examples(x), _check.flag("train", train)
-    wanted: dict[str, _Found] = {}
+    x = _examples(x)
+    wanted: dict[str, _Stage] = {}
     if names is None or len(_check.sequence("names", names, "names of stages")):
-        found, _, _ = _find(network, variables, x, rngs, train=train, mutable=mutable)
-        wanted = {name: found[_known("names", name, found)] for name in (found if names is None else names)}
+        found = _find(network, variables, x, rngs, train=train, mutable=mutable)
+        wanted = {name: _known("names", name, found) for name in (found.stages if names is None else names)}
     of_modules = {stage.path for stage in wanted.values()}
     outputs, arrays, changed = _run(
         network, variables, x, rngs, lambda _, path: path in of_modules, train=train, mutable=mutable
@@ -187,13 +187,14 @@ def upto(
     {'W1': {'kernel': True}, 'W2': {'kernel': False}, 'W3': {'kernel': False}}
     """
     _check_network(network)
-    x, train = _examples(x, abstract=True), _check.flag("train", train)
+    x = _examples(x, abstract=True)
     _check.require("params" in variables, "variables", "a collection params", ", ".join(variables) or "none")
     mutable = [name for name in variables if name not in ("params", _CAPTURED)] if train else False
-    found, program, inputs = _find(network, variables, x, rngs, train=train, mutable=mutable)
-    stage = found[_known("position", position, found)]
-    _, used = partial_eval.dce_jaxpr(program, [number == stage.output for number in range(len(program.outvars))])
-    return jax.tree.unflatten(inputs, used)[0]["params"]
+    found = _find(network, variables, x, rngs, train=train, mutable=mutable)
+    output = _known("position", position, found).output
+    wanted = [number == output for number in range(len(found.program.outvars))]
+    _, used = partial_eval.dce_jaxpr(found.program, wanted)
+    return jax.tree.unflatten(found.inputs, used)[0]["params"]
 
 
 def mode(network: nn.Module, train: bool) -> dict[str, Any]:
@@ -203,11 +204,12 @@ def mode(network: nn.Module, train: bool) -> dict[str, Any]:
     >>> mode(networks.FullyConnected((8,)), True), mode(networks.MLP((8,)), True)
     ({'train': True}, {})
     """
+    train = _check.flag("train", train)
     called = getattr(network, "nnx_class", network).__call__
     return {"train": train} if "train" in inspect.signature(called).parameters else {}
 
 
-class _Found(NamedTuple):
+class _Stage(NamedTuple):
     """A stage: the path of its module, which call of it, the shape of its output, and which output of the program."""
 
     path: str
@@ -216,17 +218,27 @@ class _Found(NamedTuple):
     output: int
 
 
+class _Found(NamedTuple):
+    """What is found in a network.
+
+    Its `stages` by name, in order of depth; the `others`, paths of modules whose output is not one array `(n, ...)`;
+    the `program` that computes all of them, a jaxpr, and the structure of its `inputs`, `(variables, x, rngs)`.
+    """
+
+    stages: dict[str, _Stage]
+    others: set[str]
+    program: Any
+    inputs: Any
+
+
 # Says of a module of the network and its path whether its output is wanted.
 _Keep = Callable[[nn.Module, str], bool]
 
 
 def _find(
     network: nn.Module, variables: Any, x: Any, rngs: Any, *, train: bool = False, mutable: Any = False
-) -> tuple[dict[str, _Found], Any, Any]:
-    """The stages of a network by their names, in order of depth, at least one; the program that computes them.
-
-    The latter is a jaxpr, and with it comes the structure of its inputs, `(variables, x, rngs)`.
-    """
+) -> _Found:
+    """What is found in a network, without computing anything; at least one stage."""
     calls: list[str] = []
     declared: set[str] = set()
 
@@ -251,9 +263,10 @@ def _find(
         rows = [array[key].shape[:1] for array in (found, double) if key in array]
         return rows == [(n,), (2 * n,)] and (not declared or key[0] in declared)
 
-    stages = {_name(*key): _Found(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
+    stages = {_name(*key): _Stage(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
     _check.require(stages, "network", "a network with stages", f"{type(network).__name__} without")
-    return stages, program.jaxpr, jax.tree.structure((variables, x, rngs))
+    others = set() if declared else {*calls} - {*stages}
+    return _Found(stages, others, program.jaxpr, jax.tree.structure((variables, x, rngs)))
 
 
 def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[tuple[str, int]]:
@@ -352,10 +365,13 @@ def _examples(x: Any, *, abstract: bool = False) -> Any:
     return x
 
 
-def _known(argument: str, name: Any, found: Mapping[str, Any]) -> str:
-    known = isinstance(name, str) and name in found
-    _check.require(known, argument, f"one of the stages {', '.join(found)}", repr(name))
-    return name
+def _known(argument: str, name: Any, found: _Found) -> _Stage:
+    """The stage of this name; `argument` says where the name was given."""
+    known, got = isinstance(name, str) and name in found.stages, repr(name)
+    if isinstance(name, str) and name in found.others:
+        got += ", whose output is not one array (n, ...)"
+    _check.require(known, argument, f"one of the stages {', '.join(found.stages)}", got)
+    return found.stages[name]
 
 
 def _name(path: str, call: int) -> str:
