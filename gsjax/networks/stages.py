@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.extend.core import Var
@@ -299,7 +300,8 @@ def _run(
     def wanted(module: nn.Module, method: str) -> bool:
         return method == "__call__" and bool(module.path) and keep(module, "/".join(module.path))
 
-    given = {name: collection for name, collection in variables.items() if name != _CAPTURED}
+    # A model of flax.nnx would write its new statistics into arrays of NumPy.
+    given = {name: jax.tree.map(jnp.asarray, entry) for name, entry in variables.items() if name != _CAPTURED}
     with _nnx_captured():
         outputs, changed = network.apply(
             given, x, rngs=rngs, mutable=mutable, capture_intermediates=wanted, **mode(network, train)
