@@ -257,6 +257,11 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("networks.ResNet", of(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
+    **rows("networks.stages.mode", of(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
+    **rows("networks.stages.apply", of(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)),
+    **rows(
+        "networks.stages.upto", of(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"), train=(FLAG, True)
+    ),
     **rows("tangent.ntk", of(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")),
     "methods.get.name": Argument(CHOICE, methods.get, "erm"),
     **rows("methods.erm", method("erm"), weight_decay=DECAY),
@@ -367,6 +372,8 @@ def public() -> dict[str, Callable[..., Any]]:
             modules = {f"probes.{name}": getattr(probes, name) for name in probes.__all__}
         if room == "starvation":
             modules["structures"] = structures
+        if room == "networks":
+            modules["networks.stages"] = networks.stages
         if room == "dual":
             modules["dual.closed_form"] = dual.closed_form
         for prefix, module in modules.items():
@@ -417,6 +424,8 @@ def test_every_argument_is_in_the_table():
         lambda values: networks.CNN((2,)).init(jax.random.key(0), values),
         lambda values: networks.FullyConnected((2,)).init(jax.random.key(0), values),
         lambda values: networks.ConvNet().init(jax.random.key(0), values),
+        lambda values: networks.stages.names(networks.MLP((2,)), values),
+        lambda values: networks.stages.apply(OneUnit(), drawn(OneUnit()), values),
         lambda values: methods.get("erm")(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(values, Y)),
         lambda values: sweeps.run(sweep(), data.Dataset(values, Y), DATASET, name="a"),
         lambda values: sweeps.run(sweep(), DATASET, data.Dataset(values, Y), name="a"),
