@@ -7,7 +7,6 @@ classes. Where its `__call__` takes `train`, updates call it with True: dropout 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from gsjax import _check
+from gsjax.networks import stages
 
 __all__ = [
     "Batch",
@@ -155,7 +155,7 @@ def minimise(
 
     `objective(logits, ridge)` takes the outputs in training mode and (weight_decay / 2) ||params||^2.
     """
-    training: dict[str, Any] = {"train": True} if "train" in inspect.signature(network.__call__).parameters else {}
+    training = stages.mode(network, True)
     x, rngs = jnp.asarray(batch.x), {"dropout": jax.random.fold_in(state.key, state.step)}
 
     def value(params: PyTree) -> tuple[Array, Any]:

@@ -2,7 +2,8 @@
 
 `MLP` and `CNN` are those of Eq. 1 (Pezeshki et al. 2021). `FullyConnected`, `ConvNet`, `VGG`, `PreActResNet` and
 `ResNet` are what practitioners train: standard parametrisation, biases, and `train` as an argument of `__call__`
-where dropout or batch norm make a difference. All give `(n,)` for one output and `(n, k)` for k.
+where dropout or batch norm make a difference. All give `(n,)` for one output and `(n, k)` for k. `stages` has the
+intermediate outputs of these and of all other networks of flax, by name.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import difflib
 import flax.linen as nn
 
 from gsjax import _check
-from gsjax.networks import resnet
+from gsjax.networks import resnet, stages
 from gsjax.networks.ntk import ACTIVATIONS, CNN, MLP, gamma
 from gsjax.networks.preact import PreActResNet
 from gsjax.networks.resnet import ResNet
+from gsjax.networks.stages import Stage
 from gsjax.networks.standard import ConvNet, FullyConnected
 from gsjax.networks.vgg import VGG
 
@@ -29,9 +31,11 @@ __all__ = [
     "FullyConnected",
     "PreActResNet",
     "ResNet",
+    "Stage",
     "gamma",
     "get",
     "resnet",
+    "stages",
 ]
 
 _NETWORKS: dict[str, type[nn.Module]] = {

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Real
 
 from gsjax import _check
 from gsjax.networks._arguments import examples
+from gsjax.networks.stages import Stage
 
 __all__ = ["ACTIVATIONS", "CNN", "MLP", "gamma"]
 
@@ -65,7 +66,8 @@ class MLP(nn.Module):
     """Fully connected network of Eq. 1 (Pezeshki et al. 2021).
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives
-    `(n,)` for one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(d_(l-1), d_l)`.
+    `(n,)` for one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(d_(l-1), d_l)`, the stages
+    `h1`, ..., `hL`, h^(l) of shape `(n, d_l)`.
 
     Attributes:
         widths: the sizes d_1, ..., d_L of the hidden layers; `()` is the linear model W x / sqrt(d_0).
@@ -100,6 +102,7 @@ class MLP(nn.Module):
         xi = ACTIVATIONS[self.activation]
         for layer, width in enumerate(self.widths, 1):
             h = math.sqrt(gamma(self.activation) / width) * xi(_dense(width, layer, h.dtype)(h))
+            h = Stage(name=f"h{layer}")(h)
         return _readout(h, self.outputs, len(self.widths) + 1)
 
 
@@ -119,7 +122,8 @@ class CNN(nn.Module):
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c_0)` gives `(n,)` for
     one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(q, q, c_(l-1), c_l)`, the last
-    one `(c_L, k)`.
+    one `(c_L, k)`. The stages are `h1`, ..., `hL`, h^(l) of shape `(n, height, width, c_l)`, and `pool`, the mean over
+    positions `(n, c_L)`.
 
     Attributes:
         channels: the numbers c_1, ..., c_L of channels.
@@ -176,7 +180,9 @@ class CNN(nn.Module):
                 name=f"W{layer}",
             )
             h = math.sqrt(gamma(self.activation) / channels) * xi(convolve(h) / q)
-        return _readout(h.mean(axis=(1, 2)), self.outputs, len(self.channels) + 1)
+            h = Stage(name=f"h{layer}")(h)
+        h = Stage(name="pool")(h.mean(axis=(1, 2)))
+        return _readout(h, self.outputs, len(self.channels) + 1)
 
 
 def _dense(width: int, layer: int, dtype: Any) -> nn.Dense:

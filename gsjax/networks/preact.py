@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Real
 from gsjax import _check
 from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
+from gsjax.networks.stages import Stage
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
 __all__ = ["PreActResNet"]
@@ -26,7 +27,10 @@ class PreActResNet(nn.Module):
     out).
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats".
+    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The stages, images
+    `(n, height, width, channels)`, are act(h) of what the first convolution leaves, `stem`, and of what each block
+    leaves, `layer1_0`, `layer1_1`, ..., with the norm of the act that follows the block; then `pool`, the mean over the
+    image `(n, channels)`.
 
     Attributes:
         channels: of the stages.
@@ -60,16 +64,18 @@ class PreActResNet(nn.Module):
         self, x: Real[Array, "n height width c"], train: bool = False
     ) -> Float[Array, " n"] | Float[Array, "n k"]:
         """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` takes the batch's own statistics."""
-        h = _conv(images(x), self.channels[0], 3)
+        h, position = _conv(images(x), self.channels[0], 3), "stem"
         for stage, (channels, blocks) in enumerate(zip(self.channels, self.blocks, strict=True)):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                active = jax.nn.relu(batch_norm(h, train))
+                active = Stage(name=position)(jax.nn.relu(batch_norm(h, train)))
                 changed = stride > 1 or channels != h.shape[-1]
                 shortcut = _conv(active, channels, 1, stride) if changed else h
                 inner = _conv(active, channels, 3, stride)
                 h = shortcut + _conv(jax.nn.relu(batch_norm(inner, train)), channels, 3)
-        h = jax.nn.relu(batch_norm(h, train)).mean(axis=(1, 2))
+                position = f"layer{stage + 1}_{block}"
+        h = Stage(name=position)(jax.nn.relu(batch_norm(h, train)))
+        h = Stage(name="pool")(h.mean(axis=(1, 2)))
         return squeezed(torch_dense(h, self.outputs))
 
 

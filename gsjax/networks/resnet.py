@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from gsjax import _check
 from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
+from gsjax.networks.stages import Stage
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
 __all__ = ["ResNet", "load"]
@@ -34,7 +35,9 @@ class ResNet(nn.Module):
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
     `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The modules have torchvision's
-    names, with `layer1_0` for `layer1.0`; `load` reads its weights.
+    names, with `layer1_0` for `layer1.0`; `load` reads its weights. The stages are `stem`, after the max pool, the
+    blocks `layer1_0`, `layer1_1`, ..., after their last ReLU, images `(n, height, width, channels)`, and `pool`, the
+    mean over the image `(n, channels)`.
 
     Attributes:
         blocks: how many in each of the stages: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
@@ -65,15 +68,16 @@ class ResNet(nn.Module):
         h = _conv(images(x), 64, 7, 2, name="conv1")
         h = jax.nn.relu(batch_norm(h, train, name="bn1"))
         h = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros, which lie below all that relu leaves
-        h = nn.max_pool(h, (3, 3), (2, 2))
+        h = Stage(name="stem")(nn.max_pool(h, (3, 3), (2, 2)))
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 h = _Bottleneck(64 * 2**stage, stride, name=f"layer{stage + 1}_{block}")(h, train)
-        return squeezed(torch_dense(h.mean(axis=(1, 2)), self.outputs, name="fc"))
+        h = Stage(name="pool")(h.mean(axis=(1, 2)))
+        return squeezed(torch_dense(h, self.outputs, name="fc"))
 
 
-class _Bottleneck(nn.Module):
+class _Bottleneck(Stage):
     channels: int
     stride: int
 

@@ -18,6 +18,7 @@ from gsjax import _check
 from gsjax.networks import ntk
 from gsjax.networks._arguments import examples, images
 from gsjax.networks.convolution import conv
+from gsjax.networks.stages import Stage
 
 __all__ = ["ACTIVATIONS", "ConvNet", "FullyConnected", "batch_norm", "he_normal", "squeezed", "torch_dense"]
 
@@ -34,10 +35,10 @@ class FullyConnected(nn.Module):
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives `(n,)` for
     one output and `(n, k)` for k. With `train=True` dropout takes the rng "dropout", and batch norm updates the
-    collection "batch_stats".
+    collection "batch_stats". The stages are `h1`, ..., `hL`, h^(l) of shape `(n, d_l)`, in training after dropout.
 
     Attributes:
-        widths: the sizes of the hidden layers; `()` is a linear model.
+        widths: the sizes d_1, ..., d_L of the hidden layers; `()` is a linear model.
         outputs: k.
         activation: xi: "relu", "leaky_relu" (slope 0.01), "erf", "tanh" or "linear".
         initialization: "torch": weights and biases uniform in +-1/sqrt(fan_in), PyTorch's default; "xavier": weights
@@ -77,12 +78,13 @@ class FullyConnected(nn.Module):
         x = examples(x)
         h = _check.as_float(x).reshape(len(x), -1)
         layer = torch_dense if self.initialization == "torch" else _xavier_dense
-        for width in self.widths:
+        for number, width in enumerate(self.widths, 1):
             h = layer(h, width)
             if self.batch_norm:
                 h = batch_norm(h, train)
             h = ACTIVATIONS[self.activation](h)
             h = nn.Dropout(self.dropout, deterministic=not train)(h)
+            h = Stage(name=f"h{number}")(h)
         return squeezed(layer(h, self.outputs))
 
 
@@ -94,7 +96,8 @@ class ConvNet(nn.Module):
     2021, Fig. 2, for images of 32 x 32. Weights and biases begin uniform in +-1/sqrt(fan_in), PyTorch's default.
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k.
+    `(n, k)` for k. The stages are `conv1` and `pool1`, `conv2` and `pool2`, ..., images `(n, height, width, channels)`
+    after the activation and after the pool, and then `dense1`, `dense2`, ..., the hidden layers `(n, width)`.
 
     Attributes:
         channels: of the convolutions.
@@ -134,15 +137,16 @@ class ConvNet(nn.Module):
         del train
         h = images(x)
         xi, q = ACTIVATIONS[self.activation], self.kernel_size
-        for channels in self.channels:
+        for number, channels in enumerate(self.channels, 1):
             large = min(h.shape[1:3]) > q
             _check.require(large, "x", f"images large enough for {len(self.channels)} convolutions", f"shape {x.shape}")
             fan_in = q * q * h.shape[-1]
             convolve = conv(channels, q, kernel_init=_torch_kernel, bias_init=_uniform(fan_in), dtype=h.dtype)
-            h = nn.max_pool(xi(convolve(h)), (2, 2), (2, 2))
+            h = Stage(name=f"conv{number}")(xi(convolve(h)))
+            h = Stage(name=f"pool{number}")(nn.max_pool(h, (2, 2), (2, 2)))
         h = h.reshape(len(h), -1)
-        for width in self.widths:
-            h = xi(torch_dense(h, width))
+        for number, width in enumerate(self.widths, 1):
+            h = Stage(name=f"dense{number}")(xi(torch_dense(h, width)))
         return squeezed(torch_dense(h, self.outputs))
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Real
 from gsjax import _check
 from gsjax.networks._arguments import images
 from gsjax.networks.convolution import conv
+from gsjax.networks.stages import Stage
 from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
 __all__ = ["VGG"]
@@ -24,7 +25,9 @@ class VGG(nn.Module):
     no bias, which batch norm would take away, and begin as in He et al. 2015 (normal, fan out).
 
     `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats".
+    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The stages are, in every block b,
+    `conv{b}_1`, `conv{b}_2`, ... after ReLU, and `pool{b}`, images `(n, height, width, channels)`: `conv1_1`, `pool1`,
+    `conv2_1`, `pool2`, `conv3_1`, `conv3_2`, `pool3`, ... in VGG-11.
 
     Attributes:
         channels: of the convolutions, a sequence a block; the default is VGG-11's.
@@ -55,9 +58,9 @@ class VGG(nn.Module):
         h = images(x)
         least = 2 ** len(self.channels)
         _check.require(min(h.shape[1:3]) >= least, "x", f"images of {least} x {least} or more", f"shape {x.shape}")
-        for block in self.channels:
-            for channels in block:
+        for number, block in enumerate(self.channels, 1):
+            for layer, channels in enumerate(block, 1):
                 h = conv(channels, 3, padding=1, kernel_init=he_normal, dtype=h.dtype)(h)
-                h = jax.nn.relu(batch_norm(h, train))
-            h = nn.max_pool(h, (2, 2), (2, 2))
+                h = Stage(name=f"conv{number}_{layer}")(jax.nn.relu(batch_norm(h, train)))
+            h = Stage(name=f"pool{number}")(nn.max_pool(h, (2, 2), (2, 2)))
         return squeezed(torch_dense(h.reshape(len(h), -1), self.outputs))
