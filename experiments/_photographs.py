@@ -135,9 +135,16 @@ def normalised(pixels: Array | np.ndarray) -> Float[Array, "n size size 3"]:
 
 
 def pretrained(state: methods.State, load: Callable[[dict], dict]) -> methods.State:
-    """A state at its beginning whose networks, also the biased one of Learning from Failure, `load` has changed."""
-    variables = load({"params": state.params, **state.collections})
-    state = state._replace(params=variables.pop("params"), collections=variables)
-    if isinstance(state.memory, methods.lff.Memory):
-        state = state._replace(memory=state.memory._replace(biased=pretrained(state.memory.biased, load)))
-    return state
+    """A state at its beginning, in which `load` has changed every network that is trained and has the main one's shape.
+
+    Those of another shape are no networks that the weights are for, and one that is not trained stays what it is.
+    """
+    shape = jax.tree.map(jnp.shape, state.params)
+
+    def loaded(learner: methods.Learner) -> methods.Learner:
+        if learner.optimizer is None or jax.tree.map(jnp.shape, learner.params) != shape:
+            return learner
+        variables = load({"params": learner.params, **learner.collections})
+        return learner._replace(params=variables.pop("params"), collections=variables)
+
+    return methods.map_learners(loaded, state)

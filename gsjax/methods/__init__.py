@@ -8,9 +8,10 @@ of a batch, as published recipes have them, not the sums of `objectives`.
 from collections.abc import Callable
 
 from gsjax import _check
-from gsjax.methods import erm, group_dro, irm, lff, spectral_decoupling, vrex
+from gsjax.methods import erm, group_dro, irm, lff, spectral_decoupling, terms, vrex
 from gsjax.methods.loop import Run, train
-from gsjax.methods.protocol import Batch, Info, Method, State, predict
+from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, map_learners, predict
+from gsjax.methods.steps import init_learner, init_state, minimise
 
 _CONSTRUCTORS: dict[str, Callable[..., Method]] = {
     "erm": erm.erm,
@@ -41,16 +42,24 @@ __all__ = [
     "NAMES",
     "Batch",
     "Info",
+    "Learner",
     "Method",
     "Run",
     "State",
+    "check_common",
+    "checked",
     "erm",
     "get",
     "group_dro",
+    "init_learner",
+    "init_state",
     "irm",
     "lff",
+    "map_learners",
+    "minimise",
     "predict",
     "spectral_decoupling",
+    "terms",
     "train",
     "vrex",
 ]

@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Float
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
+from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import classes, losses, mean_by
 
 __all__ = ["Schedule", "published_schedule", "spectral_decoupling"]
@@ -68,7 +69,7 @@ def spectral_decoupling(
         _check.number("loss_scale", loss_scale, "(0, inf)")
 
     def init(key, batch: Batch) -> State:
-        return initial(network, optimizer, key, batch)
+        return init_state(network, optimizer, key, batch)
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         def objective(logits, ridge):
@@ -82,8 +83,10 @@ def spectral_decoupling(
             scale = jnp.asarray(_at(loss_scale, state.step), logits.dtype)
             return Info(scale * (loss + penalty) + ridge, loss, penalty), ()
 
-        state, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state, info
+        main, info, _ = minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main), info
 
     return checked(init, update)
 
