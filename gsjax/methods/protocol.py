@@ -133,7 +133,7 @@ def predict(
     >>> predict(network, state, x).shape
     (3,)
     """
-    logits = network.apply({"params": state.params, **state.collections}, x)
+    logits: Any = network.apply({"params": state.params, **state.collections}, x)
     check_logits(logits, len(x))
     return logits
 

@@ -65,10 +65,10 @@ def minimise(
     x: Real[Array, "n ..."],
     objective: Callable[..., tuple[Info, Any]],
     *,
-    step: Int[Array, ""] | int,
+    step: Int[Array, ""],
     weight_decay: float = 0.0,
     stages: Sequence[str] = (),
-    only: PyTree[bool] | None = None,
+    only: PyTree | None = None,
 ) -> tuple[Learner, Info, Any]:
     """One step of the optimiser on an objective, which is the step of every method.
 
@@ -96,8 +96,9 @@ def minimise(
         The learner after the step, the info, and what the objective `remembered`, through which no gradient flows.
 
     Raises:
-        ValueError: a `learner` without a state of an optimiser; `stages` that the network does not have; `only` of
-            another structure, or of other than bools; outputs of another shape than `(n,)` and `(n, k)`.
+        ValueError: a `learner` without a state of an optimiser; `weight_decay` negative or not finite; `stages` that
+            the network does not have; `only` of another structure, of other than bools, or for an optimiser that
+            couples its parameters (L-BFGS); outputs of another shape than `(n,)` and `(n, k)`.
 
     >>> from gsjax import networks
     >>> network, x = networks.MLP((4,)), jnp.ones((3, 2))
@@ -110,6 +111,7 @@ def minimise(
     """
     trained = learner.optimizer is not None
     _check.require(trained, "learner", "one with the state of an optimiser", "one without, which is not trained")
+    _check.number("weight_decay", weight_decay, "[0, inf)")
     x = jnp.asarray(x)
     rngs = {} if learner.key is None else {"dropout": jax.random.fold_in(learner.key, step)}
 
@@ -132,11 +134,8 @@ def minimise(
     params = optax.apply_updates(learner.params, updates)
     if only is None:
         return learner._replace(params=params, collections=collections, optimizer=moments), info, remembered
-    # A leaf of the optimiser's state belongs to a parameter where it has its place in a tree like the params.
-    slots = optax.tree.map_params(
-        optimizer, lambda _, take: take, learner.optimizer, only, transform_non_params=lambda _: True
-    )
-    params, moments = _where(only, params, learner.params), _where(slots, moments, learner.optimizer)
+    params = _where(only, params, learner.params)
+    moments = _where(_kept(only, learner.optimizer), moments, learner.optimizer)
     return learner._replace(params=params, optimizer=moments), info, remembered
 
 
@@ -146,6 +145,25 @@ def _mask(only: PyTree[bool], params: PyTree) -> PyTree[bool]:
     bools = all(isinstance(take, bool | np.bool_) for take in jax.tree.leaves(only))
     _check.require(same and bools, "only", "True or False for each leaf of the params", only)
     return only
+
+
+def _kept(only: PyTree[bool], optimizer: PyTree) -> PyTree[bool]:
+    """Which leaves of an optimiser's state a partial step changes: those of its parameters, and those of none.
+
+    A leaf belongs to the parameter with whose path its own ends. By `optax.tree.map_params` this would not be known of
+    optimisers whose `init` looks at the params, such as `optax.partition` by a function.
+    """
+    takes = dict(jax.tree.leaves_with_path(only))
+    lengths = sorted({len(path) for path in takes}, reverse=True)
+
+    def take(path: tuple[Any, ...], leaf: Array) -> bool:
+        found = [takes[path[-length:]] for length in lengths if path[-length:] in takes]
+        by_parameter = bool(found) or jnp.size(leaf) == 1
+        got = f"{jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}"
+        _check.require(by_parameter, "optimizer", "one that keeps its state by parameter, for a partial step", got)
+        return found[0] if found else True
+
+    return jax.tree.map_with_path(take, optimizer)
 
 
 def _where(take: PyTree[bool], new: PyTree, old: PyTree) -> PyTree:

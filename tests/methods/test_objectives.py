@@ -89,12 +89,14 @@ def test_spectral_decoupling_is_the_library_s_penalty_over_n():
 def test_the_published_schedule():
     c = 2e-5
     step = stepper("spectral_decoupling", **methods.spectral_decoupling.published_schedule(c=c, switch=450))
+    same = stepper("spectral_decoupling", strength=2 * c, switch=450)
     before = lambda f: losses(f).mean() + c * (f**2).mean()  # noqa: E731
     after = lambda f: c * (losses(f).mean() + (f**2).mean())  # noqa: E731
     for at, objective in ((0, before), (449, before), (450, after), (1000, after)):
         _, info, gradient = step(batch(), at=at)
         np.testing.assert_allclose(info.objective, objective(LOGITS), rtol=1e-10)
         gradient_is(gradient, objective, h=1e-4)
+        np.testing.assert_array_equal(same(batch(), at=at)[2], gradient)
     with pytest.raises(ValueError, match=r"^c: expected a finite positive number"):
         methods.spectral_decoupling.published_schedule(c=0)
     with pytest.raises(ValueError, match=r"^switch: expected a whole number"):
