@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from gsjax import _check, data, methods, networks
-from gsjax._progress import track
 from gsjax.data import ImageFolder, scaling
 
 
@@ -73,11 +72,10 @@ def train(
     rows = folder.rows("train")
     _check.require(1 <= batch_size <= len(rows), "batch_size", f"1 to {len(rows)}", batch_size)
     state_key, order_key = jax.random.split(key)
+    steps = len(rows) // batch_size
 
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def update(state: methods.State, finite: Array, batch: methods.Batch) -> tuple[methods.State, Array]:
-        state, info = method.update(state, batch._replace(x=scaling.imagenet(batch.x)))
-        return state, finite & jnp.isfinite(info.objective)
+    def update(state: methods.State, batch: methods.Batch) -> tuple[methods.State, methods.Info]:
+        return method.update(state, batch._replace(x=scaling.imagenet(batch.x)))
 
     @jax.jit
     def predict(state: methods.State, pixels: Array) -> Array:
@@ -97,19 +95,25 @@ def train(
         x, y, group, number = map(jnp.asarray, (pixels, folder.y[of], folder.group[of], index))
         return methods.Batch(x, y, group, index=number)
 
-    blank = batch(np.zeros((1, size, size, 3)), np.zeros(1, int))
-    state, finite = jax.jit(method.init)(state_key, blank), jnp.array(True)
-    if weights is not None:
-        state = pretrained(state, functools.partial(networks.resnet.load, weights))
-    steps, measured = len(rows) // batch_size, []
-    for epoch in range(epochs):
+    def batches(epoch: int) -> Iterator[methods.Batch]:
         order = np.asarray(jax.random.permutation(jax.random.fold_in(order_key, epoch), len(rows)))
         order = order[: steps * batch_size].reshape(steps, batch_size)
-        batches = read(folder, rows[order], size)
-        for index in track(list(order), f"{what}, epoch {epoch + 1} of {epochs}"):
-            state, finite = update(state, finite, batch(next(batches), index))
-        measured.append(measure(outputs(state, "validation"), outputs(state, "test")))
-    return Course(jax.tree.map(lambda *epochs: np.stack(epochs), *measured), bool(finite))
+        return map(batch, read(folder, rows[order], size), order)
+
+    blank = batch(np.zeros((1, size, size, 3)), np.zeros(1, int))
+    state = jax.jit(method.init)(state_key, blank)
+    if weights is not None:
+        state = pretrained(state, functools.partial(networks.resnet.load, weights))
+    run = methods.stream(
+        methods.Method(method.init, update),
+        state,
+        batches,
+        epochs=epochs,
+        steps=steps,
+        evaluate=lambda state: measure(outputs(state, "validation"), outputs(state, "test")),
+        what=what,
+    )
+    return Course(run.records, bool(run.finite))
 
 
 def read(
@@ -126,9 +130,16 @@ def read(
 
 
 def pretrained(state: methods.State, load: Callable[[dict], dict]) -> methods.State:
-    """A state at its beginning whose networks, also the biased one of Learning from Failure, `load` has changed."""
-    variables = load({"params": state.params, **state.collections})
-    state = state._replace(params=variables.pop("params"), collections=variables)
-    if isinstance(state.memory, methods.lff.Memory):
-        state = state._replace(memory=state.memory._replace(biased=pretrained(state.memory.biased, load)))
-    return state
+    """A state at its beginning, in which `load` has changed every network that is trained and has the main one's shape.
+
+    Those of another shape are no networks that the weights are for, and one that is not trained stays what it is.
+    """
+    shape = jax.tree.map(jnp.shape, state.params)
+
+    def loaded(learner: methods.Learner) -> methods.Learner:
+        if learner.optimizer is None or jax.tree.map(jnp.shape, learner.params) != shape:
+            return learner
+        variables = load({"params": learner.params, **learner.collections})
+        return learner._replace(params=variables.pop("params"), collections=variables)
+
+    return methods.map_learners(loaded, state)

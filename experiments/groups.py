@@ -73,7 +73,7 @@ from experiments._bounds import Bound
 from experiments._photographs import Course, Outputs
 from gsjax import _check, data, methods, networks, plotting, records
 from gsjax.data import ImageFolder, Images
-from gsjax.methods import protocol, terms
+from gsjax.methods import terms
 
 GROUPS = {
     "celeba": ("dark-haired women", "dark-haired men", "blond women", "blond men"),
@@ -219,7 +219,7 @@ def balanced(
     """mean_i n loss_i / (2 n_c) + (weight_decay / 2) ||theta||^2, with n_c of the n examples in the class of i."""
 
     def init(key: Key[Array, ""], batch: methods.Batch) -> methods.State:
-        return protocol.initial(network, optimizer, key, batch)
+        return methods.init_state(network, optimizer, key, batch)
 
     def update(state: methods.State, batch: methods.Batch) -> tuple[methods.State, methods.Info]:
         def objective(logits: Array, ridge: Array) -> tuple[methods.Info, tuple[()]]:
@@ -228,10 +228,12 @@ def balanced(
             loss = (weights[label] * each).mean()
             return methods.Info(loss + ridge, loss, jnp.zeros_like(loss)), ()
 
-        state, info, _ = protocol.minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state, info
+        main, info, _ = methods.minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main), info
 
-    return protocol.checked(init, update)
+    return methods.checked(init, update)
 
 
 Cell = tuple[dict[str, Any], Callable[[], list[dict[str, Any]]]]  # of the table, and what computes its rows

@@ -52,9 +52,7 @@ GROUPS = 4  # of all tasks that have groups: two classes, two values of an attri
 class Config:
     """What is trained."""
 
-    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "erm"
-    """erm, spectral_decoupling, published_schedule (the same as on Colored MNIST: c, switch), irm, vrex, group_dro,
-    lff."""
+    method: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{', '.join(methods.NAMES)}.")] = "erm"
     method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
     """Of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME", help=_tasks.HELP)] = "colored_digits"
@@ -101,25 +99,6 @@ PRESETS: dict[str, Config] = {
 }
 
 
-def published_schedule(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    *,
-    c: float = 2e-5,
-    switch: int = 450,
-    weight_decay: float = 0.0,
-) -> Method:
-    """Spectral decoupling on the schedule of Colored MNIST, which no option can express."""
-    schedule = methods.spectral_decoupling.published_schedule(c, switch)
-    return methods.get("spectral_decoupling")(network, optimizer, **schedule, weight_decay=weight_decay)
-
-
-METHODS: dict[str, Callable[..., Method]] = {
-    **{name: methods.get(name) for name in methods.NAMES},
-    "published_schedule": published_schedule,
-}
-
-
 def check(config: Config) -> None:
     """Checks what the bounds of single fields do not, as far as that needs no data.
 
@@ -145,11 +124,11 @@ def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
 
 def _constructors(config: Config, groups: Mapping[str, int]) -> tuple[Callable[..., nn.Module], Callable[..., Method]]:
     """Network and method with their options; `groups` are what the data say of those of a method."""
-    _check.require(config.method in METHODS, "method", f"one of {', '.join(METHODS)}", repr(config.method))
+    _check.require(config.method in methods.NAMES, "method", f"one of {', '.join(methods.NAMES)}", repr(config.method))
     _check.require(
         config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network)
     )
-    make_network, make_method = networks.get(config.network), METHODS[config.method]
+    make_network, make_method = networks.get(config.network), methods.get(config.method)
     of_network = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
     of_method = options(config.method, make_method, config.method_options, groups)
     return functools.partial(make_network, **of_network), functools.partial(make_method, **of_method)

@@ -142,6 +142,22 @@ def trained(name: str) -> Callable[[Any], Any]:
     return lambda value: train(**{**given, name: value})
 
 
+def streamed(name: str) -> Callable[[Any], Any]:
+    erm, batch = methods.get("erm")(Squeezed(), optax.sgd(0.1)), Batch(X, Y)
+    given = {"epochs": 1, "steps": 1}
+    return lambda value: methods.stream(erm, erm.init(KEYS[0], batch), lambda _: [batch] * 2, **{**given, name: value})
+
+
+def minimised(name: str) -> Callable[[Any], Any]:
+    learner = methods.init_learner(Squeezed(), optax.sgd(0.1), KEYS[0], X)
+
+    def objective(logits, ridge):
+        return methods.Info((logits**2).mean() + ridge, ridge, ridge), ()
+
+    step = functools.partial(methods.minimise, Squeezed(), optax.sgd(0.1), learner, X, objective, step=0)
+    return lambda value: step(**{name: value})
+
+
 def score(x):
     return x @ W
 
@@ -270,6 +286,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), target=(NUMBERS, 0.5)),
     **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), class_means=(FLAG, True)),
     **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), loss_scale=DECAY),
+    **rows("methods.spectral_decoupling", method("spectral_decoupling", strength=0.1), switch=(WHOLE, 2, True)),
     **rows("methods.irm", method("irm"), penalty_weight=DECAY),
     **rows("methods.irm", method("irm", penalty_weight=1.0), anneal=(WHOLE, 2), environments=(WHOLE, 2)),
     **rows("methods.irm", method("irm", penalty_weight=1.0), weight_decay=DECAY),
@@ -281,6 +298,8 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
     **rows("methods.train", trained, steps=(WHOLE, 2), batch_size=(WHOLE, 2, True), record=(WHOLES, (2,), True)),
     **rows("methods.train", trained, per_seed=(FLAG, False)),
+    **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
+    **rows("methods.minimise", minimised, weight_decay=DECAY),
     **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
     **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
     **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)),
@@ -369,7 +388,7 @@ def public() -> dict[str, Callable[..., Any]]:
     for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling"}:
         modules = {room: getattr(gsjax, room)}
         if room == "probes":
-            modules = {f"probes.{name}": getattr(probes, name) for name in probes.__all__}
+            modules = {f"probes.{name}": probes.get(name) for name in probes.NAMES}
         if room == "starvation":
             modules["structures"] = structures
         if room == "networks":
@@ -633,8 +652,7 @@ def test_network_optimizer_method_and_data_exchanged():
     erm = methods.get("erm")(network, optimizer)
     model = eqx.nn.MLP(3, "scalar", 4, 1, key=jax.random.key(0))
     for name in methods.NAMES:
-        options = {"irm": {"penalty_weight": 1.0}, "vrex": {"penalty_weight": 1.0}, "group_dro": {"groups": 2}}
-        given = {"strength": 0.1} if name == "spectral_decoupling" else options.get(name, {})
+        given = methods.REGISTRY[name].example
         for bad in (optimizer, Squeezed, model, None, network.apply):
             with pytest.raises(ValueError, match=r"^network: expected a flax\.linen module, got "):
                 methods.get(name)(bad, optimizer, **given)

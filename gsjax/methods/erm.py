@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
+from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import losses
 
 __all__ = ["erm"]
@@ -36,14 +37,16 @@ def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_d
     check_common(network, optimizer, weight_decay)
 
     def init(key, batch: Batch) -> State:
-        return initial(network, optimizer, key, batch)
+        return init_state(network, optimizer, key, batch)
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         def objective(logits, ridge):
             loss = losses(logits, batch.y).mean()
             return Info(loss + ridge, loss, jnp.zeros_like(loss)), ()
 
-        state, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state, info
+        main, info, _ = minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main), info
 
     return checked(init, update)

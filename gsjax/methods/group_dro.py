@@ -9,7 +9,8 @@ import optax
 from jax import lax
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, predict
+from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import losses, mean_by, members
 
 __all__ = ["group_dro"]
@@ -53,7 +54,7 @@ def group_dro(
     _check.number("step_size", step_size, "[0, inf)")
 
     def init(key, batch: Batch) -> State:
-        state = initial(network, optimizer, key, batch)
+        state = init_state(network, optimizer, key, batch)
         dtype = jax.eval_shape(lambda state: predict(network, state, batch.x), state).dtype
         return state._replace(memory=jnp.full(groups, 1 / groups, dtype))
 
@@ -67,7 +68,9 @@ def group_dro(
             robust = weights @ risks
             return Info(robust + ridge, each.mean(), robust), weights
 
-        state_after, info, weights = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state_after._replace(memory=weights), info
+        main, info, weights = minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main)._replace(memory=weights), info
 
     return checked(init, update)

@@ -7,7 +7,8 @@ import jax
 import optax
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
+from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import annealed, losses, mean_by, members
 
 __all__ = ["irm"]
@@ -55,7 +56,7 @@ def irm(
     environments = _check.whole("environments", environments, least=1)
 
     def init(key, batch: Batch) -> State:
-        return initial(network, optimizer, key, batch)
+        return init_state(network, optimizer, key, batch)
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         environment = members("environment", batch.environment, len(batch.x), environments)
@@ -68,7 +69,9 @@ def irm(
             loss, penalty = (of.sum() / present.sum() for of in (risks, slopes**2))
             return Info(annealed(loss, penalty, ridge, state.step, penalty_weight, anneal), loss, penalty), ()
 
-        state_after, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state_after, info
+        main, info, _ = minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main), info
 
     return checked(init, update)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise, predict
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, predict
+from gsjax.methods.steps import init_learner, init_state, minimise
 from gsjax.methods.terms import classes, losses, members
 
-__all__ = ["Averages", "Memory", "generalised", "lff", "relative_difficulty"]
+__all__ = ["Averages", "generalised", "lff", "relative_difficulty"]
 
 _FLOOR = 1e-8  # of the published code: where both losses vanish, so does the weight
 
@@ -29,13 +31,6 @@ class Averages(NamedTuple):
     losses: Float[Array, "2 examples"]
     seen: Bool[Array, " examples"]
     label: Int[Array, " examples"]
-
-
-class Memory(NamedTuple):
-    """The state of the `biased` network, and the `averages`, None where the losses of the batch stand for them."""
-
-    biased: State
-    averages: Averages | None
 
 
 def lff(
@@ -55,11 +50,13 @@ def lff(
     debiased:  mean_i W_i CE_d,i + (weight_decay / 2) ||theta_d||^2,    W = CE_b / (CE_b + CE_d),
 
     means over the examples of the batch, in nats, p the probability of an example's label under the biased network, W
-    held fixed. The params of the state are those of the debiased network; the objective of its info is the sum of the
-    two lines, the loss mean_i CE_d,i, the penalty mean_i GCE_i. The published code multiplies GCE by q.
+    held fixed. The debiased network is the main learner, the other one is the learner "biased"; the objective of the
+    info is the sum of the two lines, the loss mean_i CE_d,i, the penalty mean_i GCE_i. The published code multiplies
+    GCE by q.
 
     With `examples`, CE in W is replaced by its moving average, a <- decay a + (1 - decay) CE with a = CE at first
-    sight, divided by the maximum of a over the examples of the same class, for each of the two networks.
+    sight, divided by the maximum of a over the examples of the same class, for each of the two networks. These
+    `Averages` are the memory of the state.
 
     Args:
         network: with outputs `(n,)` or `(n, k)`.
@@ -76,8 +73,8 @@ def lff(
     >>> from gsjax import networks
     >>> method = lff(networks.MLP((8,)), optax.sgd(0.1))
     >>> state = method.init(jax.random.key(0), Batch(jnp.eye(2), jnp.array([-1.0, 1.0])))
-    >>> state.memory.averages is None, int(state.memory.biased.step)
-    (True, 0)
+    >>> list(state.learners), state.memory
+    (['main', 'biased'], ())
     """
     check_common(network, optimizer, weight_decay)
     _check.number("q", q, "(0, 1]")
@@ -86,37 +83,37 @@ def lff(
     _check.number("decay", decay, "[0, 1)")
 
     def init(key, batch: Batch) -> State:
-        averages = None
-        debiased, biased = (initial(network, optimizer, of, batch) for of in (key, jax.random.fold_in(key, 1)))
-        if examples is not None:
-            dtype = jax.eval_shape(lambda state: predict(network, state, batch.x), debiased).dtype
-            nothing = jnp.zeros(examples, jnp.int32)
-            averages = Averages(jnp.zeros((2, examples), dtype), nothing.astype(bool), nothing)
-        return debiased._replace(memory=Memory(biased, averages))
+        state = init_state(network, optimizer, key, batch)
+        state = state.with_learners(biased=init_learner(network, optimizer, jax.random.fold_in(key, 1), batch.x))
+        if examples is None:
+            return state
+        dtype = jax.eval_shape(lambda state: predict(network, state, batch.x), state).dtype
+        nothing = jnp.zeros(examples, jnp.int32)
+        return state._replace(memory=Averages(jnp.zeros((2, examples), dtype), nothing.astype(bool), nothing))
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
-        def failing(logits, ridge) -> tuple[Info, Any]:
+        step = functools.partial(minimise, network, optimizer, step=state.step, weight_decay=weight_decay)
+
+        def failing(logits, ridge):
             each = losses(logits, batch.y)
             penalty = generalised(each, q).mean()
             return Info(penalty + ridge, each.mean(), penalty), each
 
-        biased, failure, biased_losses = minimise(
-            network, optimizer, state.memory.biased, batch, failing, weight_decay=weight_decay
-        )
+        biased, failure, biased_losses = step(state.others["biased"], batch.x, failing)
 
-        def learning(logits, ridge) -> tuple[Info, Any]:
+        def learning(logits, ridge):
             each = losses(logits, batch.y)
-            hardness, averages = lax.stop_gradient(jnp.stack([biased_losses, each])), None
+            hardness, averages = lax.stop_gradient(jnp.stack([biased_losses, each])), ()
             if examples is not None:
                 index = members("index", batch.index, len(batch.x), examples)
                 label, count = classes(logits, batch.y)
-                averages = _followed(state.memory.averages, hardness, index, label, decay)
+                averages = _followed(state.memory, hardness, index, label, decay)
                 hardness = _normalised(averages, index, count)
             weighted = (relative_difficulty(*hardness) * each).mean()
             return Info(failure.objective + weighted + ridge, each.mean(), failure.penalty), averages
 
-        debiased, info, averages = minimise(network, optimizer, state, batch, learning, weight_decay=weight_decay)
-        return debiased._replace(memory=Memory(biased, averages)), info
+        debiased, info, averages = step(state.main, batch.x, learning)
+        return state.stepped(main=debiased, biased=biased)._replace(memory=averages), info
 
     return checked(init, update)
 

@@ -1,11 +1,11 @@
-"""The loop around a method: all seeds in one compiled program, spread over the devices there are."""
+"""The loops around a method: all seeds in one compiled program, spread over the devices, or one network in a stream."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +20,7 @@ from gsjax import _check, _progress
 from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
 from gsjax.methods.protocol import Batch, Method, State, check_batch
 
-__all__ = ["Run", "train"]
+__all__ = ["Run", "stream", "train"]
 
 _SIGNS_OF_LIFE = 50  # programs run one after another, so that progress can be seen
 
@@ -29,13 +29,14 @@ class Run(NamedTuple):
     """What training leaves, on the host.
 
     The last `state`, its leaves with an axis of seeds before all others; the `steps (T,)` of the records; `records`,
-    its leaves `(seeds, T, ...)`, None without `evaluate`; and which seeds had a `finite` objective at every step.
+    its leaves `(seeds, T, ...)`, None without `evaluate`; and which seeds had a `finite` objective at every step. After
+    `stream`, which trains one network, there is no axis of seeds.
     """
 
     state: State
     steps: Int[np.ndarray, " T"]
     records: PyTree
-    finite: Bool[np.ndarray, " seeds"]
+    finite: Bool[np.ndarray, "*seeds"]
 
 
 class _Course(NamedTuple):
@@ -102,9 +103,7 @@ def train(
     no_function = evaluate is not None and not callable(evaluate)
     _check.require(not no_function, "evaluate", "a function of a state and held_out, or None", type(evaluate).__name__)
     check_batch("data", data)
-    is_method = hasattr(method, "init") and hasattr(method, "update")
-    expected = 'a method, such as methods.get("erm")(network, optimizer)'
-    _check.require(is_method and not isinstance(method, optax.GradientTransformation), "method", expected, type(method))
+    _check_method(method)
     steps, per_seed = _check.whole("steps", steps, least=1), _check.flag("per_seed", per_seed)
     points = _points(record, steps)
     seeds, mesh = len(keys), over_devices(mesh)
@@ -145,6 +144,88 @@ def train(
         jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *records) if records else None,
         gathered(course.finite, seeds),
     )
+
+
+def stream(
+    method: Method,
+    state: State,
+    batches: Callable[[int], Iterable[Batch]],
+    *,
+    epochs: int,
+    steps: int,
+    evaluate: Callable[[State], PyTree] | None = None,
+    what: str = "training",
+) -> Run:
+    """Trains one network on batches that are read one after another, for data that do not fit into memory.
+
+    An update is one compiled program, the same for all streams of a method and a shape of batch. It is given to the
+    device before the next batch is asked for: an iterator that reads ahead keeps both busy.
+
+    Args:
+        method: from a constructor of this package, or anything of the same protocol.
+        state: where to begin, of `method.init`, of a file, or of another stream; it is not changed.
+        batches: `batches(epoch)` -> the batches of an epoch, counted from 0. More than `steps` are not asked for.
+        epochs: how many.
+        steps: how many updates an epoch has.
+        evaluate: `evaluate(state)` -> pytree of arrays, called after every epoch; it is not compiled, so it can read
+            batches of its own. Nothing but what it returns may outlive the call.
+        what: is trained, for the sign of progress.
+
+    Returns:
+        A `Run` without an axis of seeds: the last state; the number of updates after each epoch, `(epochs,)`; records
+        `(epochs, ...)`; and whether the objective was finite at every step, a bool `()`.
+
+    Raises:
+        ValueError: no method, or no state; `epochs` or `steps` below 1; an epoch with fewer batches than `steps`.
+
+    >>> import optax
+    >>> from gsjax import methods, networks
+    >>> network, x = networks.MLP((8,)), jnp.array([[1.0, 0.0], [0.0, 1.0]])
+    >>> method = methods.get("erm")(network, optax.sgd(0.5))
+    >>> batch = Batch(x, jnp.array([-1.0, 1.0]))
+    >>> run = stream(method, method.init(jax.random.key(0), batch), lambda epoch: [batch] * 50, epochs=2, steps=50,
+    ...              evaluate=lambda state: methods.predict(network, state, x) > 0)
+    >>> run.records[-1].tolist(), run.steps.tolist(), bool(run.finite)
+    ([False, True], [50, 100], True)
+    """
+    _check_method(method)
+    _check.require(isinstance(state, State), "state", "a state of the method", type(state).__name__)
+    epochs, steps = _check.whole("epochs", epochs, least=1), _check.whole("steps", steps, least=1)
+    update = _update()
+    state, finite, records = jax.tree.map(jnp.copy, state), jnp.array(True), []  # an update uses up what it is given
+    for epoch in range(epochs):
+        given = iter(batches(epoch))
+        for done in _progress.track(range(steps), f"{what}, epoch {epoch + 1} of {epochs}"):
+            batch = next(given, None)
+            if batch is None:
+                raise ValueError(f"batches: expected {steps} in epoch {epoch}, got {done}")
+            check_batch("batches", batch)
+            state, finite = update(method, state, finite, batch)
+        if evaluate is not None:
+            records.append(jax.tree.map(np.array, evaluate(state)))
+    return Run(
+        _on_host(state),
+        steps * np.arange(1, epochs + 1),
+        jax.tree.map(lambda *leaves: np.stack(leaves), *records) if records else None,
+        np.asarray(finite),
+    )
+
+
+@functools.cache
+def _update() -> Callable[[Method, State, Array, Batch], tuple[State, Array]]:
+    """The program of `stream`: an update, and whether all objectives up to it have been finite."""
+
+    def update(method: Method, state: State, finite: Array, batch: Batch) -> tuple[State, Array]:
+        state, info = method.update(state, batch)
+        return state, finite & jnp.isfinite(info.objective)
+
+    return jax.jit(update, static_argnames="method", donate_argnames=("state", "finite"))
+
+
+def _check_method(method: Any) -> None:
+    is_method = hasattr(method, "init") and hasattr(method, "update")
+    expected = 'a method, such as methods.get("erm")(network, optimizer)'
+    _check.require(is_method and not isinstance(method, optax.GradientTransformation), "method", expected, type(method))
 
 
 @functools.cache
@@ -239,8 +320,8 @@ def _examples(method: Method, keys: Array, data: Batch, held_out: PyTree, per_se
     return shape[-1]
 
 
-def _on_host(tree: PyTree, seeds: int) -> Any:
-    """The first seeds of arrays, keys among them, that are spread over the devices."""
+def _on_host(tree: PyTree, seeds: int | None = None) -> Any:
+    """Arrays, keys among them, on the host; of those that are spread over the devices, the first seeds."""
 
     def typed(leaf: Array) -> bool:
         return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
@@ -249,5 +330,5 @@ def _on_host(tree: PyTree, seeds: int) -> Any:
     return jax.tree.map(
         lambda leaf, bits: jax.random.wrap_key_data(bits, impl=jax.random.key_impl(leaf)) if typed(leaf) else bits,
         tree,
-        gathered(bare, seeds),
+        jax.device_get(bare) if seeds is None else gathered(bare, seeds),
     )

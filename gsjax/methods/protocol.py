@@ -1,4 +1,4 @@
-"""The protocol of the methods: what they take and give, how they call a network, and the step they all end with.
+"""The protocol of the methods: what they take and give, and the networks that their state carries.
 
 A network is a flax.linen module with outputs `(n,)`, one logit for the class +1 against -1, or `(n, k)`, logits of k
 classes. Where its `__call__` takes `train`, updates call it with True: dropout draws from the rng collection
@@ -12,23 +12,21 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, Key, PyTree, Real
 
 from gsjax import _check
-from gsjax.networks import stages
 
 __all__ = [
     "Batch",
     "Info",
+    "Learner",
     "Method",
     "State",
     "check_batch",
     "check_common",
+    "check_logits",
     "checked",
-    "initial",
-    "minimise",
+    "map_learners",
     "predict",
 ]
 
@@ -49,11 +47,25 @@ class Batch(NamedTuple):
     teacher_logits: Float[Array, "n ..."] | None = None
 
 
+class Learner(NamedTuple):
+    """A network that a method trains, or, without a state of the optimiser, one that it only asks (a teacher).
+
+    The network's `params` and its other `collections`, the `optimizer`'s own state, and the `key` from which dropout
+    draws. `init_learner` makes one, `minimise` trains it.
+    """
+
+    params: PyTree
+    collections: dict[str, Any] = {}  # noqa: RUF012 (replaced, never changed)
+    optimizer: PyTree = None
+    key: Key[Array, ""] | None = None
+
+
 class State(NamedTuple):
     """What training carries from step to step.
 
-    `params` of the network that predicts, its other `collections`, the `optimizer`'s own state, the number of the
-    `step`, the `key` from which dropout draws, and the method's own `memory` (`()` where it keeps none).
+    The main learner, the network that predicts, has its fields at the top: `params`, `collections`, `optimizer` and
+    `key`, as in `Learner`. Further learners of the method are in `others`, by name. Beside them are the number of the
+    `step` and the method's own `memory`, which is no network, `()` where it keeps none.
     """
 
     params: PyTree
@@ -62,6 +74,26 @@ class State(NamedTuple):
     step: Int[Array, ""]
     key: Key[Array, ""]
     memory: PyTree
+    others: dict[str, Learner] = {}  # noqa: RUF012 (replaced, never changed)
+
+    @property
+    def main(self) -> Learner:
+        """The learner of the network that predicts."""
+        return Learner(self.params, self.collections, self.optimizer, self.key)
+
+    @property
+    def learners(self) -> dict[str, Learner]:
+        """All learners by name, the one that predicts as "main"."""
+        return {"main": self.main, **self.others}
+
+    def with_learners(self, **learners: Learner) -> State:
+        """The state with these `learners`, in place of those of the same names where there are any."""
+        changed = {**self.learners, **learners}
+        return self._replace(**changed.pop("main")._asdict(), others=changed)
+
+    def stepped(self, **learners: Learner) -> State:
+        """The state after an update: with these `learners`, and the step counted."""
+        return self.with_learners(**learners)._replace(step=self.step + 1)
 
 
 class Info(NamedTuple):
@@ -87,16 +119,37 @@ class Method(NamedTuple):
     update: Callable[[State, Batch], tuple[State, Info]]
 
 
-def predict(network: nn.Module, state: State, x: Real[Array, "n ..."]) -> Float[Array, " n"] | Float[Array, "n k"]:
-    """The outputs, `(n,)` or `(n, k)`, of the network of a `state` for x `(n, ...)`, not in training mode.
+def predict(
+    network: nn.Module, state: State | Learner, x: Real[Array, "n ..."]
+) -> Float[Array, " n"] | Float[Array, "n k"]:
+    """The outputs, `(n,)` or `(n, k)`, of a learner for x `(n, ...)`, of the main one of a `state`.
 
+    The network is not in training mode.
+
+    >>> import optax, jax.numpy as jnp
     >>> from gsjax import methods, networks
     >>> network, x = networks.MLP((4,)), jnp.ones((3, 2))
     >>> state = methods.erm.erm(network, optax.sgd(0.1)).init(jax.random.key(0), Batch(x, jnp.ones(3)))
     >>> predict(network, state, x).shape
     (3,)
     """
-    return _outputs(network.apply({"params": state.params, **state.collections}, x), x)
+    logits: Any = network.apply({"params": state.params, **state.collections}, x)
+    check_logits(logits, len(x))
+    return logits
+
+
+def map_learners(change: Callable[[Learner], Learner], state: State) -> State:
+    """The state after `change` of each of its learners, whatever the method.
+
+    >>> import optax, jax.numpy as jnp
+    >>> from gsjax import methods, networks
+    >>> lff = methods.get("lff")(networks.MLP((4,)), optax.sgd(0.1))
+    >>> state = lff.init(jax.random.key(0), Batch(jnp.ones((3, 2)), jnp.ones(3)))
+    >>> state = map_learners(lambda learner: learner._replace(params=optax.tree.zeros_like(learner.params)), state)
+    >>> {name: float(optax.tree.norm(learner.params)) for name, learner in state.learners.items()}
+    {'main': 0.0, 'biased': 0.0}
+    """
+    return state.with_learners(**{name: change(learner) for name, learner in state.learners.items()})
 
 
 def check_common(network: Any, optimizer: Any, weight_decay: Any) -> None:
@@ -118,60 +171,13 @@ def check_batch(name: str, batch: Any) -> None:
     _check.require(isinstance(batch, Batch), name, "a gsjax.methods.Batch(x, y)", _class(batch))
 
 
-def _class(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+def check_logits(logits: Any, n: int) -> None:
+    """Checks that a network gave outputs `(n,)` or `(n, k)`.
 
-
-def initial(network: nn.Module, optimizer: optax.GradientTransformation, key: Key[Array, ""], batch: Batch) -> State:
-    """The state of a network newly drawn from `key`, the same for every method, without memory."""
-    check_batch("batch", batch)
-    _check.real("x", batch.x)
-    _check.require(
-        _check.shape_of(batch.x) and 0 not in _check.shape_of(batch.x),
-        "x",
-        "a non-empty array (n, ...)",
-        _check.shape_of(batch.x),
-    )
-    _check.finite("x", batch.x)
-    n, of_labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
-    _check.require(of_labels == (n,), "y", f"shape ({n},), one label an example", f"shape {of_labels}")
-    of_params, of_dropout = jax.random.split(key)
-    variables = dict(network.init(of_params, jnp.asarray(batch.x)[:1]))  # shapes and dtype alone matter
-    _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
-    params = variables.pop("params")
-    return State(params, variables, optimizer.init(params), jnp.zeros((), jnp.int32), of_dropout, ())
-
-
-def minimise(
-    network: nn.Module,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    batch: Batch,
-    objective: Callable[[Array, Array], tuple[Info, Any]],
-    *,
-    weight_decay: float,
-) -> tuple[State, Info, Any]:
-    """One step of the optimiser on the objective of a method: the state after it, its info, what the method remembers.
-
-    `objective(logits, ridge)` takes the outputs in training mode and (weight_decay / 2) ||params||^2.
+    Raises:
+        ValueError: they are of another shape, not in one array, or not in floating point.
     """
-    training = stages.mode(network, True)
-    x, rngs = jnp.asarray(batch.x), {"dropout": jax.random.fold_in(state.key, state.step)}
-
-    def value(params: PyTree) -> tuple[Array, Any]:
-        variables = {"params": params, **state.collections}
-        logits, collections = network.apply(variables, x, rngs=rngs, mutable=list(state.collections), **training)
-        # Flax begins running statistics in float32 and goes on in the precision of the input.
-        collections = jax.tree.map(lambda new, old: new.astype(old.dtype), collections, state.collections)
-        ridge = weight_decay / 2 * optax.tree.norm(params, squared=True)
-        info, remembered = objective(_outputs(logits, x), ridge)
-        return info.objective, (info, remembered, collections)
-
-    grads, (info, remembered, collections) = jax.grad(value, has_aux=True)(state.params)
-    updates, moments = optimizer.update(grads, state.optimizer, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = state._replace(params=params, collections=collections, optimizer=moments, step=state.step + 1)
-    return state, info, remembered
+    _check.outputs("network", _check.output("network", logits), n, classes=True)
 
 
 def checked(
@@ -188,7 +194,5 @@ def checked(
     return Method(init_checked, update)
 
 
-def _outputs(logits: Any, x: Any) -> Array:
-    """The outputs of a network, of one of the two shapes."""
-    _check.outputs("network", _check.output("network", logits), len(x), classes=True)
-    return logits
+def _class(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__

@@ -12,7 +12,8 @@ import optax
 from jaxtyping import Array, Float
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, initial, minimise
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
+from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import classes, losses, mean_by
 
 __all__ = ["Schedule", "published_schedule", "spectral_decoupling"]
@@ -28,6 +29,7 @@ def spectral_decoupling(
     target: float | Sequence[float] = 0.0,
     class_means: bool = False,
     loss_scale: float | Schedule = 1.0,
+    switch: int | None = None,
     weight_decay: float = 0.0,
 ) -> Method:
     """Spectral decoupling (Pezeshki et al. 2021, Eq. 17, divided by n), and its variants there.
@@ -46,6 +48,8 @@ def spectral_decoupling(
         class_means: the penalty is a sum over classes of means over their members in the batch (the variant of
             CelebA): sum_c mean_{i in c} (strength_c / 2) (f_i - target_c)^2. A class without members adds nothing.
         loss_scale: above zero, or a function of the step.
+        switch: the step at which the schedule of Colored MNIST goes over to its second phase (`published_schedule`,
+            with c = strength / 2). `strength` is then one number above zero, and `loss_scale` is not given.
         weight_decay: zero or above.
 
     Raises:
@@ -62,13 +66,18 @@ def spectral_decoupling(
     check_common(network, optimizer, weight_decay)
     if not callable(strength):
         _check.not_negative("strength", strength)
+    if switch is not None:
+        _check.number("strength", strength, "(0, inf)")
+        _check.require(loss_scale == 1.0, "loss_scale", "none, as switch has one", loss_scale)
+        schedule = published_schedule(strength / 2, switch)  # pyright: ignore[reportOperatorIssue]
+        strength, loss_scale = schedule["strength"], schedule["loss_scale"]
     _check.finite("target", target)
     class_means = _check.flag("class_means", class_means)
     if not callable(loss_scale):
         _check.number("loss_scale", loss_scale, "(0, inf)")
 
     def init(key, batch: Batch) -> State:
-        return initial(network, optimizer, key, batch)
+        return init_state(network, optimizer, key, batch)
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         def objective(logits, ridge):
@@ -82,8 +91,10 @@ def spectral_decoupling(
             scale = jnp.asarray(_at(loss_scale, state.step), logits.dtype)
             return Info(scale * (loss + penalty) + ridge, loss, penalty), ()
 
-        state, info, _ = minimise(network, optimizer, state, batch, objective, weight_decay=weight_decay)
-        return state, info
+        main, info, _ = minimise(
+            network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay
+        )
+        return state.stepped(main=main), info
 
     return checked(init, update)
 

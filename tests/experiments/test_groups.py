@@ -328,14 +328,17 @@ def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
     assert read(out)["rows"] == summary["rows"]
 
 
-def test_pretrained_weights_reach_both_networks_of_learning_from_failure():
+def test_pretrained_weights_reach_every_learner_that_begins_like_the_main_one():
     network = networks.FullyConnected((2,))
     method = methods.get("lff")(network, optax.sgd(0.1))
     state = method.init(jax.random.key(0), methods.Batch(jnp.ones((2, 3)), jnp.array([-1.0, 1.0])))
+    small = methods.init_learner(networks.FullyConnected(()), optax.sgd(0.1), jax.random.key(1), jnp.ones((2, 3)))
+    state = state.with_learners(teacher=state.main._replace(optimizer=None), readout=small)
     after = _photographs.pretrained(state, lambda variables: jax.tree.map(lambda leaf: leaf + 1, variables))
-    for old, new in ((state, after), (state.memory.biased, after.memory.biased)):
-        for leaf, changed in zip(jax.tree.leaves(old.params), jax.tree.leaves(new.params), strict=True):
-            np.testing.assert_array_equal(changed, leaf + 1)
+    for name, added in {"main": 1, "biased": 1, "teacher": 0, "readout": 0}.items():
+        old, new = (jax.tree.leaves(of.learners[name].params) for of in (state, after))
+        for leaf, changed in zip(old, new, strict=True):
+            np.testing.assert_array_equal(changed, leaf + added)
 
 
 @pytest.mark.parametrize(

@@ -29,12 +29,10 @@ TINY = {
     "resnet": ("blocks=1",),
 }
 OPTIONS = {
-    "spectral_decoupling": ("strength=0.1,0.2", "target=0.5"),
-    "irm": ("penalty_weight=1e2", "anneal=2"),
-    "vrex": ("penalty_weight=10",),
-    "published_schedule": ("switch=1",),
+    # The number of groups is that of the data.
+    name: tuple(f"{key}={value}" for key, value in entry.example.items() if key != "groups")
+    for name, entry in methods.REGISTRY.items()
 }
-TRAINED_ON = {"irm": "environment", "vrex": "environment", "group_dro": "group"}  # what a method cannot do without
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +85,14 @@ def traced(config, task):
     return jax.eval_shape(one, jax.random.key(0))
 
 
-@pytest.mark.parametrize("method", train.METHODS)
+@pytest.mark.parametrize("method", methods.NAMES)
 def test_every_method_runs_on_every_task_or_says_what_it_lacks(method, tasks):
     for name, task in tasks.items():
-        options = OPTIONS.get(method, ())
-        if method == "spectral_decoupling" and task.outputs > 1:
-            options = ("strength=0.1",)
-        config = train.Config(method, options, network="mlp", network_options=("widths=3",))
-        lacking = TRAINED_ON.get(method)
-        if lacking and getattr(task.train, lacking) is None:
+        config = train.Config(method, OPTIONS[method], network="mlp", network_options=("widths=3",))
+        lacking = [field for field in methods.REGISTRY[method].needs if getattr(task.train, field) is None]
+        if lacking:
             # Without groups nothing says how many there are, either.
-            with pytest.raises(ValueError, match=f"^{lacking}: expected|expected groups=VALUE"):
+            with pytest.raises(ValueError, match=f"^{lacking[0]}: expected|expected groups=VALUE"):
                 traced(config, task)
             continue
         _, info, measured = traced(config, task)
@@ -118,10 +113,10 @@ def test_every_network_runs_on_every_task_of_images(network, tasks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", train.METHODS)
+@pytest.mark.parametrize("method", methods.NAMES)
 def test_every_method_trains(method, tmp_path):
     command = ["train", "--preset", "smoke", "--out", str(tmp_path), "--method", method]
-    assert main([*command, "--method-options", *OPTIONS.get(method, ())]) == 0
+    assert main([*command, "--method-options", *OPTIONS[method]]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert len(summary["rows"]) == 9
 
@@ -202,6 +197,21 @@ def test_what_is_measured(outputs):
 )
 def test_options_are_of_the_types_of_the_signature(name, given, found):
     assert train.options(name, networks.get(name), given, {"widths": 7}) == found
+
+
+def test_options_of_a_method(tasks):
+    given = ["strength=0.1,0.2", "target=0.5", "class_means=True"]
+    found = train.options("spectral_decoupling", methods.get("spectral_decoupling"), given, {})
+    assert found == {"strength": (0.1, 0.2), "target": 0.5, "class_means": True}
+    for options in (given, ["strength=4e-5", "switch=450"]):
+        traced(train.Config("spectral_decoupling", tuple(options), network="mlp"), tasks["colored_digits"])
+
+
+def test_the_help_lists_every_method(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{', '.join(methods.NAMES)}. (default" in shown
 
 
 @pytest.mark.parametrize(

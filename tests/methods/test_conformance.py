@@ -18,28 +18,27 @@ from jax import lax
 
 from gsjax import methods
 from gsjax.methods import Batch, Method
+from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, Noisy, batch, close, compiled, leaves
 
 STEPS = 40
-VARIANTS = {
-    "erm": ("erm", {"weight_decay": 1e-3}),
-    "spectral_decoupling": ("spectral_decoupling", {"strength": 0.1}),
-    "irm": ("irm", {"penalty_weight": 5.0, "anneal": 10}),
-    "vrex": ("vrex", {"penalty_weight": 5.0, "anneal": 10}),
-    "group_dro": ("group_dro", {"groups": 3, "step_size": 0.1}),
-    "lff": ("lff", {"examples": N}),
-    # Beyond the table:
-    "doubled": ("spectral_decoupling", {"strength": 0.2}),
-    "by_class": ("spectral_decoupling", {"strength": [0.1, 0.2], "target": [-1.0, 2.0], "class_means": True}),
-    "lff_alone": ("lff", {}),
+TABLE = {name: (entry.constructor, entry.example) for name, entry in methods.REGISTRY.items()} | TOYS
+VARIANTS = TABLE | {
+    "doubled": (methods.get("spectral_decoupling"), {"strength": 0.2}),
+    "by_class": (
+        methods.get("spectral_decoupling"),
+        {"strength": [0.1, 0.2], "target": [-1.0, 2.0], "class_means": True},
+    ),
+    "scheduled": (methods.get("spectral_decoupling"), {"strength": 0.2, "switch": 3}),
+    "lff_averaged": (methods.get("lff"), {"examples": N}),
 }
-every_method = pytest.mark.parametrize("variant", methods.NAMES)
+every_method = pytest.mark.parametrize("variant", [*TABLE, "lff_averaged"])
 
 
 @functools.cache
 def method(variant: str, network: nn.Module) -> Method:
-    name, options = VARIANTS[variant]
-    return methods.get(name)(network, optax.sgd(0.3, momentum=0.5), **options)
+    constructor, options = VARIANTS[variant]
+    return constructor(network, optax.sgd(0.3, momentum=0.5), **options)
 
 
 @functools.cache
@@ -48,8 +47,10 @@ def update(variant: str, network: nn.Module) -> Callable:
 
 
 def test_names():
-    assert methods.NAMES == ("erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff")
-    assert methods.get("lff") is methods.lff.lff
+    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff"} <= set(methods.NAMES)
+    for name in methods.NAMES:
+        assert methods.get(name) is getattr(getattr(methods, name), name)
+        assert name in methods.__all__
     with pytest.raises(ValueError, match=r"^name: expected one of erm, spectral_decoupling, irm.*, got 'irmv1'"):
         methods.get("irmv1")
 
@@ -77,7 +78,12 @@ def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
 
 @pytest.mark.parametrize(
     ("of_one", "of_two"),
-    [("spectral_decoupling", "doubled"), ("irm", "irm"), ("group_dro", "group_dro"), ("lff", "lff")],
+    [
+        ("spectral_decoupling", "doubled"),
+        ("irm", "irm"),
+        ("group_dro", "group_dro"),
+        ("lff_averaged", "lff_averaged"),
+    ],
 )
 def test_two_outputs_are_one(of_one, of_two):
     """With outputs (-f / 2, f / 2), whose squares sum to f^2 / 2."""
@@ -135,8 +141,8 @@ BAD: list[tuple[str, Callable[[Batch], Batch], str]] = [
     ("vrex", lambda b: b._replace(environment=b.environment / 2), r"environment: .* got float32 of shape \(12,\)"),
     ("group_dro", lambda b: b._replace(group=None), r"group: expected whole numbers \(12,\) from 0 to 2, got None"),
     ("group_dro", lambda b: b._replace(group=b.group[:3]), r"group: .* of shape \(3,\)"),
-    ("lff", lambda b: b._replace(index=None), r"index: expected whole numbers .* got None"),
-    ("lff", lambda b: b._replace(index=b.index + 1), r"index: .* from 0 to 11, got \[1, 12\]"),
+    ("lff_averaged", lambda b: b._replace(index=None), r"index: expected whole numbers .* got None"),
+    ("lff_averaged", lambda b: b._replace(index=b.index + 1), r"index: .* from 0 to 11, got \[1, 12\]"),
 ]
 
 
@@ -147,6 +153,17 @@ def test_bad_batches_are_refused_by_init_and_by_the_loop(variant, spoil, message
         of.init(jax.random.key(0), bad)
     with pytest.raises(ValueError, match=f"^{message.partition(':')[0]}: expected"):
         methods.train(of, jax.random.split(jax.random.key(0), 2), bad, steps=1)
+
+
+@pytest.mark.parametrize("name", methods.NAMES)
+def test_a_method_needs_what_its_entry_says_and_nothing_else(name):
+    of, data = method(name, Linear()), batch()
+    needs = methods.REGISTRY[name].needs
+    blank = {field: None for field in Batch._fields if field not in ("x", "y", *needs)}
+    of.init(jax.random.key(0), data._replace(**blank))
+    for field in needs:
+        with pytest.raises(ValueError, match=f"^{field}: expected "):
+            of.init(jax.random.key(0), data._replace(**{field: None}))
 
 
 def test_labels_of_several_classes():
@@ -163,6 +180,10 @@ def test_labels_of_several_classes():
         ("spectral_decoupling", {"strength": [0.1, -0.1]}, r"strength: expected finite numbers, 0 or above"),
         ("spectral_decoupling", {"strength": 0.1, "loss_scale": 0.0}, r"loss_scale: expected a finite positive number"),
         ("spectral_decoupling", {"strength": 0.1, "target": np.inf}, r"target: expected finite numbers"),
+        ("spectral_decoupling", {"strength": [0.1, 0.2], "switch": 3}, r"strength: expected a scalar"),
+        ("spectral_decoupling", {"strength": 0.0, "switch": 3}, r"strength: expected a finite positive number"),
+        ("spectral_decoupling", {"strength": 0.1, "switch": -1}, r"switch: expected a whole number"),
+        ("spectral_decoupling", {"strength": 0.1, "switch": 3, "loss_scale": 0.5}, r"loss_scale: expected none"),
         ("irm", {"penalty_weight": np.nan}, r"penalty_weight: expected a finite number, 0 or above"),
         ("irm", {"penalty_weight": 1.0, "environments": 0}, r"environments: expected a whole number of at least 1"),
         ("vrex", {"penalty_weight": 1.0, "anneal": 0.5}, r"anneal: expected a whole number of at least 0"),

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from gsjax import methods
 from gsjax.methods import Batch, Method
+from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, batch, close, compiled, leaves
 
 SIZE, STEPS = 5, 7  # two batches an epoch, two examples left over
@@ -21,6 +22,7 @@ KEYS = jax.random.split(jax.random.key(3), 3)
 DATA = batch()
 PLAIN = methods.get("erm")(Linear(), optax.sgd(0.3, momentum=0.5))
 TRACED = []
+STREAMED = [("lff", methods.get("lff"), {"examples": N}), *((name, *TOYS[name]) for name in ("sieve", "matching"))]
 
 
 def update(state, batch):
@@ -136,6 +138,60 @@ def test_full_batches_and_an_objective_that_was_not_finite_once():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         train(**options)
+
+
+@pytest.mark.parametrize(("name", "constructor", "options"), STREAMED)
+def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructor, options):
+    method = constructor(Linear(), optax.sgd(0.3, momentum=0.5), **options)
+    expected = train(KEYS[:1], method=method, steps=4, record=[2, 4])
+    of_state, of_order = jax.random.split(KEYS[0])
+
+    def batches(epoch):
+        order = jax.random.permutation(jax.random.fold_in(of_order, epoch), N)
+        for rows in np.split(np.asarray(order)[: 2 * SIZE], 2):
+            yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], DATA)
+        raise AssertionError("more than was asked for")
+
+    state = method.init(of_state, DATA)
+    start = leaves(state)
+    run = methods.stream(method, state, batches, epochs=2, steps=2, evaluate=lambda state: evaluate(state, DATA.x))
+    close(run.state, seeds(expected.state, 0), rtol=1e-4, atol=1e-5)
+    close(run.records, seeds(expected.records, 0), rtol=1e-4, atol=1e-5)
+    assert run.steps.tolist() == [2, 4]
+    assert run.finite.shape == ()
+    assert run.finite
+    same(state, start)  # and can be begun from again
+    half = methods.stream(method, state, batches, epochs=1, steps=2)
+    assert half.records is None
+    rest = methods.stream(method, half.state, lambda epoch: batches(epoch + 1), epochs=1, steps=2)
+    same(rest.state, run.state)
+
+
+def test_a_stream_says_when_its_objective_was_not_finite_once():
+    state = PLAIN.init(KEYS[0], DATA)
+    spoilt = [DATA, DATA._replace(x=DATA.x * np.float32(np.nan)), DATA]
+    assert not methods.stream(PLAIN, state, lambda _: spoilt, epochs=1, steps=3).finite
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": optax.sgd(0.1)}, r"method: expected a method, such as"),
+        ({"state": {}}, r"state: expected a state of the method, got dict"),
+        ({"epochs": 0}, r"epochs: expected a whole number of at least 1"),
+        ({"steps": 0}, r"steps: expected a whole number of at least 1"),
+        ({"steps": 3}, r"batches: expected 3 in epoch 0, got 2"),
+        (
+            {"batches": lambda epoch: [(DATA.x, DATA.y)]},
+            r"batches: expected a gsjax\.methods\.Batch\(x, y\), got tuple",
+        ),
+    ],
+)
+def test_bad_arguments_of_a_stream(options, message):
+    state = PLAIN.init(KEYS[0], DATA)
+    given = {"method": PLAIN, "state": state, "batches": lambda _: [DATA] * 2, "epochs": 1, "steps": 1, **options}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        methods.stream(**given)
 
 
 @pytest.mark.devices8
