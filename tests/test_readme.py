@@ -46,9 +46,9 @@ def test_the_example_prints_what_the_text_says_and_the_same_under_jit():
     assert run.returncode == 0, run.stderr
     eager, jitted = run.stdout.split("jitted\n")
     assert eager == jitted
-    strengths, responses, converged, share = re.fullmatch(
-        r"\[(.*?)\] \[(.*?)\] (\w+)\n(\S+)\n", eager, re.DOTALL
-    ).groups()
+    shown = re.fullmatch(r"\[(.*?)\] \[(.*?)\] (\w+)\n(\S+)\n", eager, re.DOTALL)
+    assert shown, eager
+    strengths, responses, converged, share = shown.groups()
     strengths, responses = (np.array(row.split(), float) for row in (strengths, responses))
     assert len(strengths) == len(responses) == 5
     assert (strengths > 0).all()

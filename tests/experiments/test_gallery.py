@@ -48,7 +48,7 @@ def test_the_same_figure_has_the_same_bytes_and_names_no_maker():
 @pytest.mark.slow
 def test_trajectories_have_one_clock_and_no_dual_flow():
     figure = _gallery.trajectories()
-    lines = [line for ax in figure.axes for line in ax.lines if len(line.get_xdata()) > 1]
+    lines = [line for ax in figure.axes for line in ax.lines if np.size(line.get_xdata()) > 1]
     assert len(lines) == 2 * 2 * 2  # ratios, penalties, features
     assert {line.get_linestyle() for line in lines} == {"-"}
     [legend] = figure.legends
