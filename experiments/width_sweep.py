@@ -143,8 +143,8 @@ def load(name: str, config: Config, seed: int) -> tuple[Dataset, Dataset]:
         whole = data.digits(config.classes, n=total, key=key)
     else:
         # The test split suffices, and is there where the larger one is not.
-        read = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar2": data.cifar10}[name]
-        whole = data.two_classes(read("test"), config.classes, n=total, key=key)
+        images = data.get("cifar10" if name == "cifar2" else name).read("test")
+        whole = data.two_classes(images, config.classes, n=total, key=key)
     return Dataset(whole.x[: config.n], whole.y[: config.n]), Dataset(whole.x[config.n :], whole.y[config.n :])
 
 

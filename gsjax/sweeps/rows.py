@@ -76,7 +76,7 @@ def run(
     >>> row["width"], row["penalty"], row["converged"]
     (8, 'sd', True)
     """
-    task, mesh = prepare(sweep, train, test), over_devices(mesh)
+    task, mesh, progress = prepare(sweep, train, test), over_devices(mesh), _check.flag("progress", progress)
     kept = table if jax.process_index() == 0 else None
     known = from_process_0([] if kept is None else kept.rows)
     found = {cell: [row for row in known if _key(cell, name).items() <= row.items()] for cell in cells(sweep)}

@@ -32,13 +32,14 @@ def against_width(
 
     Raises:
         ValueError: no rows, rows of several data sets, depths, penalties or strengths, widths with different seeds,
-            a `column` that the rows do not have.
+            a `column` that the rows do not have, `converged` that is no flag.
 
     >>> row = {"data": "a", "depth": 1, "penalty": "sd", "strength": 1.0, "seed": 0, "converged": True}
     >>> widths, values = against_width([row | {"width": w, "error_parameters": 1 / w} for w in (4, 2)])
     >>> widths, values.tolist()
     ([2, 4], [[0.5, 0.25]])
     """
+    converged = _check.flag("converged", converged)
     kinds = {tuple(row[name] for name in ("data", "depth", "penalty", "strength")) for row in rows}
     expected = "rows of one data set, depth, penalty and strength"
     _check.require(len(kinds) == 1, "rows", expected, f"{len(kinds)} of them")
