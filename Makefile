@@ -25,7 +25,7 @@ help:
 	@echo 'make notebooks  execute every notebook'
 	@echo 'make pair       write the .ipynb of every notebook from its script'
 	@echo 'make figures    draw the gallery of README.md, experiments/records/gallery, anew'
-	@echo 'make readme     renew the tables of README.md from experiments/records'
+	@echo 'make readme     renew the tables of README.md and docs/ from the records'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
 	@echo 'make lock       resolve requirements.lock anew from pyproject.toml'

@@ -3,7 +3,7 @@
 phase_diagram: where one of two features starves the other, by theory (Eq. 15, Theorem 2).
 two_moons: what that does to the boundary of a network that is trained, and what spectral decoupling does (Fig. 1).
 digits: the starvation matrix of a network on real digits, at initialisation.
-courses: how two features are learned in time, with and without spectral decoupling (Fig. 5).
+trajectories: how two features are learned in time, with and without spectral decoupling (Fig. 5).
 
 All equations and figures are those of Pezeshki et al. 2021. The same environment gives the same bytes.
 """
@@ -29,13 +29,14 @@ from gsjax.objectives import Ridge, SpectralDecoupling
 
 FOLDER = Path(__file__).with_name("records") / "gallery"
 
-SEEDS = 3  # networks whose outputs make up a boundary
+SEEDS = 5  # networks whose outputs make up a boundary, each trained on examples of its own
 STEPS = 2000
+INCHES, DPI = (5.8, 4.4), 280  # four pixels for each one of the README, which shows figures 400 pixels wide
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw the four figures of the README's gallery: less than a minute."""
+    """Draw the four figures of the README's gallery: about a minute."""
 
     out: Path = FOLDER
     """The folder to put them into."""
@@ -58,23 +59,27 @@ def main(arguments: Sequence[str]) -> int:
 
 def phase_diagram() -> plotting.Figure:
     """Starvation of the second of two features, over their ratio of strengths and their coupling."""
-    diagram = starvation.phase_diagram(jnp.geomspace(0.1, 10, 81), jnp.linspace(-0.95, 0.95, 81), jnp.array([0.1]))
+    diagram = starvation.phase_diagram(jnp.geomspace(0.1, 10, 200), jnp.linspace(-0.99, 0.99, 200), jnp.array([0.1]))
     figure, axes = plotting.panels()
     plotting.phase_diagram(diagram, axes[0, 0])
     return figure
 
 
 def two_moons() -> plotting.Figure:
-    """Decision boundaries of a network trained without and with spectral decoupling, averaged over seeds."""
-    x, y = data.two_moons(jax.random.key(0), 300)
+    """Decision boundaries of networks trained without and with spectral decoupling.
+
+    As in the experiment `two_moons`, every seed has examples and a network of its own. Outputs are averaged over seeds,
+    and the examples are those of the first.
+    """
     network, momentum = networks.FullyConnected((200,)), optax.sgd(0.01, 0.9)
     trained = {
         "ERM": methods.get("erm")(network, momentum),
         "spectral decoupling": methods.get("spectral_decoupling")(network, momentum, strength=0.006),
     }
-    first, second = np.linspace(-1.7, 1.7, 52), np.linspace(-2.2, 2.2, 67)
+    first, second = np.linspace(-1.75, 1.75, 175), np.linspace(-2.4, 2.4, 240)
     corners = jnp.stack(jnp.meshgrid(first, second), axis=-1).reshape(-1, 2)
-    keys = jax.random.split(jax.random.key(1), SEEDS)
+    examples, keys = (jax.random.split(jax.random.key(number), SEEDS) for number in range(2))
+    x, y = jax.vmap(lambda key: data.two_moons(key, 300))(examples)
     figure, axes = plotting.panels(columns=2)
     for ax, (name, method) in zip(axes.flat, trained.items(), strict=True):
         run = methods.train(
@@ -82,12 +87,16 @@ def two_moons() -> plotting.Figure:
             keys,
             methods.Batch(x, y),
             steps=STEPS,
-            evaluate=lambda state, inputs: methods.predict(network, state, inputs),
-            held_out=corners,
+            evaluate=lambda state, _: methods.predict(network, state, corners),
+            held_out=(x, y),
+            per_seed=True,
             what=name,
         )
         logits = run.records[:, -1].mean(axis=0).reshape(len(second), len(first))
-        plotting.decision_boundary(first, second, logits, x, y, ax).set_title(name)
+        plotting.decision_boundary(first, second, logits, x[0], y[0], ax).set_title(name)
+    axes[0, 1].set_ylabel("")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels), markerscale=2, frameon=False)
     return figure
 
 
@@ -103,24 +112,24 @@ def digits() -> plotting.Figure:
     return figure
 
 
-def courses() -> plotting.Figure:
-    """Two coupled features over time: of equal strength, and the first 25 times as strong."""
-    times = jnp.geomspace(1e-5, 1e4, 180)
+def trajectories() -> plotting.Figure:
+    """Two coupled features as training learns them: of equal strength, and the first 25 times as strong."""
+    times = jnp.geomspace(1e-2, 1e4, 240)
     ratio, delta = jnp.array([1.0, 25.0]), jnp.array([0.3])
     penalties = {"ridge": Ridge(0.0025), "SD": SpectralDecoupling(0.002)}
     found = {name: linearized.courses(ratio, delta, penalty, times=times) for name, penalty in penalties.items()}
-    figure = plotting.courses(found)[0, 0].get_figure()
+    figure = plotting.courses(found, dual=False)[0, 0].get_figure()
     figure.set_layout_engine("constrained", w_pad=0.1)  # room for the optima beyond the right edge
     return figure
 
 
-FIGURES: tuple[Callable[[], plotting.Figure], ...] = (phase_diagram, two_moons, digits, courses)
+FIGURES: tuple[Callable[[], plotting.Figure], ...] = (phase_diagram, two_moons, digits, trajectories)
 
 
 def png(figure: plotting.Figure) -> bytes:
-    """A figure about twice as wide as the README shows it, in 256 colours, without the version of its maker."""
-    figure.set_size_inches(5.8, 4.4)
+    """A figure four times as wide as the README shows it, in 256 colours, without the version of its maker."""
+    figure.set_size_inches(*INCHES)
     drawn, packed = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=140)
+    figure.savefig(drawn, format="png", dpi=DPI)
     Image.open(drawn).convert("RGB").quantize(256).save(packed, format="png", optimize=True)
     return packed.getvalue()

@@ -10,7 +10,7 @@ changed, and what that does to the responses is held against the starvation matr
     python -m experiments width_sweep --preset pod        widths to 16,384, depths to 3, 64 seeds: for accelerators
 
 The smoke preset has two widths and two seeds, and shows that everything works. All that the laptop preset found stands
-in `experiments/records/width_sweep/laptop/` and in the README. The pod preset has not been run.
+in `experiments/records/width_sweep/laptop/` and in `docs/results/width_sweep.md`. The pod preset has not been run.
 
 In the limit the error is expected to fall like width^-1, a factor width^(-1/2) faster than the bound of Lee et al. 2019
 (Dyer and Gur-Ari 2020), and against the infinite-width kernel like width^(-1/2), as kernels of finite width scatter by

@@ -14,8 +14,8 @@ What every function takes, or refuses with a `ValueError` that names the argumen
 - `params`: a tree of floating point arrays, all of which is differentiated or trained. Of flax variables that is the
   collection "params", and a dict with that key beside others that are no collections of flax is refused. An Equinox
   model is split by `eqx.partition(model, eqx.is_inexact_array)`, a module of nnx by `nnx.split(model, nnx.Param, ...)`,
-  as the README shows: what is closed over by `apply_fn` stays as it is. Leaves that cannot be differentiated (whole
-  numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are, they have no column in
+  as docs/frameworks.md shows: what is closed over by `apply_fn` stays as it is. Leaves that cannot be differentiated
+  (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are, they have no column in
   `tangent.ntrf`, and training returns them unchanged. Complex numbers and what holds no numbers are refused.
 - Whole numbers are those of Python, NumPy and jax; 3.0 and True are none. Real numbers are whole or floating point ones
   of the same three; True, None, strings and complex numbers are none.

@@ -1,4 +1,4 @@
-"""The lines of the README for networks of other frameworks: whatever `apply_fn` goes into, it is as in flax.linen."""
+"""The lines of docs/frameworks.md: whatever `apply_fn` of another framework goes into, it is as in flax.linen."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ MODELS = {
 
 
 def lines() -> dict[str, str]:
-    """What the README has for each framework."""
-    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    [block] = re.findall(r"### Networks of any framework.*?```python\n(.*?)```", text, re.DOTALL)
+    """What the page has for each framework."""
+    text = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     return dict(part.split("\n", 1) for part in re.split(r"^# ", block, flags=re.MULTILINE) if part)
 
 

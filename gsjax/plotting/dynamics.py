@@ -161,16 +161,17 @@ def plane(
 
 
 @styled
-def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> np.ndarray:
-    """Responses z_1 and z_2 of two coupled features in time, a panel for each ratio (rows) and coupling (columns).
+def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None, *, dual: bool = True) -> np.ndarray:
+    """Responses z_1 and z_2 of two coupled features in time, one panel per ratio (rows) and coupling (columns).
 
     Solid lines are the primal flow, on the time axis of training; dashed ones are the dual flow (Pezeshki et al. 2021,
     Eq. 9 or 18), which has a clock of its own. Both end at the equilibrium, a mark beyond the right edge. All panels
-    have the same limits; what has not converged is not drawn, and said.
+    have the same limits. A trajectory that has not converged is not drawn, and the panel says so.
 
     Args:
         courses: of `linearized.courses`, by the name of the penalty; one or two, over the same ratios and deltas.
         axes: array of axes, shape (R, D); those of a new figure by default, which grows with the grid.
+        dual: whether the dual flow is drawn beside the primal one.
 
     Raises:
         ValueError: no courses or more than two, shapes or grids that differ, entries that are not finite though
@@ -187,6 +188,7 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> n
     for name, course in drawn.items():
         same = np.array_equal(course.ratio, ratio) and np.array_equal(course.delta, delta)
         _check.require(same, f"courses[{name!r}]", "the ratios and deltas of the others", "different ones")
+    dual = _check.flag("dual", dual)
     shape = (len(ratio), len(delta))
     if axes is None:
         figure = Figure(figsize=(max(5.7, 1.3 + 2.2 * shape[1]), 1.4 + 1.7 * shape[0]), layout="constrained")
@@ -198,7 +200,7 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> n
     for at, ax in np.ndenumerate(given):
         for height, (name, course), lines in zip((0.6, 0.4), drawn.items(), _PAIRS, strict=False):
             if course.converged[at]:
-                _panel(ax, lines, course, at)
+                _panel(ax, lines, course, at, dual)
             else:
                 write(ax, (0.5, height), f"{name}: not converged")
     times = np.concatenate([course.times for course in drawn.values()])
@@ -213,7 +215,7 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> n
         ax.set_ylabel(rf"$s_1^2\,/\,s_2^2 = {number(value)}$" + "\nresponse $z_j(t)$")
     for ax in given[-1]:
         ax.set_xlabel("time $t$")
-    _legend(given.flat[0].get_figure(), tuple(drawn))
+    _legend(given.flat[0].get_figure(), tuple(drawn), dual)
     return given
 
 
@@ -287,20 +289,19 @@ def starvation_over_time(
     return ax
 
 
-def _legend(figure: FigureBase, names: Sequence[str]) -> None:
+def _legend(figure: FigureBase, names: Sequence[str], dual: bool) -> None:
     """What colours and dashes mean in all panels, above them."""
     handles = [
         Line2D([], [], label=f"$z_{j + 1}$, {name}", **line)
         for name, lines in zip(names, _PAIRS, strict=False)
         for j, line in enumerate(lines)
     ]
-    handles += [
-        Line2D([], [], color="black", label="primal (training)"),
-        Line2D([], [], color="black", linestyle="--", label="dual (own time)"),
-        Line2D([], [], color="black", linestyle="", label="optimum", **_END),
-    ]
+    if dual:
+        handles.append(Line2D([], [], color="black", label="primal (training)"))
+        handles.append(Line2D([], [], color="black", linestyle="--", label="dual (own time)"))
+    handles.append(Line2D([], [], color="black", linestyle="", label="optimum", **_END))
     figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(names) + 2, handlelength=1.7, columnspacing=1.5
+        handles=handles, loc="outside upper center", ncols=len(names) + 1 + dual, handlelength=1.7, columnspacing=1.5
     )
 
 
@@ -321,11 +322,12 @@ def _arrays(name: str, course: Courses) -> Courses:
     return course._replace(**arrays)
 
 
-def _panel(ax: Axes, lines: Sequence[Mapping[str, Any]], course: Courses, at: tuple[int, ...]) -> None:
+def _panel(ax: Axes, lines: Sequence[Mapping[str, Any]], course: Courses, at: tuple[int, ...], dual: bool) -> None:
     """The courses of one ratio and delta."""
     for j, line in enumerate(lines):
         ax.plot(course.times, course.primal[at][:, j], **line)
-        ax.plot(course.times, course.dual[at][:, j], "--", **line)
+        if dual:
+            ax.plot(course.times, course.dual[at][:, j], "--", **line)
         end = course.equilibrium[at][j]
         ax.plot(1.04, end, color=line["color"], transform=ax.get_yaxis_transform(), clip_on=False, **_END)
 

@@ -190,6 +190,8 @@ def decision_boundary(
 ) -> Axes:
     """Examples of two classes, the boundary between them, and how sure of itself the network is around it.
 
+    The classes have labels for a legend, which is left to the caller: panels side by side share one.
+
     Args:
         first, second: increasing coordinates x_1 and x_2 of a grid, shapes (nx,) and (ny,).
         logits: outputs over the grid, shape (ny, nx), a row for each x_2. The boundary is where they are zero; colours
@@ -221,7 +223,8 @@ def decision_boundary(
     if values.min() < 0 < values.max():
         ax.contour(first, second, values, levels=[0.0], colors="black", linewidths=1.8)
     for label, color, marker in ((-1, OKABE_ITO[1], "o"), (1, OKABE_ITO[0], "^")):
-        ax.scatter(*x[y == label].T, s=14, color=color, marker=marker, edgecolors="white", linewidths=0.4, zorder=3)
+        style = {"color": color, "marker": marker, "edgecolors": "white", "linewidths": 0.4}
+        ax.scatter(*x[y == label].T, s=14, zorder=3, label=f"$y = {label:+d}$", **style)
     ax.grid(visible=False)
     ax.set_aspect("equal")
     ax.set_xlim(first[0], first[-1])

@@ -13,16 +13,19 @@ from PIL import Image
 from experiments import _gallery
 from experiments.__main__ import main
 
-NAMES = {"phase_diagram.png", "two_moons.png", "digits.png", "courses.png"}
-SIZE = (812, 616)
+NAMES = {"phase_diagram.png", "two_moons.png", "digits.png", "trajectories.png"}
+SIZE = (1624, 1232)
 
 
 def fit_for_a_page(content: bytes) -> bool:
-    """Whether this is an image of the one size, small, and with something on it."""
+    """Whether this is an image of the one size, small, with something on it, and without white bands at its edges."""
     with Image.open(io.BytesIO(content)) as image:
         assert (image.format, image.size) == ("PNG", SIZE)
         shades = np.asarray(image.convert("L"))
-    return len(content) < 80_000 and np.ptp(shades) > 200 and 0.02 < (shades < 250).mean() < 0.98
+    for axis in (0, 1):
+        drawn = np.flatnonzero((shades < 250).any(axis=axis))
+        assert np.ptp(drawn) > 0.9 * SIZE[axis]
+    return len(content) < 160_000 and np.ptp(shades) > 200 and 0.02 < (shades < 250).mean() < 0.98
 
 
 @pytest.mark.slow
@@ -40,6 +43,16 @@ def test_the_same_figure_has_the_same_bytes_and_names_no_maker():
     assert fit_for_a_page(first)
     with Image.open(io.BytesIO(first)) as image:
         assert not {"Software", "date:create"} & set(image.info)
+
+
+@pytest.mark.slow
+def test_trajectories_have_one_clock_and_no_dual_flow():
+    figure = _gallery.trajectories()
+    lines = [line for ax in figure.axes for line in ax.lines if np.size(line.get_xdata()) > 1]
+    assert len(lines) == 2 * 2 * 2  # ratios, penalties, features
+    assert {line.get_linestyle() for line in lines} == {"-"}
+    [legend] = figure.legends
+    assert not any("dual" in text.get_text() for text in legend.get_texts())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""`python -m experiments report`: the page of all results, and the tables of the README."""
+"""`python -m experiments report`: the page of all results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _page, _report, _rows
+from experiments import _markdown, _page, _rows
 from experiments.__main__ import main
 from gsjax import plotting, records
 
@@ -189,8 +189,8 @@ def test_whatever_else_stands_in_a_summary_is_shown_or_refused(results, capsys):
             path.write_text(json.dumps(content[""]))
             try:
                 _page.page([_page.read(path)], {})
-                _report.table([_page.read(path)])
-                _report.signatures([_page.read(path)])
+                _markdown.table([_page.read(path)])
+                _markdown.signatures([_page.read(path)])
             except ValueError as error:
                 assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017  either of the two may be
                 refused += 1
@@ -240,7 +240,7 @@ def test_nothing_in_a_summary_becomes_part_of_the_page(results):
         assert string in text, string
     shown = text.count(PLANT)
     assert page.count("&lt;script&gt;") >= shown > 30
-    table = _report.table([_page.read(folder / "summary.json")], named=True)
+    table = _markdown.table([_page.read(folder / "summary.json")], named=True)
     assert "<" not in table
     assert "&amp;" in table
 
@@ -254,139 +254,6 @@ def test_names_that_are_no_utf_8_are_shown_by_their_codes(results):
 @pytest.mark.parametrize(("value", "text"), [(0.98765, "0.988"), (12345.6, "12346"), (1e-5, "1e-05"), (None, "")])
 def test_numbers(value, text):
     assert _page.number(value) == text
-
-
-@pytest.fixture
-def root(tmp_path, monkeypatch):
-    """A checkout without records."""
-    place = tmp_path / "checkout"
-    place.mkdir()
-    monkeypatch.setattr(_report, "ROOT", place)
-    return place
-
-
-def record(root, name="fake", preset="laptop", **changes):
-    write(root / "experiments" / "records" / name / preset, name, preset, **changes)
-
-
-TABLE = """\
-|  | measured [95% interval] | seeds | published | what differs |
-| --- | --- | --- | --- | --- |
-| accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
-| a\\|b | 0.988 | 8 |  |  |
-"""
-
-
-def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys):
-    readme = root / "README.md"
-    readme.write_text("# x\n<!-- table: fake -->\n<!-- end -->\ny\n<!-- table: fake/pod -->\nold\n<!-- end -->\n")
-    assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
-    assert main(["report", "--write"]) == 0
-    none = "# x\n<!-- table: fake -->\nNo record of fake yet.\n<!-- end -->\ny\n<!-- table: fake/pod -->\n"
-    assert readme.read_text() == none + "No record of fake/pod yet.\n<!-- end -->\n"
-    assert main(["report", "--check"]) == 0
-    assert main(["report", "--tables"]) == 0
-    assert capsys.readouterr().out == "no records yet\n"
-
-    record(root)
-    record(root, preset="pod", measured=12345.6, seeds=64)
-    assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
-    assert main(["report", "--write"]) == 0
-    text = readme.read_text()
-    assert text.startswith(f"# x\n<!-- table: fake -->\n{TABLE}<!-- end -->\ny\n<!-- table: fake/pod -->\n|")
-    assert "| accuracy | 12346 [0.97, 1] | 64 |" in text
-    assert main(["report", "--check"]) == 0
-    before = readme.stat().st_mtime_ns
-    assert main(["report", "--write"]) == 0
-    assert readme.stat().st_mtime_ns == before
-    assert main(["report", "--tables"]) == 0
-    assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
-
-
-def test_one_table_of_several_experiments(root, capsys):
-    readme = root / "README.md"
-    marked = "<!-- table: late fake other/pod -->\n<!-- end -->\n<!-- signatures: fake late -->\n<!-- end -->\n"
-    readme.write_text(marked)
-    assert main(["report", "--write"]) == 0
-    assert "No record of late or fake or other/pod yet." in readme.read_text()
-    assert "No record of fake or late yet." in readme.read_text()
-    record(root)
-    record(root, "other", "pod", published="<50%")
-    record(root, "other")  # of a preset that was not asked for
-    assert main(["report", "--write"]) == 0
-    # Of experiments in the order of the marker, as far as there are records.
-    assert (
-        readme.read_text()
-        == """\
-<!-- table: late fake other/pod -->
-| experiment |  | measured [95% interval] | seeds | published | what differs |
-| --- | --- | --- | --- | --- | --- |
-| fake | accuracy | 0.988 [0.97, 1] | 8 | 0.91 | 8x8 digits |
-| fake | a\\|b | 0.988 | 8 |  |  |
-| other/pod | accuracy | 0.988 [0.97, 1] | 8 | &lt;50% | 8x8 digits |
-| other/pod | a\\|b | 0.988 | 8 |  |  |
-<!-- end -->
-<!-- signatures: fake late -->
-| experiment | signature | value [95% interval] | holds |
-| --- | --- | --- | --- |
-| fake | SD \\*beats\\* ERM | -2.5e-05 | yes |
-| fake | it lasts | -2.5e-05 [-1, 2000] | no |
-<!-- end -->
-"""
-    )
-    assert main(["report", "--check"]) == 0
-    readme.write_text("<!-- published: fake -->\n<!-- end -->\n")
-    assert main(["report", "--write"]) == 0
-    assert "| accuracy |" in readme.read_text()
-    assert "| a\\|b |" not in readme.read_text()  # nothing was published beside it
-    readme.write_text("<!-- signatures: fake -->\n<!-- end -->\n")
-    assert main(["report", "--write"]) == 0
-    assert "| signature | value [95% interval] | holds |\n" in readme.read_text()
-
-
-def test_records_that_are_none_are_refused(root, capsys):
-    (root / "README.md").write_text("x\n")
-    record(root)
-    records_of = root / "experiments" / "records"
-    path = records_of / "fake" / "laptop" / "summary.json"
-    (records_of / "fake" / "smoke").mkdir()
-    shutil.copy(path, records_of / "fake" / "smoke")
-    assert main(["report", "--check"]) == 2
-    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
-    shutil.rmtree(records_of / "fake" / "smoke")
-    whole = path.read_text()
-    for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
-        path.write_text(damaged)
-        assert main(["report", "--check"]) == 2
-        assert f"{path} is damaged" in one_line(capsys)
-    (root / "README.md").unlink()
-    path.write_text(whole)
-    assert main(["report", "--check"]) == 2
-    assert "README.md: No such file" in one_line(capsys)
-
-
-def test_the_tables_of_the_readme_are_current():
-    assert main(["report", "--check"]) == 0
-
-
-def test_the_records_are_as_experiments_write_them():
-    for path in Path(_report.__file__).with_name("records").rglob("summary.json"):
-        assert _page.read(path).content == json.loads(path.read_bytes())
-
-
-@pytest.mark.parametrize(
-    ("text", "cell"),
-    [
-        ("a & b <i> &lt;", "a &amp; b &lt;i> &amp;lt;"),
-        ("`x` ~y~ $z$ *w* a|b a\\b", r"\`x\` \~y\~ \$z\$ \*w\* a\|b a\\b"),
-        ("[a](javascript:b)", r"[a]\(javascript:b)"),
-        ("one\ntwo\r\nthree\u2028four", "one two  three four"),
-    ],
-)
-def test_text_stays_in_its_cell(text, cell):
-    assert _report._cell(text) == cell
 
 
 def test_a_run_that_is_too_short_is_not_judged(results, capsys):

@@ -1,18 +1,24 @@
-"""Numbers with intervals in what experiments and the README say are those of the records."""
+"""Measured numbers in docstrings and in the documentation are those of the records."""
 
 from __future__ import annotations
 
 import importlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from experiments import _markdown
+
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "experiments" / "records"
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
 NUMBER = r"([+-]?\d+\.?\d*)"
-QUOTED = re.compile(rf"{NUMBER}%?\s(?:points\s)?\[{NUMBER},\s{NUMBER}\]")
+QUOTED = re.compile(rf"{NUMBER}%?\s+(?:points\s+)?\[{NUMBER},\s+{NUMBER}\]")
+DECIMAL = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?%|\d+\.\d+)(?!\d|\.\d)")
 
 
 def recorded(folder: str) -> list[tuple[float, float, float]]:
@@ -27,18 +33,38 @@ def recorded(folder: str) -> list[tuple[float, float, float]]:
     return found + [tuple(100 * number for number in entry) for entry in found]
 
 
+def unit(number: str) -> float:
+    return 0.5000001 * 10.0 ** -len(number.strip("%").partition(".")[2])
+
+
 def unknown(text: str, folder: str) -> list[tuple[str, ...]]:
     """What the text quotes and no record has, to the digits that are quoted."""
     known = recorded(folder)
 
     def is_known(quoted: tuple[str, ...]) -> bool:
-        units = [0.5000001 * 10.0 ** -len(number.partition(".")[2]) for number in quoted]
         return any(
-            all(abs(float(ours) - theirs) <= unit for ours, theirs, unit in zip(quoted, entry, units, strict=True))
+            all(abs(float(ours) - theirs) <= unit(ours) for ours, theirs in zip(quoted, entry, strict=True))
             for entry in known
         )
 
     return [quoted for quoted in QUOTED.findall(text) if not is_known(quoted)]
+
+
+def prose(page: str) -> str:
+    """A page without its code and its generated tables."""
+    text = re.sub(r"^```.*?^```|`[^`\n]*`", "", PAGES[page].read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"<!-- \w+: .*?<!-- end -->", "", text, flags=re.DOTALL)
+
+
+def numbers(value: Any) -> Iterator[float]:
+    """All numbers in a record, those in its texts among them."""
+    if isinstance(value, str):
+        yield from map(float, re.findall(r"\d+\.\d+|\d+", value))
+    elif isinstance(value, dict | list):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from numbers(entry)
+    elif isinstance(value, int | float):
+        yield abs(value)
 
 
 @pytest.mark.parametrize(
@@ -50,14 +76,42 @@ def test_a_docstring_quotes_its_records(name):
     assert not unknown(text, name)
 
 
-def test_the_readme_quotes_the_records():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("|"))  # tables are generated, or of claims
-    assert len(QUOTED.findall(text)) > 15
-    assert not unknown(text, "*")
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_quotes_the_records(page):
+    """The page of an experiment its own ones, all others any."""
+    folder = Path(page).stem if page.startswith("docs/results/") else "*"
+    assert not unknown(prose(page), folder)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_no_measured_number_that_no_record_has(page):
+    """Decimal numbers and percentages beside the intervals: of the page's records, or none."""
+    folder = Path(page).stem if page.startswith("docs/results/") else "*"
+    record = [json.loads(path.read_text()) for path in RECORDS.glob(f"{folder}/*/summary.json")]
+    known = sorted(set(numbers([{**one, "versions": None} for one in record])))
+    text = re.sub(r"arXiv:\S+|Python 3\.11|Section \d\.\d", "", QUOTED.sub("", prose(page)))
+    for number in DECIMAL.findall(text):
+        scales = (1, 100) if number.endswith("%") else (1,)  # the texts of records have percentages, too
+        value, width = float(number.strip("%")), unit(number)
+        assert any(abs(value - scale * other) <= width for other in known for scale in scales), number
+
+
+def test_pages_quote_numbers():
+    assert len(QUOTED.findall(prose("README.md"))) >= 4
+    assert sum(len(QUOTED.findall(prose(page))) for page in PAGES) > 40
 
 
 def test_a_number_that_no_record_has_is_found():
     value, low, high = recorded("two_moons")[0]
     assert not unknown(f"{value:.4f} [{low:.4f}, {high:.4f}]", "two_moons")
     assert unknown(f"{value + 0.001:.4f} [{low:.4f}, {high:.4f}]", "two_moons")
+
+
+def test_decimal_numbers_are_found():
+    assert DECIMAL.findall("0.25 and 8.3 times, 77%, 1.44%: n = 8192 in 2021, s_1.5, 1e-4, 3.0.") == [
+        "0.25",
+        "8.3",
+        "77%",
+        "1.44%",
+        "3.0",
+    ]

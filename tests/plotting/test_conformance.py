@@ -209,6 +209,7 @@ assert "matplotlib.pyplot" not in sys.modules
         (r"courses\['a'\].converged", lambda: plotting.courses({"a": COURSES._replace(converged=np.array([True]))})),
         ("axes", lambda: plotting.courses({"a": COURSES}, plotting.panels(2, 1)[1])),
         ("axes", lambda: plotting.courses({"a": COURSES}, np.zeros((1, 2)))),
+        ("dual", lambda: plotting.courses({"a": COURSES}, dual=1)),
     ],
 )
 def test_bad_input_is_named(argument, draw):

@@ -84,6 +84,17 @@ def test_courses_have_a_panel_for_each_ratio_and_delta():
     ]
 
 
+def test_courses_without_the_dual_flow_have_one_clock():
+    ridge = grid()
+    axes = plotting.courses({"ridge": ridge}, dual=False)
+    for (row, column), ax in np.ndenumerate(axes):
+        lines = lines_of(ax)
+        assert lines["dual"] == []
+        np.testing.assert_array_equal([points(line)[:, 1] for line in lines["primal"]], ridge.primal[row, column, 1:].T)
+    (key,) = axes[0, 0].figure.legends
+    assert [text.get_text() for text in key.get_texts()] == ["$z_1$, ridge", "$z_2$, ridge", "optimum"]
+
+
 def test_panels_of_courses_share_their_limits_and_have_labels_only_outside():
     figure, given = plotting.panels(3, 3)
     for axes in (plotting.courses({"ridge": grid()}, given[1:]), plotting.courses({"ridge": grid()})):

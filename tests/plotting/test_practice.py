@@ -50,6 +50,8 @@ def test_decision_boundary_shows_the_zero_level_and_the_classes():
     np.testing.assert_allclose(np.asarray(line.vertices)[:, 0], -1 / 3)  # where the outputs -1 and 2 meet
     offsets = [np.asarray(collection.get_offsets()).tolist() for collection in ax.collections[-2:]]
     assert offsets == [[POINTS[0].tolist()], [POINTS[1].tolist()]]
+    handles, labels = ax.get_legend_handles_labels()
+    assert (handles, labels) == (ax.collections[-2:], ["$y = -1$", "$y = +1$"])
 
 
 def test_curves_and_categories_show_means_over_seeds():

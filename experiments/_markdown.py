@@ -1,0 +1,141 @@
+"""Tables in Markdown, made from tracked records and put where a page marks their place.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`. NAME is an experiment, whose record of the preset
+laptop is meant, or NAME/PRESET. With several names it is one table of those of them that have a record.
+`<!-- table: NAME ... -->` has everything that was measured, `<!-- signatures: NAME ... -->` what was expected and
+whether it was seen, and `<!-- claims: theory -->` the claims of `theory/records/claims.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import _page
+from experiments._page import Summary
+
+_MARKED = re.compile(
+    r"(<!-- (table|signatures|claims): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)", re.DOTALL
+)
+
+
+def pages(root: Path) -> list[Path]:
+    """The pages of a checkout that may have tables: its README and everything in docs/."""
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def tracked(folder: Path) -> dict[str, Summary]:
+    """The records in `folder`, by NAME/PRESET.
+
+    Raises:
+        ValueError: a file is no summary of the experiment and preset that its folders are named after.
+    """
+    found = {}
+    for path in sorted(folder.glob("*/*/summary.json")):
+        name = path.parent.relative_to(folder).as_posix()
+        found[name] = _page.read(path)
+        if found[name].name != name:
+            raise ValueError(f"{path}: expected the record of {name}, got that of {found[name].name}")
+    return found
+
+
+def claims(root: Path) -> list[dict[str, Any]]:
+    """The tracked record of `python -m theory`, one entry per claim; none if there is no such file.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    path = root / "theory" / "records" / "claims.json"
+    if not path.exists():
+        return []
+    try:
+        content = json.loads(path.read_bytes())
+        table_of_claims(content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); run python -m theory --json {path}") from error
+    return content
+
+
+def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str, Any]] = ()) -> str:
+    """`text` with the marked tables renewed; where there is no record, the page says so instead."""
+
+    def renew(match: re.Match[str]) -> str:
+        begin, kind, names, _, end = match.groups()
+        if kind == "claims":
+            return begin + (table_of_claims(checked) if checked else "No record of the claims yet.\n") + end
+        wanted = [name if "/" in name else f"{name}/laptop" for name in names.split()]
+        recorded = [found[name] for name in wanted if name in found]
+        make = {"table": table, "signatures": signatures}[kind]
+        none = f"No record of {' or '.join(names.split())} yet.\n"
+        return begin + (make(recorded, named=len(wanted) > 1) if recorded else none) + end
+
+    return _MARKED.sub(renew, text)
+
+
+def table(summaries: Sequence[Summary], *, named: bool = False) -> str:
+    """The rows of summaries as one table, without columns that are empty; `named` says whose each is."""
+    head = ("experiment", "", "measured [95% interval]", "seeds", "published", "what differs")
+    lines = [
+        (_called(one), row["name"], _page.measured(row), row["seeds"], row["published"], row["differs"])
+        for one in summaries
+        for row in one.content["rows"]
+    ]
+    return _markdown(head, lines, named)
+
+
+def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
+    """The signatures of summaries as one table."""
+    head = ("experiment", "signature", "value [95% interval]", "holds", "criterion")
+    lines = [
+        (_called(one), entry["name"], _page.valued(entry), entry["holds"], entry["why"])
+        for one in summaries
+        for entry in one.content["signatures"]
+    ]
+    return _markdown(head, lines, named)
+
+
+def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:
+    """What every claim predicts and what was observed, and the same for its control, as one table."""
+    head = ("claim", "statement", "predicted", "observed [95% interval]", "tolerance", "control, which has to fail")
+    lines = []
+    for claim in checked:
+        control = claim["control"]
+        verdict = "" if claim["holds"] else ", does not hold"
+        broken = "" if not control["holds"] else ", holds"
+        lines.append(
+            (
+                claim["name"],
+                f"{claim['statement']} ({claim['reference']})",
+                claim["predicted"],
+                _observed(claim) + verdict,
+                claim["tolerance"],
+                f"{control['statement']}: {_observed(control)}{broken}",
+            )
+        )
+    return _markdown(("", *head), [("", *line) for line in lines], named=False)
+
+
+def _observed(entry: Mapping[str, Any]) -> str:
+    return _page.measured({"measured": entry["observed"], "interval": (entry["details"] or {}).get("interval")})
+
+
+def _called(summary: Summary) -> str:
+    """What a table calls a record: by its experiment, and by its preset if that is not laptop."""
+    return summary.name.removesuffix("/laptop")
+
+
+def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: bool) -> str:
+    """One table; the first column is there if `named`, and columns beyond the third if they have an entry."""
+    cells = [[_cell(value) for value in line] for line in lines]
+    keep = [i for i in range(len(head)) if (named if i == 0 else i < 3 or any(line[i] for line in cells))]
+    rows = [[line[i] for i in keep] for line in (head, ["---"] * len(head), *cells)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(value: object) -> str:
+    """A text such that it stays in its cell and is shown as it is."""
+    text = re.sub(r"[\\|*`~$]|(?<=\])\(", r"\\\g<0>", _page.number(value))
+    return re.sub(r"\s", " ", text.replace("&", "&amp;").replace("<", "&lt;"))

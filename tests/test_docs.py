@@ -1,0 +1,122 @@
+"""The pages of the documentation: their code runs, their commands exist, their links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+import tyro
+
+import theory
+from experiments import _markdown, _options, _report
+from theory import command
+
+ROOT = Path(__file__).parents[1]
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
+LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+# tests/test_readme.py runs the first, also under jit; tests/test_frameworks.py the second, with a model per framework.
+ELSEWHERE = {"README.md", "docs/frameworks.md"}
+LONG = {"docs/sweeps.md"}
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str]]:
+    lines = [(page, line) for page in PAGES for block in blocks(page, "bash") for line in block.splitlines()]
+    return [(page, command) for page, line in lines if (command := line.partition("#")[0].strip())]
+
+
+def anchors(path: Path) -> set[str]:
+    """The headings of a page, as GitHub and MyST make addresses of them."""
+    headings = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def targets(text: str) -> list[str]:
+    """Where the links and pictures of a page lead, apart from those to other sites."""
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
+    return [target for target in found if not re.match(r"[a-z]+:", target)]
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] if page in LONG else [])
+        for page in PAGES
+        if page not in ELSEWHERE and blocks(page, "python")
+    ],
+)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = jax.config.read("jax_enable_x64")
+    for block in blocks(page, "python"):
+        exec(compile(block, page, "exec"), {"__name__": "page"})
+    assert jax.config.read("jax_enable_x64") == before
+
+
+def test_code_is_in_a_language_that_is_tried():
+    for path in PAGES.values():
+        fences = re.findall(r"^```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(fences[::2]) <= {"python", "bash"}, path
+        assert set(fences[1::2]) <= {""}, path
+
+
+@pytest.mark.parametrize("command_line", sorted({line for _, line in commands()}))
+def test_a_command_can_be_given(command_line):
+    """Targets of make exist, and programs of the project take these flags; nothing is run."""
+    first, *rest = command_line.split()
+    if first == "make":
+        assert re.search(rf"^{rest[0]}: ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if (first, rest) == ("pip", ["install", "."]):
+        assert (ROOT / "pyproject.toml").exists()
+        return
+    assert (first, rest[0]) == ("python", "-m")
+    program, *arguments = rest[1:]
+    if program == "theory":
+        command.select(theory.claims(), tyro.cli(command.Options, args=arguments).only)
+    elif arguments[:1] == ["report"]:
+        tyro.cli(_report.Options, args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,))
+    else:
+        assert program == "experiments"
+        for name in arguments[:1]:
+            _options.parse(name, _options.load(name), arguments[1:])
+
+
+@pytest.mark.parametrize("page", LINKING)
+def test_links_lead_to_files_and_headings(page):
+    path = LINKING[page]
+    for target in targets(path.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        at = (path.parent / file).resolve() if file else path
+        assert at.exists(), target
+        assert at.is_relative_to(ROOT), target
+        assert not heading or heading in anchors(at), target
+
+
+def test_links_are_found_in_prose_and_not_in_code():
+    text = '[a](b.md#c) `[x](y)` <img src="d.png"> [e](https://f)\n```python\n[g](h)\n```\nw\\](k)'
+    assert targets(text) == ["b.md#c", "d.png"]
+
+
+def test_readme_and_index_lead_to_every_page():
+    for page in ("README.md", "docs/index.md"):
+        path = PAGES[page]
+        linked = {
+            (path.parent / target.partition("#")[0]).resolve() for target in targets(path.read_text(encoding="utf-8"))
+        }
+        assert {other for other in PAGES.values() if other != path} <= linked | {path}, page
+
+
+def test_every_record_has_its_tables_on_the_page_of_its_experiment():
+    for name in _markdown.tracked(ROOT / "experiments" / "records"):
+        experiment, preset = name.split("/")
+        text = PAGES[f"docs/results/{experiment}.md"].read_text(encoding="utf-8")
+        marked = " ".join(re.findall(r"<!-- table: (.*) -->", text)).split()
+        assert (experiment if preset == "laptop" else name) in marked, name
+    assert {Path(page).stem for page in PAGES if page.startswith("docs/results/")} <= {*_options.found(), "theory"}
