@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from gsjax import _check, data, methods, networks
-from gsjax._progress import track
 from gsjax.data import ImageFolder
+from gsjax.progress import track
 
 # Means and deviations of ImageNet's colours, by which pretrained networks expect theirs to be normalised.
 _COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

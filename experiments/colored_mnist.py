@@ -47,9 +47,7 @@ does not run here, have the optimiser and steps of ERM; REx has those of IRM, as
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +62,12 @@ from jaxtyping import Array, Float, Key
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import data, methods, networks, plotting, records
-from gsjax._progress import track
+from experiments._study import Cell, Columns, Report, Study, keys, select
+from gsjax import data, methods, networks, plotting
 from gsjax.data import Images
 
 LABELS = {"erm": "ERM", "rex": "REx", "irm": "IRM", "sd": "SD", "group dro": "Group DRO", "lff": "LfF"}
+SCHEDULE = ("erm", "sd", "sd, penalty alone", "sd, slow phase alone")  # whose accuracies are drawn in time
 ENVIRONMENTS = ("gray", "coloured", "gray blank", "coloured blank")  # of Fig. 3
 
 
@@ -236,7 +235,7 @@ def load(config: Config) -> tuple[Images, str]:
 
 def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
     """The split and the colours of one restart."""
-    order_key, *keys = jax.random.split(key, 4)
+    order_key, *part_keys = jax.random.split(key, 4)
     if config.split == "drawn":
         order = jax.random.permutation(order_key, len(images.labels))
         train, validation, test, _ = np.split(order, np.cumsum([config.train, config.validation, config.test]))
@@ -244,7 +243,9 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
         order = np.arange(len(images.labels))
         train, test, validation, _ = np.split(order, np.cumsum([config.train, config.test, config.validation]))
     parts = []
-    for rows, key, correlations in zip((train, validation, test), keys, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True):
+    for rows, key, correlations in zip(
+        (train, validation, test), part_keys, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True
+    ):
         chosen = Images(*(jnp.asarray(leaf)[rows] for leaf in images))  # pyright: ignore[reportArgumentType]  traced
         stride = 2 if images.pixels.shape[1] == 28 else 1
         x, y, color, environment = data.colored(key, chosen, correlations=correlations, stride=stride)
@@ -253,59 +254,77 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
     return Sample(*parts)
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains the arms that are not trained yet, and writes `rows.jsonl`, `summary.json` and the figures."""
-    planned = arms(config)
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
-    images, what = load(config)
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per arm and restart; some restarts are trained together, all arms of them before the next ones."""
+    planned, (images, what) = arms(config), load(config)
     draw_all = jax.jit(jax.vmap(lambda key, of: sample(jax.random.fold_in(key, 1), of, config), in_axes=(0, None)))
-    blocks = [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
-    for block in track(blocks, "restarts"):
-        missing = [
-            arm for arm in planned if not all(table.has({"arm": arm.name, "seed": restart}) for restart in block)
-        ]
-        if not missing:
-            continue
-        keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(block))
-        samples = draw_all(keys, images)
-        for arm in missing:
-            start = time.perf_counter()
-            of_block = trained(arm, block, keys, samples, config)
-            seconds = (time.perf_counter() - start) / len(block)
-            for row in of_block:
-                if not table.has({"arm": arm.name, "seed": row["seed"]}):
-                    table.add({"arm": arm.name, "seed": row["seed"]}, [row], seconds)
-    rows = {arm.name: [row for row in table.rows if row["arm"] == arm.name] for arm in planned}
-    stand_in = config.data != "mnist"
-    _rows.finish(
-        out,
-        experiment="colored_mnist",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data={
-            "name": f"coloured {what}",
-            "train": config.train,
-            "validation": config.validation,
-            "test": config.test,
-            "stand-in": stand_in,
-        },
-        rows=summarise(rows, config, what),
-        signatures=judge(rows),
+
+    @functools.lru_cache(maxsize=1)
+    def samples(block: range) -> Sample:
+        return draw_all(keys(seed, block), images)
+
+    @functools.lru_cache(maxsize=1)  # for the other restarts of the block, which are cells of their own
+    def block_of(arm: Arm, block: range) -> list[dict[str, Any]]:
+        return trained(arm, block, keys(seed, block), samples(block), config)
+
+    def one(arm: Arm, block: range, restart: int) -> list[dict[str, Any]]:
+        return select(block_of(arm, block), seed=restart)
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        found = {arm.name: select(rows, arm=arm.name) for arm in planned}
+        figures = {"environments.png": functools.partial(draw_environments, found)}
+        if any(name in found for name in SCHEDULE):
+            figures["schedule.png"] = functools.partial(draw_schedule, found)
+        return Report(summarise(found, config, what), judge(found), figures)
+
+    sizes = {"train": config.train, "validation": config.validation, "test": config.test}
+    return Study(
+        {"name": f"coloured {what}", **sizes, "stand-in": config.data != "mnist"},
+        [
+            Cell(
+                {"arm": arm.name, "seed": restart}, functools.partial(one, arm, block, restart), columns(arm, config), 1
+            )
+            for block in blocks(config)
+            for arm in planned
+            for restart in block
+        ],
+        report,
     )
-    draw(rows, out)
+
+
+def blocks(config: Config) -> list[range]:
+    """The restarts that are trained together."""
+    return [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
+
+
+def recorded(arm: Arm, config: Config) -> list[int]:
+    """The steps after which is measured."""
+    return sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)})
+
+
+def columns(arm: Arm, config: Config) -> Columns:
+    """Those of a row; see `_measured`."""
+    steps, environments = len(recorded(arm, config)), len(ENVIRONMENTS)
+    return {
+        "finite": bool,
+        "steps": (int, steps),
+        **dict.fromkeys(("train", "validation", "test"), (float, steps)),
+        **dict.fromkeys(("accuracies", "entropies"), (float, environments)),
+        "cooled": (float, len(TEMPERATURES), 1 + environments),
+        "shifted": (float, 2),
+    }
 
 
 def trained(
-    arm: Arm, restarts: Sequence[int], keys: Key[Array, " seeds"], samples: Sample, config: Config
+    arm: Arm, restarts: Sequence[int], of_restarts: Key[Array, " seeds"], samples: Sample, config: Config
 ) -> list[dict[str, Any]]:
     """Trains some restarts of an arm; one row per restart."""
     result = methods.train(
         arm.method,
-        keys,
+        of_restarts,
         samples.train._replace(x=seen(arm.grayscale, samples.train.x)),
         steps=arm.steps,
-        record=sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)}),
+        record=recorded(arm, config),
         evaluate=_measured(arm.network, arm.grayscale),  # pyright: ignore[reportArgumentType]  flax's modules do hash
         held_out=samples,
         per_seed=True,
@@ -587,8 +606,8 @@ def _last(rows: Rows, name: str, part: str) -> Float[np.ndarray, " seeds"]:
     return np.array([row[part][-1] for row in rows[name]])
 
 
-def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
-    """Fig. 3 as numbers, and accuracies in the course of training."""
+def draw_environments(rows: Rows, path: Path) -> None:
+    """Fig. 3 as numbers."""
     figure, (axes,) = plotting.panels(1, 2)
     shown = {LABELS.get(name, name): of for name, of in rows.items() if "," not in name}  # the published arms
     names = [name.replace(" ", "\n") for name in ENVIRONMENTS]
@@ -596,15 +615,16 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
         series = {name: [row[kind] for row in of] for name, of in shown.items()}
         plotting.categories(names, series, ax=ax, ylabel=label)
     axes[1].get_legend().remove()
-    plotting.save(figure, out / "environments.png")
+    plotting.save(figure, path)
 
-    followed = [name for name in ("erm", "sd", "sd, penalty alone", "sd, slow phase alone") if name in rows]
-    if followed:
-        figure, (axes,) = plotting.panels(1, 2)
-        for ax, kind in zip(axes, ("train", "test"), strict=True):
-            for name in followed:
-                label = LABELS.get(name, name.replace("sd", "SD")) if kind == "train" else ""
-                plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
-            ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
-            ax.set_ylim(0, 1)
-        plotting.save(figure, out / "schedule.png")
+
+def draw_schedule(rows: Rows, path: Path) -> None:
+    """Accuracies during training of ERM, SD and the parts of its schedule."""
+    figure, (axes,) = plotting.panels(1, 2)
+    for ax, kind in zip(axes, ("train", "test"), strict=True):
+        for name in [name for name in SCHEDULE if name in rows]:
+            label = LABELS.get(name, name.replace("sd", "SD")) if kind == "train" else ""
+            plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
+        ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
+        ax.set_ylim(0, 1)
+    plotting.save(figure, path)

@@ -53,9 +53,7 @@ network after another on one device; a run that was stopped goes on with the fir
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +67,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from experiments import _photographs, _rows
-from experiments._bounds import Bound
+from experiments._bounds import Bound, expect
 from experiments._photographs import Course, Outputs
-from gsjax import _check, data, methods, networks, plotting, records
+from experiments._study import Cell, Report, Row, Study, keys, select
+from gsjax import data, methods, networks, plotting
 from gsjax.data import ImageFolder, Images
 from gsjax.methods import protocol, terms
 
@@ -178,7 +177,7 @@ def check(config: Config) -> None:
         ValueError: a label is both frequent and rare.
     """
     apart = set(config.frequent).isdisjoint(config.rare)
-    _check.require(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
+    expect(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
 
 
 class Parts(NamedTuple):
@@ -235,35 +234,28 @@ def balanced(
     return protocol.checked(init, update)
 
 
-Cell = tuple[dict[str, Any], Callable[[], list[dict[str, Any]]]]  # of the table, and what computes its rows
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per method, or of photographs one per network."""
+    photographs = config.data in ("celeba", "waterbirds")
+    data_of, cells = (from_folder if photographs else from_colored)(config, keys(seed, range(config.seeds)))
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        found = {arm: select(rows, arm=arm) for arm in config.arms}
+        signatures = judge(found) if config.seeds > 1 else []
+        return Report(summarise(found, config), signatures, {"groups.png": functools.partial(draw, found, config)})
+
+    return Study(data_of, cells, report)
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains what is not trained yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    check(config)
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(config.seeds))
-    about, cells = (from_folder if config.data in ("celeba", "waterbirds") else from_colored)(config, keys)
-    for cell, train in cells:
-        if not table.has(cell):
-            start = time.perf_counter()
-            rows = [{**row, **cell} for row in train()]
-            table.add(cell, rows, time.perf_counter() - start)
-    found = {arm: [row for row in table.rows if row["arm"] == arm] for arm in config.arms}
-    _rows.finish(
-        out,
-        experiment="groups",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data=about,
-        rows=summarise(found, config),
-        signatures=judge(found) if config.seeds > 1 else [],
-    )
-    draw(found, config, out / "groups.png")
+def cell_of(config: Config, key: Row, train: Callable[[], list[dict[str, Any]]], count: int) -> Cell:
+    """A cell, whose rows are made by `row`."""
+    found = {"offset": (float, config.epochs), **dict.fromkeys(("validation", "test"), (float, config.epochs, 4))}
+    kinds = dict.fromkeys(("none", "groups", "classes", "odds"), found)
+    columns = {"seed": int, "shares": (float, 4), "finite": bool, **kinds}
+    return Cell(key, lambda: [{**row, **key} for row in train()], columns, count)
 
 
-def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
+def from_colored(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
     """Coloured images: what the summary says of them, and a cell a method.
 
     Images to validate and to test on are others than those to train on, and in both colours as many.
@@ -291,22 +283,22 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
             x, y, group = data.colored_groups(key, images, classes=classes, sizes=sizes, stride=stride)
             return methods.Batch(x, y, group, index=jnp.arange(len(y)))
 
-        return jax.jit(jax.vmap(drawn))(keys)
+        return jax.jit(jax.vmap(drawn))(seeds)
 
     parts = Parts(*map(batch, range(3)))
     counts = {name: np.bincount(part.group[0]) for name, part in parts._asdict().items()}
-    train = functools.partial(train_colored, keys, parts, counts["train"] / counts["train"].sum(), config)
-    cells: list[Cell] = [({"arm": arm}, functools.partial(train, arm)) for arm in config.arms]
+    train = functools.partial(train_colored, seeds, parts, counts["train"] / counts["train"].sum(), config)
+    cells = [cell_of(config, {"arm": arm}, functools.partial(train, arm), config.seeds) for arm in config.arms]
     return about(f"colored_groups of {what}", counts, stand_in=True), cells
 
 
 def train_colored(
-    keys: Key[Array, " seeds"], parts: Parts, shares: Float[np.ndarray, " 4"], config: Config, arm: str
+    seeds: Key[Array, " seeds"], parts: Parts, shares: Float[np.ndarray, " 4"], config: Config, arm: str
 ) -> list[dict[str, Any]]:
     """Trains all seeds of a method in one compiled program; one row per seed."""
     network, examples = networks.FullyConnected(config.widths), parts.train.y.shape[1]
     sizes = (int((parts.train.y[0] < 0).sum()), int((parts.train.y[0] > 0).sum()))
-    _check.require(1 <= config.batch_size <= examples, "batch_size", f"1 to {examples}", config.batch_size)
+    expect(1 <= config.batch_size <= examples, "batch_size", f"1 to {examples}", config.batch_size)
     epoch = examples // config.batch_size
 
     def evaluate(state: methods.State, held_out: Parts) -> dict[str, dict[str, Array]]:
@@ -317,7 +309,7 @@ def train_colored(
 
     result = methods.train(
         method(arm, network, config, sizes),
-        keys,
+        seeds,
         parts.train,
         steps=config.epochs * epoch,
         batch_size=config.batch_size,
@@ -331,7 +323,7 @@ def train_colored(
     def course(seed: int) -> Course:
         return Course(jax.tree.map(lambda leaf: leaf[seed], result.records), bool(result.finite[seed]))
 
-    return [row(seed, shares, course(seed)) for seed in range(len(keys))]
+    return [row(seed, shares, course(seed)) for seed in range(len(seeds))]
 
 
 def by_group(right: Bool[Array, " n"], group: Int[Array, " n"]) -> Float[Array, " 4"]:
@@ -344,7 +336,7 @@ def by_group(right: Bool[Array, " n"], group: Int[Array, " n"]) -> Float[Array, 
     return right / all_
 
 
-def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
+def from_folder(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
     """Photographs: what the summary says of them, and a cell a network.
 
     Raises:
@@ -354,11 +346,11 @@ def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, A
     folder = data.celeba() if config.data == "celeba" else data.waterbirds()
     counts = {name: np.bincount(folder.group[folder.rows(name)], minlength=4) for name in Parts._fields}
     for name, count in counts.items():
-        _check.require(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
+        expect(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
     of = counts["test" if config.data == "celeba" else "train"]
-    train = functools.partial(train_photographs, keys, folder, of / of.sum(), config)
-    cells: list[Cell] = [
-        ({"arm": arm, "seed": seed}, functools.partial(train, arm, seed))
+    train = functools.partial(train_photographs, seeds, folder, of / of.sum(), config)
+    cells = [
+        cell_of(config, {"arm": arm, "seed": seed}, functools.partial(train, arm, seed), 1)
         for arm in config.arms
         for seed in range(config.seeds)
     ]
@@ -366,7 +358,7 @@ def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, A
 
 
 def train_photographs(
-    keys: Key[Array, " seeds"],
+    seeds: Key[Array, " seeds"],
     folder: ImageFolder,
     shares: Float[np.ndarray, " 4"],
     config: Config,
@@ -380,7 +372,7 @@ def train_photographs(
     course = _photographs.train(
         method(arm, network, config, sizes),
         network,
-        keys[seed],
+        seeds[seed],
         folder,
         functools.partial(measure, shares=shares, sizes=sizes),
         epochs=config.epochs,

@@ -2,8 +2,8 @@
 
 The rooms, in the order in which data flows through them: `networks`, `tangent`, `features`, `objectives`, `dual`,
 `starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`; and
-`statistics`, which all of them can use. `import gsjax` makes all of them attributes, and imports each when it is first
-used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with `gsjax.plotting` alone.
+`progress` and `statistics`, which all of them can use. `import gsjax` makes all of them attributes, and imports each
+when it is first used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with `gsjax.plotting` alone.
 
 What every function takes, or refuses with a `ValueError` that names the argument:
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         objectives,
         plotting,
         probes,
+        progress,
         records,
         starvation,
         statistics,
@@ -62,6 +63,7 @@ __all__ = [
     "objectives",
     "plotting",
     "probes",
+    "progress",
     "records",
     "starvation",
     "statistics",

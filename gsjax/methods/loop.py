@@ -16,7 +16,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from gsjax import _check, _progress
+from gsjax import _check, progress
 from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
 from gsjax.methods.protocol import Batch, Method, State, check_batch
 
@@ -135,7 +135,7 @@ def train(
     recorded(0)
     pauses = sorted({*points, *range(0, steps, math.ceil(steps / _SIGNS_OF_LIFE)), 0, steps})
     legs = list(itertools.pairwise(pauses))
-    for since, until in _progress.track(legs, what) if jax.process_index() == 0 else legs:
+    for since, until in progress.track(legs, what) if jax.process_index() == 0 else legs:
         course = advance(method, mesh, per_seed, batch_size, course, data, np.int32(since), np.int32(until))
         jax.block_until_ready(course.finite)
         recorded(until)
