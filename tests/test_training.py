@@ -428,18 +428,8 @@ def test_a_descent_that_is_run_on_rests_where_the_gradient_has_fallen_and_no_ste
     while taken < 3 or np.linalg.norm(gradient(theta)) > 1e-6 * np.linalg.norm(gradient(np.zeros_like(theta))):
         theta, taken = theta - 0.02 * gradient(theta), taken + 1
     with jax.enable_x64(True):
-        run = functools.partial(
-            training.descend,
-            linear,
-            jnp.zeros(phi.shape[1]),
-            phi,
-            y,
-            penalty,
-            step_size=0.02,
-            steps=[0, 3],
-            tolerance=1e-6,
-        )
-        rested, cut = run(), run(max_steps=5)
+        run = functools.partial(training.descend, linear, jnp.zeros(phi.shape[1]), phi, y, penalty, step_size=0.02)
+        rested, cut = (run(steps=[0, 3], tolerance=1e-6, max_steps=most) for most in (1_000_000, 5))
         assert (int(rested.steps), bool(rested.converged)) == (taken, True)
         np.testing.assert_allclose(rested.params, theta, atol=1e-10)
         assert rested.logits.shape == (2, len(y))
