@@ -250,6 +250,5 @@ def draw(found: Mapping[str, Rows], path: Path) -> None:
     figure, (axes,) = plotting.panels(1, len(found))
     for ax, (name, rows) in zip(axes, found.items(), strict=True):
         series = {ARMS[arm]: [[row["test"], row["attacked"]] for row in of] for arm, of in rows.items()}
-        plotting.categories(["as they are", "under attack"], series, ax=ax, ylabel="test accuracy")
-        ax.set_title(NAMES[name])
+        plotting.categories(["as they are", "under attack"], series, ax=ax, ylabel=f"test accuracy, {NAMES[name]}")
     plotting.save(figure, path)
