@@ -14,8 +14,6 @@ from experiments._study import keys
 from gsjax import data, methods
 from gsjax.data import Images
 
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "8x8 digits of scikit-learn"}
-FULL = {"cifar10": 50_000, "cifar100": 50_000}
 ARMS = {"erm": "ERM", "sd": "SD"}
 
 
@@ -52,16 +50,16 @@ def load(name: str) -> tuple[Images, Images]:
         FileNotFoundError: they are nowhere; what to fetch, and where to put it.
     """
     if name == "digits":
-        images = data.digit_images()
+        images = data.get(name).read()
         cut = 3 * len(images.labels) // 4
         return Images(images.pixels[:cut], images.labels[:cut]), Images(images.pixels[cut:], images.labels[cut:])
-    read = {"cifar10": data.cifar10, "cifar100": data.cifar100}[name]
-    return read("train"), read("test")
+    return data.get(name).read("train"), data.get(name).read("test")
 
 
 def called(name: str, train: int) -> str:
     """What a data set is called, of which there are `train` images to train on."""
-    return f"{NAMES[name]} subset" if train < FULL.get(name, 0) else NAMES[name]
+    entry = data.get(name)
+    return f"{entry.title} subset" if train < entry.sizes.get("train", 0) else entry.title
 
 
 def each(measure: Callable[[Array, Array], Array], x: Array, y: Array, size: int = 100) -> Array:

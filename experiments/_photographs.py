@@ -15,11 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from gsjax import _check, data, methods, networks
-from gsjax.data import ImageFolder
+from gsjax.data import ImageFolder, scaling
 from gsjax.progress import track
-
-# Means and deviations of ImageNet's colours, by which pretrained networks expect theirs to be normalised.
-_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 class Outputs(NamedTuple):
@@ -79,12 +76,12 @@ def train(
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(state: methods.State, finite: Array, batch: methods.Batch) -> tuple[methods.State, Array]:
-        state, info = method.update(state, batch._replace(x=normalised(batch.x)))
+        state, info = method.update(state, batch._replace(x=scaling.imagenet(batch.x)))
         return state, finite & jnp.isfinite(info.objective)
 
     @jax.jit
     def predict(state: methods.State, pixels: Array) -> Array:
-        return methods.predict(network, state, normalised(pixels))
+        return methods.predict(network, state, scaling.imagenet(pixels))
 
     measure = jax.jit(measure)
 
@@ -126,12 +123,6 @@ def read(
             if rows is not None:
                 following.append(reader.submit(data.load_images, folder, rows, size=size))
             yield ready
-
-
-def normalised(pixels: Array | np.ndarray) -> Float[Array, "n size size 3"]:
-    """Pixels, 0 to 255, in the units of networks that were pretrained on ImageNet."""
-    mean, deviation = jnp.asarray(_COLORS)
-    return (pixels / 255 - mean) / deviation
 
 
 def pretrained(state: methods.State, load: Callable[[dict], dict]) -> methods.State:

@@ -28,7 +28,8 @@ RING = tuple(
     for label in labels
 )
 OFFICIAL = 10_000  # images in each of the test splits
-NAMES: dict[str, str] = {"fashion_mnist": "Fashion", "mnist": "MNIST", "cifar10": "CIFAR-2", "digits": "digits"}
+# Of tasks, in text and figures; other data sets have the title of the catalogue.
+SHORT: dict[str, str] = {"fashion_mnist": "Fashion", "cifar10": "CIFAR-2", "digits": "digits"}
 
 
 def network(name: Network) -> nn.Module:
@@ -39,7 +40,7 @@ def network(name: Network) -> nn.Module:
 @functools.cache
 def images(source: str) -> Images:
     """The test split of a data set, which suffices, and is there where the larger one is not."""
-    return {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar10": data.cifar10}[source]("test")
+    return data.get(source).read("test")
 
 
 def source(task: Task) -> tuple[str, tuple[int, int]]:
@@ -120,7 +121,7 @@ def title(task: Task) -> str:
     'Fashion 2/4'
     """
     name, classes = source(task)
-    return f"{NAMES[name]} {classes[0]}/{classes[1]}"
+    return f"{SHORT.get(name, data.get(name).title)} {classes[0]}/{classes[1]}"
 
 
 def reported(task: Task, name: Network, config: Config) -> dict[str, Any]:

@@ -32,9 +32,10 @@ from jaxtyping import Array, Float
 
 from experiments import _cifar, _rows
 from experiments._bounds import Bound
-from experiments._cifar import ARMS, FULL, NAMES
+from experiments._cifar import ARMS
 from experiments._study import Cell, Report, Study, select
 from gsjax import data, methods, networks, plotting
+from gsjax.data import scaling
 from gsjax.probes import margins
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -79,7 +80,7 @@ FACTORS = {"cifar10": 0.01, "cifar100": 0.05, "digits": 0.01}  # c of SD there
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
     """A cell per network; pairs of seeds follow each other, so that a part of them can be compared."""
-    names = [name for name in config.data if name != "cifar100" or data.available("cifar100")]
+    names = [name for name in config.data if name != "cifar100" or data.get("cifar100").available()]
     about = {name: _cifar.about(name) for name in names}
 
     def one(name: str, arm: str, number: int) -> list[dict[str, Any]]:
@@ -128,11 +129,8 @@ def recipe(name: str, arm: str, config: Config) -> _cifar.Recipe:
     pixels go through the same map, so that the attack is of 5/255 a pixel on what the network sees.
     """
     train, test = _cifar.load(name)
-    scaled = train.pixels.astype(np.float32) / 255
-    mean, std = scaled.mean(axis=(0, 1, 2)), scaled.std(axis=(0, 1, 2))
-
-    def normalised(pixels: np.ndarray | Float[np.ndarray, " c"]) -> Array:
-        return jnp.asarray((pixels - mean) / std, jnp.float32)
+    normalised = scaling.standard(train.pixels)
+    mean, std = normalised
 
     classes = int(train.labels.max()) + 1
     if config.network == "vgg":
@@ -141,13 +139,13 @@ def recipe(name: str, arm: str, config: Config) -> _cifar.Recipe:
         blocks = (config.blocks,) * len(config.channels)
         network = networks.PreActResNet(config.channels, blocks, classes)
     network = InPrecision(network, config.precision)
-    x, y = normalised(scaled), jnp.asarray(train.labels, jnp.int32)
+    x, y = normalised(train.pixels), jnp.asarray(train.labels, jnp.int32)
     size = min(config.batch_size, len(y))
     steps = config.epochs * (len(y) // size)
     optimizer = optax.sgd(optax.cosine_decay_schedule(config.learning_rate, steps), momentum=0.9)
     options = {} if arm == "erm" else {"strength": _cifar.strength(FACTORS[name], classes=classes)}
     attack = {"radius": 5 / 255 / std, "step_size": 0.5 / 255 / std, "steps": 10}
-    attack["bounds"] = normalised(np.zeros_like(mean)), normalised(np.ones_like(mean))
+    attack["bounds"] = normalised(np.zeros_like(mean)), normalised(np.full_like(mean, 255))
 
     def evaluate(state: methods.State, held_out: Mapping[str, tuple[Array, Array]]) -> dict[str, Array]:
         def logits(x: Array) -> Array:
@@ -162,7 +160,7 @@ def recipe(name: str, arm: str, config: Config) -> _cifar.Recipe:
         found = {name: _cifar.each(right, *examples).mean() for name, examples in held_out.items()}
         return {**found, "attacked": _cifar.each(attacked, *held_out["test"]).mean()}
 
-    shown = normalised(test.pixels[: config.images].astype(np.float32) / 255)
+    shown = normalised(test.pixels[: config.images])
     constructor = methods.get("erm" if arm == "erm" else "spectral_decoupling")
     return _cifar.Recipe(
         network,
@@ -197,14 +195,14 @@ def summarise(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> li
     differs = "; ".join(filter(None, changes))
     lines = []
     for arm, of in rows.items():
-        label = f"{NAMES[name]}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
+        label = f"{data.get(name).title}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
         for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
             lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in of]))
         published = TABLE_1.get(name, {}).get(arm)
         values = [row["attacked"] for row in of]
         lines.append(_rows.measured(f"{label}: under attack (5/255)", values, published=published, differs=differs))
     published = TABLE_1[name]["sd"] - TABLE_1[name]["erm"] if name in TABLE_1 else None
-    title = f"{NAMES[name]}: under attack (5/255), SD minus ERM"
+    title = f"{data.get(name).title}: under attack (5/255), SD minus ERM"
     return [*lines, _rows.measured(title, gain(rows), published=published, differs=differs)]
 
 
@@ -215,12 +213,12 @@ def gain(rows: Rows) -> Float[np.ndarray, " seeds"]:
 
 def tested(config: Config, name: str, train: int) -> bool:
     """Whether networks of Table 1 are trained as long and on as much as the published ones were."""
-    return name in FULL and train >= FULL[name] and config.epochs >= Config().epochs
+    return train >= data.get(name).sizes.get("train", np.inf) and config.epochs >= Config().epochs
 
 
 def untested(config: Config, name: str, train: int) -> str:
     """What the training lacks that Table 1 could be judged by."""
-    of = FULL.get(name, train)
+    of = data.get(name).sizes.get("train", train)
     share = config.epochs * train / (Config().epochs * of)
     return (
         f"not tested: {config.epochs} of {Config().epochs} epochs on {train} of {of} images, {share:.2%} "
@@ -235,7 +233,7 @@ def judge(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> list[d
     accuracy = {arm: np.mean([[row["test"], row["attacked"]] for row in of], axis=0) for arm, of in rows.items()}
     return [
         _rows.signature(
-            f"{NAMES[name]}: accuracy under attack (5/255), SD minus ERM",
+            f"{data.get(name).title}: accuracy under attack (5/255), SD minus ERM",
             gain(rows),
             above=0.0,
             why=f"the sign of the published difference, {TABLE_1[name]['sd'] - TABLE_1[name]['erm']:.2f}",
@@ -250,5 +248,7 @@ def draw(found: Mapping[str, Rows], path: Path) -> None:
     figure, (axes,) = plotting.panels(1, len(found))
     for ax, (name, rows) in zip(axes, found.items(), strict=True):
         series = {ARMS[arm]: [[row["test"], row["attacked"]] for row in of] for arm, of in rows.items()}
-        plotting.categories(["as they are", "under attack"], series, ax=ax, ylabel=f"test accuracy, {NAMES[name]}")
+        plotting.categories(
+            ["as they are", "under attack"], series, ax=ax, ylabel=f"test accuracy, {data.get(name).title}"
+        )
     plotting.save(figure, path)

@@ -54,7 +54,7 @@ from experiments import _cifar, _rows
 from experiments._bounds import Bound
 from experiments._study import Cell, Columns, Report, Study, select
 from gsjax import methods, networks, plotting, statistics
-from gsjax.data import Images
+from gsjax.data import Images, scaling
 from gsjax.probes import margins
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -144,8 +144,7 @@ TIMES = 4  # the steps of a search, in the one that checks it
 def two_of(images: Images, classes: tuple[int, int]) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
     """Images of two classes, pixels scaled to [-1, 1], and 0 or 1 for the class."""
     rows = np.isin(images.labels, classes)
-    x = jnp.asarray(images.pixels[rows], jnp.float32) / 127.5 - 1
-    return x, jnp.asarray(images.labels[rows] == classes[1], jnp.int32)
+    return scaling.signed(jnp.asarray(images.pixels[rows])), jnp.asarray(images.labels[rows] == classes[1], jnp.int32)
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:

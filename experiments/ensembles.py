@@ -44,8 +44,9 @@ from experiments import _ensemble_figures, _ensemble_rows, _ensemble_signatures,
 from experiments._bounds import Bound, expect
 from experiments._ensemble_rows import Rows
 from experiments._random_bases import BLOCK
-from experiments._real_bases import NAMES, RING, TASKS, Network
+from experiments._real_bases import RING, TASKS, Network
 from experiments._study import Cell, Report, Study
+from gsjax import data
 from gsjax.objectives import Ridge
 from gsjax.starvation.ensemble import Ensemble, ensemble
 
@@ -75,7 +76,7 @@ class Config:
     draws: Annotated[int, Bound(least=2)] = 40
     """Random bases; networks, each on examples of its own."""
     tasks: tuple[str, ...] = (*TASKS, *RING)
-    """Data sets (digits, mnist, fashion_mnist, cifar10), each with the labels of the classes that are -1 and +1."""
+    """Data sets of images (as in mnist_3_8), each with the labels of the classes that are -1 and +1."""
     networks: tuple[Network, ...] = ("mlp", "cnn")
     """mlp: two hidden layers of 256; cnn: two of 16 channels and stride 2, averaged over positions. Eq. 1, relu."""
     examples: Annotated[tuple[int, ...], Bound(least=2)] = (32, 64, 128)
@@ -120,8 +121,8 @@ def check(config: Config) -> None:
     expected = f"numbers from 1 to less than {config.n / 2:g}, one up to n / 8"
     expect(good, "counts", expected, config.counts)
     for task in config.tasks:
-        known = re.fullmatch(rf"({'|'.join(NAMES)})_(\d)_(?!\2)\d", task)
-        expect(known, "tasks", f"one of {', '.join(NAMES)} with two labels, as in mnist_3_8", task)
+        known = re.fullmatch(rf"({'|'.join(data.IMAGES)})_(\d)_(?!\2)\d", task)
+        expect(known, "tasks", f"one of {', '.join(data.IMAGES)} with two labels, as in mnist_3_8", task)
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:

@@ -56,6 +56,7 @@ def flow(
             `learning_rate` that is not positive; an unknown `penalty`, or per-example arrays of the wrong length.
 
     >>> from gsjax.features import from_spectrum
+    >>> from gsjax.objectives import Ridge
     >>> path = flow(from_spectrum(jnp.eye(2), jnp.array([1.0, 2.0])), Ridge(1.0), times=jnp.array([0.0, 99.0]))
     >>> [f"{z:.3f}" for z in path.response[-1]], bool(path.converged)
     (['0.401', '1.043'], True)
@@ -98,6 +99,7 @@ def courses(
     Raises:
         ValueError: an axis that is not one of finite numbers, `ratio <= 0`, `|delta| >= 1`, and what `flow` raises.
 
+    >>> from gsjax.objectives import Ridge
     >>> found = courses([1.0, 4.0], [0.5], Ridge(0.1), times=jnp.array([0.0, 1e3]))
     >>> (abs(found.primal[:, :, 1] - found.equilibrium) < 1e-2).all().item()
     True

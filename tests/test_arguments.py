@@ -152,7 +152,9 @@ def sweep(**options: Any) -> sweeps.Sweep:
 
 DATASET = data.Dataset(X, Y.astype(np.float32))
 CELL = sweeps.Cell(4, 1, "sd", 0.1)
+ROW = {**CELL._asdict(), "data": "a", "seed": 0, "converged": True, "error_parameters": 0.1}
 DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones((2,) * 5), np.ones((2,) * 3, bool))
+TRAJECTORY = starvation.Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), np.ones((2, 2, 2)), np.True_)
 ERRORS = np.array([[2.0, 1.0], [2.2, 0.9]])
 DECAY = (NUMBER, 0.5)
 
@@ -181,6 +183,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("starvation.matrix", of(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
     **rows("starvation.share", of(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
     **rows("starvation.phase_diagram", of(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
+    **rows("starvation.trajectory", of(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)),
     **rows("starvation.elasticity", of(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
     **rows("starvation.ensemble", of(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
     **rows("structures.random_orthogonal", of(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
@@ -232,6 +235,7 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
+    "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
@@ -290,9 +294,11 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
     **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
     **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
-    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf")),
+    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
     "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
     "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
+    **rows("sweeps.run", of(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
+    **rows("sweeps.against_width", of(sweeps.against_width, [ROW]), converged=(FLAG, False)),
     **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
     **rows("sweeps.program", of(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)),
     **rows("sweeps.program", of(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)),
@@ -302,6 +308,10 @@ ARGUMENTS: dict[str, Argument] = {
     "plotting.phase_diagram.entry": Argument(
         WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)
     ),
+    "plotting.starvation_over_time.entry": Argument(
+        WHOLES, lambda value: plotting.starvation_over_time({"a": TRAJECTORY}, entry=value), (1, 0)
+    ),
+    **rows("plotting.starvation_over_time", of(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)),
     **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
     **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
     **rows(
@@ -309,11 +319,11 @@ ARGUMENTS: dict[str, Argument] = {
     ),
 }
 # Compiled anew for every call: one call with all of their numbers has a test of its own.
-COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
+COMPILED = ("methods.train", "sweeps.run", "sweeps.starvation", "sweeps.program")
 # Computed or drawn: one value of another type shows that the rest is the rule's.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
 # These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
-ELSEWHERE = ("data", "records")
+ELSEWHERE = ("data", "files", "pages", "records")
 PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
 
 
