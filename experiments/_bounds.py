@@ -86,6 +86,26 @@ def require(name: str, value: Any, hint: Any) -> None:
         raise ValueError(f"{flag(name)}: expected {expected}, got {got}")
 
 
+def expect(condition: Any, name: str, expected: str, got: Any) -> None:
+    """Checks what the types and bounds of single fields cannot say.
+
+    Args:
+        condition: what has to be true.
+        name: of the field or argument.
+        expected: what its value should be, in words.
+        got: what it is.
+
+    Raises:
+        ValueError: `condition` is false.
+
+    >>> expect(8 <= 4, "batch_size", "at most 4, the images there are", 8)
+    Traceback (most recent call last):
+    ValueError: batch_size: expected at most 4, the images there are, got 8
+    """
+    if not condition:
+        raise ValueError(f"{name}: expected {expected}, got {got}")
+
+
 def flag(name: str) -> str:
     """The flag of a field.
 

@@ -24,8 +24,8 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from gsjax import data, features, linearized, methods, networks, plotting, records, starvation, tangent
-from gsjax._progress import track
 from gsjax.objectives import Ridge, SpectralDecoupling
+from gsjax.progress import track
 
 FOLDER = Path(__file__).with_name("records") / "gallery"
 

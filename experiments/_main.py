@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import jax
 from threadpoolctl import threadpool_limits
 
-from experiments import _options, _process, _report, _rows
-from gsjax import _progress
+from experiments import _options, _process, _report, _rows, _study
+from gsjax import progress
 
 KEPT = "the same command goes on from what is finished"
 
@@ -36,9 +36,10 @@ def run(name: str, arguments: Sequence[str]) -> None:
         stack.enter_context(threadpool_limits(1, "blas"))
         if x64 is not None:
             stack.enter_context(jax.enable_x64(x64))
-        stack.enter_context(_process.stopping(KEPT, _progress.stop))
+        stack.enter_context(_process.stopping(KEPT, progress.stop))
         with _options.flagged(options):
-            experiment.run(options.config, options.out, preset=options.preset, seed=options.seed)
+            how = {"preset": options.preset, "seed": options.seed}
+            _study.run(name, experiment.study, options.config, options.out, **how)
     if jax.process_index() == 0:
         print(_rows.conclusion(options.out))
 

@@ -22,6 +22,7 @@ import tyro
 import experiments
 from experiments import _bounds
 from experiments._bounds import Bound
+from experiments._study import Study
 
 C = TypeVar("C")
 
@@ -35,8 +36,8 @@ class Experiment(Protocol):
     # And, if there is more to be said of a configuration than the `Bound`s of its fields do, `check(config) -> None`,
     # which raises a ValueError that begins with the name of a field.
 
-    def run(self, config: Any, out: Path, *, preset: str, seed: int) -> None:
-        """Runs in every process of a run; process 0 writes `summary.json` and the rest to `out`."""
+    def study(self, config: Any, *, out: Path, seed: int) -> Study:
+        """The experiment with its data, in every process of a run; `_study.run` runs it in the folder `out`."""
         ...
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from gsjax import _check, data, methods, networks
+from experiments._bounds import expect
+from gsjax import data, methods, networks
 from gsjax.data import ImageFolder, scaling
 
 
@@ -64,13 +65,13 @@ def train(
         batch_size: photographs of a step.
         size: height and width at which they are shown.
         weights: a .safetensors file with torchvision's names, to begin from.
-        what: is trained, for the sign of progress.
+        what: label of the progress bar.
 
     Raises:
         ValueError: `batch_size` out of range; a damaged photograph or file of weights, which is named.
     """
     rows = folder.rows("train")
-    _check.require(1 <= batch_size <= len(rows), "batch_size", f"1 to {len(rows)}", batch_size)
+    expect(1 <= batch_size <= len(rows), "batch_size", f"1 to {len(rows)}", batch_size)
     state_key, order_key = jax.random.split(key)
     steps = len(rows) // batch_size
 

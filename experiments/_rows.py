@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments import _page
-from gsjax import _check, records, statistics
+from experiments._bounds import expect
+from gsjax import records, statistics
 from gsjax.statistics import Interval
 
 LEVEL = 0.025  # of a signature, one-sided
@@ -84,7 +85,7 @@ def stated(name: str, interval: Interval | None, p: float, *, why: str, reason: 
     Raises:
         ValueError: no reason.
     """
-    _check.require(bool(reason), "reason", "why the signature fails if it does", repr(reason))
+    expect(bool(reason), "reason", "why the signature fails if it does", repr(reason))
     value, *ends = map(float, interval) if interval else (None, None)
     return {
         "name": name,

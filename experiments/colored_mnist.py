@@ -47,9 +47,7 @@ does not run here, have the optimiser and steps of ERM; REx has those of IRM, as
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +62,13 @@ from jaxtyping import Array, Float, Key
 
 from experiments import _rows
 from experiments._bounds import Bound
-from gsjax import data, methods, networks, plotting, records
-from gsjax._progress import track
+from experiments._calibration import TEMPERATURES, accuracy, best_threshold, calmed, entropy
+from experiments._study import Cell, Columns, Report, Study, keys, select
+from gsjax import data, methods, networks, plotting
 from gsjax.data import Images
 
 LABELS = {"erm": "ERM", "rex": "REx", "irm": "IRM", "sd": "SD", "group dro": "Group DRO", "lff": "LfF"}
+SCHEDULE = ("erm", "sd", "sd, penalty alone", "sd, slow phase alone")  # whose accuracies are drawn in time
 ENVIRONMENTS = ("gray", "coloured", "gray blank", "coloured blank")  # of Fig. 3
 
 
@@ -120,9 +120,6 @@ FIGURE_3 = {
 
 ANNEAL = 190  # the step from which the penalties of IRM and REx count, as published
 EARLIER = 60  # and that of the arms "irm, earlier" and "rex, earlier"
-
-# At which the entropies of an arm are recorded beside 1: its logits divided by each.
-TEMPERATURES = tuple(float(t) for t in np.geomspace(1, 1000, 31))
 
 # Half of what SD was published to gain over ERM on the test environment.
 HALF_GAIN = (TABLE_2["sd"][1] - TABLE_2["erm"][1]) / 2
@@ -235,7 +232,7 @@ def load(config: Config) -> tuple[Images, str]:
 
 def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
     """The split and the colours of one restart."""
-    order_key, *keys = jax.random.split(key, 4)
+    order_key, *part_keys = jax.random.split(key, 4)
     if config.split == "drawn":
         order = jax.random.permutation(order_key, len(images.labels))
         train, validation, test, _ = np.split(order, np.cumsum([config.train, config.validation, config.test]))
@@ -243,7 +240,9 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
         order = np.arange(len(images.labels))
         train, test, validation, _ = np.split(order, np.cumsum([config.train, config.test, config.validation]))
     parts = []
-    for rows, key, correlations in zip((train, validation, test), keys, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True):
+    for rows, key, correlations in zip(
+        (train, validation, test), part_keys, ((0.8, 0.9), (0.8, 0.9), (0.1,)), strict=True
+    ):
         chosen = Images(*(jnp.asarray(leaf)[rows] for leaf in images))  # pyright: ignore[reportArgumentType]  traced
         stride = 2 if images.pixels.shape[1] == 28 else 1
         x, y, color, environment = data.colored(key, chosen, correlations=correlations, stride=stride)
@@ -252,59 +251,77 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
     return Sample(*parts)
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains the arms that are not trained yet, and writes `rows.jsonl`, `summary.json` and the figures."""
-    planned = arms(config)
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
-    images, what = load(config)
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per arm and restart; some restarts are trained together, all arms of them before the next ones."""
+    planned, (images, what) = arms(config), load(config)
     draw_all = jax.jit(jax.vmap(lambda key, of: sample(jax.random.fold_in(key, 1), of, config), in_axes=(0, None)))
-    blocks = [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
-    for block in track(blocks, "restarts"):
-        missing = [
-            arm for arm in planned if not all(table.has({"arm": arm.name, "seed": restart}) for restart in block)
-        ]
-        if not missing:
-            continue
-        keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(block))
-        samples = draw_all(keys, images)
-        for arm in missing:
-            start = time.perf_counter()
-            of_block = trained(arm, block, keys, samples, config)
-            seconds = (time.perf_counter() - start) / len(block)
-            for row in of_block:
-                if not table.has({"arm": arm.name, "seed": row["seed"]}):
-                    table.add({"arm": arm.name, "seed": row["seed"]}, [row], seconds)
-    rows = {arm.name: [row for row in table.rows if row["arm"] == arm.name] for arm in planned}
-    stand_in = config.data != "mnist"
-    _rows.finish(
-        out,
-        experiment="colored_mnist",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data={
-            "name": f"coloured {what}",
-            "train": config.train,
-            "validation": config.validation,
-            "test": config.test,
-            "stand-in": stand_in,
-        },
-        rows=summarise(rows, config, what),
-        signatures=judge(rows),
+
+    @functools.lru_cache(maxsize=1)
+    def samples(block: range) -> Sample:
+        return draw_all(keys(seed, block), images)
+
+    @functools.lru_cache(maxsize=1)  # for the other restarts of the block, which are cells of their own
+    def block_of(arm: Arm, block: range) -> list[dict[str, Any]]:
+        return trained(arm, block, keys(seed, block), samples(block), config)
+
+    def one(arm: Arm, block: range, restart: int) -> list[dict[str, Any]]:
+        return select(block_of(arm, block), seed=restart)
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        found = {arm.name: select(rows, arm=arm.name) for arm in planned}
+        figures = {"environments.png": functools.partial(draw_environments, found)}
+        if any(name in found for name in SCHEDULE):
+            figures["schedule.png"] = functools.partial(draw_schedule, found)
+        return Report(summarise(found, config, what), judge(found), figures)
+
+    sizes = {"train": config.train, "validation": config.validation, "test": config.test}
+    return Study(
+        {"name": f"coloured {what}", **sizes, "stand-in": config.data != "mnist"},
+        [
+            Cell(
+                {"arm": arm.name, "seed": restart}, functools.partial(one, arm, block, restart), columns(arm, config), 1
+            )
+            for block in blocks(config)
+            for arm in planned
+            for restart in block
+        ],
+        report,
     )
-    draw(rows, out)
+
+
+def blocks(config: Config) -> list[range]:
+    """The restarts that are trained together."""
+    return [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
+
+
+def recorded(arm: Arm, config: Config) -> list[int]:
+    """The steps after which is measured."""
+    return sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)})
+
+
+def columns(arm: Arm, config: Config) -> Columns:
+    """Those of a row; see `_measured`."""
+    steps, environments = len(recorded(arm, config)), len(ENVIRONMENTS)
+    return {
+        "finite": bool,
+        "steps": (int, steps),
+        **dict.fromkeys(("train", "validation", "test"), (float, steps)),
+        **dict.fromkeys(("accuracies", "entropies"), (float, environments)),
+        "cooled": (float, len(TEMPERATURES), 1 + environments),
+        "shifted": (float, 2),
+    }
 
 
 def trained(
-    arm: Arm, restarts: Sequence[int], keys: Key[Array, " seeds"], samples: Sample, config: Config
+    arm: Arm, restarts: Sequence[int], of_restarts: Key[Array, " seeds"], samples: Sample, config: Config
 ) -> list[dict[str, Any]]:
     """Trains some restarts of an arm; one row per restart."""
     result = methods.train(
         arm.method,
-        keys,
+        of_restarts,
         samples.train._replace(x=seen(arm.grayscale, samples.train.x)),
         steps=arm.steps,
-        record=sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)}),
+        record=recorded(arm, config),
         evaluate=_measured(arm.network, arm.grayscale),  # pyright: ignore[reportArgumentType]  flax's modules do hash
         held_out=samples,
         per_seed=True,
@@ -364,41 +381,6 @@ def _measured(network: Any, grayscale: bool) -> Callable[[methods.State, Sample]
 def seen(grayscale: bool, x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width c"]:
     """What a network is shown of images: the oracle no colour."""
     return data.grayscale(x) if grayscale else x
-
-
-def accuracy(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """The share of signs that are right; a logit of zero is wrong.
-
-    >>> float(accuracy(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])))
-    0.5
-    """
-    return (y * logits > 0).mean()
-
-
-def best_threshold(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """What makes logits most accurate when it is subtracted from them: halfway between two of them, or beyond all.
-
-    >>> float(best_threshold(jnp.array([3.0, 1.0, 2.0]), jnp.array([1.0, -1.0, -1.0])))
-    2.5
-    """
-    order = jnp.argsort(logits)
-    ranked, right = logits[order], jnp.where(y[order] > 0, 1, 0)
-    # With k of them below the threshold: the negative ones among the first k, and the positive ones among the rest.
-    below = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(1 - right)])
-    above = right.sum() - jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(right)])
-    ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
-    apart = ends[1:] > ends[:-1]  # no threshold lies between equal logits
-    best = jnp.argmax(jnp.where(apart, below + above, -1))
-    return (ends[best] + ends[best + 1]) / 2
-
-
-def entropy(logits: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Entropy in nats of the predicted distribution, which has the probability 1 / (1 + exp(-logit)) for y = +1.
-
-    >>> round(float(entropy(jnp.zeros(()))), 4), float(entropy(jnp.asarray(200.0)))
-    (0.6931, 0.0)
-    """
-    return jax.nn.softplus(-jnp.abs(logits)) + jnp.abs(logits) * jax.nn.sigmoid(-jnp.abs(logits))
 
 
 def selected(rows: Sequence[Mapping[str, Any]], by: str) -> np.ndarray:
@@ -466,21 +448,6 @@ def selected_arm(rows: Mapping[str, Sequence[Mapping[str, Any]]], by: str) -> tu
     chosen = best.argmax(axis=0)
     counts = {names[number]: int((chosen == number).sum()) for number in np.unique(chosen)}
     return ", ".join(f"{name} {count}" for name, count in counts.items()), tested[chosen, np.arange(len(chosen))]
-
-
-def calmed(rows: Sequence[Mapping[str, Any]], like: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "seeds 4"]:
-    """Entropies in the four environments with all logits divided by one temperature per restart.
-
-    It is the temperature at which the mean entropy on validation images is that of the same restart of `like`. What
-    is left of a difference in entropy is then not a matter of the size of the logits alone.
-    """
-    found = []
-    for row, other in zip(rows, like, strict=True):
-        ours, theirs = np.array(row["cooled"]), other["cooled"][0][0]
-        # Entropy grows with the temperature, so that this is where it passes theirs.
-        at = np.interp(theirs, ours[:, 0], np.log(TEMPERATURES))
-        found.append([np.interp(at, np.log(TEMPERATURES), values) for values in ours[:, 1:].T])
-    return np.array(found)
 
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -586,8 +553,8 @@ def _last(rows: Rows, name: str, part: str) -> Float[np.ndarray, " seeds"]:
     return np.array([row[part][-1] for row in rows[name]])
 
 
-def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
-    """Fig. 3 as numbers, and accuracies in the course of training."""
+def draw_environments(rows: Rows, path: Path) -> None:
+    """Fig. 3 as numbers."""
     figure, (axes,) = plotting.panels(1, 2)
     shown = {LABELS.get(name, name): of for name, of in rows.items() if "," not in name}  # the published arms
     names = [name.replace(" ", "\n") for name in ENVIRONMENTS]
@@ -595,15 +562,16 @@ def draw(rows: Mapping[str, Sequence[Mapping[str, Any]]], out: Path) -> None:
         series = {name: [row[kind] for row in of] for name, of in shown.items()}
         plotting.categories(names, series, ax=ax, ylabel=label)
     axes[1].get_legend().remove()
-    plotting.save(figure, out / "environments.png")
+    plotting.save(figure, path)
 
-    followed = [name for name in ("erm", "sd", "sd, penalty alone", "sd, slow phase alone") if name in rows]
-    if followed:
-        figure, (axes,) = plotting.panels(1, 2)
-        for ax, kind in zip(axes, ("train", "test"), strict=True):
-            for name in followed:
-                label = LABELS.get(name, name.replace("sd", "SD")) if kind == "train" else ""
-                plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
-            ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
-            ax.set_ylim(0, 1)
-        plotting.save(figure, out / "schedule.png")
+
+def draw_schedule(rows: Rows, path: Path) -> None:
+    """Accuracies during training of ERM, SD and the parts of its schedule."""
+    figure, (axes,) = plotting.panels(1, 2)
+    for ax, kind in zip(axes, ("train", "test"), strict=True):
+        for name in [name for name in SCHEDULE if name in rows]:
+            label = LABELS.get(name, name.replace("sd", "SD")) if kind == "train" else ""
+            plotting.curves(rows[name][0]["steps"], [row[kind] for row in rows[name]], ax=ax, label=label)
+        ax.set_ylabel(f"{'training' if kind == 'train' else 'test'} accuracy")
+        ax.set_ylim(0, 1)
+    plotting.save(figure, path)

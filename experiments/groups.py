@@ -25,7 +25,7 @@ The worst group of ERM has 48% [45, 52], of SD 76% [74, 79], of Learning from Fa
 [82, 84]; with shirts 27%, 63%, 3% and 74%.
 
 **Decoupling, or a shift of the threshold?** SD's published targets pull both classes to the positive side. So one
-number is added to the logits of every method after training, which costs nothing (`CHOICES`, `measure`):
+number is added to the logits of every method after training, which costs nothing (`experiments/_offsets.py`):
 
 - Selected together with the epoch, by the same worst group of validation images, it takes ERM to 79% [77, 81], with
   shirts 68% [66, 70], and SD to 77% [75, 80] and 66% [63, 68]. SD is then not better than ERM: the difference is -1.7
@@ -53,9 +53,7 @@ network after another on one device; a run that was stopped goes on with the fir
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,12 +64,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from experiments import _photographs, _rows
-from experiments._bounds import Bound
+from experiments._bounds import Bound, expect
+from experiments._offsets import CHOICES, best_epoch, measure, selected
 from experiments._photographs import Course, Outputs
-from gsjax import _check, data, methods, networks, plotting, records
+from experiments._study import Cell, Report, Row, Study, keys, select
+from gsjax import data, methods, networks, plotting
 from gsjax.data import ImageFolder, Images
 from gsjax.methods import terms
 
@@ -98,25 +98,6 @@ PUBLISHED = {
     "group_dro": ("0.9176 ± 0.0028", "0.8778 ± 0.0096"),
 }
 HALF_GAIN = (0.8324 - 0.4035) / 2  # half of what SD's worst group is published to gain over ERM's
-
-
-class Choice(NamedTuple):
-    """How the network and the offset on its logits are chosen after training: by what `offset`, at which epoch."""
-
-    label: str
-    offset: Literal["none", "groups", "classes", "odds"]
-    groups: bool
-    """Whether the epoch is the one with the best worst group of the validation images; or with the best balance."""
-
-
-CHOICES = {
-    "published": Choice("{}", "none", True),
-    "offset": Choice("{} + offset", "groups", True),
-    "balance": Choice("{} + offset by class balance", "classes", True),
-    "blind": Choice("{}, no group labels", "none", False),
-    "blind offset": Choice("{} + offset, no group labels", "classes", False),
-    "log odds": Choice("{} + log odds, no group labels", "odds", False),
-}
 
 
 @dataclass(frozen=True)
@@ -177,7 +158,7 @@ def check(config: Config) -> None:
         ValueError: a label is both frequent and rare.
     """
     apart = set(config.frequent).isdisjoint(config.rare)
-    _check.require(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
+    expect(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
 
 
 class Parts(NamedTuple):
@@ -236,35 +217,28 @@ def balanced(
     return methods.checked(init, update)
 
 
-Cell = tuple[dict[str, Any], Callable[[], list[dict[str, Any]]]]  # of the table, and what computes its rows
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per method, or of photographs one per network."""
+    photographs = config.data in ("celeba", "waterbirds")
+    data_of, cells = (from_folder if photographs else from_colored)(config, keys(seed, range(config.seeds)))
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        found = {arm: select(rows, arm=arm) for arm in config.arms}
+        signatures = judge(found) if config.seeds > 1 else []
+        return Report(summarise(found, config), signatures, {"groups.png": functools.partial(draw, found, config)})
+
+    return Study(data_of, cells, report)
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains what is not trained yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    check(config)
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.arange(config.seeds))
-    about, cells = (from_folder if config.data in ("celeba", "waterbirds") else from_colored)(config, keys)
-    for cell, train in cells:
-        if not table.has(cell):
-            start = time.perf_counter()
-            rows = [{**row, **cell} for row in train()]
-            table.add(cell, rows, time.perf_counter() - start)
-    found = {arm: [row for row in table.rows if row["arm"] == arm] for arm in config.arms}
-    _rows.finish(
-        out,
-        experiment="groups",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data=about,
-        rows=summarise(found, config),
-        signatures=judge(found) if config.seeds > 1 else [],
-    )
-    draw(found, config, out / "groups.png")
+def cell_of(config: Config, key: Row, train: Callable[[], list[dict[str, Any]]], count: int) -> Cell:
+    """A cell, whose rows are made by `row`."""
+    found = {"offset": (float, config.epochs), **dict.fromkeys(("validation", "test"), (float, config.epochs, 4))}
+    kinds = dict.fromkeys(("none", "groups", "classes", "odds"), found)
+    columns = {"seed": int, "shares": (float, 4), "finite": bool, **kinds}
+    return Cell(key, lambda: [{**row, **key} for row in train()], columns, count)
 
 
-def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
+def from_colored(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
     """Coloured images: what the summary says of them, and a cell a method.
 
     Images to validate and to test on are others than those to train on, and in both colours as many.
@@ -293,22 +267,22 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
             x, y, group = data.colored_groups(key, images, classes=classes, sizes=sizes, stride=stride)
             return methods.Batch(x, y, group, index=jnp.arange(len(y)))
 
-        return jax.jit(jax.vmap(drawn))(keys)
+        return jax.jit(jax.vmap(drawn))(seeds)
 
     parts = Parts(*map(batch, range(3)))
     counts = {name: np.bincount(part.group[0]) for name, part in parts._asdict().items()}
-    train = functools.partial(train_colored, keys, parts, counts["train"] / counts["train"].sum(), config)
-    cells: list[Cell] = [({"arm": arm}, functools.partial(train, arm)) for arm in config.arms]
+    train = functools.partial(train_colored, seeds, parts, counts["train"] / counts["train"].sum(), config)
+    cells = [cell_of(config, {"arm": arm}, functools.partial(train, arm), config.seeds) for arm in config.arms]
     return about(f"colored_groups of {entry.title}", counts, stand_in=True), cells
 
 
 def train_colored(
-    keys: Key[Array, " seeds"], parts: Parts, shares: Float[np.ndarray, " 4"], config: Config, arm: str
+    seeds: Key[Array, " seeds"], parts: Parts, shares: Float[np.ndarray, " 4"], config: Config, arm: str
 ) -> list[dict[str, Any]]:
     """Trains all seeds of a method in one compiled program; one row per seed."""
     network, examples = networks.FullyConnected(config.widths), parts.train.y.shape[1]
     sizes = (int((parts.train.y[0] < 0).sum()), int((parts.train.y[0] > 0).sum()))
-    _check.require(1 <= config.batch_size <= examples, "batch_size", f"1 to {examples}", config.batch_size)
+    expect(1 <= config.batch_size <= examples, "batch_size", f"1 to {examples}", config.batch_size)
     epoch = examples // config.batch_size
 
     def evaluate(state: methods.State, held_out: Parts) -> dict[str, dict[str, Array]]:
@@ -319,7 +293,7 @@ def train_colored(
 
     result = methods.train(
         method(arm, network, config, sizes),
-        keys,
+        seeds,
         parts.train,
         steps=config.epochs * epoch,
         batch_size=config.batch_size,
@@ -333,20 +307,10 @@ def train_colored(
     def course(seed: int) -> Course:
         return Course(jax.tree.map(lambda leaf: leaf[seed], result.records), bool(result.finite[seed]))
 
-    return [row(seed, shares, course(seed)) for seed in range(len(keys))]
+    return [row(seed, shares, course(seed)) for seed in range(len(seeds))]
 
 
-def by_group(right: Bool[Array, " n"], group: Int[Array, " n"]) -> Float[Array, " 4"]:
-    """The share of what is `right` in each group.
-
-    >>> by_group(jnp.array([True, False, True, True, False]), jnp.array([0, 0, 1, 2, 3])).tolist()
-    [0.5, 1.0, 1.0, 0.0]
-    """
-    right, all_ = (jax.ops.segment_sum(of.astype(float), group, 4) for of in (right, jnp.ones_like(right)))
-    return right / all_
-
-
-def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
+def from_folder(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
     """Photographs: what the summary says of them, and a cell a network.
 
     Raises:
@@ -356,11 +320,11 @@ def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, A
     folder = data.celeba() if config.data == "celeba" else data.waterbirds()
     counts = {name: np.bincount(folder.group[folder.rows(name)], minlength=4) for name in Parts._fields}
     for name, count in counts.items():
-        _check.require(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
+        expect(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
     of = counts["test" if config.data == "celeba" else "train"]
-    train = functools.partial(train_photographs, keys, folder, of / of.sum(), config)
-    cells: list[Cell] = [
-        ({"arm": arm, "seed": seed}, functools.partial(train, arm, seed))
+    train = functools.partial(train_photographs, seeds, folder, of / of.sum(), config)
+    cells = [
+        cell_of(config, {"arm": arm, "seed": seed}, functools.partial(train, arm, seed), 1)
         for arm in config.arms
         for seed in range(config.seeds)
     ]
@@ -368,7 +332,7 @@ def from_folder(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, A
 
 
 def train_photographs(
-    keys: Key[Array, " seeds"],
+    seeds: Key[Array, " seeds"],
     folder: ImageFolder,
     shares: Float[np.ndarray, " 4"],
     config: Config,
@@ -382,7 +346,7 @@ def train_photographs(
     course = _photographs.train(
         method(arm, network, config, sizes),
         network,
-        keys[seed],
+        seeds[seed],
         folder,
         functools.partial(measure, shares=shares, sizes=sizes),
         epochs=config.epochs,
@@ -399,94 +363,10 @@ def about(name: str, counts: Mapping[str, np.ndarray], *, stand_in: bool) -> dic
     return {"name": name, **{part: count.tolist() for part, count in counts.items()}, "stand-in": stand_in}
 
 
-def measure(
-    validation: Outputs, test: Outputs, *, shares: Float[np.ndarray, " 4"], sizes: tuple[int, int]
-) -> dict[str, dict[str, Array]]:
-    """Accuracies in the groups, `validation` and `test (4,)`, with every kind of `offset ()` added to the logits.
-
-    The offset of "groups" is the best one for the worst group of the validation images. That of "classes" is the best
-    one for the mean of both classes' accuracies there (`class_balance`), which asks for no group of an image. "odds" is
-    log(n_- / n_+), n_c examples of a class in training: what makes logits those of classes that are as frequent (logit
-    adjustment, Menon et al. 2021), and needs no validation images. "none" is 0.
-    """
-    offsets = {
-        "none": jnp.zeros(()),
-        "groups": best_offset(validation, lambda of: of.min(axis=0)),
-        "classes": best_offset(validation, functools.partial(class_balance, shares=shares)),
-        "odds": jnp.log(sizes[0] / sizes[1]),
-    }
-
-    def moved(part: Outputs, offset: Array) -> Array:
-        return by_group((part.logits + offset) * part.y > 0, part.group)
-
-    return {
-        name: {"offset": offset, "validation": moved(validation, offset), "test": moved(test, offset)}
-        for name, offset in offsets.items()
-    }
-
-
-def best_offset(
-    outputs: Outputs, score: Callable[[Float[Array, "4 candidates"]], Float[Array, " candidates"]]
-) -> Float[Array, ""]:
-    """What to add to the logits so that the accuracies of the groups score highest, exactly; of equals the smallest.
-
-    Accuracies are step functions of the offset, and change where the sign of a logit does: halfway between two of them,
-    or beyond all, stands for all others there, and 0 for those around it.
-
-    >>> of = Outputs(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([-1.0, -1.0, 1.0, 1.0]), jnp.arange(4))
-    >>> float(best_offset(of, lambda accuracies: accuracies.min(axis=0)))
-    -2.5
-    """
-    order = jnp.argsort(outputs.logits)
-    ranked, member = outputs.logits[order], jnp.arange(4)[:, None] == outputs.group[order]
-    below = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # of each group, with k logits below the threshold
-    count = below[:, -1:]
-    right = jnp.where(jnp.arange(4)[:, None] < 2, below, count - below)  # groups 0 and 1 are of the class -1
-    ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
-    low, high = ends[:-1], ends[1:]
-    middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)
-    scores = jnp.where(low < high, score(right / count), -jnp.inf)  # no threshold lies between equal logits
-    return -middle[jnp.argmin(jnp.where(scores == scores.max(), jnp.abs(middle), jnp.inf))]
-
-
-def class_balance(accuracies: Float[Array, "4 ..."], shares: Float[np.ndarray, " 4"]) -> Float[Array, "..."]:
-    """The mean of both classes' accuracies, groups having their `shares` within a class.
-
-    The shares stand for images drawn as in training, where none is asked for its group: a validation set in which
-    groups are as frequent has told of them already.
-
-    >>> float(class_balance(jnp.array([1.0, 0.5, 1.0, 0.0]), np.array([0.4, 0.4, 0.15, 0.05])))
-    0.75
-    """
-    shares = np.asarray(shares)
-    weights = shares / np.repeat([shares[:2].sum(), shares[2:].sum()], 2) / 2
-    return jnp.tensordot(weights, accuracies, 1)
-
-
 def row(seed: int, shares: Float[np.ndarray, " 4"], course: Course) -> dict[str, Any]:
     """The row of a network: by kind of offset what `measure` found after every epoch; shares of groups in averages."""
     found = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), course.found)
     return {"seed": seed, "shares": np.asarray(shares).tolist(), "finite": course.finite, **found}
-
-
-def best_epoch(row: Mapping[str, Any], choice: Choice = CHOICES["published"]) -> int:
-    """The epoch, from 0, with the best worst group of the validation images, or class balance; of equals the last one.
-
-    >>> best_epoch({"none": {"validation": [[0.9, 0.2], [0.8, 0.7], [1.0, 0.7], [1.0, 0.6]]}})
-    2
-    """
-    validation = np.array(row[choice.offset]["validation"])
-    score = (
-        validation.min(axis=1) if choice.groups else np.asarray(class_balance(jnp.asarray(validation.T), row["shares"]))
-    )
-    return int(np.flatnonzero(score == score.max())[-1])
-
-
-def selected(
-    rows: Sequence[Mapping[str, Any]], choice: Choice = CHOICES["published"], name: str = "test"
-) -> Float[np.ndarray, "seeds ..."]:
-    """Test accuracies of the groups, of every network at its best epoch with its best offset; or another field."""
-    return np.array([row[choice.offset][name][best_epoch(row, choice)] for row in rows])
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) -> list[dict[str, Any]]:

@@ -38,23 +38,22 @@ is low there only for the other setting (2.4 nats) and far out.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from scipy import optimize, special
 
 from experiments import _rows
-from experiments._bounds import Bound
-from gsjax import _check, dual, features, plotting, records, statistics
+from experiments._bounds import Bound, expect
+from experiments._study import Cell, Report, Study
+from gsjax import dual, features, plotting, statistics
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
 SHIFTS = {"shared": 1.0, "lost": 0.0, "reversed": -1.0}  # the mean of x_1, in units of that in training
@@ -218,32 +217,35 @@ def check(config: Config) -> None:
     Raises:
         ValueError: as many coordinates as examples or more, where the parameters do not follow from the margins.
     """
-    _check.require(max(config.noise) + 2 < config.n, "noise", f"less than n - 2 = {config.n - 2}", max(config.noise))
-    _check.require(sorted(config.noise) == list(config.noise), "noise", "increasing numbers", config.noise)
+    expect(max(config.noise) + 2 < config.n, "noise", f"less than n - 2 = {config.n - 2}", max(config.noise))
+    expect(sorted(config.noise) == list(config.noise), "noise", "increasing numbers", config.noise)
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Computes the settings that are not there yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    check(config)
-    if jax.process_index() != 0:  # a minute's work: there is nothing to share out
-        return
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
-    for starved, noise in itertools.product(config.starved, config.noise):
-        cell = {"noise": noise, "starved": starved}
-        if not table.has(cell):
-            start = time.perf_counter()
-            rows = [row for index in range(config.seeds) for row in one_seed(config, noise, starved, seed, index)]
-            table.add(cell, rows, time.perf_counter() - start)
-    draw(table.rows, config, out / "errors.png")
-    _rows.finish(
-        out,
-        experiment="invariance",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data={"name": "two Gaussian features", "train": config.n, "stand-in": False},
-        rows=summarise(table.rows, config),
-        signatures=judge(table.rows, config),
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per setting, i.e. deviation of the starved feature and number of noise coordinates."""
+
+    def training_sets(noise: int, starved: float) -> list[dict[str, Any]]:
+        return [row for index in range(config.seeds) for row in one_seed(config, noise, starved, seed, index)]
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        figures = {"errors.png": functools.partial(draw, rows, config)}
+        return Report(summarise(rows, config), judge(rows, config), figures)
+
+    by_place = dict.fromkeys(PLACES, float)
+    columns = {"seed": int, "arm": str, "chosen": float, "temperature": float, "error": dict.fromkeys(SHIFTS, float)}
+    columns |= dict.fromkeys(("raw", "calibrated", "log_density"), by_place)
+    return Study(
+        {"name": "two Gaussian features", "train": config.n, "stand-in": False},
+        [
+            Cell(
+                {"noise": noise, "starved": starved},
+                functools.partial(training_sets, noise, starved),
+                columns,
+                config.seeds * len(ARMS),
+            )
+            for starved, noise in itertools.product(config.starved, config.noise)
+        ],
+        report,
     )
 
 

@@ -18,10 +18,8 @@ drawn a few times, and nothing depends on it.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,14 +28,14 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from experiments import _rows
-from experiments._bounds import Bound
-from gsjax import _check, dual, features, linearized, plotting, records, statistics, training
+from experiments._bounds import Bound, expect
+from experiments._study import Cell, Columns, Report, Study, select
+from gsjax import dual, features, linearized, plotting, statistics, training
 from gsjax.features import Features
-from gsjax.objectives import Penalties, Penalty, Ridge, SpectralDecoupling, objective
+from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
 ACCURACY = 1e-3  # within which end points have to agree with the exact equilibrium
 TITLES = {"ridge": "ridge", "sd": "spectral decoupling"}
@@ -86,11 +84,9 @@ def check(config: Config) -> None:
     Raises:
         ValueError: `s1` does not increase, or the descent is bounded before the published number of steps.
     """
-    _check.require(
-        all(low < high for low, high in itertools.pairwise(config.s1)), "s1", "increasing numbers", config.s1
-    )
+    expect(all(low < high for low, high in itertools.pairwise(config.s1)), "s1", "increasing numbers", config.s1)
     least = f"at least the {config.steps} published steps"
-    _check.require(config.max_steps >= config.steps, "max_steps", least, config.max_steps)
+    expect(config.max_steps >= config.steps, "max_steps", least, config.max_steps)
 
 
 class Descent(NamedTuple):
@@ -144,32 +140,18 @@ def descend(
     feats, penalty = problem(config, s1), (Ridge(ridge), SpectralDecoupling(sd))
     phi = feats.u * feats.s @ jax.random.orthogonal(key, 2).T
     course = training.descend(
-        _linear, jnp.zeros(2), phi, feats.y, penalty, step_size=config.learning_rate, steps=jnp.asarray(at(config))
+        _linear,
+        jnp.zeros(2),
+        phi,
+        feats.y,
+        penalty,
+        step_size=config.learning_rate,
+        steps=jnp.asarray(at(config)),
+        tolerance=config.tolerance,
+        max_steps=config.max_steps,
     )
-    theta, steps, converged = run_on(config, penalty, phi, feats.y, course.params)
-    return Descent(feats.response(course.logits), feats.response(_linear(theta, phi)), steps, converged)
-
-
-def run_on(
-    config: Config, penalty: Penalties, phi: Float[Array, "n m"], y: Float[Array, " n"], theta: Float[Array, " m"]
-) -> tuple[Float[Array, " m"], Int[Array, ""], Bool[Array, ""]]:
-    """Gradient descent from where the published number of steps ends, until ||dL/dtheta|| is `tolerance` of the first.
-
-    Returns the parameters, the number of all steps, and whether the gradient has vanished within `max_steps`.
-    """
-    gradient = jax.grad(lambda theta: objective(penalty, theta, _linear(theta, phi), y))
-    target = config.tolerance * jnp.linalg.norm(gradient(jnp.zeros_like(theta)))
-
-    def unfinished(carry: tuple[Array, Array]) -> Array:
-        theta, steps = carry
-        return (jnp.linalg.norm(gradient(theta)) > target) & (steps < config.max_steps)
-
-    def advance(carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        theta, steps = carry
-        return theta - config.learning_rate * gradient(theta), steps + 1
-
-    theta, steps = lax.while_loop(unfinished, advance, (theta, jnp.asarray(config.steps)))
-    return theta, steps, jnp.linalg.norm(gradient(theta)) <= target
+    end = feats.response(_linear(course.params, phi))
+    return Descent(feats.response(course.logits), end, course.steps, course.converged)
 
 
 def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
@@ -191,43 +173,47 @@ def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
     )
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Computes the paths that are not there yet, and writes `rows.jsonl`, `summary.json` and the figure."""
-    check(config)
-    if jax.process_index() != 0:  # two numbers a step: there is nothing to share out
-        return
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per penalty: the descent on all problems with every V, beside what is predicted."""
     over_v = jax.vmap(functools.partial(descend, config), (None, None, None, 0))
     descents = jax.jit(jax.vmap(over_v, (None, None, 0, None)))
     keys = jax.random.split(jax.random.key(seed), config.seeds)
-    for name, penalty in {"ridge": Ridge(config.ridge), "sd": SpectralDecoupling(config.sd)}.items():
-        if table.has({"penalty": name}):
-            continue
-        start = time.perf_counter()
+
+    def paths(name: str, penalty: Penalty) -> list[dict[str, Any]]:
         strengths = (jnp.asarray(penalty.strength * (name == other)) for other in TITLES)
-        measured = jax.tree.map(np.asarray, descents(*strengths, jnp.asarray(config.s1), keys))
-        rows = []
-        for i, s1 in enumerate(config.s1):
-            found = {key: leaf[i] for key, leaf in measured._asdict().items()}
-            predicted = predict(config, penalty, s1)._asdict()
-            rows.append({"penalty": name, "s1": s1, "measured": found, "predicted": predicted})
-        table.add({"penalty": name}, rows, time.perf_counter() - start)
-    draw(table.rows, config, out / "paths.png")
-    _rows.finish(
-        out,
-        experiment="toy_dynamics",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data={"name": "two features", "train": 2, "stand-in": False},
-        rows=[row for name in TITLES for row in summarise(select(table.rows, name), config)],
-        signatures=judge(table.rows, config),
+        measured = jax.tree.map(np.asarray, descents(*strengths, jnp.asarray(config.s1), keys))._asdict()
+        return [
+            {
+                "penalty": name,
+                "s1": s1,
+                "measured": {key: leaf[i] for key, leaf in measured.items()},
+                "predicted": predict(config, penalty, s1)._asdict(),
+            }
+            for i, s1 in enumerate(config.s1)
+        ]
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        lines = [row for name in TITLES for row in summarise(select(rows, penalty=name), config)]
+        return Report(lines, judge(rows, config), {"paths.png": functools.partial(draw, rows, config)})
+
+    return Study(
+        {"name": "two features", "train": 2, "stand-in": False},
+        [
+            Cell({"penalty": name}, functools.partial(paths, name, penalty), columns(config), len(config.s1))
+            for name, penalty in {"ridge": Ridge(config.ridge), "sd": SpectralDecoupling(config.sd)}.items()
+        ],
+        report,
     )
 
 
-def select(rows: Sequence[dict[str, Any]], penalty: str) -> list[dict[str, Any]]:
-    """The rows of a penalty, one a value of s_1."""
-    return [row for row in rows if row["penalty"] == penalty]
+def columns(config: Config) -> Columns:
+    """Those of a row: a `Descent` for every V, and a `Theory`."""
+    moments, seeds = len(at(config)), config.seeds
+    descent = {"path": (float, seeds, moments, 2), "end": (float, seeds, 2)}
+    descent |= {"steps": (int, seeds), "converged": (bool, seeds)}
+    theory = {"times": (float, moments), **dict.fromkeys(("flow", "alpha"), (float, moments, 2))}
+    theory |= dict.fromkeys(("dual_end", "equilibrium", "alpha_equilibrium"), (float, 2))
+    return {"s1": float, "measured": descent, "predicted": {**theory, "converged": bool}}
 
 
 def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
@@ -266,7 +252,7 @@ def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]
                 reason=f"{unfinished} of {len(of)} have not converged; the largest distance is {worst.max():.2g}",
             )
         )
-    ridge, sd = (np.array([row["measured"]["end"] for row in select(rows, name)])[..., 1] for name in TITLES)
+    ridge, sd = (np.array([row["measured"]["end"] for row in select(rows, penalty=name)])[..., 1] for name in TITLES)
     steps = np.diff(ridge, axis=0)
     found.append(
         _rows.stated(
@@ -297,7 +283,7 @@ def draw(rows: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
     figure, axes = plotting.panels(2, 2)
     labels = [f"$s_1 = {s1:g}$" for s1 in config.s1]
     for (left, right), penalty in zip(axes, TITLES, strict=True):
-        of = select(rows, penalty)
+        of = select(rows, penalty=penalty)
         exact, alpha, alpha_exact = (
             np.array([row["predicted"][key] for row in of]) for key in ("equilibrium", "alpha", "alpha_equilibrium")
         )

@@ -19,10 +19,8 @@ train on images that come with scikit-learn, paper with the published settings o
 from __future__ import annotations
 
 import ast
-import dataclasses
 import functools
 import inspect
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +36,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from experiments import _rows, _tasks
-from experiments._bounds import Bound
+from experiments._bounds import Bound, expect
+from experiments._study import Cell, Report, Study
 from experiments._tasks import Task
-from gsjax import _check, methods, networks, plotting, records
+from gsjax import methods, networks, plotting
 from gsjax.methods import Batch, Method, State, terms
 
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str}
@@ -124,10 +123,8 @@ def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
 
 def _constructors(config: Config, groups: Mapping[str, int]) -> tuple[Callable[..., nn.Module], Callable[..., Method]]:
     """Network and method with their options; `groups` are what the data say of those of a method."""
-    _check.require(config.method in methods.NAMES, "method", f"one of {', '.join(methods.NAMES)}", repr(config.method))
-    _check.require(
-        config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network)
-    )
+    expect(config.method in methods.NAMES, "method", f"one of {', '.join(methods.NAMES)}", repr(config.method))
+    expect(config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network))
     make_network, make_method = networks.get(config.network), methods.get(config.method)
     of_network = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
     of_method = options(config.method, make_method, config.method_options, groups)
@@ -153,42 +150,37 @@ def options(
     for text in given:
         key, equals, value = text.partition("=")
         good = equals and key in known and key not in found
-        _check.require(good, f"options of {name}", f"NAME=VALUE, each once, with names from {', '.join(known)}", text)
+        expect(good, f"options of {name}", f"NAME=VALUE, each once, with names from {', '.join(known)}", text)
         found[key] = _value(key, value, str(known[key].annotation))
     found |= {key: defaults[key] for key in needed if key in defaults and key not in found}
     missing = [key for key in needed if key not in found]
-    _check.require(not missing, f"options of {name}", f"{', '.join(f'{key}=VALUE' for key in missing)}", list(given))
+    expect(not missing, f"options of {name}", f"{', '.join(f'{key}=VALUE' for key in missing)}", list(given))
     return found
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains unless it has been done, and writes `rows.jsonl`, `summary.json` and the figure."""
-    check(config)
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """One cell, with all seeds, of which every process trains some."""
     data_key, key = jax.random.split(jax.random.key(seed))
     sizes = {"classes": config.classes, "n": config.n, "test": config.test, "image_size": config.image_size}
     task = _tasks.load(data_key, config.data, **sizes)
     method, network = build(config, task)
-    first = jax.process_index() == 0
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed}) if first else None
     cell = {"method": config.method, "data": config.data, "network": config.network}
-    if table is None or jax.process_count() > 1 or not table.has(cell):
-        start = time.perf_counter()
-        rows = [{**cell, **row} for row in train(config, task, method, network, key)]
-        if table is not None and not table.has(cell):
-            table.add(cell, rows, time.perf_counter() - start)
-    if table is None:
-        return
-    draw(table.rows, out / "curves.png")
-    _rows.finish(
-        out,
-        experiment="train",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data=task.about,
-        rows=summarise(table.rows),
-        signatures=[],
-    )
+    measured = ("accuracy", "loss") if task.train.group is None else ("accuracy", "loss", "worst group")
+    curves = dict.fromkeys(measured, (float, len(recorded(config))))
+    columns = {"seed": int, "steps": (int, len(recorded(config))), **dict.fromkeys(("train", *task.held_out), curves)}
+
+    def curves_of_all() -> list[dict[str, Any]]:
+        return [{**cell, **row} for row in train(config, task, method, network, key)]
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        return Report(summarise(rows), [], {"curves.png": functools.partial(draw, rows)})
+
+    return Study(task.about, [Cell(cell, curves_of_all, columns, config.seeds)], report, together=True)
+
+
+def recorded(config: Config) -> list[int]:
+    """The steps after which is measured."""
+    return np.unique(np.linspace(0, config.steps, config.records + 1).round()).astype(int).tolist()
 
 
 def train(config: Config, task: Task, method: Method, network: nn.Module, key: jax.Array) -> list[dict[str, Any]]:
@@ -205,14 +197,14 @@ def train(config: Config, task: Task, method: Method, network: nn.Module, key: j
         task.train,
         steps=config.steps,
         batch_size=config.batch_size,
-        record=np.unique(np.linspace(0, config.steps, config.records + 1).round()).astype(int).tolist(),
+        record=recorded(config),
         evaluate=lambda state, sets: {name: measure(network, state, batch) for name, batch in sets.items()},
         held_out=sets,
         what=f"{config.method} on {config.data}",
     )
     lost = int(np.sum(~run.finite))
     expected = "one at which the objective stays finite"
-    _check.require(lost == 0, "learning_rate", expected, f"{config.learning_rate}: {lost} of {len(run.finite)} lost it")
+    expect(lost == 0, "learning_rate", expected, f"{config.learning_rate}: {lost} of {len(run.finite)} lost it")
     return [
         {"seed": number, "steps": run.steps.tolist()}
         | {name: {key: of[number].tolist() for key, of in curves.items()} for name, curves in run.records.items()}
@@ -269,10 +261,10 @@ def _sets(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
-    _check.require(0 <= config.momentum < 1, "momentum", "a number from 0 to below 1", config.momentum)
+    expect(0 <= config.momentum < 1, "momentum", "a number from 0 to below 1", config.momentum)
     if config.optimizer == "sgd":
         return optax.sgd(config.learning_rate, config.momentum or None)
-    _check.require(config.momentum == 0, "momentum", f"0, as {config.optimizer} has its own", config.momentum)
+    expect(config.momentum == 0, "momentum", f"0, as {config.optimizer} has its own", config.momentum)
     return optax.adam(config.learning_rate)
 
 
@@ -286,5 +278,5 @@ def _value(option: str, text: str, annotation: str) -> Any:
         value = (value,)
     kind = _TYPES.get(annotation, object)
     good = isinstance(value, kind) and (annotation == "bool" or not isinstance(value, bool))
-    _check.require(good, option, f"a value of type {annotation}", repr(text))
+    expect(good, option, f"a value of type {annotation}", repr(text))
     return value

@@ -31,10 +31,8 @@ three strongest features, which a straight boundary takes, and of all others.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +47,8 @@ from scipy import special
 
 from experiments import _rows
 from experiments._bounds import Bound
+from experiments._study import Cell, Report, Study, keys, select
 from gsjax import data, features, methods, networks, plotting, records, statistics, tangent
-from gsjax._progress import track
 from gsjax.data import Dataset
 from gsjax.probes import boundary
 from gsjax.statistics import Interval
@@ -157,23 +155,34 @@ def arms(config: Config) -> list[Arm]:
     return [arm for arm in found if not config.arms or arm.name in config.arms]
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains the arms that are not trained yet, and writes rows, boundaries, responses, `summary.json` and figures."""
-    table = records.Table(out, {**dataclasses.asdict(config), "seed": seed})
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per arm, with all seeds; its boundaries, or its responses in time, are in a file of its own."""
     planned = arms(config)
-    found = {arm.name: trained(arm, config, seed, table) for arm in track(planned, "arms")}
-    rows, signatures = summarise(planned, found, table.rows, config, seed)
-    _rows.finish(
-        out,
-        experiment="two_moons",
-        preset=preset,
-        config=config,
-        seed=seed,
-        data={"name": "two moons", "train": config.n, "stand-in": False},
-        rows=rows,
-        signatures=signatures,
+    paths = {arm.name: out / "arms" / f"{arm.name}.npz".replace(": ", " ") for arm in planned}
+
+    def report(rows: list[dict[str, Any]]) -> Report:
+        found = {arm.name: unpacked(paths[arm.name], config, followed=arm.followed) for arm in planned}
+        pictures = Pictures(planned, found, config, seed)
+        figures = {"figure1.png": pictures.figure_1, "boundaries.png": pictures.boundaries}
+        if any(arm.followed for arm in planned):
+            figures["paths.png"] = pictures.paths
+        return Report(*summarise(planned, found, rows, config, seed), figures)
+
+    columns = {"seed": int, **dict.fromkeys(("loss", "accuracy", "share"), float)}
+    return Study(
+        {"name": "two moons", "train": config.n, "stand-in": False},
+        [
+            Cell(
+                {"arm": arm.name},
+                functools.partial(train, arm, config, seed, paths[arm.name]),
+                columns,
+                config.seeds,
+                files=[paths[arm.name]],
+            )
+            for arm in planned
+        ],
+        report,
     )
-    draw(planned, found, config, seed, out)
 
 
 def check(config: Config) -> None:
@@ -183,21 +192,14 @@ def check(config: Config) -> None:
 
 def examples(delta: float, config: Config, seed: int) -> Dataset:
     """The examples of every network, `x (seeds, n, 2)`, `y (seeds, n)`: its own, or the same for all."""
-    numbers = jnp.zeros(config.seeds, int) if config.shared else jnp.arange(config.seeds)
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(numbers)
-    return jax.vmap(lambda key: data.two_moons(key, config.n, noise=config.noise, delta=delta))(keys)
+    numbers = np.zeros(config.seeds, int) if config.shared else np.arange(config.seeds)
+    draw_one = functools.partial(data.two_moons, n=config.n, noise=config.noise, delta=delta)
+    return jax.vmap(draw_one)(keys(seed, numbers.tolist()))
 
 
-def trained(arm: Arm, config: Config, seed: int, table: records.Table) -> Mapping[str, np.ndarray]:
-    """The arrays of an arm, from its file or from training: `grid (seeds, 100, 100)`, `logits (seeds, n)`, and of one
-    that is followed `times (T,)` and `responses (seeds, T, 4)`.
-    """  # noqa: D205
-    path, cell = table.folder / "arms" / f"{arm.name}.npz".replace(": ", " "), {"arm": arm.name}
-    if table.has(cell) and path.exists():
-        return unpacked(path, config, followed=arm.followed)
-    start = time.perf_counter()
+def train(arm: Arm, config: Config, seed: int, path: Path) -> list[dict[str, Any]]:
+    """Trains an arm; one row per seed, and in the file `path` what `unpacked` reads."""
     x, y = examples(arm.delta, config, seed)
-    keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed + 1), number))(jnp.arange(config.seeds))
     batch = methods.Batch(turned(x, arm.rotation), y)
     followed = sorted({round(step) for step in np.geomspace(1, arm.steps, 80)} if arm.followed else {arm.steps})
 
@@ -221,7 +223,7 @@ def trained(arm: Arm, config: Config, seed: int, table: records.Table) -> Mappin
     points = jnp.asarray(CORNERS, x.dtype)
     result = methods.train(
         arm.method,
-        keys,
+        keys(seed + 1, range(config.seeds)),
         batch,
         steps=arm.steps,
         record=[0, *followed] if arm.followed else followed,
@@ -239,13 +241,11 @@ def trained(arm: Arm, config: Config, seed: int, table: records.Table) -> Mappin
         arrays |= {"times": np.asarray(followed), "responses": responses}
     path.parent.mkdir(exist_ok=True)
     records.write(path, packed(arrays))
-    rows = [
-        {**cell, "seed": number, **{name: float(recorded[name][number, -1]) for name in ("loss", "accuracy", "share")}}
+    last = {name: recorded[name][:, -1].tolist() for name in ("loss", "accuracy", "share")}
+    return [
+        {"arm": arm.name, "seed": number, **{name: values[number] for name, values in last.items()}}
         for number in range(config.seeds)
     ]
-    if not table.has(cell):
-        table.add(cell, rows, time.perf_counter() - start)
-    return arrays
 
 
 def turned(x: Float[Array, "n 2"], angle: float) -> Float[Array, "n 2"]:
@@ -340,7 +340,7 @@ def summarise(
     """Margin, bend and share of every arm, and what is judged of them."""
     lines, measures = [], {}
     for arm in planned:
-        of = [row for row in rows if row["arm"] == arm.name]
+        of = select(rows, arm=arm.name)
         lines.append(_rows.measured(f"{arm.name}: training accuracy", [row["accuracy"] for row in of]))
         if arm.followed:
             seventh, weak = _shares(found[arm.name]["responses"])
@@ -433,53 +433,58 @@ def quotient(above: Float[np.ndarray, " seeds"], below: Float[np.ndarray, " seed
     return Interval(*map(np.asarray, (top / bottom, (b - root) / a, (b + root) / a)))
 
 
-def draw(
-    planned: Sequence[Arm],
-    found: Mapping[str, Mapping[str, np.ndarray]],
-    config: Config,
-    seed: int,
-    out: Path,
-) -> None:
-    """Fig. 1 (a) to (d), and the boundaries of all arms."""
-    still = [arm for arm in planned if not arm.followed]
-    titles = {"overlapping: erm": "(a) overlapping, ERM", "erm": "(b) separable, ERM", "sd": "(c) separable, SD"}
-    first = [arm for arm in still if arm.name in titles]
-    followed = [arm for arm in planned if arm.followed]
+class Pictures(NamedTuple):
+    """What the figures are drawn of: the arms, their arrays by name, and where the examples come from."""
 
-    def picture(arm: Arm, ax: Any, title: str) -> None:
-        x, y = (np.asarray(of)[0] for of in examples(arm.delta, config, seed))
-        plotting.decision_boundary(GRID, GRID, found[arm.name]["grid"].mean(axis=0), x, y, ax=ax)
+    planned: Sequence[Arm]
+    found: Mapping[str, Mapping[str, np.ndarray]]
+    config: Config
+    seed: int
+
+    def boundary(self, arm: Arm, ax: Any, title: str) -> None:
+        """Draws the boundary of an arm's outputs averaged over seeds, with the examples of the first one."""
+        x, y = (np.asarray(values)[0] for values in examples(arm.delta, self.config, self.seed))
+        plotting.decision_boundary(GRID, GRID, self.found[arm.name]["grid"].mean(axis=0), x, y, ax=ax)
         ax.set_title(title)
 
-    count = len(first) + bool(followed)
-    figure, axes = plotting.panels(-(-count // 2), 2)
-    for arm, ax in zip(first, axes.flat, strict=False):
-        picture(arm, ax, titles[arm.name])
-    for ax in axes.flat[len(first) :]:
-        ax.set_axis_off()
-    if followed:
-        ax = axes.flat[len(first)]
-        ax.set_axis_on()
-        draw_paths(ax, followed, found, (0, 1))
-        ax.set_xlabel("$|z_2|$")
-        ax.set_ylabel("$|z_7|$")
-        ax.set_title("(d) paths in feature space")
-    plotting.save(figure, out / "figure1.png")
+    def figure_1(self, path: Path) -> None:
+        """Fig. 1 (a) to (d)."""
+        titles = {"overlapping: erm": "(a) overlapping, ERM", "erm": "(b) separable, ERM", "sd": "(c) separable, SD"}
+        first = [arm for arm in self.planned if arm.name in titles]
+        followed = [arm for arm in self.planned if arm.followed]
+        count = len(first) + bool(followed)
+        figure, axes = plotting.panels(-(-count // 2), 2)
+        for arm, ax in zip(first, axes.flat, strict=False):
+            self.boundary(arm, ax, titles[arm.name])
+        for ax in axes.flat[len(first) :]:
+            ax.set_axis_off()
+        if followed:
+            ax = axes.flat[len(first)]
+            ax.set_axis_on()
+            draw_paths(ax, followed, self.found, (0, 1))
+            ax.set_xlabel("$|z_2|$")
+            ax.set_ylabel("$|z_7|$")
+            ax.set_title("(d) paths in feature space")
+        plotting.save(figure, path)
 
-    if followed:
+    def paths(self, path: Path) -> None:
+        """The strong responses against all others, in time."""
         figure, ((ax,),) = plotting.panels()
-        draw_paths(ax, followed, found, (2, 3))
+        draw_paths(ax, [arm for arm in self.planned if arm.followed], self.found, (2, 3))
         ax.set_xlabel("response of the 3 strongest features")
         ax.set_ylabel("response of all others")
-        plotting.save(figure, out / "paths.png")
+        plotting.save(figure, path)
 
-    figure, axes = plotting.panels(-(-len(still) // 4), min(4, len(still)))
-    for ax in axes.flat:
-        ax.set_axis_off()
-    for arm, ax in zip(still, axes.flat, strict=False):
-        ax.set_axis_on()
-        picture(arm, ax, arm.name.replace("erm", "ERM").replace("sd", "SD"))
-    plotting.save(figure, out / "boundaries.png", dpi=80)
+    def boundaries(self, path: Path) -> None:
+        """The boundaries of all arms."""
+        still = [arm for arm in self.planned if not arm.followed]
+        figure, axes = plotting.panels(-(-len(still) // 4), min(4, len(still)))
+        for ax in axes.flat:
+            ax.set_axis_off()
+        for arm, ax in zip(still, axes.flat, strict=False):
+            ax.set_axis_on()
+            self.boundary(arm, ax, arm.name.replace("erm", "ERM").replace("sd", "SD"))
+        plotting.save(figure, path, dpi=80)
 
 
 def draw_paths(

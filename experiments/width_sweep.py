@@ -27,8 +27,8 @@ reason.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +41,9 @@ import tyro
 from jaxtyping import Float
 
 from experiments import _rows
-from experiments._bounds import Bound
-from gsjax import _check, data, plotting, records, statistics, sweeps
+from experiments._bounds import Bound, expect
+from experiments._study import Cell, Report, Study, select
+from gsjax import data, plotting, statistics, sweeps
 from gsjax.data import Dataset
 from gsjax.statistics import Interval, Slope, loglog_slope
 
@@ -126,7 +127,7 @@ def check(config: Config) -> None:
         ValueError: an unknown activation; more features to starve than there are.
     """
     sweep_of(config, seed=0)
-    _check.require(config.starving <= config.n, "starving", f"at most n = {config.n}", config.starving)
+    expect(config.starving <= config.n, "starving", f"at most n = {config.n}", config.starving)
 
 
 def load(name: str, config: Config, seed: int) -> tuple[Dataset, Dataset]:
@@ -148,60 +149,58 @@ def load(name: str, config: Config, seed: int) -> tuple[Dataset, Dataset]:
     return Dataset(whole.x[: config.n], whole.y[: config.n]), Dataset(whole.x[config.n :], whole.y[config.n :])
 
 
-def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
-    """Trains what is not trained yet, and writes `rows.jsonl`, `summary.json` and the figures."""
-    settings = {**dataclasses.asdict(config), "seed": seed}
-    first = jax.process_index() == 0
-    table = records.Table(out, settings) if first else None
-    retrained = records.Table(out / "starvation", settings) if first and config.starving_widths else None
-    sweep = sweep_of(config, seed)
-
-    rows, signatures, sizes = [], [], []
+def study(config: Config, *, out: Path, seed: int) -> Study:
+    """A cell per network, penalty and data set; in the folder `starvation`, one per width at which that is measured."""
+    sweep, sizes, cells = sweep_of(config, seed), [], []
     for name in config.data:
         train, test = load(name, config, seed)
         sizes.append({"name": name, "train": len(train.y), "test": len(test.y), "stand-in": False})
-        finished = sweeps.run(sweep, train, test, name=name, table=table)
-        starved = starvation(sweep, config, train, name, retrained)
-        if first:
-            draw(finished, starved, config, out / f"{name}.png")
-            for group in groups(finished, config):
-                rows += summarise(group, config)
-                signatures.append(judge(group))
-            rows += compare(starved, config)
-    if first:
-        _rows.finish(
-            out,
-            experiment="width_sweep",
-            preset=preset,
-            config=config,
-            seed=seed,
-            data=sizes,
-            rows=rows,
-            signatures=signatures,
-        )
+        cells += [sweep_cell(sweep, cell, train, test, name) for cell in sweeps.cells(sweep)]
+        cells += [starvation_cell(sweep, config, width, train, name) for width in config.starving_widths]
+    return Study(sizes, cells, functools.partial(report, config), together=True)
 
 
-def starvation(
-    sweep: sweeps.Sweep, config: Config, train: Dataset, name: str, table: records.Table | None
-) -> list[dict[str, Any]]:
-    """Predicted and measured starvation, a row a seed of every width; every process has to call it."""
-    found = []
-    for width in config.starving_widths:
-        cell = sweeps.Cell(width, config.depths[0], config.penalties[0], config.strengths[0])
-        key = {"data": name, **cell._asdict()}
-        if jax.process_count() == 1 and table is not None and table.has(key):
-            found += [row for row in table.rows if key.items() <= row.items()]
-            continue
-        start = time.perf_counter()
+def sweep_cell(sweep: sweeps.Sweep, cell: sweeps.Cell, train: Dataset, test: Dataset, name: str) -> Cell:
+    """The networks of a width, depth, penalty and strength, each held against theory."""
+    alone = dataclasses.replace(
+        sweep, widths=(cell.width,), depths=(cell.depth,), penalties=(cell.penalty,), strengths=(cell.strength,)
+    )
+    compute = functools.partial(sweeps.run, alone, train, test, name=name)
+    errors = ("error_empirical", "error_infinite", "error_parameters", "drift", "test_accuracy", "gradient_norm")
+    columns = {"seed": int, "n": int, **dict.fromkeys(errors, float), "iterations": int, "converged": bool}
+    columns |= dict.fromkeys(("errors_empirical", "errors_infinite"), (float, None))
+    return Cell({"data": name, **cell._asdict()}, compute, columns, sweep.seeds)
+
+
+def starvation_cell(sweep: sweeps.Sweep, config: Config, width: int, train: Dataset, name: str) -> Cell:
+    """Predicted and measured starvation in the networks of a width."""
+    cell = sweeps.Cell(width, config.depths[0], config.penalties[0], config.strengths[0])
+    key = {"data": name, **cell._asdict()}
+
+    def compute() -> list[dict[str, Any]]:
         measured = sweeps.starvation(sweep, cell, train, features=config.starving)
-        rows = [
+        return [
             {**key, "seed": seed, "predicted": p.tolist(), "measured": m.tolist(), "converged": bool(c)}
             for seed, (p, m, c) in enumerate(zip(*measured, strict=True))
         ]
-        if table is not None and not table.has(key):
-            table.add(key, rows, time.perf_counter() - start)
-        found += rows
-    return found
+
+    matrix = (float, config.starving, config.starving)
+    columns = {"seed": int, "predicted": matrix, "measured": matrix, "converged": bool}
+    return Cell(key, compute, columns, sweep.seeds, folder="starvation")
+
+
+def report(config: Config, rows: list[dict[str, Any]]) -> Report:
+    """Of each data set the rows and signatures of every sweep of widths, starvation, and a figure."""
+    lines, signatures, figures = [], [], {}
+    for name in config.data:
+        finished = [row for row in select(rows, data=name) if "predicted" not in row]
+        starved = [row for row in select(rows, data=name) if "predicted" in row]
+        figures[f"{name}.png"] = functools.partial(draw, finished, starved, config)
+        for group in groups(finished, config):
+            lines += summarise(group, config)
+            signatures.append(judge(group))
+        lines += compare(starved, config)
+    return Report(lines, signatures, figures)
 
 
 def groups(rows: Sequence[dict[str, Any]], config: Config) -> list[list[dict[str, Any]]]:

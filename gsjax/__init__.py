@@ -2,8 +2,9 @@
 
 The rooms, in the order in which data flows through them: `networks`, `tangent`, `features`, `objectives`, `dual`,
 `starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`; and
-`files`, `pages` and `statistics`, which all of them can use. `import gsjax` makes all of them attributes, and imports
-each when it is first used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with `gsjax.plotting` alone.
+`files`, `pages`, `progress` and `statistics`, which all of them can use. `import gsjax` makes all of them attributes,
+and imports each when it is first used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with
+`gsjax.plotting` alone.
 
 What every function takes, or refuses with a `ValueError` that names the argument:
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         pages,
         plotting,
         probes,
+        progress,
         records,
         starvation,
         statistics,
@@ -66,6 +68,7 @@ __all__ = [
     "pages",
     "plotting",
     "probes",
+    "progress",
     "records",
     "starvation",
     "statistics",

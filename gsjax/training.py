@@ -89,12 +89,19 @@ class Fit(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """The course of training: `times (T,)`, centred outputs `logits (T, n)`, `objective (T,)`, last `params`."""
+    """The course of training.
+
+    At the recorded steps `times (T,)`, centred outputs `logits (T, n)` and `objective (T,)`. At the end, which is later
+    than these where the descent is run on, `params`, the number of `steps`, and whether the descent `converged`, i.e.
+    the norm of the gradient was at most `tolerance` of the initial one; False where no `tolerance` was asked for.
+    """
 
     times: Float[Array, " T"]
     logits: Float[Array, "T n"]
     objective: Float[Array, " T"]
     params: PyTree
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]
 
 
 class _Conjugate(NamedTuple):
@@ -359,6 +366,8 @@ def descend(
     *,
     step_size: float,
     steps: Sequence[int] | Int[Array, " T"],
+    tolerance: float | None = None,
+    max_steps: int = 1_000_000,
 ) -> Descent:
     """Gradient descent on L from `params`, theta <- theta - step_size dL/dtheta, recorded after given steps.
 
@@ -371,9 +380,13 @@ def descend(
         apply_fn, params, x, y, penalty: as in `fit`.
         step_size: positive.
         steps: increasing numbers of steps, `(T,)`, from 0 upwards.
+        tolerance: if given, the descent is run on after the last of `steps`, without records, until ||dL/dtheta||_2 is
+            at most `tolerance` times what it was at `params`.
+        max_steps: bound on the number of all steps of a descent that is run on.
 
     Raises:
-        ValueError: as in `fit`; a `step_size` that is not positive; `steps` empty, negative or not increasing.
+        ValueError: as in `fit`; a `step_size` that is not positive; `steps` empty, negative or not increasing; a
+            `tolerance` that is not positive; `max_steps` below one.
 
     >>> from gsjax.objectives import Ridge
     >>> course = descend(lambda w, x: x @ w, jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1), Ridge(1.0),
@@ -388,6 +401,9 @@ def descend(
     _check.shape("steps", steps, ndim=1)
     increasing = jnp.issubdtype(steps.dtype, jnp.integer) & (steps[0] >= 0) & jnp.all(jnp.diff(steps) > 0)
     _check.require(increasing, "steps", "increasing whole numbers from 0 upwards", steps)
+    max_steps = _check.whole("max_steps", max_steps, least=1)
+    if tolerance is not None:
+        _check.number("tolerance", tolerance, "(0, inf)")
 
     origin = Origin(params, apply_fn(params, x))
     theta, unravel = _ravel(params)
@@ -398,9 +414,24 @@ def descend(
         theta = lax.fori_loop(0, count, lambda _, theta: theta - step_size * gradient(theta), theta)
         return theta, (apply_fn(unravel(theta), x) - origin.logits, loss(theta))
 
+    start = theta
     theta, (logits, objectives) = lax.scan(record, theta, jnp.diff(steps, prepend=0))
     times = steps * jnp.asarray(step_size, logits.dtype)
-    return Descent(times, logits, objectives, unravel(theta))
+    if tolerance is None:
+        return Descent(times, logits, objectives, unravel(theta), steps[-1], jnp.array(False))
+    target = tolerance * jnp.linalg.norm(gradient(start))
+
+    def unfinished(carry: tuple[Array, Array]) -> Array:
+        theta, taken = carry
+        return (jnp.linalg.norm(gradient(theta)) > target) & (taken < max_steps)
+
+    def advance(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        theta, taken = carry
+        return theta - step_size * gradient(theta), taken + 1
+
+    theta, taken = lax.while_loop(unfinished, advance, (theta, steps[-1]))
+    converged = jnp.linalg.norm(gradient(theta)) <= target
+    return Descent(times, logits, objectives, unravel(theta), taken, converged)
 
 
 def _loss(

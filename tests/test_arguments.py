@@ -228,6 +228,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("linearized.flow", of(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
     **rows("training.fit", of(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
     **rows("training.descend", of(DESCEND, steps=[1]), step_size=DECAY),
+    **rows("training.descend", of(DESCEND, step_size=0.1, steps=[1]), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
     **rows("training.descend", of(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
     "dual.closed_form.lambertw.x": Argument(NUMBERS, dual.closed_form.lambertw, 0.5),
     "dual.closed_form.equal_strengths.s2": Argument(

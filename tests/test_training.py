@@ -412,6 +412,33 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
         chex.assert_trees_all_close(once.params, often.params, atol=1e-14)
 
 
+@pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.5)], ids=["ridge", "sd"])
+def test_a_descent_that_is_run_on_rests_where_the_gradient_has_fallen_and_no_step_before(penalty):
+    """Counted by hand in NumPy, for a linear network; the minimum is that of `fit`."""
+    phi, y = np.asarray(FULL.phi, float), np.asarray(FULL.y, float)
+
+    def gradient(theta):
+        f = phi @ theta
+        outputs = -y / (1 + np.exp(y * f))
+        if isinstance(penalty, Ridge):
+            return phi.T @ outputs + 0.5 * theta
+        return phi.T @ (outputs + 0.5 * f)
+
+    theta, taken = np.zeros(phi.shape[1]), 0
+    while taken < 3 or np.linalg.norm(gradient(theta)) > 1e-6 * np.linalg.norm(gradient(np.zeros_like(theta))):
+        theta, taken = theta - 0.02 * gradient(theta), taken + 1
+    with jax.enable_x64(True):
+        run = functools.partial(training.descend, linear, jnp.zeros(phi.shape[1]), phi, y, penalty, step_size=0.02)
+        rested, cut = (run(steps=[0, 3], tolerance=1e-6, max_steps=most) for most in (1_000_000, 5))
+        assert (int(rested.steps), bool(rested.converged)) == (taken, True)
+        np.testing.assert_allclose(rested.params, theta, atol=1e-10)
+        assert rested.logits.shape == (2, len(y))
+        assert (int(cut.steps), bool(cut.converged)) == (5, False)
+        plain = run(steps=[3])
+        assert (int(plain.steps), bool(plain.converged)) == (3, False)
+        np.testing.assert_array_equal(plain.logits[-1], rested.logits[-1])
+
+
 def test_descent_over_seeds(x64):
     x, y = (a.astype(x64) for a in data())
 

@@ -14,7 +14,7 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Float
 
-from gsjax import _check, _progress
+from gsjax import _check, progress
 from gsjax.features.decomposition import Features
 from gsjax.tangent.operator import TangentKernel
 
@@ -265,7 +265,7 @@ def _lanczos(
     v = orthogonal(start.astype(np.float64), 0)
     krylov[0] = v / np.linalg.norm(v)
     k = 0
-    for k in _progress.track(range(depth), "products with the kernel"):
+    for k in progress.track(range(depth), "products with the kernel"):
         image = kernel.product(krylov[k])
         diagonal[k] = krylov[k].astype(np.float64) @ image
         image = orthogonal(image, k + 1)
@@ -298,7 +298,7 @@ def _rayleigh_ritz(
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
     """Ritz values of Y K Y, largest first, vectors and residuals in a space that holds the span of `basis`."""
     basis, _ = np.linalg.qr(basis)
-    columns = _progress.track(range(basis.shape[1]), "products with the kernel")
+    columns = progress.track(range(basis.shape[1]), "products with the kernel")
     image = np.stack([kernel.product(basis[:, column]) for column in columns], axis=1)
     if not np.all(np.isfinite(image)):
         return np.full(1, np.nan), basis, np.zeros(1)

@@ -16,13 +16,13 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from gsjax import _check, _progress
+from gsjax import _check, progress
 from gsjax._devices import AXIS, gathered, over_devices, over_seeds, padded
 from gsjax.methods.protocol import Batch, Method, State, check_batch
 
 __all__ = ["Run", "stream", "train"]
 
-_SIGNS_OF_LIFE = 50  # programs run one after another, so that progress can be seen
+_UPDATES = 50  # of the progress bar: so many programs run one after another
 
 
 class Run(NamedTuple):
@@ -81,7 +81,7 @@ def train(
         held_out: what `evaluate` takes, shared by the seeds, or with an axis of seeds before all others if `per_seed`.
         per_seed: whether every seed has data of its own.
         mesh: devices, with an axis "seeds"; by default all there are, of all processes.
-        what: is trained, for the sign of progress.
+        what: label of the progress bar.
 
     Raises:
         ValueError: `keys` that are not typed keys `(seeds,)`; `steps`, `batch_size` or `record` out of range; data
@@ -132,9 +132,9 @@ def train(
             records.append(gathered(measure(evaluate, mesh, per_seed, course.state, held_out), seeds))
 
     recorded(0)
-    pauses = sorted({*points, *range(0, steps, math.ceil(steps / _SIGNS_OF_LIFE)), 0, steps})
+    pauses = sorted({*points, *range(0, steps, math.ceil(steps / _UPDATES)), 0, steps})
     legs = list(itertools.pairwise(pauses))
-    for since, until in _progress.track(legs, what) if jax.process_index() == 0 else legs:
+    for since, until in progress.track(legs, what) if jax.process_index() == 0 else legs:
         course = advance(method, mesh, per_seed, batch_size, course, data, np.int32(since), np.int32(until))
         jax.block_until_ready(course.finite)
         recorded(until)
@@ -169,7 +169,7 @@ def stream(
         steps: how many updates an epoch has.
         evaluate: `evaluate(state)` -> pytree of arrays, called after every epoch; it is not compiled, so it can read
             batches of its own. Nothing but what it returns may outlive the call.
-        what: is trained, for the sign of progress.
+        what: label of the progress bar.
 
     Returns:
         A `Run` without an axis of seeds: the last state; the number of updates after each epoch, `(epochs,)`; records
@@ -195,7 +195,7 @@ def stream(
     state, finite, records = jax.tree.map(jnp.copy, state), jnp.array(True), []  # an update uses up what it is given
     for epoch in range(epochs):
         given = iter(batches(epoch))
-        for done in _progress.track(range(steps), f"{what}, epoch {epoch + 1} of {epochs}"):
+        for done in progress.track(range(steps), f"{what}, epoch {epoch + 1} of {epochs}"):
             batch = next(given, None)
             if batch is None:
                 raise ValueError(f"batches: expected {steps} in epoch {epoch}, got {done}")

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from gsjax import _check, _progress
+from gsjax import _check, progress
 from gsjax._devices import from_process_0, gathered, over_devices, padded
 from gsjax.data import Dataset
 from gsjax.features import Features
@@ -197,4 +197,4 @@ def _settings(sweep: Sweep, width: int, depth: int, task: Task, **meant: float) 
 
 def _tracked(pending: Sequence[Cell]) -> Iterator[Cell]:
     """The cells one after another; of several processes, the first shows progress."""
-    return _progress.track(pending, "cells of the sweep") if jax.process_index() == 0 else iter(pending)
+    return progress.track(pending, "cells of the sweep") if jax.process_index() == 0 else iter(pending)

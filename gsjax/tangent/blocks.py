@@ -17,7 +17,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
-from gsjax import _progress
+from gsjax import progress
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.factors import Factors, Given, Plan, contract, factors
 
@@ -102,7 +102,7 @@ def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, 
     k = len(kernel) // len(x1)
     like = jax.ShapeDtypeStruct((grid.size * k, grid.width * k), kernel.dtype)
     rows, at = None, None
-    for i, j in _progress.track(grid.pairs(), "blocks of the tangent kernel"):
+    for i, j in progress.track(grid.pairs(), "blocks of the tangent kernel"):
         block = blocks.load(i, j, like) if blocks else None
         if block is None:
             if at != i:

@@ -37,7 +37,6 @@ EMPTY = {
     ("two_moons", "arms"),
     ("colored_mnist", "arms"),
     ("cifar_margin", "on_the_way"),
-    ("cifar_margin", "table"),
 }
 EQUAL = {
     ("train", "method_options"),
@@ -45,7 +44,7 @@ EQUAL = {
     ("groups", "widths"),
     ("groups", "blocks"),
     ("cifar_margin", "channels"),
-    ("cifar_margin", "table_channels"),
+    ("adversarial_accuracy", "channels"),
     ("cifar_margin", "radius"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
@@ -87,7 +86,7 @@ def never(monkeypatch):
         raise AssertionError("it has begun")
 
     for name in _options.found():
-        monkeypatch.setattr(_options.load(name), "run", begun)
+        monkeypatch.setattr(_options.load(name), "study", begun)
 
 
 @pytest.mark.parametrize("name", _options.found())

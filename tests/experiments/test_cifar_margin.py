@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from experiments import _rows, cifar_margin
+from experiments import _cifar, _rows, cifar_margin
 from experiments.__main__ import main
-from gsjax import networks, records
+from gsjax import records
 from gsjax.data import sources
 
 SMOKE = cifar_margin.PRESETS["smoke"]
@@ -35,7 +33,7 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
             raise KeyboardInterrupt
 
     monkeypatch.setattr(records.Table, "add", stop)
-    command = ["cifar_margin", "--preset", "smoke", "--table", "--out", str(tmp_path)]
+    command = ["cifar_margin", "--preset", "smoke", "--out", str(tmp_path)]
     assert main(command) == 130
     assert main(command) == 0
     first = {name: (tmp_path / name).read_bytes() for name in ("rows.jsonl", "summary.json")}
@@ -64,79 +62,18 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
     assert (tmp_path / "margins.png").stat().st_size > 10_000
 
 
-@pytest.mark.slow
-def test_smoke_run_gives_the_same_bytes(tmp_path):
-    for folder in ("first", "second"):
-        assert main(["cifar_margin", "--preset", "smoke", "--out", str(tmp_path / folder)]) == 0
-    for name in ("rows.jsonl", "summary.json"):
-        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
-    summary = json.loads((tmp_path / "first" / "summary.json").read_text())
-    found = values(summary["rows"])
-    attacked = []
-    for arm in ("ERM, c = 0", "SD, c = 0.01"):
-        name = f"8x8 digits of scikit-learn, {arm}"
-        attacked.append(found[f"{name}: under attack (5/255)"])
-        assert 0 <= attacked[-1] <= found[f"{name}: test accuracy"] <= 1
-    assert found["8x8 digits of scikit-learn: under attack (5/255), SD minus ERM"] == pytest.approx(
-        attacked[1] - attacked[0], abs=1e-6
-    )
-    assert not any("5/255" in entry["name"] for entry in summary["signatures"])  # too short to be judged
-    assert any("not tested: 2 of 200 epochs" in (row["differs"] or "") for row in summary["rows"])
-
-
-def test_published_factors_are_converted():
-    """mean_i (lambda/2) sum_k f_ik^2 is the published penalty: c sum f^2, or c mean f^2 over batch and classes."""
-    f = np.random.default_rng(0).normal(size=(6, 10))
-    for strength, published in (
-        (cifar_margin.strength(0.1), 0.1 * (f**2).sum(axis=1).mean()),
-        (cifar_margin.strength(0.05, classes=10), 0.05 * (f**2).mean()),
-        (cifar_margin.strength(6 * 0.1), 0.1 * (f**2).sum()),
-    ):
-        assert np.mean(strength / 2 * (f**2).sum(axis=1)) == pytest.approx(published)
-
-
-def test_what_is_trained_on_and_attacked(monkeypatch):
-    """Two classes in [-1, 1]; all of them normalised, with the radius of the attack in the same units."""
-    recipe = cifar_margin.figure_2(cifar_margin.Cell("figure 2", "digits", "erm"), SMOKE)
+def test_two_classes_are_trained_on():
+    recipe = cifar_margin.recipe("erm", SMOKE)
     x = np.asarray(recipe.train.x)
     assert (x.min(), x.max()) == (-1, 1)
     assert set(np.asarray(recipe.train.y).tolist()) == {0, 1}
-
-    seen = {}
-
-    def pgd(logits_fn, x, y, **attack):
-        seen.update(attack)
-        return x
-
-    monkeypatch.setattr(cifar_margin.margins, "pgd", pgd)
-    cifar_margin.table_1.cache_clear()
-    recipe = cifar_margin.table_1(cifar_margin.Cell("table 1", "digits", "sd"), SMOKE)
-    x = np.asarray(recipe.train.x)
-    np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
-    state = jax.eval_shape(recipe.method.init, jax.random.key(0), recipe.train)
-    jax.eval_shape(recipe.evaluate, state, recipe.held_out)
-    pixels = cifar_margin.load("digits")[0].pixels / 255
-    np.testing.assert_allclose(seen["radius"] * pixels.std(), 5 / 255, rtol=1e-5)
-    np.testing.assert_allclose(seen["step_size"] / seen["radius"], 0.1, rtol=1e-5)
-    low, high = (np.asarray(bound) * pixels.std() + pixels.mean() for bound in seen["bounds"])
-    np.testing.assert_allclose([low, high], [[0], [1]], atol=1e-6)
-    assert (low.item(), high.item()) == pytest.approx((0, 1), abs=1e-6)
 
 
 def test_the_paper_preset_has_the_published_settings():
     paper = cifar_margin.PRESETS["paper"]
     assert (paper.epochs, paper.learning_rate, paper.factor) == (40, 1e-3, 0.1)
-    assert cifar_margin.strength(paper.factor) == 0.2
-    judged = [config for name, config in cifar_margin.PRESETS.items() if name != "smoke"]
-    assert all(config.seeds >= 5 and config.table_seeds >= 5 for config in judged)
-    assert [
-        name for name, config in cifar_margin.PRESETS.items() if cifar_margin.tested(config, "cifar10", 50_000)
-    ] == [
-        "laptop",
-        "gpu",
-        "paper",
-    ]
-    assert cifar_margin.PRESETS["laptop"].table == cifar_margin.PRESETS["gpu"].table == ()
+    assert _cifar.strength(paper.factor) == 0.2
+    assert all(config.seeds >= 5 for name, config in cifar_margin.PRESETS.items() if name != "smoke")
 
 
 @pytest.mark.parametrize("name", ["laptop", "gpu", "paper"])
@@ -207,50 +144,10 @@ def test_medians_of_correctly_classified_images():
     assert cifar_margin.median(values, correct=True).tolist() == [2, np.inf]
 
 
-def test_table_1_is_judged_after_the_published_training_alone():
-    pairs = {"erm": [0.3, 0.31, 0.29, 0.3, 0.3], "sd": [0.6, 0.62, 0.61, 0.6, 0.63]}
-    rows = {arm: [{"attacked": of, "test": 0.9, "train": 1.0} for of in values] for arm, values in pairs.items()}
-    short = cifar_margin.PRESETS["table"]
-    assert cifar_margin.judge_table(rows, short, "cifar10", [18_000, 3600]) == []
-    assert cifar_margin.judge_table(rows, cifar_margin.PRESETS["paper"], "cifar10", [18_000, 3600]) == []
-    [entry] = cifar_margin.judge_table(rows, cifar_margin.PRESETS["paper"], "cifar10", [50_000, 10_000])
-    assert entry["value"] == pytest.approx(0.312)
-    *_, row = cifar_margin.summarise_table(rows, short, "cifar10", [18_000, 3600])
-    share = f"{short.table_epochs * 18 / (200 * 50):.2%}"
-    assert row["differs"].startswith(
-        f"not tested: {short.table_epochs} of 200 epochs on 18000 of 50000 images, {share}"
-    )
-    assert row["published"] == pytest.approx(0.37)
-
-
-@pytest.mark.parametrize("precision", ["highest", "tensorfloat32"])
-def test_the_precision_of_table_1_reaches_every_product(precision):
-    """Forwards and backwards, within the training's own setting: read off the program."""
-    network = cifar_margin.InPrecision(networks.PreActResNet((2,), (1,), 3), precision)
-    x = np.ones((2, 8, 8, 1), np.float32)
-    variables = jax.eval_shape(network.init, jax.random.key(0), x)
-
-    def loss(params, rest):
-        return network.apply({"params": params, **rest}, x, train=True, mutable=list(rest))[0].sum()
-
-    rest = {name: of for name, of in variables.items() if name != "params"}
-    with jax.default_matmul_precision("highest"):
-        program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"], rest))
-    wanted = {"highest": "HIGHEST", "tensorfloat32": "HIGH"}[precision]
-    assert set(re.findall(r"Precision\.(\w+)", program)) == {wanted}
-
-
-def test_nothing_to_do_is_one_line(tmp_path, capsys):
-    assert main(["cifar_margin", "--figure", "none", "--table", "--out", str(tmp_path / "out")]) == 2
-    assert "--figure: expected Fig. 2 or a --table, got neither" in capsys.readouterr().err
-
-
 def test_absent_data_is_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
-    absent = dataclasses.replace(SMOKE, table=("cifar100",))
-    assert [cell.part for cell in cifar_margin.cells(absent)] == ["figure 2"] * 3
     assert main(["cifar_margin", "--preset", "laptop", "--out", str(tmp_path / "out")]) == 2
     assert "CIFAR-10" in capsys.readouterr().err.splitlines()[-1]
 
@@ -316,27 +213,3 @@ def test_the_text_says_what_the_records_say():
         f"flip {loss[0]} under ERM, about what was published, but {loss[1]} under SD",
     ):
         assert part in text, part
-
-    def table(name, place=1):
-        arms = [f"CIFAR-10, {arm}: {name}" for arm in ("ERM, c = 0", "SD, c = 0.01")]
-        return [quoted("table", arm, "{:.1%}")[place] for arm in arms]
-
-    attacked = [number.replace("%,", ",").replace("%]", "]") for number in table("under attack (5/255)")]
-    gained = quoted("table", "CIFAR-10: under attack (5/255), SD minus ERM", "{:.2%}")[1]
-    erm, sd = table("training accuracy", 0)
-    assert erm == sd
-    for part in (
-        f"8 of the published 200 epochs, on 18,000 of 50,000 images, are {8 * 18 / (200 * 50):.2%} of the training",
-        f"{erm} of the training images right under both, {attacked[0]} (ERM) and {attacked[1]} (SD)",
-        "of {} and {} without".format(*table("test accuracy", 0)),
-        f"a difference of {gained.replace('%,', ',').replace('%]', ']')}",
-    ):
-        assert part in text, part
-
-
-def test_nothing_of_table_1_is_judged_in_the_records():
-    summary = records.read(RECORDS / "table" / "summary.json")
-    assert summary["signatures"] == []
-    published = [row for row in summary["rows"] if row["published"] is not None]
-    assert len(published) == 3
-    assert all(row["differs"].startswith("not tested: 8 of 200 epochs") for row in published)

@@ -25,14 +25,13 @@ FAKE = '''
 
 More of it.
 """
-import dataclasses, json
+import functools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
-from experiments._bounds import Bound
-import jax, jax.numpy as jnp
+from experiments._bounds import Bound, expect
+from experiments._study import Cell, Report, Study
+import jax.numpy as jnp
 from jax.experimental import multihost_utils
-from gsjax import records
 
 @dataclass(frozen=True)
 class Config:
@@ -44,26 +43,23 @@ class Config:
 
 PRESETS = {"smoke": Config(), "laptop": Config(numbers=(1.0, 2.0, 3.0), x64=False)}
 
-def run(config, out, *, preset, seed):
-    total = multihost_utils.process_allgather(jnp.array(sum(config.numbers)))
-    if jax.process_index() == 0:
-        write(config, out, preset, seed, total)
-    multihost_utils.sync_global_devices("written")
+def study(config, *, out, seed):
+    columns = {"dtype": str, "everywhere": float}
+    cells = [Cell({"number": number}, functools.partial(one, number), columns, 1) for number in config.numbers]
+    return Study({"name": "none"}, cells, report, together=True)
 
-def write(config, out, preset, seed, total):
-    settings = {**dataclasses.asdict(config), "seed": seed}
-    table = records.Table(out, settings)
-    for number in config.numbers:
-        if number < 0:
-            raise ValueError(f"numbers: expected none below zero, got {number}")
-        if number == 1e9:
-            raise RuntimeError("RESOURCE_EXHAUSTED")
-        if not table.has({"number": number}):
-            table.add({"number": number}, [{"number": number, "dtype": str(total.dtype)}], 1.0)
-    row = {"name": "sum | total", "measured": float(total.sum()), "interval": [0.12345, 9999.5], "seeds": 2,
+def one(number):
+    expect(number >= 0, "numbers", "none below zero", number)
+    if number == 1e9:
+        raise RuntimeError("RESOURCE_EXHAUSTED")
+    total = multihost_utils.process_allgather(jnp.array(number))
+    return [{"number": number, "dtype": str(total.dtype), "everywhere": float(total.sum() / total.size)}]
+
+def report(rows):
+    total = sum(row["everywhere"] for row in rows)
+    row = {"name": "sum | total", "measured": total, "interval": [0.12345, 9999.5], "seeds": 2,
            "published": None, "differs": None}
-    records.summary(out, experiment="fake", preset=preset, config=settings, data={"name": "none"}, rows=[row],
-                    signatures=[])
+    return Report([row], [], {})
 '''
 
 
@@ -123,7 +119,7 @@ def test_a_preset_and_the_flags_that_change_it(folder, arguments, out, numbers, 
     assert main(["fake", *arguments]) == 0
     assert jax.config.read("jax_enable_x64") == before
     rows = [json.loads(line) for line in Path(out, "rows.jsonl").read_text().splitlines()]
-    assert rows == [{"number": number, "dtype": dtype} for number in numbers]
+    assert rows == [{"number": number, "dtype": dtype, "everywhere": number} for number in numbers]
     summary = json.loads(Path(out, "summary.json").read_text())
     assert summary["config"] == {"numbers": numbers, "x64": dtype == "float64", "seed": seed}
     assert summary["preset"] == ("laptop" if "laptop" in " ".join(arguments) else "smoke")
@@ -260,7 +256,7 @@ def in_two_processes(folder, *arguments):
 def test_two_processes_compute_together_and_one_writes(folder):
     statuses, said = in_two_processes(folder, "--out", "both")
     assert statuses == [0, 0], said
-    assert json.loads(Path("both/summary.json").read_text())["rows"][0]["measured"] == 6
+    assert json.loads(Path("both/summary.json").read_text())["rows"][0]["measured"] == 3
     [provenance] = json.loads(Path("both/provenance.json").read_text())["runs"]
     assert provenance["devices"]["processes"] == 2
     assert main(["fake", "--out", "alone"]) == 0

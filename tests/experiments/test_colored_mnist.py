@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import _rows, colored_mnist
+from experiments import _calibration, _rows, colored_mnist
 from experiments.__main__ import main
 from gsjax import data
 
@@ -117,7 +117,7 @@ def test_the_best_threshold_is_as_good_as_any(seed):
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=rng.integers(1, 40)).round(1)
     y = np.where(rng.random(len(logits)) < 0.4, 1.0, -1.0)
-    ours = float(colored_mnist.best_threshold(jnp.asarray(logits), jnp.asarray(y)))
+    ours = float(_calibration.best_threshold(jnp.asarray(logits), jnp.asarray(y)))
     others = np.concatenate([logits - 1e-3, logits + 1e-3])
     best = max(np.mean(y * (logits - other) > 0) for other in others)
     assert np.mean(y * (logits - ours) > 0) == pytest.approx(best)
@@ -129,18 +129,18 @@ def test_a_temperature_undoes_a_scale():
     logits = rng.normal(size=(5, 200))  # validation and the four environments
 
     def row(scale):
-        cooled = [[np.mean(colored_mnist.entropy(scale * of / t)) for of in logits] for t in colored_mnist.TEMPERATURES]
+        cooled = [[np.mean(_calibration.entropy(scale * of / t)) for of in logits] for t in _calibration.TEMPERATURES]
         return {"cooled": cooled}
 
     one, seven = row(1.0), row(7.0)
-    calmed = colored_mnist.calmed([seven, seven], [one, one])
+    calmed = _calibration.calmed([seven, seven], [one, one])
     np.testing.assert_allclose(calmed, [one["cooled"][0][1:]] * 2, atol=2e-3)
     assert np.abs(np.subtract(seven["cooled"][0][1:], one["cooled"][0][1:])).min() > 0.1
 
 
 def test_what_is_judged_fails_where_it_should():
     """With SD no better than ERM, and ERM not following the colour, nothing holds, and each says why."""
-    cooled = [[0.5 + 0.001 * number] * 5 for number in range(len(colored_mnist.TEMPERATURES))]
+    cooled = [[0.5 + 0.001 * number] * 5 for number in range(len(_calibration.TEMPERATURES))]
 
     def row(train, test):
         curve = {"train": [0.5, train], "test": [0.5, test], "validation": [0.5, train], "steps": [0, 1001]}
@@ -160,7 +160,7 @@ def test_entropy_is_that_of_the_predicted_distribution():
     logits = np.array([-3.0, 0.0, 0.5, 90.0])
     p = 1 / (1 + np.exp(-logits))
     expected = -p * np.log(p) - np.log1p(-p, where=p < 1, out=np.zeros(4)) * (1 - p)
-    np.testing.assert_allclose(colored_mnist.entropy(jnp.asarray(logits)), expected, atol=1e-6)
+    np.testing.assert_allclose(_calibration.entropy(jnp.asarray(logits)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(

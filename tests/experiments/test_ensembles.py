@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from experiments import _rows, ensembles
+from experiments import _ensemble_rows, _ensemble_signatures, _random_bases, _ranks, _real_bases, _rows, ensembles
 from experiments.__main__ import main
+from experiments._ensemble_rows import Rows
+from gsjax import records
 from gsjax.data import sources
 from gsjax.starvation.ensemble import Ensemble
 
@@ -34,7 +36,7 @@ def share(cell: dict) -> float:
             return 0.5 + 0.499 * cell["parameter"] ** 8
         case "exceptions" if cell["spectrum"] == "step":
             n = cell["n"]
-            return (ensembles.competing(int(cell["parameter"])) * (n - 2) + 2 * 0.25) / n
+            return (_random_bases.competing(int(cell["parameter"])) * (n - 2) + 2 * 0.25) / n
         case "blocks":
             return 0.5 * 7 / (cell["n"] - 1)
         case None:
@@ -46,7 +48,7 @@ def share(cell: dict) -> float:
 def rows():
     """Rows as `run` makes them, with what theory says in the place of what is found, and some noise."""
     rng, made = np.random.default_rng(0), []
-    cells = [cell._asdict() for cell in ensembles.cells(SMOKE)]
+    cells = [cell._asdict() for cell in _random_bases.grid(SMOKE)]
     for number, task in enumerate(SEVEN.tasks):
         of = {"task": task, "network": "mlp", "n": 16, "number": number}
         cells += [{**of, "strength": strength} for strength in SMOKE.real_strengths]
@@ -67,12 +69,12 @@ def rows():
 
 def test_one_thing_is_varied_at_a_time():
     config = ensembles.PRESETS["laptop"]
-    cells = ensembles.cells(config)
+    cells = _random_bases.grid(config)
     assert len(set(cells)) == len(cells)
     for cell in cells:
-        base = ensembles.Cell(
+        base = _random_bases.Ensemble(
             cell.structure,
-            ensembles.PARAMETERS[cell.structure],
+            _random_bases.PARAMETERS[cell.structure],
             "power law",
             config.n,
             config.decay,
@@ -87,16 +89,16 @@ def test_one_thing_is_varied_at_a_time():
 def test_the_predicted_share_is_that_of_random_directions(count):
     x = np.random.default_rng(0).normal(size=(2, 200_000, count))
     starving = np.mean(x.prod(axis=0).sum(axis=1) * x.sum(axis=2).prod(axis=0) > 0)
-    assert ensembles.competing(count) == pytest.approx(starving, abs=0.005)
+    assert _random_bases.competing(count) == pytest.approx(starving, abs=0.005)
 
 
 def test_the_predicted_share_falls_to_a_half_like_an_inverse_root():
-    assert (ensembles.competing(400) - 0.5) * 20 == pytest.approx((2 / np.pi) ** 1.5 / 2, rel=0.01)
+    assert (_random_bases.competing(400) - 0.5) * 20 == pytest.approx((2 / np.pi) ** 1.5 / 2, rel=0.01)
 
 
 def test_conclusions_hold_where_theory_does_and_not_where_it_does_not(rows):
     def holds():
-        judged = _rows.judged(ensembles.judge(ensembles.Rows(rows), SEVEN, SEVEN.tasks))
+        judged = _rows.judged(_ensemble_signatures.judge(Rows(rows), SEVEN, SEVEN.tasks))
         return {signature["name"]: signature["holds"] for signature in judged}
 
     first = holds()
@@ -114,10 +116,10 @@ def test_conclusions_hold_where_theory_does_and_not_where_it_does_not(rows):
 
 def test_networks_and_lambdas_of_a_task_are_no_further_tasks(rows):
     """Twice the rows of the same tasks make no correlation surer."""
-    before = ensembles.judge(ensembles.Rows(rows), SEVEN, SEVEN.tasks)
+    before = _ensemble_signatures.judge(Rows(rows), SEVEN, SEVEN.tasks)
     more = [{**row, "network": "cnn"} for row in rows if "task" in row]
     both = dataclasses.replace(SEVEN, networks=("mlp", "cnn"))
-    after = ensembles.judge(ensembles.Rows([*rows, *more]), both, SEVEN.tasks)
+    after = _ensemble_signatures.judge(Rows([*rows, *more]), both, SEVEN.tasks)
     of = [
         [entry for entry in found if "support" in entry["name"] or "carry" in entry["name"]]
         for found in (before, after)
@@ -133,20 +135,20 @@ def test_the_interval_of_a_rank_correlation_covers_as_often_as_it_says(tasks):
     x, noise = rng.normal(size=(2, sets, tasks))
     y = rho * x + np.sqrt(1 - rho**2) * noise
     truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's, of normal numbers
-    found = [ensembles.rank_correlation(*pair) for pair in zip(x, y, strict=True)]
+    found = [_ranks.correlation(*pair) for pair in zip(x, y, strict=True)]
     inside = np.mean([low <= truth <= high for _, low, high in found])
     assert 0.93 < inside < 0.98
 
 
 def test_a_permutation_test_is_wrong_as_often_as_it_says():
     rng = np.random.default_rng(0)
-    p = np.array([ensembles.permutation(*rng.normal(size=(2, 7))) for _ in range(300)])
+    p = np.array([_ranks.p_value(*rng.normal(size=(2, 7))) for _ in range(300)])
     assert abs(np.mean(p <= 0.1) - 0.1) < 3 * np.sqrt(0.1 * 0.9 / 300)
-    assert ensembles.permutation(np.arange(7.0), np.arange(7.0)) < 0.001
+    assert _ranks.p_value(np.arange(7.0), np.arange(7.0)) < 0.001
 
 
 def test_rows_say_over_how_many_draws_they_are(rows):
-    found = {row["name"]: row for row in ensembles.summarise(ensembles.Rows(rows), SMOKE, ["digits_3_8"])}
+    found = {row["name"]: row for row in _ensemble_rows.summarise(Rows(rows), SMOKE, ["digits_3_8"])}
     row = found["digits 3/8, mlp: weaker ones starved by the best aligned"]
     assert (row["seeds"], row["differs"]) == (7, "1 of 8 draws without")
     assert row["measured"] == pytest.approx(0.7)
@@ -157,8 +159,8 @@ def test_rows_say_over_how_many_draws_they_are(rows):
 
 def test_a_data_set_that_is_absent_is_left_out(nowhere):
     config = dataclasses.replace(SMOKE, tasks=("digits_3_8", "fashion_mnist_2_4"))
-    assert [ensembles.there(task) for task in config.tasks] == [True, False]
-    digits, fashion = ensembles.about(config)
+    assert [_real_bases.available(task) for task in config.tasks] == [True, False]
+    digits, fashion = _real_bases.about(config)
     assert digits["train"] == "16 a draw"
     assert fashion["name"] == "fashion_mnist, test split, classes 2 and 4"
     assert "left out" in fashion["train"]
@@ -191,7 +193,7 @@ def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
 @pytest.mark.slow
 def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
     """Stopped after some cells, then run to its end, with a data set that is not there."""
-    add, cells = ensembles.records.Table.add, []
+    add, cells = records.Table.add, []
 
     def stop(self, cell, rows, seconds):
         add(self, cell, rows, seconds)
@@ -199,11 +201,11 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
         if len(cells) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(ensembles.records.Table, "add", stop)
+    monkeypatch.setattr(records.Table, "add", stop)
     command = ["ensembles", "--preset", "smoke", "--tasks", "digits_3_8", "mnist_3_8", "--out", str(tmp_path / "out")]
     assert main(command) == 130
     assert main(command) == 0
-    assert len(cells) == len(ensembles.cells(SMOKE)) + 1
+    assert len(cells) == len(_random_bases.grid(SMOKE)) + 1
 
     rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert all(row["converged"] and 0 <= row["share"] <= row["coupled"] <= 1 for row in rows)
@@ -216,7 +218,7 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
     assert found["near identity (1e-05), positive: nearly all pairs starve"]["holds"]
     # Eight draws are too few for an interval within 0.05; their mean is there, and away from there in the control.
     few = "few exceptions, all other strengths equal: the predicted share of the other pairs starves"
-    assert abs(found[few]["value"]) <= ensembles.NEAR
+    assert abs(found[few]["value"]) <= _ensemble_signatures.NEAR
     assert found["few exceptions, control, strengths by the power law: fewer than the predicted share"]["holds"]
     for figure in ("structures.png", "scaling.png", "real.png"):
         assert (tmp_path / "out" / figure).stat().st_size > 10_000

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from experiments import _photographs, _rows, groups
+from experiments import _offsets, _photographs, _rows, groups
 from experiments.__main__ import main
 from gsjax import data, methods, networks, records
 from gsjax.data import sources
@@ -66,7 +66,7 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
         sizes = summary["data"]["train"]
         assert row["odds"]["offset"] == pytest.approx([np.log(sum(sizes[:2]) / sum(sizes[2:]))] * 6)
     found = values(summary)
-    erm = groups.selected(rows[:2])
+    erm = _offsets.selected(rows[:2])
     assert found["ERM: worst-group accuracy"] == pytest.approx(erm.min(axis=1).mean())
     shares = np.array(summary["data"]["train"]) / sum(summary["data"]["train"])
     assert found["ERM: average accuracy"] == pytest.approx((erm @ shares).mean())
@@ -131,9 +131,9 @@ def test_the_best_offset_is_the_one_of_a_search_of_all(score, ties, shift):
     logits = (y + 1.5 * generator.normal(size=len(y)) + shift).astype(np.float32)
     logits = np.round(logits) + 0.25 if ties else logits
     own = worst if score == "worst" else balanced_by(shares)
-    given = (lambda of: of.min(axis=0)) if score == "worst" else lambda of: groups.class_balance(of, shares)
+    given = (lambda of: of.min(axis=0)) if score == "worst" else lambda of: _offsets.class_balance(of, shares)
     best, smallest, accuracies = brute_force(logits.astype(float), y, group, own)
-    found = float(groups.best_offset(groups.Outputs(*map(jnp.asarray, (logits, y, group))), given))
+    found = float(_offsets.best_offset(_photographs.Outputs(*map(jnp.asarray, (logits, y, group))), given))
     assert own(accuracies(found)) == pytest.approx(best, abs=1e-6)
     if score == "worst":  # a sum of shares is equal up to its rounding only
         assert abs(found) == pytest.approx(smallest, abs=1e-5)
@@ -145,7 +145,7 @@ def test_an_epoch_is_selected_together_with_its_offset():
     moved = [[0.8, 0.8, 0.8, 0.4], [0.8, 0.8, 0.8, 0.7]], [[0.0] * 4, [0.3] * 4]
     one = row(0, *plain, groups=moved)
     for name, expected in {"published": 1.0, "offset": 0.3, "blind": 0.5}.items():
-        assert groups.selected([one], groups.CHOICES[name]).tolist() == [[expected] * 4]
+        assert _offsets.selected([one], _offsets.CHOICES[name]).tolist() == [[expected] * 4]
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.3])
@@ -255,7 +255,7 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
     key = jax.random.key(3)
 
     def right(part):
-        return groups.by_group(part.logits * part.y > 0, part.group)
+        return _offsets.by_group(part.logits * part.y > 0, part.group)
 
     def measure(validation, test):
         return {"validation": right(validation), "test": right(test)}
@@ -269,7 +269,7 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
         return methods.Batch(x, jnp.asarray(portraits.y[rows]), jnp.asarray(portraits.group[rows]))
 
     def evaluate(state, held_out):
-        return [groups.by_group(methods.predict(network, state, of.x) * of.y > 0, of.group) for of in held_out]
+        return [_offsets.by_group(methods.predict(network, state, of.x) * of.y > 0, of.group) for of in held_out]
 
     run = methods.train(
         method,

@@ -14,7 +14,6 @@ from scipy import optimize
 
 from experiments import _rows, toy_dynamics
 from experiments.__main__ import main
-from gsjax.objectives import SpectralDecoupling
 
 U = np.array([[0.75**0.5, -0.5], [0.5, 0.75**0.5]])
 EXACT = {("ridge", 2): (6.1204, 1.6400), ("ridge", 3): (7.0681, 1.5831), ("sd", 2): (6.3727, 1.7076)}
@@ -120,13 +119,11 @@ def test_signatures_do_not_hold_where_they_should_not(rows):
     assert [one["holds"] for one in _rows.judged(toy_dynamics.judge(exchanged, config))] == [True, True, False, True]
 
 
-def test_run_on_stops_at_its_bound():
+def test_a_descent_stops_at_its_bound():
     config = dataclasses.replace(toy_dynamics.PRESETS["smoke"], steps=2, max_steps=7)
-    phi, y = jnp.eye(2), jnp.ones(2)
-    _, steps, converged = jax.jit(toy_dynamics.run_on, static_argnums=0)(
-        config, SpectralDecoupling(0.002), phi, y, jnp.zeros(2)
-    )
-    assert (int(steps), bool(converged)) == (7, False)
+    arguments = map(jnp.asarray, (0.0, 0.002, 2.0))
+    found = jax.jit(toy_dynamics.descend, static_argnums=0)(config, *arguments, jax.random.key(0))
+    assert (int(found.steps), bool(found.converged)) == (7, False)
 
 
 def test_a_finished_run_is_not_run_again(smoke, monkeypatch):

@@ -1,0 +1,106 @@
+"""What the experiments on CIFAR have in common: images, published penalties, and training with what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+from jax import lax
+from jaxtyping import Array
+
+from experiments._bounds import expect
+from experiments._study import keys
+from gsjax import data, methods
+from gsjax.data import Images
+
+ARMS = {"erm": "ERM", "sd": "SD"}
+
+
+class Recipe(NamedTuple):
+    """How networks are trained, and what is measured of them after which epochs (`record`)."""
+
+    network: nn.Module
+    method: methods.Method
+    train: methods.Batch
+    epochs: int
+    batch_size: int
+    record: list[int]
+    evaluate: Callable[[methods.State, Any], dict[str, Array]]
+    held_out: Any
+
+
+def strength(factor: float, *, classes: int | None = None) -> float:
+    """The strength of `methods.spectral_decoupling`, lambda in mean_i (lambda/2) sum_k f_ik^2, of a published factor c.
+
+    Fig. 2 adds c sum(logits^2) to a mean of losses, which is read as a sum over the two logits and a mean over the
+    batch: lambda = 2 c; if it sums over a batch of b, too, lambda = 2 c b. Table 1 adds c mean(logits^2), a mean over
+    batch and classes: lambda = 2 c / classes.
+
+    >>> strength(0.1), strength(0.01, classes=10)
+    (0.2, 0.002)
+    """
+    return 2 * factor if classes is None else 2 * factor / classes
+
+
+def load(name: str) -> tuple[Images, Images]:
+    """Images to train on and to test on.
+
+    Raises:
+        FileNotFoundError: they are nowhere; what to fetch, and where to put it.
+    """
+    if name == "digits":
+        images = data.get(name).read()
+        cut = 3 * len(images.labels) // 4
+        return Images(images.pixels[:cut], images.labels[:cut]), Images(images.pixels[cut:], images.labels[cut:])
+    return data.get(name).read("train"), data.get(name).read("test")
+
+
+def called(name: str, train: int) -> str:
+    """What a data set is called, of which there are `train` images to train on."""
+    entry = data.get(name)
+    return f"{entry.title} subset" if train < entry.sizes.get("train", 0) else entry.title
+
+
+def each(measure: Callable[[Array, Array], Array], x: Array, y: Array, size: int = 100) -> Array:
+    """`measure(x, y)` -> `(n,)` of all examples, `size` at a time."""
+    return lax.map(lambda example: measure(example[0][None], example[1][None])[0], (x, y), batch_size=size)
+
+
+def about(name: str) -> dict[str, Any]:
+    """What the summary says of a data set."""
+    train, test = (len(images.labels) for images in load(name))
+    return {"name": called(name, train), "train": train, "test": test, "stand-in": name == "digits"}
+
+
+def train(recipe: Recipe, seed: int, numbers: Sequence[int], what: str) -> list[dict[str, Any]]:
+    """Trains the networks of these numbers, and measures them; one row per network and recorded epoch.
+
+    Raises:
+        ValueError: the batch size is larger than the number of images.
+    """
+    n = len(recipe.train.y)
+    expect(recipe.batch_size <= n, "batch_size", f"at most {n}, the images there are", recipe.batch_size)
+    epoch = n // recipe.batch_size
+    found = methods.train(
+        recipe.method,
+        keys(seed, numbers),
+        recipe.train,
+        steps=recipe.epochs * epoch,
+        batch_size=recipe.batch_size,
+        record=[epoch * number for number in recipe.record],
+        evaluate=recipe.evaluate,
+        held_out=recipe.held_out,
+        what=what,
+    )
+    measured = {name: values.tolist() for name, values in found.records.items()}
+    return [
+        {
+            "seed": number,
+            "epoch": epoch,
+            "finite": bool(finite),
+            **{name: values[row][place] for name, values in measured.items()},
+        }
+        for row, (number, finite) in enumerate(zip(numbers, found.finite, strict=True))
+        for place, epoch in enumerate(recipe.record)
+    ]
