@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import re
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gsjax import _files, records
+from gsjax import files, pages, records
+from gsjax.pages import Html, element
 
-_COLUMNS = ("", "measured [95% interval]", "seeds", "published", "what differs")
-
-# A sibling of the style of theory/page.py; neither package needs the other.
-_STYLE = """
-:root { --ink: #1b1f24; --soft: #5b6470; --rule: #d9dee4; --good: #00664b; --bad: #a63c00; --tint: #f5f7f9; }
-* { box-sizing: border-box; }
-body { color: var(--ink); background: #fff; max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem;
-  font: 17px/1.55 Charter, "Bitstream Charter", "Iowan Old Style", Georgia, "Liberation Serif", serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .4rem; }
-h2 { font-size: 1.3rem; margin: 0; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .2rem; }
-a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: .15em; }
-p { margin: .4rem 0; max-width: 48rem; }
-table { border-collapse: collapse; width: 100%; font: .82rem/1.4 system-ui, "Helvetica Neue", Arial, sans-serif;
-  font-variant-numeric: tabular-nums; }
-th { font-weight: 600; color: var(--soft); text-align: left; white-space: nowrap; }
-th, td { padding: .32rem .9rem .32rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
-td { overflow-wrap: anywhere; }
-td:first-child { min-width: 9rem; }
-sup { line-height: 0; }
-.number, .verdict { white-space: nowrap; }
-.soft { color: var(--soft); }
-.verdict { font-weight: 600; }
-.good { color: var(--good); }
-.bad { color: var(--bad); }
-.scroll { overflow-x: auto; margin: .5rem 0; }
-article { border-top: 2px solid var(--rule); padding: 1.3rem 0 .6rem; margin-top: 2.4rem; }
-header { display: flex; flex-wrap: wrap; gap: .2rem 1rem; align-items: baseline; }
-figure { margin: 1.2rem 0; }
-figure img { max-width: 100%; height: auto; }
-details { margin: 1.2rem 0 0; }
-summary { color: var(--soft); cursor: pointer; }
-@media print {
-  @page { margin: 16mm 14mm; }
-  body { font-size: 10.5pt; padding: 0; max-width: none; }
-  figure, tr { break-inside: avoid; }
-  header { break-after: avoid; }
-}
-"""
+_COLUMNS = ("measured [95% interval]", "seeds", "published", "what differs")
 
 
 class Summary(NamedTuple):
@@ -92,9 +51,9 @@ def read(path: Path) -> Summary:
     file, seconds, figures = timing, None, sorted(path.parent.glob("*.png"))
     try:
         if timing.exists():
-            seconds = _seconds(_files.parse(timing.read_bytes()))
+            seconds = _seconds(files.parse(timing.read_bytes()))
         for file in figures:
-            _pixels(file.read_bytes())
+            pages.check_png(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}); run the experiment again, or copy its results again") from error
     return Summary(path, content, seconds, figures)
@@ -114,11 +73,9 @@ def number(value: Any) -> str:
     >>> number(0.98765), number(12345.6), number(8), number(True), number(None)
     ('0.988', '12346', '8', 'yes', '')
     """
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    return "" if value is None else str(value)
+    if isinstance(value, float) and abs(value) >= 1000:
+        return f"{value:.0f}"
+    return pages.number(value, 3)
 
 
 def measured(row: Mapping[str, Any]) -> str:
@@ -140,47 +97,35 @@ def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
     count = [f"{hold} of {len(signatures)} signatures hold, in {_runs(len(judged))}."] if judged else []
     if len(judged) < len(summaries):
         count.append(f"{_runs(len(summaries) - len(judged))} of the preset smoke: too short to judge by.")
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Gradient starvation in practice</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>Gradient starvation in practice</h1>
-<p class="{good}"><strong>{" ".join(count)}</strong></p>
-<p class="soft">A signature is a number that shows an effect, or does not, by the criterion stated beside it. Intervals
-are 95% intervals of Student's t over seeds, unless said otherwise. Signatures of one run are judged together, by Holm's
-method. Published numbers are the paper's; what differs from its setting stands beside
-them.</p>
-{"".join(_overview(index, summary) for index, summary in enumerate(summaries))}
-{"".join(_article(index, summary, titles) for index, summary in enumerate(summaries))}
-</body>
-</html>
-"""
+    return pages.page(
+        "Gradient starvation in practice",
+        element("p", element("strong", " ".join(count)), class_=good),
+        element(
+            "p",
+            "A signature is a number that shows an effect, or does not, by the criterion stated beside it. "
+            "Intervals are 95% intervals of Student's t over seeds, unless said otherwise. Signatures of one run are "
+            "judged together, by Holm's method. Published numbers are the paper's; what differs from its setting "
+            "stands beside them.",
+            class_="soft",
+        ),
+        (_overview(index, summary) for index, summary in enumerate(summaries)),
+        (_article(index, summary, titles) for index, summary in enumerate(summaries)),
+    )
 
 
-def _overview(index: int, summary: Summary) -> str:
-    link = f'<a href="#run{index}">{escape(summary.name)}</a>'
+def _overview(index: int, summary: Summary) -> Html:
+    link = element("a", summary.name, href=f"#run{index}")
     signatures = summary.content["signatures"]
     if not signatures:
-        return f"<p>{link}: no signatures</p>\n"
+        return element("p", link, ": no signatures")
     rows = [
-        [
-            _text(entry["name"]),
-            f'<span class="number">{_text(valued(entry))}</span>',
-            _verdict(entry["holds"], summary.judged),
-        ]
-        for entry in signatures
+        [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"], summary.judged)] for entry in signatures
     ]
-    return _table([link, "value [95% interval]", "verdict"], rows)
+    return pages.table([link, "value [95% interval]", "verdict"], rows, label=f"signatures of {summary.name}")
 
 
-def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> str:
+def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> Html:
     content = summary.content
-    title = titles.get(content["experiment"], "")
     took = "" if summary.seconds is None else f" · {number(float(round(summary.seconds, 1)))} s of computation"
     filled = [
         [_text(measured(row)), *map(_text, _cells(row, "seeds", "published", "differs"))] for row in content["rows"]
@@ -194,72 +139,59 @@ def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> str:
         [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"], summary.judged), _text(entry["why"])]
         for entry in content["signatures"]
     ]
-    return f"""<article id="run{index}">
-<header><h2>{escape(content["experiment"])}</h2>
-<span class="soft">preset {escape(content["preset"])}{took} · {escape(_shown(summary.path.parent))}</span></header>
-<p>{escape(title)}</p>
-<h3>Paper against measured</h3>
-{_table(["", *(_COLUMNS[1 + column] for column in keep)], rows)}
-{f"<h3>Signatures</h3>{_table(['', 'value [95% interval]', 'verdict', 'criterion'], signatures)}" if signatures else ""}
-<h3>Data</h3>
-{_data(content["data"])}
-{"".join(map(_figure, summary.figures))}
-<details><summary>configuration and versions</summary>
-{_table(["", ""], [[escape(key), _text(_flat(entry))] for key, entry in content["config"].items()])}
-{_table(["", ""], [[escape(key), _text(entry)] for key, entry in content["versions"].items()])}</details>
-</article>
-"""
+    criteria = ("signature", "value [95% interval]", "verdict", "criterion")
+    return element(
+        "article",
+        element(
+            "header",
+            element("h2", content["experiment"]),
+            element("span", f"preset {content['preset']}{took} · {_shown(summary.path.parent)}", class_="soft"),
+        ),
+        element("p", titles.get(content["experiment"], "")),
+        element("h3", "Paper against measured"),
+        pages.table(["number", *(_COLUMNS[column] for column in keep)], rows, label=f"numbers of {summary.name}"),
+        [
+            element("h3", "Signatures"),
+            pages.table(criteria, signatures, label=f"signatures of {summary.name} with their criteria"),
+        ]
+        if signatures
+        else None,
+        element("h3", "Data"),
+        _data(content["data"], f"data of {summary.name}"),
+        (_figure(path, summary.name) for path in summary.figures),
+        pages.fold(
+            "configuration and versions",
+            pages.facts({key: _text(_flat(entry)) for key, entry in content["config"].items()}),
+            pages.facts({key: _text(entry) for key, entry in content["versions"].items()}),
+        ),
+        id=f"run{index}",
+    )
 
 
-def _data(data: Any) -> str:
+def _data(data: Any, label: str) -> Html:
     sets = [data] if isinstance(data, Mapping) else data
     columns = list(dict.fromkeys(key for one in sets for key in one))
     rows = []
     for one in sets:
         cells = {key: _text(_flat(entry)) for key, entry in one.items()}
         if one.get("stand-in"):
-            cells["stand-in"] = f'<span class="bad">{cells["stand-in"]}</span>'
+            cells["stand-in"] = element("span", cells["stand-in"], class_="bad")
         rows.append([cells.get(column, "") for column in columns])
-    return _table(map(escape, columns), rows)
+    return pages.table(columns, rows, label=label)
 
 
-def _figure(path: Path) -> str:
-    image = path.read_bytes()
-    width = _pixels(image) * 100 // 160  # at 100 of its 160 dots an inch
-    source = f"data:image/png;base64,{base64.b64encode(image).decode()}"
-    return f'<figure><img alt="{escape(_shown(path.stem))}" width="{width}" src="{source}"></figure>\n'
-
-
-def _pixels(image: bytes) -> int:
-    """The width in the header of a PNG file that is whole, by the checksums of all its chunks."""
-    if image[:8] != b"\x89PNG\r\n\x1a\n" or image[12:16] != b"IHDR":
-        raise ValueError("no PNG file")
-    at, kind = 8, b""
-    while kind != b"IEND":
-        size, kind = int.from_bytes(image[at : at + 4]), image[at + 4 : at + 8]
-        end = at + 8 + size
-        if len(image) < end + 4 or zlib.crc32(image[at + 4 : end]) != int.from_bytes(image[end : end + 4]):
-            raise ValueError(f"no whole PNG file: it is cut off or changed from byte {at} on")
-        at = end + 4
-    return int.from_bytes(image[16:20])
-
-
-def _table(columns: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of cells that are HTML already, as are the heads of `columns`."""
-    head = "".join(f"<th>{column}</th>" for column in columns)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>\n" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>\n'
+def _figure(path: Path, name: str) -> Html:
+    return pages.figure(path.read_bytes(), f"Figure {_shown(path.stem)} of {name}")
 
 
 def _runs(count: int) -> str:
     return f"{count} {'run' if count == 1 else 'runs'}"
 
 
-def _verdict(holds: bool, judged: bool) -> str:
+def _verdict(holds: bool, judged: bool) -> Html:
     if not judged:
-        return '<span class="verdict soft">too short to judge</span>'
-    mark, kind, word = ("✓", "good", "holds") if holds else ("✗", "bad", "does not hold")
-    return f'<span class="verdict {kind}">{mark} {word}</span>'
+        return pages.badge("too short to judge")
+    return pages.badge("holds" if holds else "does not hold", holds)
 
 
 def _cells(entry: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
@@ -287,8 +219,6 @@ def _flat(value: Any) -> str:
     return number(value)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any) -> Html:
     """Text as HTML, with its numbers typeset."""
-    text = re.sub(r"(?<![\w-])-(?=\d)|(?<=\de)-", "−", escape(number(value)))
-    power = r'<span class="number">\1 × 10<sup>\2\3</sup></span>'
-    return re.sub(r"(−?\d[\d.]*)e(?:[+]|(−))0*(\d+)", power, text)
+    return pages.typeset(number(value))

@@ -15,10 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from gsjax import _check, data, methods, networks
-from gsjax.data import ImageFolder
-
-# Means and deviations of ImageNet's colours, by which pretrained networks expect theirs to be normalised.
-_COLORS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+from gsjax.data import ImageFolder, scaling
 
 
 class Outputs(NamedTuple):
@@ -78,11 +75,11 @@ def train(
     steps = len(rows) // batch_size
 
     def update(state: methods.State, batch: methods.Batch) -> tuple[methods.State, methods.Info]:
-        return method.update(state, batch._replace(x=normalised(batch.x)))
+        return method.update(state, batch._replace(x=scaling.imagenet(batch.x)))
 
     @jax.jit
     def predict(state: methods.State, pixels: Array) -> Array:
-        return methods.predict(network, state, normalised(pixels))
+        return methods.predict(network, state, scaling.imagenet(pixels))
 
     measure = jax.jit(measure)
 
@@ -130,12 +127,6 @@ def read(
             if rows is not None:
                 following.append(reader.submit(data.load_images, folder, rows, size=size))
             yield ready
-
-
-def normalised(pixels: Array | np.ndarray) -> Float[Array, "n size size 3"]:
-    """Pixels, 0 to 255, in the units of networks that were pretrained on ImageNet."""
-    mean, deviation = jnp.asarray(_COLORS)
-    return (pixels / 255 - mean) / deviation
 
 
 def pretrained(state: methods.State, load: Callable[[dict], dict]) -> methods.State:

@@ -65,7 +65,7 @@ from experiments import _rows
 from experiments._bounds import Bound
 from gsjax import _check, data, methods, networks, plotting, records, statistics
 from gsjax._progress import track
-from gsjax.data import Images
+from gsjax.data import Images, scaling
 from gsjax.probes import margins
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -169,8 +169,6 @@ PRESETS = {
 }
 
 PAIRS = {"cifar10": ("cats and dogs", (3, 5)), "digits": ("threes and eights", (3, 8))}
-NAMES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "digits": "8x8 digits of scikit-learn"}
-FULL = {"cifar10": 50_000, "cifar100": 50_000}
 RADII = (0.057, 0.1)  # at which Fig. 2 was read off, and the fraction flipped there
 FIGURE_2 = {"erm": (0.53, 0.90), "sd": (0.32, 0.47)}
 SUMMED = "sd, summed"  # the other reading of SD's penalty
@@ -210,7 +208,7 @@ class Recipe(NamedTuple):
 
 def cells(config: Config) -> list[Cell]:
     """Everything that is trained; pairs of seeds of Table 1 follow each other, so that a part of it can be compared."""
-    table = [name for name in config.table if name != "cifar100" or data.available("cifar100")]
+    table = [name for name in config.table if name != "cifar100" or data.get("cifar100").available()]
     of_figure = [Cell("figure 2", config.data, arm) for arm in FIGURE[config.figure]]
     of_table = [
         Cell("table 1", name, arm, seed)
@@ -250,18 +248,16 @@ def load(name: str) -> tuple[Images, Images]:
         FileNotFoundError: they are nowhere; what to fetch, and where to put it.
     """
     if name == "digits":
-        images = data.digit_images()
+        images = data.get(name).read()
         cut = 3 * len(images.labels) // 4
         return Images(images.pixels[:cut], images.labels[:cut]), Images(images.pixels[cut:], images.labels[cut:])
-    read = {"cifar10": data.cifar10, "cifar100": data.cifar100}[name]
-    return read("train"), read("test")
+    return data.get(name).read("train"), data.get(name).read("test")
 
 
 def two_of(images: Images, classes: tuple[int, int]) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
     """Images of two classes, pixels scaled to [-1, 1], and 0 or 1 for the class."""
     rows = np.isin(images.labels, classes)
-    x = jnp.asarray(images.pixels[rows], jnp.float32) / 127.5 - 1
-    return x, jnp.asarray(images.labels[rows] == classes[1], jnp.int32)
+    return scaling.signed(jnp.asarray(images.pixels[rows])), jnp.asarray(images.labels[rows] == classes[1], jnp.int32)
 
 
 def each(measure: Callable[[Array, Array], Array], x: Array, y: Array, size: int = 100) -> Array:
@@ -364,11 +360,8 @@ def table_1(cell: Cell, config: Config) -> Recipe:
     pixels go through the same map, so that the attack is of 5/255 a pixel on what the network sees.
     """
     train, test = load(cell.data)
-    scaled = train.pixels.astype(np.float32) / 255
-    mean, std = scaled.mean(axis=(0, 1, 2)), scaled.std(axis=(0, 1, 2))
-
-    def normalised(pixels: np.ndarray | Float[np.ndarray, " c"]) -> Array:
-        return jnp.asarray((pixels - mean) / std, jnp.float32)
+    normalised = scaling.standard(train.pixels)
+    mean, std = normalised
 
     classes = int(train.labels.max()) + 1
     if config.table_network == "vgg":
@@ -377,13 +370,13 @@ def table_1(cell: Cell, config: Config) -> Recipe:
         blocks = (config.table_blocks,) * len(config.table_channels)
         network = networks.PreActResNet(config.table_channels, blocks, classes)
     network = InPrecision(network, config.table_precision)
-    x, y = normalised(scaled), jnp.asarray(train.labels, jnp.int32)
+    x, y = normalised(train.pixels), jnp.asarray(train.labels, jnp.int32)
     size = min(config.table_batch_size, len(y))
     steps = config.table_epochs * (len(y) // size)
     optimizer = optax.sgd(optax.cosine_decay_schedule(config.table_learning_rate, steps), momentum=0.9)
     options = {} if cell.arm == "erm" else {"strength": strength(FACTORS[cell.data], classes=classes)}
     attack = {"radius": 5 / 255 / std, "step_size": 0.5 / 255 / std, "steps": 10}
-    attack["bounds"] = normalised(np.zeros_like(mean)), normalised(np.ones_like(mean))
+    attack["bounds"] = normalised(np.zeros_like(mean)), normalised(np.full_like(mean, 255))
 
     def evaluate(state: methods.State, held_out: Mapping[str, tuple[Array, Array]]) -> dict[str, Array]:
         def logits(x: Array) -> Array:
@@ -398,7 +391,7 @@ def table_1(cell: Cell, config: Config) -> Recipe:
         found = {name: each(right, *examples).mean() for name, examples in held_out.items()}
         return {**found, "attacked": each(attacked, *held_out["test"]).mean()}
 
-    shown = normalised(test.pixels[: config.table_images].astype(np.float32) / 255)
+    shown = normalised(test.pixels[: config.table_images])
     constructor = methods.get("erm" if cell.arm == "erm" else "spectral_decoupling")
     return Recipe(
         network,
@@ -492,7 +485,8 @@ def run(config: Config, out: Path, *, preset: str, seed: int) -> None:
 
 def called(name: str, train: int) -> str:
     """What a data set is called, of which there are `train` images to train on."""
-    return f"{NAMES[name]} subset" if train < FULL.get(name, 0) else NAMES[name]
+    entry = data.get(name)
+    return f"{entry.title} subset" if train < entry.sizes.get("train", 0) else entry.title
 
 
 def at(rows: Sequence[Mapping[str, Any]], epoch: int) -> list[Mapping[str, Any]]:
@@ -720,14 +714,14 @@ def summarise_table(rows: Rows, config: Config, name: str, sizes: Sequence[int])
     differs = "; ".join(filter(None, changes))
     lines = []
     for arm, of in rows.items():
-        label = f"{NAMES[name]}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
+        label = f"{data.get(name).title}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
         for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
             lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in of]))
         published = TABLE_1.get(name, {}).get(arm)
         values = [row["attacked"] for row in of]
         lines.append(_rows.measured(f"{label}: under attack (5/255)", values, published=published, differs=differs))
     published = TABLE_1[name]["sd"] - TABLE_1[name]["erm"] if name in TABLE_1 else None
-    title = f"{NAMES[name]}: under attack (5/255), SD minus ERM"
+    title = f"{data.get(name).title}: under attack (5/255), SD minus ERM"
     return [*lines, _rows.measured(title, gain(rows), published=published, differs=differs)]
 
 
@@ -738,12 +732,12 @@ def gain(rows: Rows) -> Float[np.ndarray, " seeds"]:
 
 def tested(config: Config, name: str, train: int) -> bool:
     """Whether networks of Table 1 are trained as long and on as much as the published ones were."""
-    return name in FULL and train >= FULL[name] and config.table_epochs >= Config().table_epochs
+    return train >= data.get(name).sizes.get("train", np.inf) and config.table_epochs >= Config().table_epochs
 
 
 def untested(config: Config, name: str, train: int) -> str:
     """What the training lacks that Table 1 could be judged by."""
-    of = FULL.get(name, train)
+    of = data.get(name).sizes.get("train", train)
     share = config.table_epochs * train / (Config().table_epochs * of)
     return (
         f"not tested: {config.table_epochs} of {Config().table_epochs} epochs on {train} of {of} images, {share:.2%} "
@@ -758,7 +752,7 @@ def judge_table(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> 
     accuracy = {arm: np.mean([[row["test"], row["attacked"]] for row in of], axis=0) for arm, of in rows.items()}
     return [
         _rows.signature(
-            f"{NAMES[name]}: accuracy under attack (5/255), SD minus ERM",
+            f"{data.get(name).title}: accuracy under attack (5/255), SD minus ERM",
             gain(rows),
             above=0.0,
             why=f"the sign of the published difference, {TABLE_1[name]['sd'] - TABLE_1[name]['erm']:.2f}",

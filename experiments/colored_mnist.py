@@ -220,14 +220,13 @@ def load(config: Config) -> tuple[Images, str]:
         ValueError: fewer than `config` asks for.
         FileNotFoundError: the files are nowhere.
     """
-    wanted = config.train + config.validation + config.test
+    wanted, entry = config.train + config.validation + config.test, data.get(config.data)
     if config.data == "digits":
-        images, what = data.digit_images(), "8x8 digits of scikit-learn"
+        images, what = entry.read(), entry.title
     else:
-        read = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist}[config.data]
-        images, what = read("test"), f"{config.data}, test file"
+        images, what = entry.read("test"), f"{config.data}, test file"
         if wanted > len(images.labels):
-            both = zip(read("train"), images, strict=True)
+            both = zip(entry.read("train"), images, strict=True)
             images, what = Images(*map(np.concatenate, both)), f"{config.data}, both files"
     if wanted > len(images.labels):
         raise ValueError(f"train: expected at most {len(images.labels)} images in all ({what}), got {wanted}")

@@ -79,7 +79,6 @@ GROUPS = {
     "celeba": ("dark-haired women", "dark-haired men", "blond women", "blond men"),
     "waterbirds": ("landbird on land", "landbird on water", "waterbird on land", "waterbird on water"),
 }
-CLASSES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 Arm = Literal["erm", "sd", "lff", "group_dro", "balanced", "erm_adam", "sd_adam"]
 LABELS = {
     "erm": "ERM",
@@ -273,14 +272,15 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
     Raises:
         FileNotFoundError: Fashion-MNIST is nowhere.
     """
+    entry = data.get(config.data)
     if config.data == "digits":
-        whole, what, stride = data.digit_images(), "8x8 digits of scikit-learn", 1
+        whole, stride = entry.read(), 1
         cuts = (slice(900), slice(900, 1350), slice(1350, None))
         pieces = [Images(*(leaf[cut] for leaf in whole)) for cut in cuts]
     else:
-        whole, what, stride = data.fashion_mnist("train"), "Fashion-MNIST", 2
+        whole, stride = entry.read("train"), 2
         pieces = [Images(*(leaf[cut] for leaf in whole)) for cut in (slice(50_000), slice(50_000, None))]
-        pieces.append(data.fashion_mnist("test"))
+        pieces.append(entry.read("test"))
     classes = config.frequent, config.rare
 
     def batch(number: int) -> methods.Batch:
@@ -299,7 +299,7 @@ def from_colored(config: Config, keys: Key[Array, " seeds"]) -> tuple[dict[str, 
     counts = {name: np.bincount(part.group[0]) for name, part in parts._asdict().items()}
     train = functools.partial(train_colored, keys, parts, counts["train"] / counts["train"].sum(), config)
     cells: list[Cell] = [({"arm": arm}, functools.partial(train, arm)) for arm in config.arms]
-    return about(f"colored_groups of {what}", counts, stand_in=True), cells
+    return about(f"colored_groups of {entry.title}", counts, stand_in=True), cells
 
 
 def train_colored(
@@ -592,7 +592,7 @@ def group_names(config: Config) -> tuple[str, ...]:
     """What the four groups are."""
     if config.data in GROUPS:
         return GROUPS[config.data]
-    names = CLASSES if config.data == "fashion_mnist" else [f"digit {label}" for label in range(10)]
+    names = data.get(config.data).classes
     classes = [" or ".join(names[label] for label in of) for of in (config.frequent, config.rare)]
     return tuple(f"{name}, colour {color}" for name in classes for color in (0, 1))
 

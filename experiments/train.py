@@ -55,9 +55,7 @@ class Config:
     method: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{', '.join(methods.NAMES)}.")] = "erm"
     method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
     """Of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
-    data: Annotated[str, tyro.conf.arg(metavar="NAME")] = "colored_digits"
-    """two_moons; digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, cifar2; colored_ or oracle_ digits, mnist,
-    fashion_mnist, kmnist; colored_groups, celeba, waterbirds."""
+    data: Annotated[str, tyro.conf.arg(metavar="NAME", help=_tasks.HELP)] = "colored_digits"
     classes: Annotated[tuple[int, ...], Bound(least=0, entries=0)] = ()
     """Two labels of image files to tell apart; all classes if none."""
     n: int | None = None

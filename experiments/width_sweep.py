@@ -143,8 +143,8 @@ def load(name: str, config: Config, seed: int) -> tuple[Dataset, Dataset]:
         whole = data.digits(config.classes, n=total, key=key)
     else:
         # The test split suffices, and is there where the larger one is not.
-        read = {"mnist": data.mnist, "fashion_mnist": data.fashion_mnist, "cifar2": data.cifar10}[name]
-        whole = data.two_classes(read("test"), config.classes, n=total, key=key)
+        images = data.get("cifar10" if name == "cifar2" else name).read("test")
+        whole = data.two_classes(images, config.classes, n=total, key=key)
     return Dataset(whole.x[: config.n], whole.y[: config.n]), Dataset(whole.x[config.n :], whole.y[config.n :])
 
 
@@ -211,16 +211,13 @@ def groups(rows: Sequence[dict[str, Any]], config: Config) -> list[list[dict[str
 
 
 def table_of(group: Sequence[dict[str, Any]], key: str) -> tuple[list[int], np.ndarray]:
-    """The widths at which every seed has converged, and the values of `key` there, a row a seed."""
-    widths = sorted({row["width"] for row in group})
-    columns = {w: [row for row in group if row["width"] == w] for w in widths}
-    good = [w for w in widths if all(row["converged"] for row in columns[w])]
-    return good, np.array([[row[key] for row in columns[w]] for w in good], float).T
+    """The widths at which every seed has converged, and the values of `key` there, one row per seed."""
+    return sweeps.against_width(group, key)
 
 
 def judged(group: Sequence[dict[str, Any]]) -> str:
     """Which of the two readings of Definition 1 depends on the width."""
-    return "error_empirical" if group[0]["penalty"] == "ridge" else "error_parameters"
+    return sweeps.READINGS[group[0]["penalty"]]
 
 
 def local_slopes(widths: Sequence[int], values: Float[np.ndarray, "seeds w"]) -> list[Slope]:

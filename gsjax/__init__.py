@@ -2,8 +2,8 @@
 
 The rooms, in the order in which data flows through them: `networks`, `tangent`, `features`, `objectives`, `dual`,
 `starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`; and
-`statistics`, which all of them can use. `import gsjax` makes all of them attributes, and imports each when it is first
-used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with `gsjax.plotting` alone.
+`files`, `pages` and `statistics`, which all of them can use. `import gsjax` makes all of them attributes, and imports
+each when it is first used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with `gsjax.plotting` alone.
 
 What every function takes, or refuses with a `ValueError` that names the argument:
 
@@ -31,11 +31,13 @@ if TYPE_CHECKING:
         data,
         dual,
         features,
+        files,
         linearized,
         methods,
         multiclass,
         networks,
         objectives,
+        pages,
         plotting,
         probes,
         records,
@@ -55,11 +57,13 @@ __all__ = [
     "data",
     "dual",
     "features",
+    "files",
     "linearized",
     "methods",
     "multiclass",
     "networks",
     "objectives",
+    "pages",
     "plotting",
     "probes",
     "records",

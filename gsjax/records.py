@@ -10,7 +10,6 @@ Whatever is read back is checked: a file that is damaged, or was changed to some
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
@@ -23,8 +22,8 @@ from typing import Any
 
 import jax
 
-from gsjax import _check, _files
-from gsjax._files import write
+from gsjax import _check, _locks, files
+from gsjax.files import write
 
 __all__ = ["Table", "read", "seconds", "summary", "versions", "write"]
 
@@ -64,10 +63,10 @@ class Table:
         _check.require(jax.process_index() == 0, "folder", "process 0 to write it", f"process {jax.process_index()}")
         _check.require(isinstance(config, Mapping), "config", "a mapping", type(config).__name__)
         _check.require(os.fspath(folder) != "", "folder", "the name of a folder", repr(folder))
-        settings = _plain(config, "config")
+        settings = files.plain(config, "config")
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock: _files.Lock | None = _files.lock(self.folder, "folder")
+        self._lock: _locks.Lock | None = _locks.lock(self.folder, "folder")
         try:
             with self._lock.turn:
                 self._settle(settings)
@@ -100,7 +99,7 @@ class Table:
 
     def has(self, cell: Mapping[str, Any]) -> bool:
         """Whether a finished cell agrees with `cell` in all its keys."""
-        key = _plain(cell, "cell")
+        key = files.plain(cell, "cell")
         return any(_agrees(row, key) for row in self._kept.now())
 
     def add(self, cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
@@ -119,9 +118,9 @@ class Table:
         _check.require(isinstance(cell, Mapping), "cell", "a mapping", type(cell).__name__)
         for row in (rows := list(rows)):
             _check.require(isinstance(row, Mapping), "rows", "mappings", type(row).__name__)
-        key, added = _plain(cell, "cell"), [_plain(row, "rows") for row in rows]
+        key, added = files.plain(cell, "cell"), [files.plain(row, "rows") for row in rows]
         strangers = [row for row in added if not _agrees(row, key)]
-        took = _plain(seconds, "seconds")
+        took = files.plain(seconds, "seconds")
         good = took is None or (_is_number(took) and took >= 0)
         _check.require(good, "seconds", "a number, 0 or more", took)
         _check.require(len(added) > 0, "rows", f"one row or more of {key}", "none")
@@ -146,7 +145,7 @@ class Table:
         path, rows = self.folder / "config.json", self.folder / "rows.jsonl"
         if not path.exists():
             _check.require(not rows.exists(), "folder", "a new one or one with its config.json", f"{rows} without it")
-            _files.write(path, _document(config))
+            files.write(path, files.json_document(config))
         there, here = (dict(_leaves(one)) for one in (_read(path, _is_object), config))
         absent = _Absent()
         for name in {**here, **there}:
@@ -165,7 +164,7 @@ class Table:
         }
         runs = _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
         if runs[-1:] != [this]:
-            _files.write(path, _document({"runs": [*runs, this]}))
+            files.write(path, files.json_document({"runs": [*runs, this]}))
 
 
 class _Absent:
@@ -187,12 +186,12 @@ class _Kept:
         self._text = ""  # kept, as a cell is added in less time than all rows are put into JSON again
         self._timing: list[dict[str, Any]] = []
         self._current = False
-        for leftover in folder.glob(f"{_files.UNFINISHED}*"):  # of a process that was killed while it wrote
+        for leftover in folder.glob(f"{files.UNFINISHED}*"):  # of a process that was killed while it wrote
             leftover.unlink(missing_ok=True)
 
     def read(self) -> None:
         rows, timing = _read_lines(self.folder / "rows.jsonl"), _read_clocks(self.folder / "timing.jsonl")
-        self._rows, self._text, self._timing, self._current = rows, _lines(rows), timing, True
+        self._rows, self._text, self._timing, self._current = rows, files.json_lines(rows), timing, True
 
     def now(self) -> list[dict[str, Any]]:
         """The rows; from the file again if writing to it was interrupted."""
@@ -205,10 +204,10 @@ class _Kept:
         self.now()
         # The clock comes first: a cell that is computed again after a kill in between has two, and both are true.
         timing = [*self._timing, clock]
-        text = self._text + _lines(rows)
+        text = self._text + files.json_lines(rows)
         self._current = False
-        _files.write(self.folder / "timing.jsonl", _lines(timing))
-        _files.write(self.folder / "rows.jsonl", text)
+        files.write(self.folder / "timing.jsonl", files.json_lines(timing))
+        files.write(self.folder / "rows.jsonl", text)
         self._timing, self._text, self._rows, self._current = timing, text, [*self._rows, *rows], True
 
 
@@ -268,9 +267,9 @@ def summary(
         "rows": rows,
         "signatures": signatures,
     }
-    content = {name: _plain(value, name) for name, value in given.items()}
+    content = {name: files.plain(value, name) for name, value in given.items()}
     _check_summary(content)
-    _files.write(Path(folder) / "summary.json", _document(content))
+    files.write(Path(folder) / "summary.json", files.json_document(content))
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -361,32 +360,6 @@ _SIGNATURE = {
 }
 
 
-def _plain(value: Any, name: str) -> Any:
-    """`value` of the argument `name` in the types of JSON, as it would be read from a file."""
-    expected = f"{name}: expected numbers, text, paths and arrays, in mappings and sequences"
-    if isinstance(value, Mapping):
-        found = {_plain(str(key), name): _plain(entry, name) for key, entry in value.items()}
-        _check.require(len(found) == len(value), name, "keys that differ as text", list(value)[:8])
-        return found
-    if isinstance(value, list | tuple):
-        return [_plain(entry, name) for entry in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, os.PathLike):
-        value = os.fspath(value)
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(f"{expected}, got {value!r}, which is not Unicode") from error
-        return str(value)
-    if value is None or isinstance(value, int):
-        return value
-    if hasattr(value, "tolist"):  # arrays of NumPy and jax, and their scalars
-        return _plain(value.tolist(), name)
-    raise ValueError(f"{expected}, got {value!r}")
-
-
 def _agrees(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
     return all(key in row and row[key] == value for key, value in cell.items())
 
@@ -398,15 +371,6 @@ def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(entry, f"{name}.{key}" if name else key)
     else:
         yield name, value
-
-
-def _document(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _lines(rows: Sequence[dict[str, Any]]) -> str:
-    # Sorted: the bytes are those of the row, in whatever order it was put together.
-    return "".join(json.dumps(row, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
 
 def _is_object(content: Any) -> None:
@@ -447,7 +411,7 @@ def _read_clocks(path: Path) -> list[dict[str, Any]]:
 
 def _parse(text: bytes, check: Callable[[Any], None], name: str, where: str, advice: str) -> dict[str, Any]:
     try:
-        content = _files.parse(text)
+        content = files.parse(text)
         check(content)
     except ValueError as error:
         raise ValueError(f"{name}: {where} is damaged ({error}); {advice}") from error

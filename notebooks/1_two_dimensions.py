@@ -23,7 +23,8 @@
 #   15);
 # - what "feature 1 starves feature 2" means, as a derivative (Definition 2), and why spectral decoupling ends it (Eq.
 #   18);
-# - how the features are learned in time, by gradient descent and by the dual dynamics (Fig. 5).
+# - how the features are learned in time, by gradient descent and by the dual dynamics (Fig. 5);
+# - when starvation sets in, and when spectral decoupling undoes it.
 #
 # A minute on two cores.
 
@@ -268,6 +269,56 @@ for name, clock, path, end in (
 ):
     away = jnp.abs(path / end - 1).max(axis=1) > 0.01
     print(f"{name}: within 1% of the optimum from t = {clock[jnp.flatnonzero(away)[-1] + 1]:.2g} on")
+
+# %% [markdown]
+# ## When does starvation set in?
+#
+# The matrix above is that of the optimum. `starvation.trajectory` has the same derivatives at any time on the way,
+# $\partial z_j(t) / \partial (s_i^2)$ along the gradient flow, oriented by the end of the path. On the left the entry
+# `[1, 0]`, below zero where feature 1 starves feature 2; on the right its size, on logarithmic axes. The third arm is
+# spectral decoupling with a strength for each example, the second twice as strong as the first.
+
+# %%
+strengths = {
+    "ridge": Ridge(0.05),
+    "SD": SpectralDecoupling(0.05),
+    "SD by example": SpectralDecoupling(jnp.array([0.05, 0.1])),
+}
+times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-3, 1e3, 241)])
+trajectories = {name: starvation.trajectory(feats, penalty, times=times) for name, penalty in strengths.items()}
+figure, axes = plotting.panels(columns=2)
+for ax, logy in zip(axes.flat, (False, True), strict=True):
+    plotting.starvation_over_time(trajectories, ax, logy=logy)
+figure
+
+# %% [markdown]
+# Early on spectral decoupling starves like ridge: the outputs are still too small for the penalty to act on them. It
+# has 93% of ridge's starvation at $t = 0.1$, is at its worst at about $t = 1.6$, and has undone it by $t = 10$. So
+# stopping early takes the remedy away. Under ridge the worst comes on the way as well, at about $t = 9$, with 31%
+# more than at the optimum.
+#
+# Straight lines on the right are powers of time. Features act on each other only where the loss of one example is more
+# curved than that of another. At the start all have the same curvature, so that starvation sets in with $t^4$. Where
+# the penalty holds examples with different strengths, they differ from the start, and it sets in with $t^2$.
+
+# %%
+early, later = (
+    {name: float(jnp.interp(time, times, path.sensitivity[:, 1, 0])) for name, path in trajectories.items()}
+    for time in (0.1, 10.0)
+)
+print("SD over ridge, at t = 0.1:", early["SD"] / early["ridge"], "  at t = 10:", later["SD"] / later["ridge"])
+assert round(100 * early["SD"] / early["ridge"]) == 93
+assert later["SD"] / later["ridge"] < 0.01
+worst = {name: path.sensitivity[:, 1, 0].argmin() for name, path in trajectories.items()}
+print("starves most at", {name: round(float(times[step]), 1) for name, step in worst.items()})
+most = trajectories["ridge"].sensitivity[jnp.array([worst["ridge"], -1]), 1, 0]
+assert round(float(100 * (most[0] / most[1] - 1))) == 31
+for name, power in {"ridge": 4, "SD": 4, "SD by example": 2}.items():
+    size = -trajectories[name].sensitivity[1:21, 1, 0]
+    np.testing.assert_allclose(np.polyfit(np.log(times[1:21]), np.log(size), 1)[0], power, atol=0.05)
+np.testing.assert_allclose(
+    trajectories["ridge"].sensitivity[-1], starvation.matrix(feats, strengths["ridge"]), atol=1e-6
+)
 
 # %% [markdown]
 # **What to try next**

@@ -168,7 +168,9 @@ def sweep(**options: Any) -> sweeps.Sweep:
 
 DATASET = data.Dataset(X, Y.astype(np.float32))
 CELL = sweeps.Cell(4, 1, "sd", 0.1)
+ROW = {**CELL._asdict(), "data": "a", "seed": 0, "converged": True, "error_parameters": 0.1}
 DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones((2,) * 5), np.ones((2,) * 3, bool))
+TRAJECTORY = starvation.Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), np.ones((2, 2, 2)), np.True_)
 ERRORS = np.array([[2.0, 1.0], [2.2, 0.9]])
 DECAY = (NUMBER, 0.5)
 
@@ -197,6 +199,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("starvation.matrix", of(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
     **rows("starvation.share", of(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
     **rows("starvation.phase_diagram", of(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
+    **rows("starvation.trajectory", of(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)),
     **rows("starvation.elasticity", of(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
     **rows("starvation.ensemble", of(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
     **rows("structures.random_orthogonal", of(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
@@ -247,6 +250,7 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
+    "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
@@ -269,6 +273,11 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("networks.ResNet", of(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
+    **rows("networks.stages.mode", of(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
+    **rows("networks.stages.apply", of(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)),
+    **rows(
+        "networks.stages.upto", of(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"), train=(FLAG, True)
+    ),
     **rows("tangent.ntk", of(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")),
     "methods.get.name": Argument(CHOICE, methods.get, "erm"),
     **rows("methods.erm", method("erm"), weight_decay=DECAY),
@@ -308,9 +317,11 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
     **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
     **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
-    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf")),
+    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
     "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
     "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
+    **rows("sweeps.run", of(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
+    **rows("sweeps.against_width", of(sweeps.against_width, [ROW]), converged=(FLAG, False)),
     **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
     **rows("sweeps.program", of(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)),
     **rows("sweeps.program", of(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)),
@@ -320,6 +331,10 @@ ARGUMENTS: dict[str, Argument] = {
     "plotting.phase_diagram.entry": Argument(
         WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)
     ),
+    "plotting.starvation_over_time.entry": Argument(
+        WHOLES, lambda value: plotting.starvation_over_time({"a": TRAJECTORY}, entry=value), (1, 0)
+    ),
+    **rows("plotting.starvation_over_time", of(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)),
     **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
     **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
     **rows(
@@ -327,11 +342,11 @@ ARGUMENTS: dict[str, Argument] = {
     ),
 }
 # Compiled anew for every call: one call with all of their numbers has a test of its own.
-COMPILED = ("methods.train", "sweeps.starvation", "sweeps.program")
+COMPILED = ("methods.train", "sweeps.run", "sweeps.starvation", "sweeps.program")
 # Computed or drawn: one value of another type shows that the rest is the rule's.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
 # These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
-ELSEWHERE = ("data", "records")
+ELSEWHERE = ("data", "files", "pages", "records")
 PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
 
 
@@ -376,6 +391,8 @@ def public() -> dict[str, Callable[..., Any]]:
             modules = {f"probes.{name}": probes.get(name) for name in probes.NAMES}
         if room == "starvation":
             modules["structures"] = structures
+        if room == "networks":
+            modules["networks.stages"] = networks.stages
         if room == "dual":
             modules["dual.closed_form"] = dual.closed_form
         for prefix, module in modules.items():
@@ -426,6 +443,8 @@ def test_every_argument_is_in_the_table():
         lambda values: networks.CNN((2,)).init(jax.random.key(0), values),
         lambda values: networks.FullyConnected((2,)).init(jax.random.key(0), values),
         lambda values: networks.ConvNet().init(jax.random.key(0), values),
+        lambda values: networks.stages.names(networks.MLP((2,)), values),
+        lambda values: networks.stages.apply(OneUnit(), drawn(OneUnit()), values),
         lambda values: methods.get("erm")(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(values, Y)),
         lambda values: sweeps.run(sweep(), data.Dataset(values, Y), DATASET, name="a"),
         lambda values: sweeps.run(sweep(), DATASET, data.Dataset(values, Y), name="a"),

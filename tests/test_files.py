@@ -1,202 +1,33 @@
-"""Files that are whole or absent, folders that belong to one process, and JSON that is what it says."""
+"""Files that are whole or absent, and JSON that is what it says."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import errno
-import gc
-import json
+import math
 import os
-import platform
 import re
 import resource
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from gsjax import _files, plotting
+import experiments
+import gsjax
+import theory
+from gsjax import files, plotting, records
 from gsjax.tangent.cache import Blocks
-
-# A process that has the lock of a folder, and does not need jax for that.
-HOLDER = f"""
-import importlib.util, os, sys, time
-spec = importlib.util.spec_from_file_location("files", {_files.__file__!r})
-files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(files)
-folder = sys.argv[1]
-"""
-HELD = """
-lock = files.lock(folder, "folder")
-print("held", flush=True)
-sys.stdin.read()
-"""
+from theory import report
+from theory.claim import Claim, Control, Observation, run
 
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-@contextlib.contextmanager
-def process(code, *arguments):
-    """A process that has said its first line, which is `started.line`; it ends with the block, if not before."""
-    command = [sys.executable, "-c", HOLDER + textwrap.dedent(code), *map(str, arguments)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdin is not None
-        assert started.stdout is not None
-        try:
-            yield started, started.stdout.readline().strip()
-            started.stdin.close()
-            assert started.wait(30) in (0, -signal.SIGKILL)
-        finally:
-            started.kill()
-
-
-def test_another_process_is_refused_and_told_who_has_the_folder(tmp_path):
-    with process(HELD, tmp_path) as (holder, line):
-        assert line == "held"
-        said = rf"process {holder.pid} on {re.escape(platform.node())} has had since \d+-\d+-\d+ \d+:\d+:\d+ UTC$"
-        with pytest.raises(ValueError, match=rf"^folder: expected a folder that no other .*, got {tmp_path}, .*{said}"):
-            _files.lock(tmp_path, "folder")
-        (tmp_path / ".lock").write_text("[]")
-        with pytest.raises(ValueError, match=r"which another process has$"):
-            _files.lock(tmp_path, "folder")
-        assert names(tmp_path) == [".lock"]
-    assert names(tmp_path) == []
-    assert _files.lock(tmp_path, "folder").valid()
-    assert names(tmp_path) == []
-
-
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
-    with process(HELD, tmp_path) as (holder, _):
-        holder.kill()
-        holder.wait()
-        assert names(tmp_path) == [".lock"]
-        ours = _files.lock(tmp_path, "folder")
-        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
-    del ours
-    assert names(tmp_path) == []
-
-
-def test_a_fork_has_no_part_in_the_lock(tmp_path):
-    code = HELD.replace(
-        "sys.stdin.read()",
-        """
-if child := os.fork():
-    os.waitpid(child, 0)
-    if os.fork():
-        sys.stdin.read()
-    print(os.getpid(), flush=True)
-    time.sleep(60)
-try:
-    files.lock(folder, "folder")
-except ValueError as error:
-    print(lock.valid(), f"process {os.getppid()} " in str(error), flush=True)
-""",
-    )
-    with process(code, tmp_path) as (holder, _):
-        assert holder.stdout is not None
-        assert holder.stdout.readline().strip() == "False True"
-        grandchild = int(holder.stdout.readline())  # one that runs is one whose fork is complete
-        try:
-            # One fork has ended as any process does, the other goes on: neither has changed anything.
-            with pytest.raises(ValueError, match=rf"process {holder.pid} on"):
-                _files.lock(tmp_path, "folder")
-            holder.kill()
-            holder.wait()
-            os.kill(grandchild, 0)
-            assert _files.lock(tmp_path, "folder").valid()
-        finally:
-            os.kill(grandchild, signal.SIGKILL)
-
-
-def test_in_one_process_all_have_the_same_lock_until_the_last_is_gone(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path)
-    one, other = _files.lock(tmp_path, "folder"), _files.lock(tmp_path / "link", "folder")
-    assert one is other
-    del one
-    gc.collect()
-    assert (tmp_path / ".lock").exists()
-    del other
-    gc.collect()
-    assert not (tmp_path / ".lock").exists()
-
-
-def test_processes_that_come_and_go_are_never_two_at_a_time(tmp_path):
-    code = """
-count, found = os.path.join(folder, "count"), 0
-print("begun", flush=True)
-while found < 50:
-    try:
-        lock = files.lock(folder, "folder")
-    except ValueError:
-        continue
-    with open(count) as file:
-        before = int(file.read())
-    with open(count, "w") as file:
-        file.write(str(before + 1))
-    found += 1
-    del lock
-"""
-    (tmp_path / "count").write_text("0")
-    with process(code, tmp_path), process(code, tmp_path), process(code, tmp_path):
-        pass
-    assert (tmp_path / "count").read_text() == "150"
-    assert names(tmp_path) == ["count"]
-
-
-def test_a_folder_that_was_replaced_is_another_one(tmp_path):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    old = _files.lock(folder, "folder")
-    shutil.rmtree(folder)
-    assert not old.valid()
-    folder.mkdir()
-    new = _files.lock(folder, "folder")
-    assert (old.valid(), new.valid()) == (False, True)
-    del old
-    gc.collect()
-    assert names(folder) == [".lock"]
-    assert new.valid()
-
-
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, number):
-    def flock(*_):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(_files, "fcntl", type("fcntl", (), {"flock": flock, "LOCK_EX": 2, "LOCK_NB": 4}))
-    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*one process alone"):
-        lock = _files.lock(tmp_path, "folder")
-    assert lock.valid()
-    assert names(tmp_path) == []
-
-
-def test_without_the_module_for_locks_there_is_a_warning(tmp_path, monkeypatch):
-    monkeypatch.setattr(_files, "fcntl", None)
-    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*one process alone"):
-        assert _files.lock(tmp_path, "folder").valid()
-
-
-def test_a_folder_that_cannot_be_locked_is_named(tmp_path, monkeypatch):
-    (tmp_path / ".lock").mkdir()
-    with pytest.raises(OSError, match=rf"{tmp_path}/\.lock") as caught:
-        _files.lock(tmp_path, "folder")
-    assert caught.value.errno == errno.EISDIR
-    (tmp_path / ".lock").rmdir()
-
-    def flock(*_):
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
-
-    monkeypatch.setattr(_files.fcntl, "flock", flock)
-    with pytest.raises(OSError, match=rf"{tmp_path}/\.lock") as caught:
-        _files.lock(tmp_path, "folder")
-    assert caught.value.errno == errno.EIO
 
 
 def test_links_and_pipes_stay_what_they_are(tmp_path):
@@ -204,14 +35,14 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
     target.parent.mkdir()
     link.symlink_to(target)
     for content in (b"first", b"second"):
-        _files.write(link, content)
+        files.write(link, content)
         assert target.read_bytes() == content
     assert link.is_symlink()
     os.mkfifo(pipe)
     read = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    _files.write(pipe, "through")
+    files.write(pipe, "through")
     reader.join(30)
     assert read == [b"through"]
     assert pipe.is_fifo()
@@ -241,8 +72,8 @@ def block(path):
 @pytest.mark.parametrize(
     ("name", "make"),
     [
-        ("page.html", lambda path: _files.write(path, "x" * 1000)),
-        ("large.bin", lambda path: _files.write(path, bytes(10**6))),  # more than a buffer
+        ("page.html", lambda path: files.write(path, "x" * 1000)),
+        ("large.bin", lambda path: files.write(path, bytes(10**6))),  # more than a buffer
         ("figure.png", figure),
         ("block-3-4.npy", block),
     ],
@@ -267,7 +98,7 @@ def test_on_a_full_disk_the_file_is_named_and_what_was_there_stays(tmp_path, nam
 
 def test_an_error_without_a_number_keeps_its_text(tmp_path):
     def fail():
-        with _files.replacing(tmp_path / "a") as file:
+        with files.replacing(tmp_path / "a") as file:
             file.write(b"x")
             raise OSError("encoder error -2")
 
@@ -278,7 +109,7 @@ def test_an_error_without_a_number_keeps_its_text(tmp_path):
 
 
 def test_json_with_a_byte_order_mark_is_read():
-    assert _files.parse(b'\xef\xbb\xbf{"a": [1, -0.5e2, null, true, "\\u00e9"]}') == {"a": [1, -50.0, None, True, "é"]}
+    assert files.parse(b'\xef\xbb\xbf{"a": [1, -0.5e2, null, true, "\\u00e9"]}') == {"a": [1, -50.0, None, True, "é"]}
 
 
 @pytest.mark.parametrize(
@@ -302,4 +133,84 @@ def test_json_with_a_byte_order_mark_is_read():
 )
 def test_what_is_no_json_is_a_value_error(content):
     with pytest.raises(ValueError, match=r"."):
-        _files.parse(content)
+        files.parse(content)
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def without_what_is_not_finite(value):
+    if isinstance(value, dict):
+        return {key: without_what_is_not_finite(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_what_is_not_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@given(VALUES)
+def test_what_was_written_is_read_again_with_null_for_what_is_not_finite(value):
+    expected = without_what_is_not_finite(value)
+    assert files.parse(files.json_document(value).encode()) == files.plain(value) == expected
+    lines = files.json_lines([{"of": value}, {"of": 1}]).split("\n")
+    assert [files.parse(line.encode()) for line in lines[:-1]] == [{"of": expected}, {"of": 1}]
+    assert lines[-1] == ""
+
+
+NOT_FINITE = {"nan": np.nan, "inf": np.float32(np.inf), "list": [-np.inf, 1.0], "array": np.array([[np.nan], [0.5]])}
+NULLED = {"nan": None, "inf": None, "list": [None, 1.0], "array": [[None], [0.5]]}
+
+
+def claims(folder):
+    observation = Observation(1.0, np.nan, np.inf, False, NOT_FINITE)
+    claim = Claim("a", "", "", lambda **_: observation, Control("c", "", {}))
+    report.write([run(claim)], out=folder, planned=1, made_with={})
+    [content] = files.parse((folder / "claims.json").read_bytes())
+    assert (content["observed"], content["tolerance"], content["control"]["observed"]) == (None, None, None)
+    assert content["control"]["details"] == NULLED
+    return content["details"]
+
+
+def rows(folder):
+    with records.Table(folder, {}) as table:
+        table.add({"a": 1}, [{"a": 1, "found": NOT_FINITE}], seconds=np.inf)
+    assert files.parse((folder / "timing.jsonl").read_bytes()) == {"a": 1, "seconds": None}
+    return files.parse((folder / "rows.jsonl").read_bytes())["found"]
+
+
+def config(folder):
+    records.Table(folder, {"found": NOT_FINITE}).close()
+    return files.parse((folder / "config.json").read_bytes())["found"]
+
+
+def summary(folder):
+    row = {"name": "a", "measured": np.nan, "interval": None, "seeds": 1, "published": np.inf, "differs": None}
+    signature = {"name": "a", "value": -np.inf, "interval": None, "holds": False, "why": ""}
+    found = {"rows": [row], "signatures": [signature], "config": {"found": NOT_FINITE}, "data": []}
+    records.summary(folder, experiment="e", preset="p", **found)
+    content = files.parse((folder / "summary.json").read_bytes())
+    assert (content["rows"][0]["measured"], content["rows"][0]["published"]) == (None, None)
+    assert content["signatures"][0]["value"] is None
+    return content["config"]["found"]
+
+
+@pytest.mark.parametrize("write", [claims, rows, config, summary])
+def test_what_is_not_finite_is_null_in_every_file(tmp_path, write):
+    assert write(tmp_path) == NULLED
+
+
+def test_only_this_module_puts_json_into_words():
+    found = []
+    for package in (gsjax, theory, experiments):
+        for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Attribute) and ast.unparse(node) in ("json.dumps", "json.dump"):
+                    found.append(path.relative_to(Path(str(package.__file__)).parents[1]).as_posix())
+    # A message between the processes of one run is not a file.
+    assert set(found) == {"gsjax/files.py", "gsjax/_devices.py"}

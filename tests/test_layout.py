@@ -35,7 +35,7 @@ COMPUTING = (
     "probes",
 )
 ROOMS = (*COMPUTING, "data", "records", "sweeps", "plotting", "diagnosis", "cli")
-LEAVES = ("_check", "_devices", "_files", "_progress", "statistics")
+LEAVES = ("_check", "_devices", "_locks", "_progress", "files", "pages", "statistics")
 
 
 def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax import _files, records
+from gsjax import files, records
 from gsjax.records import Table
 
 CONFIG = {"widths": (32, 64), "seeds": 2, "data": {"name": "moons", "n": 100}}
@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path, ful
 
 def test_an_interruption_leaves_no_trace(tmp_path):
     def half():
-        with _files.replacing(tmp_path / "a") as file:
+        with files.replacing(tmp_path / "a") as file:
             file.write(b"half")
             raise KeyboardInterrupt
 
@@ -247,7 +247,7 @@ def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, damage):
 def test_leftovers_of_a_killed_write_are_harmless(tmp_path):
     fill(Table(tmp_path, CONFIG), 32)
     before = contents(tmp_path)
-    (tmp_path / f"{_files.UNFINISHED}rows.jsonl-123").write_bytes(before["rows.jsonl"][:20])
+    (tmp_path / f"{files.UNFINISHED}rows.jsonl-123").write_bytes(before["rows.jsonl"][:20])
     (tmp_path / "figure.png").touch()
     assert Table(tmp_path, CONFIG).rows == rows(32)
     assert contents(tmp_path) == before | {"figure.png": b""}
@@ -376,7 +376,7 @@ def test_another_process_has_the_folder(tmp_path):
         try:
             assert owner.stdout.readline() == "writing\n"
             before = contents(tmp_path)
-            assert [name for name in before if name.startswith(_files.UNFINISHED)]
+            assert [name for name in before if name.startswith(files.UNFINISHED)]
             with pytest.raises(
                 ValueError, match=rf"^folder: expected a folder that no other .* {tmp_path}, .*{owner.pid}"
             ):

@@ -26,6 +26,7 @@ from gsjax import Ridge, SpectralDecoupling, networks, records, sweeps, tangent,
 from gsjax import _devices as devices
 from gsjax.data import Dataset, digits
 from gsjax.sweeps import programs
+from gsjax.sweeps import rows as implementation
 from tests.instances import equilibrium, slope
 
 N = 24
@@ -98,30 +99,54 @@ def test_there_is_a_row_for_every_seed_of_every_cell_in_order(rows):
 
 
 @jax.jit
-def trained(seed, ridge, decoupling):
-    """The parameters of a network before and after training, as of `training`."""
+def trained(seed, ridge, decoupling, scale):
+    """The parameters of a network whose outputs are multiplied by `scale`, before and after training."""
     network, penalty = networks.MLP((6,), activation="tanh"), (Ridge(ridge), SpectralDecoupling(decoupling))
     start = network.init(jax.random.fold_in(jax.random.key(0), seed), TRAIN.x)
-    return start, training.fit(network.apply, start, TRAIN.x, TRAIN.y, penalty, tolerance=1e-6)
+
+    def apply_fn(params, x):
+        return scale * network.apply(params, x)
+
+    return start, training.fit(apply_fn, start, TRAIN.x, TRAIN.y, penalty, tolerance=1e-6)
 
 
-@pytest.mark.parametrize("penalty", ["ridge", "sd"])
+@pytest.fixture(scope="module")
+def scaled_rows(rows) -> dict[str, list[dict]]:
+    mean_field = dataclasses.replace(SWEEP, strengths=(2.0,), scaling="mean-field")
+    with Compilations() as compiled:
+        found = {"ntk": rows, "mean-field": run(mean_field)}
+    assert compiled == []
+    return found
+
+
+@pytest.mark.parametrize(
+    ("scaling", "penalty"),
+    [
+        ("ntk", "ridge"),
+        ("ntk", "sd"),
+        ("mean-field", "ridge"),
+        pytest.param("mean-field", "sd", marks=pytest.mark.slow),
+    ],
+)
 @jax.enable_x64(True)
-def test_a_row_says_what_training_and_theory_say(rows, penalty):
+def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     x, y = TRAIN
     network = networks.MLP((6,), activation="tanh")
-    start, fit = trained(1, *{"ridge": (2.0, 0.0), "sd": (0.0, 2.0)}[penalty])
-    phi, moved = (np.asarray(tangent.ntrf(network.apply, params, x)) for params in (start, fit.params))
+    scale = {"ntk": 1.0, "mean-field": 1 / np.sqrt(6)}[scaling]
+    strength = 2.0 * scale**2 if penalty == "ridge" else 2.0
+    start, fit = trained(1, *{"ridge": (strength, 0.0), "sd": (0.0, strength)}[penalty], scale)
+    phi, moved = (scale * np.asarray(tangent.ntrf(network.apply, params, x)) for params in (start, fit.params))
     theta = np.asarray(ravel_pytree(fit.params)[0] - ravel_pytree(start)[0])
-    limit = np.asarray(tangent.infinite_ntk(network, x))
+    limit = scale**2 * np.asarray(tangent.infinite_ntk(network, x))
     at_end, at_start = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
     logits = np.asarray(fit.logits)
     u, s, _ = np.linalg.svd(y[:, None] * phi)
     s2, v = np.linalg.eigh(y[:, None] * limit * y)
     before, after = phi @ phi.T, moved @ moved.T
 
-    [row] = [row for row in rows if (row["penalty"], row["strength"], row["seed"]) == (penalty, 2.0, 1)]
-    term, expected = {"ridge": Ridge, "sd": SpectralDecoupling}[penalty](2.0), {}
+    found = scaled_rows[scaling]
+    [row] = [row for row in found if (row["penalty"], row["strength"], row["seed"]) == (penalty, 2.0, 1)]
+    term, expected = {"ridge": Ridge, "sd": SpectralDecoupling}[penalty](strength), {}
     for kind, (basis, values) in {"empirical": (u, s), "infinite": (v[:, ::-1], np.sqrt(s2[::-1]))}.items():
         star = equilibrium(basis, values, y, term).response
         missed = (basis.T @ (y * logits) - star) / np.linalg.norm(star)
@@ -166,12 +191,60 @@ def test_numbers_that_are_not_finite_are_none(rows):
         json.dumps(row, allow_nan=False)
 
 
-def test_the_theory_is_exact_at_depth_zero():
-    sweep = dataclasses.replace(SWEEP, widths=(1,), depths=(0,), strengths=(2.0,))
+@pytest.mark.parametrize("scaling", ["ntk", "mean-field"])
+def test_the_theory_is_exact_at_depth_zero(scaling):
+    sweep = dataclasses.replace(SWEEP, widths=(4,), depths=(0,), strengths=(2.0,), scaling=scaling)
     for row in run(sweep):
         assert row["converged"]
         for key in ("error_empirical", "error_infinite", "error_parameters", "drift"):
             assert row[key] < 1e-5, key
+
+
+def test_progress_can_be_switched_off(rows, monkeypatch):
+    def tracked(*_):
+        raise AssertionError("progress is shown")
+
+    monkeypatch.setattr(implementation, "_tracked", tracked)
+    with pytest.raises(AssertionError, match="progress is shown"):
+        run()
+    assert run(progress=False) == rows
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def made(width: int, seed: int, **others) -> dict:
+    error = seed + 1 / width
+    row = {"data": "a", "depth": 1, "penalty": "ridge", "strength": 1.0, "width": width, "seed": seed}
+    return row | {"error_empirical": error, "error_parameters": 2 * error, "drift": None, "converged": True} | others
+
+
+def test_a_column_against_the_width():
+    rows = [made(width, seed, converged=(width, seed) != (8, 1)) for width in (8, 2, 4) for seed in (1, 0)]
+    widths, values = sweeps.against_width(rows)
+    assert widths == [2, 4]  # not every seed of width 8 has converged
+    np.testing.assert_array_equal(values, [[0.5, 0.25], [1.5, 1.25]])
+    widths, values = sweeps.against_width(rows, "error_parameters", converged=False)
+    assert widths == [2, 4, 8]
+    np.testing.assert_array_equal(values, [[1.0, 0.5, 0.25], [3.0, 2.5, 2.25]])
+    assert np.isnan(sweeps.against_width(rows, "drift")[1]).all()
+    _, values = sweeps.against_width([row | {"penalty": "sd"} for row in rows])
+    np.testing.assert_array_equal(values, [[1.0, 0.5], [3.0, 2.5]])
+
+
+@pytest.mark.parametrize(
+    ("rows_", "column", "complaint"),
+    [
+        ([], None, "rows: expected rows of one data set"),
+        ([made(2, 0), made(4, 0, strength=2.0)], None, "rows: expected rows of one data set"),
+        ([made(2, 0), made(2, 1), made(4, 0)], None, "rows: expected one row per seed of every width, got 3 of 4"),
+        ([made(2, 0), made(2, 0)], None, "rows: expected one row per seed of every width, got 2 of 1"),
+        ([made(2, 0)], "error", "column: expected one of data, .*got error"),
+    ],
+)
+def test_rows_that_make_no_table_are_refused(rows_, column, complaint):
+    with pytest.raises(ValueError, match=rf"^{complaint}"):
+        sweeps.against_width(rows_, column)
 
 
 @pytest.mark.slow
@@ -389,6 +462,17 @@ def test_the_wider_the_network_the_better_its_starvation_is_predicted():
 
 
 @pytest.mark.slow
+@jax.enable_x64(True)
+def test_in_mean_field_scaling_a_wide_network_starves_otherwise_than_predicted():
+    cell, found = sweeps.Cell(512, 1, "ridge", 2.0), {}
+    for scaling in ("ntk", "mean-field"):
+        sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10, scaling=scaling)
+        found[scaling] = sweeps.starvation(sweep, cell, TRAIN)
+    np.testing.assert_array_equal(found["ntk"].predicted, found["mean-field"].predicted)
+    assert missed(found["ntk"]) < 0.03 < 0.1 < missed(found["mean-field"])
+
+
+@pytest.mark.slow
 def test_nothing_starves_under_spectral_decoupling():
     found = starvation(6, 1, "sd")
     assert found.converged.all()
@@ -424,6 +508,7 @@ def test_nothing_starves_under_spectral_decoupling():
         ("max_steps", 0),
         ("seed", -1),
         ("features", 0),
+        ("scaling", "standard"),
     ],
 )
 def test_a_bad_field_is_named(field, value):

@@ -21,6 +21,7 @@ MODULES: tuple[str, ...] = (
     "theorem2",
     "spectral_decoupling",
     "paths",
+    "trajectories",
     "contrasts",
     "multiclass",
     "practice",

@@ -128,6 +128,13 @@ MUTATIONS = (
         "eq4-responses",
     ),
     Mutation(
+        "trajectory-by-s",
+        "gsjax/starvation/trajectory.py",
+        "jax.jacfwd(responses, has_aux=True)(feats.s2)",
+        "jax.jacfwd(lambda s: responses(s**2), has_aux=True)(feats.s)",
+        "trajectory-limit",
+    ),
+    Mutation(
         "softmax-not-centred",
         "gsjax/multiclass.py",
         "(rows - means[:, None])",

@@ -1,14 +1,13 @@
 """What a run leaves in its folder: `claims.json`, `report.html` and a PNG file for each figure.
 
 Every file appears whole or not at all, and all of them are renewed after each claim, so a run that is
-interrupted leaves what it had computed. JSON has no NaN or infinity: they are written as the strings "nan",
-"inf" and "-inf".
+interrupted leaves what it had computed. JSON has no NaN or infinity: such numbers are null in `claims.json`, and
+`report.html` shows which of them it was.
 """
 
 from __future__ import annotations
 
 import errno
-import functools
 import importlib.metadata
 import io
 import json
@@ -26,9 +25,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gsjax import records as files
+from gsjax import files
+from gsjax.pages import number
 from theory.claim import Claim, Record, describe
-from theory.page import number, observed, page, plain
+from theory.page import observed, page, plain
 
 PACKAGES = (
     "gsjax", "jax", "jaxlib", "flax", "diffrax", "optax", "neural-tangents",
@@ -85,38 +85,37 @@ def write(
     Raises:
         OSError: a file cannot be written.
     """
-    # What is no Unicode, as half of a pair of surrogates in the text of an error, becomes its code.
-    escaped = functools.partial(str.encode, errors="backslashreplace")
-    content = json.dumps([to_json(r) for r in records], indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    content = files.json_document([to_json(record) for record in records])
     for path in (out / "claims.json", *([json_path] if json_path else [])):
-        files.write(path, escaped(content))
-    files.write(out / "report.html", escaped(page(records, out, planned, made_with)))
+        files.write(path, content)
+    files.write(out / "report.html", page(records, out, planned, made_with))
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """The record in the types of JSON, with the keys that tools rely on first."""
     claim, seen, control = record.claim, record.observation, record.control
-    return {
+    found = {
         "name": claim.name,
         "reference": claim.reference,
         "statement": claim.statement,
-        "predicted": plain(seen.predicted),
-        "observed": plain(seen.observed),
-        "tolerance": plain(seen.tolerance),
+        "predicted": seen.predicted,
+        "observed": seen.observed,
+        "tolerance": seen.tolerance,
         "holds": seen.holds,
         "seconds": round(record.seconds, 3),
         "control": {
             "name": claim.control.name,
             "statement": claim.control.statement,
-            "observed": plain(control.observed),
+            "observed": control.observed,
             "holds": control.holds,
             "error": record.control_error,
-            "details": plain(control.details),
+            "details": control.details,
         },
-        "details": plain(seen.details),
+        "details": seen.details,
         "error": record.error,
         "figure": record.figure,
     }
+    return files.plain(plain(found))
 
 
 def environment() -> dict[str, str]:

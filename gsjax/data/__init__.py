@@ -1,38 +1,62 @@
-"""Data: generators from a PRNG key, and readers of files."""
+"""Data: generators from a PRNG key, readers of files, and a catalogue of the data sets by name.
 
+`load(key, name)` gives any of `NAMES` as sets to train and to test on, and `get(name)` what is known of it. A data set
+that can be read or drawn is exported under its name, as in `mnist("test")` -> `Images` of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from gsjax.data import catalogue, scaling
+from gsjax.data.catalogue import IMAGES, NAMES, available, get, load
 from gsjax.data.coloring import Colored, blank, colored, gray, grayscale, paint
 from gsjax.data.dataset import Dataset, split
 from gsjax.data.digits import digit_images, digits
+from gsjax.data.entry import Entry, Examples, Sets
 from gsjax.data.folders import ImageFolder, celeba, load_images, waterbirds
 from gsjax.data.groups import CELEBA_GROUPS, Groups, colored_groups
-from gsjax.data.images import Images, available, cifar10, cifar100, fashion_mnist, kmnist, mnist, two_classes
+from gsjax.data.images import Images, two_classes
 from gsjax.data.moons import two_moons
 
 __all__ = [
     "CELEBA_GROUPS",
+    "IMAGES",
+    "NAMES",
     "Colored",
     "Dataset",
+    "Entry",
+    "Examples",
     "Groups",
     "ImageFolder",
     "Images",
+    "Sets",
     "available",
     "blank",
+    "catalogue",
     "celeba",
-    "cifar10",
-    "cifar100",
     "colored",
     "colored_groups",
     "digit_images",
     "digits",
-    "fashion_mnist",
+    "get",
     "gray",
     "grayscale",
-    "kmnist",
+    "load",
     "load_images",
-    "mnist",
     "paint",
+    "scaling",
     "split",
     "two_classes",
     "two_moons",
     "waterbirds",
 ]
+__all__ += [name for name in catalogue.EXPORTED if name not in __all__]
+
+# After all imports: where a module has the same name as its generator, the generator is what is exported.
+globals().update({name: get(name).exported for name in catalogue.EXPORTED})
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Callable[..., Any]: ...

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from gsjax import _check
-from gsjax.data import _arguments
+from gsjax.data import _arguments, scaling
 from gsjax.data.images import Images
 
 __all__ = ["Colored", "blank", "colored", "gray", "grayscale", "paint"]
@@ -88,7 +88,7 @@ def colored(
     label = clean ^ jax.random.bernoulli(label_key, noise, (n,))
     agree = jax.random.bernoulli(color_key, agreement[environment])
     color = (label == agree).astype(int)
-    x = paint(jnp.asarray(pixels[:, ::stride, ::stride, 0]) / jnp.asarray(255, float), color)
+    x = paint(scaling.fraction(pixels[:, ::stride, ::stride, 0]), color)
     return Colored(x, jnp.where(label, 1, -1).astype(x.dtype), color, environment)
 
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from gsjax import _check
-from gsjax.data import _arguments
 from gsjax.data.dataset import Dataset
-from gsjax.data.images import Images
+from gsjax.data.images import Images, two_classes
 
 __all__ = ["digit_images", "digits"]
 
@@ -18,10 +14,8 @@ __all__ = ["digit_images", "digits"]
 def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[Array, ""] | None = None) -> Dataset:
     """Two classes of scikit-learn's 8 x 8 handwritten digits, the test part of a set of UCI's.
 
-    From every image the mean image of the whole file (all ten digits, 1797 images) is taken away, and what
-    remains is scaled to unit mean square, so that |h^(0)| = 1 in Eq. 1. Without the first a kernel's largest
-    eigenvalue is twice as large, and says only that all pages look alike; the second makes its diagonal flat.
-    Both are the same for an image whatever is drawn beside it.
+    Centred by the mean image of all ten digits and scaled to unit mean square (`scaling.mean_image`); an image is the
+    same whatever is drawn beside it.
 
     Args:
         classes: the digits labelled -1 and +1, in this order.
@@ -39,23 +33,8 @@ def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[
     >>> x.shape, y.shape
     ((200, 8, 8, 1), (200,))
     """
-    # Imported here because it takes as long as JAX itself, and only this function wants it.
-    from sklearn.datasets import load_digits
-
-    classes = _arguments.two_labels("classes", classes, range(10), "two different digits from 0 to 9")
-    if key is not None:
-        _arguments.key("key", key)
-    pixels, target = load_digits(return_X_y=True)
-    rows = np.flatnonzero(np.isin(target, classes))
-    n = len(rows) if n is None else _check.whole("n", n)
-    _check.require(1 <= n <= len(rows), "n", f"1 to {len(rows)}, the examples of digits {classes}", n)
-    if key is not None:
-        rows = rows[jax.random.permutation(key, len(rows))]
-    rows = rows[:n]
-    centred = pixels[rows] - pixels.mean(axis=0)
-    x = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True))
-    y = np.where(target[rows] == classes[0], -1, 1)
-    return Dataset(jnp.asarray(x.reshape(n, 8, 8, 1), float), jnp.asarray(y, float))
+    pixels, target = _file()
+    return two_classes(Images(pixels, target), classes, n=n, key=key)
 
 
 def digit_images() -> Images:
@@ -65,7 +44,14 @@ def digit_images() -> Images:
     >>> pixels.shape, int(pixels.max()), labels[:3].tolist()
     ((1797, 8, 8, 1), 255, [0, 1, 2])
     """
+    pixels, target = _file()
+    return Images((pixels * (255 / 16)).astype(np.uint8), target.astype(np.uint8))
+
+
+def _file() -> tuple[np.ndarray, np.ndarray]:
+    """Pixels `(1797, 8, 8, 1)`, 0 to 16, and digits, as in scikit-learn's file."""
+    # Imported here because it takes as long as JAX itself, and only this wants it.
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)
-    return Images((pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8), target.astype(np.uint8))
+    return pixels.reshape(-1, 8, 8, 1), target

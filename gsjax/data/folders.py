@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,15 +23,21 @@ from PIL import Image
 from gsjax import _check
 from gsjax.data import _arguments
 from gsjax.data._reading import lines
-from gsjax.data.sources import find
+from gsjax.data.sources import Origin, available, find
 
-__all__ = ["ImageFolder", "celeba", "load_images", "waterbirds"]
+__all__ = ["ImageFolder", "Photographs", "celeba", "celeba_files", "load_images", "waterbirds", "waterbirds_files"]
 
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
 _PIXELS = 1 << 26  # 8192 x 8192; what is larger is made to fill the memory
 _RECORD = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
 _SPLITS = ("train", "validation", "test")
-_CELEBA = "CelebA (list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba, unpacked, in a folder celeba)"
+_CELEBA = ("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt", "celeba/img_align_celeba")
+_WATERBIRDS = "waterbird_complete95_forest2water2"
+# To be fetched by hand: no checksums of theirs are published.
+_CELEBA_ORIGIN = Origin(
+    "CelebA (list_attr_celeba.txt, list_eval_partition.txt and img_align_celeba, unpacked, in a folder celeba)"
+)
+_WATERBIRDS_ORIGIN = Origin(f"Waterbirds ({_WATERBIRDS}.tar.gz, unpacked)")
 
 
 class ImageFolder(NamedTuple):
@@ -73,9 +80,7 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
         ValueError: no such attribute; a damaged file, named with its line, as where a photograph has two lines; a
             photograph that is not there, or is in only one of the three.
     """
-    table = find("celeba/list_attr_celeba.txt", what=_CELEBA)
-    partition = find("celeba/list_eval_partition.txt", what=_CELEBA)
-    folder = find("celeba/img_align_celeba", what=_CELEBA)
+    table, partition, folder = (find(name, _CELEBA_ORIGIN) for name in _CELEBA)
     found = _words(table)
     count, names, rows = found[0] if found else [], found[1] if len(found) > 1 else [], found[2:]
     counted = bool(rows) and count == [str(len(rows))]
@@ -102,9 +107,7 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
     return read
 
 
-def waterbirds(
-    folder: str = "waterbird_complete95_forest2water2", *, target: str = "y", attribute: str = "place"
-) -> ImageFolder:
+def waterbirds(folder: str = _WATERBIRDS, *, target: str = "y", attribute: str = "place") -> ImageFolder:
     """Waterbirds (Sagawa et al. 2020), or another folder with a `metadata.csv` like its own, as those of WILDS.
 
     The columns `img_filename`, `split` (0 train, 1 validation, 2 test), `target` and `attribute` (0 and 1) are read:
@@ -124,8 +127,7 @@ def waterbirds(
     _check.require(isinstance(folder, str), "folder", "the name of a folder", _arguments.shown(folder))
     for argument, name in (("target", target), ("attribute", attribute)):
         _check.require(isinstance(name, str), argument, "the name of a column", _arguments.shown(name))
-    what = "Waterbirds (waterbird_complete95_forest2water2.tar.gz, unpacked)"
-    table = find(f"{folder}/metadata.csv", what=what)
+    table = find(f"{folder}/metadata.csv", _WATERBIRDS_ORIGIN)
     names, *rows = [_fields(table, line, number) for number, line in enumerate(lines(table), 1)] or [[]]
     _once(f"{table}, line 1", names)
     for name in ("img_filename", "split", target, attribute):
@@ -136,6 +138,32 @@ def waterbirds(
     y, spurious = (_column(table, rows, names.index(name), {"0": 0, "1": 1}, 2) for name in (target, attribute))
     split = _column(table, rows, names.index("split"), _PARTS, 2)
     return _assemble(table, table.parent, files, y, spurious, split, _bird, first=2)
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """A folder of photographs: `reader()` reads what is known of all of them, whatever the split, from `paths`."""
+
+    reader: Callable[[], ImageFolder]
+    paths: tuple[str, ...]
+    origin: Origin
+
+    def read(self, split: str) -> ImageFolder:
+        """What is known of the photographs of all splits.
+
+        Raises:
+            FileNotFoundError: one of the paths is nowhere; what to fetch, and where to put it.
+            ValueError: a damaged file, which is named.
+        """
+        return self.reader()
+
+    def available(self, split: str) -> bool:
+        """Whether all paths are in one place."""
+        return available(self.paths)
+
+
+celeba_files = Photographs(celeba, _CELEBA, _CELEBA_ORIGIN)
+waterbirds_files = Photographs(waterbirds, (f"{_WATERBIRDS}/metadata.csv",), _WATERBIRDS_ORIGIN)
 
 
 def load_images(

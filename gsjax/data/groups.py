@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from gsjax import _check
-from gsjax.data import _arguments
+from gsjax.data import _arguments, scaling
 from gsjax.data.coloring import paint
 from gsjax.data.images import Images
 
@@ -95,5 +95,5 @@ def colored_groups(
     ]
     order = jax.random.permutation(order_key, int(counts.sum()))
     group = jnp.repeat(jnp.arange(4), counts, total_repeat_length=int(counts.sum()))[order]
-    gray = jnp.asarray(pixels[:, ::stride, ::stride, 0])[jnp.concatenate(drawn)[order]] / jnp.asarray(255, float)
+    gray = scaling.fraction(jnp.asarray(pixels[:, ::stride, ::stride, 0])[jnp.concatenate(drawn)[order]])
     return Groups(paint(gray, group % 2), jnp.where(group >= 2, 1, -1).astype(gray.dtype), group)

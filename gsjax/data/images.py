@@ -1,4 +1,4 @@
-"""Readers of image data in the official file formats: idx (MNIST and its likes) and CIFAR's binary versions."""
+"""Images in the official file formats: idx (MNIST and its likes) and CIFAR's binary versions; two classes of them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import io
 import itertools
 import math
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,13 @@ import numpy as np
 from jaxtyping import Array, Key, UInt8
 
 from gsjax import _check
-from gsjax.data import _arguments, sources
+from gsjax.data import _arguments, scaling, sources
 from gsjax.data._reading import MOST, content
 from gsjax.data.dataset import Dataset
+from gsjax.data.sources import Origin
 
-__all__ = ["Images", "available", "cifar10", "cifar100", "fashion_mnist", "kmnist", "mnist", "read_idx", "two_classes"]
+__all__ = ["Cifar", "Files", "Idx", "Images", "read_idx", "two_classes"]
 
-_SPLITS = ("train", "test")
 _MEMBERS = 1000  # there are eight in CIFAR's archives
 _PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one after another
 
@@ -34,125 +35,111 @@ class Images(NamedTuple):
     labels: UInt8[np.ndarray, " n"]
 
 
-class _Idx(NamedTuple):
-    """A data set of four idx files, in ten classes: its folder, and what to fetch."""
+class Files(Protocol):
+    """How the files of a data set are read: `Images`, or an `ImageFolder`."""
+
+    @property
+    def origin(self) -> Origin:
+        """Where they come from."""
+        ...
+
+    def read(self, split: str) -> Any:
+        """What is in a split."""
+        ...
+
+    def available(self, split: str) -> bool:
+        """Whether its files are there; nothing is downloaded."""
+        ...
+
+
+@dataclass(frozen=True)
+class Idx:
+    """Four gzipped idx files, named like MNIST's, in `folder`; labels from 0 to `classes` - 1."""
 
     folder: str
-    what: str
+    origin: Origin
+    classes: int = 10
+
+    def read(self, split: str) -> Images:
+        """The images of a split.
+
+        Raises:
+            FileNotFoundError: its files are nowhere; what to fetch, and where to put it.
+            ValueError: a damaged file, which is named.
+        """
+        pixel_file, label_file = sources.find_together(self._names(split), origin=self.origin)
+        pixels, labels = read_idx(pixel_file, axes=3), read_idx(label_file, axes=1)
+        matching = labels.shape == pixels.shape[:1]
+        _check.require(matching, str(label_file), f"a label for each of {len(pixels)} images", f"shape {labels.shape}")
+        known = labels.max() < self.classes
+        _check.require(known, str(label_file), f"labels from 0 to {self.classes - 1}", labels.max())
+        return Images(pixels[..., None], labels)
+
+    def available(self, split: str) -> bool:
+        """Whether both files of a split are in one place; nothing is downloaded."""
+        return sources.available(self._names(split))
+
+    def _names(self, split: str) -> list[str]:
+        prefix = {"train": "train", "test": "t10k"}[split]
+        return [f"{self.folder}/{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
 
 
-class _Cifar(NamedTuple):
-    """A data set of CIFAR's: an archive, the folder in it, its files by split, and the labels of a record."""
+@dataclass(frozen=True)
+class Cifar:
+    """CIFAR's binary format: an archive, the folder in it, and the names of its files by split.
+
+    A record is a byte for each label, with so many `classes`, and the planes of an image; the last label is read. Where
+    the folder is there, unpacked, it does for the archive. The archive has a checksum, which is compared; the files in
+    the folder have none. Of a subset in the same format there are as many records as it has.
+    """
 
     archive: str
     folder: str
-    members: dict[str, list[str]]
-    classes: tuple[int, ...]  # of each of the labels, the bytes before an image; the last one is read
-    what: str
+    members: Mapping[str, Sequence[str]]
+    origin: Origin
+    classes: tuple[int, ...] = (10,)
 
+    def read(self, split: str) -> Images:
+        """The images of a split.
 
-_SETS: dict[str, _Idx | _Cifar] = {
-    "mnist": _Idx("mnist", "MNIST (four files *-ubyte.gz)"),
-    "fashion_mnist": _Idx("fashion-mnist", "Fashion-MNIST (Debian's package dataset-fashion-mnist)"),
-    "kmnist": _Idx("kmnist", "KMNIST (four files *-ubyte.gz)"),
-    "cifar10": _Cifar(
-        "cifar-10-binary.tar.gz",
-        "cifar-10-batches-bin",
-        {"train": [f"data_batch_{number}.bin" for number in range(1, 6)], "test": ["test_batch.bin"]},
-        classes=(10,),
-        what="CIFAR-10 (cifar-10-binary.tar.gz)",
-    ),
-    "cifar100": _Cifar(
-        "cifar-100-binary.tar.gz",
-        "cifar-100-binary",
-        {"train": ["train.bin"], "test": ["test.bin"]},
-        classes=(20, 100),
-        what="CIFAR-100 (cifar-100-binary.tar.gz)",
-    ),
-}
+        Raises:
+            FileNotFoundError: neither archive nor folder is anywhere, or a file is missing; what to fetch, and where to
+                put it.
+            ValueError: a damaged file, which is named.
+        """
+        names = self._names(split)
+        files = sources.find_together(names, [self.archive], origin=self.origin)
+        unpacked = len(files) == len(names) and files[0].name == Path(names[0]).name
+        contents = [(str(file), content(file)) for file in files] if unpacked else _members(files[0], names)
+        labels = len(self.classes)
+        size = labels + _PLANES
+        records = []
+        for name, bytes_ in contents:
+            whole = len(bytes_) > 0 and len(bytes_) % size == 0
+            _check.require(whole, name, f"records of {size} bytes", f"{len(bytes_)} bytes: damaged, fetch it again")
+            records.append(np.frombuffer(bytes_, np.uint8).reshape(-1, size))
+            for label, classes in enumerate(self.classes):
+                last = records[-1][:, label].max()
+                damaged = f"{last}: damaged, fetch it again"
+                _check.require(last < classes, name, f"labels from 0 to {classes - 1}", damaged)
+        table = np.concatenate(records)
+        pixels = table[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        return Images(pixels, table[:, labels - 1])
 
+    def available(self, split: str) -> bool:
+        """Whether the archive, or all files of a split, are in one place; nothing is downloaded."""
+        return sources.available(self._names(split), [self.archive])
 
-def mnist(split: str = "train") -> Images:
-    """MNIST's handwritten digits (LeCun et al. 1998), 28 x 28: 60,000 to train on and 10,000 to test on.
-
-    Raises:
-        FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
-        ValueError: an unknown split; a damaged file, which is named.
-    """
-    return _read("mnist", split)
-
-
-def fashion_mnist(split: str = "train") -> Images:
-    """Fashion-MNIST's articles of clothing (Xiao et al. 2017), in the numbers and format of MNIST.
-
-    Raises:
-        FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
-        ValueError: an unknown split; a damaged file, which is named.
-    """
-    return _read("fashion_mnist", split)
-
-
-def kmnist(split: str = "train") -> Images:
-    """KMNIST's handwritten Japanese characters (Clanuwat et al. 2018), in the numbers and format of MNIST.
-
-    Raises:
-        FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
-        ValueError: an unknown split; a damaged file, which is named.
-    """
-    return _read("kmnist", split)
-
-
-def cifar10(split: str = "train") -> Images:
-    """CIFAR-10's coloured photographs (Krizhevsky 2009), 32 x 32: 50,000 to train on and 10,000 to test on.
-
-    From `cifar-10-binary.tar.gz`, or the folder `cifar-10-batches-bin` that is in it; all five batches are to be there.
-    Of a subset in the same format there are as many records as it has. The archive has a checksum, which is compared;
-    the files in the folder have none.
-
-    Raises:
-        FileNotFoundError: neither is anywhere, or a batch is missing; what to fetch, and where to put it.
-        ValueError: an unknown split; a damaged file, which is named.
-    """
-    return _read("cifar10", split)
-
-
-def cifar100(split: str = "train") -> Images:
-    """CIFAR-100's coloured photographs (Krizhevsky 2009), in the numbers of CIFAR-10, with their 100 fine labels.
-
-    From `cifar-100-binary.tar.gz`, or the folder `cifar-100-binary` that is in it.
-
-    Raises:
-        FileNotFoundError: neither is anywhere; what to fetch, and where to put it.
-        ValueError: an unknown split; a damaged file, which is named.
-    """
-    return _read("cifar100", split)
-
-
-def available(name: str, split: str = "train") -> bool:
-    """Whether the files of a set (mnist, fashion_mnist, kmnist, cifar10, cifar100) are there; nothing is downloaded.
-
-    Raises:
-        ValueError: an unknown name or split; GSJAX_DATA names no folder that can be read.
-
-    >>> isinstance(available("mnist", "test"), bool)
-    True
-    """
-    _arguments.choice("name", name, tuple(_SETS))
-    _split(split)
-    match _SETS[name]:
-        case _Idx(folder):
-            return sources.available(_idx_files(folder, split))
-        case _Cifar() as kind:
-            return sources.available(_cifar_files(kind, split), [kind.archive])
+    def _names(self, split: str) -> list[str]:
+        return [f"{self.folder}/{member}" for member in self.members[split]]
 
 
 def two_classes(
     images: Images, classes: tuple[int, int], *, n: int | None = None, key: Key[Array, ""] | None = None
 ) -> Dataset:
-    """Two classes of `images`, centred and scaled as `digits` are.
+    """Two classes of `images`, centred by the mean image of all classes and scaled by `scaling.mean_image`.
 
-    From every image the mean image of all classes is taken away, and what remains is scaled to unit mean square, so
-    that |h^(0)| = 1 in Eq. 1 (of an image that is the mean image, nothing remains).
+    An image is the same whatever is drawn beside it.
 
     Args:
         images: of all classes.
@@ -182,10 +169,8 @@ def two_classes(
     if key is not None:
         rows = rows[jax.random.permutation(key, len(rows))]
     rows = rows[:n]
-    centred = pixels[rows] - pixels.mean(axis=0)
-    scale = np.sqrt((centred**2).mean(axis=(1, 2, 3), keepdims=True))
-    x = centred / np.where(scale > 0, scale, 1)
-    return Dataset(jnp.asarray(x, float), jnp.asarray(np.where(labels[rows] == classes[0], -1, 1), float))
+    y = np.where(labels[rows] == classes[0], -1, 1)
+    return Dataset(scaling.mean_image(pixels[rows], pixels), jnp.asarray(y, float))
 
 
 def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]:
@@ -220,57 +205,6 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
     sizes, expected = shape(whole), size(whole)
     require(len(whole) == expected, f"{expected} bytes", len(whole))
     return np.frombuffer(whole, np.uint8, offset=4 + 4 * len(sizes)).reshape(sizes)
-
-
-def _split(split: str) -> None:
-    _check.require(isinstance(split, str) and split in _SPLITS, "split", "'train' or 'test'", _arguments.shown(split))
-
-
-def _read(name: str, split: str) -> Images:
-    _split(split)
-    match _SETS[name]:
-        case _Idx() as kind:
-            return _idx_images(kind, split)
-        case _Cifar() as kind:
-            return _cifar_images(kind, split)
-
-
-def _idx_files(folder: str, split: str) -> list[str]:
-    prefix = {"train": "train", "test": "t10k"}[split]
-    return [f"{folder}/{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
-
-
-def _idx_images(kind: _Idx, split: str) -> Images:
-    pixel_file, label_file = sources.find_together(_idx_files(kind.folder, split), what=kind.what)
-    pixels, labels = read_idx(pixel_file, axes=3), read_idx(label_file, axes=1)
-    matching = labels.shape == pixels.shape[:1]
-    _check.require(matching, str(label_file), f"a label for each of {len(pixels)} images", f"shape {labels.shape}")
-    _check.require(labels.max() < 10, str(label_file), "labels from 0 to 9", labels.max())
-    return Images(pixels[..., None], labels)
-
-
-def _cifar_files(kind: _Cifar, split: str) -> list[str]:
-    return [f"{kind.folder}/{member}" for member in kind.members[split]]
-
-
-def _cifar_images(kind: _Cifar, split: str) -> Images:
-    names = _cifar_files(kind, split)
-    files = sources.find_together(names, [kind.archive], what=kind.what)
-    unpacked = len(files) == len(names) and files[0].name == Path(names[0]).name
-    contents = [(str(file), content(file)) for file in files] if unpacked else _members(files[0], names)
-    labels = len(kind.classes)
-    size = labels + _PLANES
-    records = []
-    for name, of in contents:
-        whole = len(of) > 0 and len(of) % size == 0
-        _check.require(whole, name, f"records of {size} bytes", f"{len(of)} bytes: damaged, fetch it again")
-        records.append(np.frombuffer(of, np.uint8).reshape(-1, size))
-        for label, classes in enumerate(kind.classes):
-            last = records[-1][:, label].max()
-            _check.require(last < classes, name, f"labels from 0 to {classes - 1}", f"{last}: damaged, fetch it again")
-    table = np.concatenate(records)
-    pixels = table[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Images(pixels, table[:, labels - 1])
 
 
 def _members(archive: Path, names: Sequence[str]) -> list[tuple[str, memoryview]]:

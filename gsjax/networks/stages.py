@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 from jax.extend.core import Var
@@ -67,7 +68,7 @@ class Stage(nn.Module):
         return x
 
 
-def names(network: nn.Module, x: Real[Array, "n ..."]) -> tuple[str, ...]:
+def names(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -> tuple[str, ...]:
     """The names of the stages of a network, in order of depth.
 
     Args:
@@ -84,7 +85,7 @@ def names(network: nn.Module, x: Real[Array, "n ..."]) -> tuple[str, ...]:
     return tuple(shapes(network, x))
 
 
-def shapes(network: nn.Module, x: Real[Array, "n ..."]) -> dict[str, tuple[int, ...]]:
+def shapes(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -> dict[str, tuple[int, ...]]:
     """The names of the stages of a network, in order of depth, each with its shape `(n, ...)` for x `(n, ...)`.
 
     Arguments and errors are those of `names`.
@@ -98,7 +99,8 @@ def shapes(network: nn.Module, x: Real[Array, "n ..."]) -> dict[str, tuple[int, 
     with _nnx_captured():
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
         variables = jax.eval_shape(network.init, keys, x)
-    return {name: found.shape for name, found in _find(network, variables, x, {"dropout": keys["dropout"]}).items()}
+    found = _find(network, variables, x, {"dropout": keys["dropout"]})
+    return {name: stage.shape for name, stage in found.stages.items()}
 
 
 def apply(
@@ -140,11 +142,11 @@ def apply(
     ((5,), (5, 4))
     """
     _check_network(network)
-    x, train = _examples(x), _check.flag("train", train)
-    wanted: dict[str, _Found] = {}
+    x = _examples(x)
+    wanted: dict[str, _Stage] = {}
     if names is None or len(_check.sequence("names", names, "names of stages")):
         found = _find(network, variables, x, rngs, train=train, mutable=mutable)
-        wanted = {name: found[_known("names", name, found)] for name in (found if names is None else names)}
+        wanted = {name: _known("names", name, found) for name in (found.stages if names is None else names)}
     of_modules = {stage.path for stage in wanted.values()}
     outputs, arrays, changed = _run(
         network, variables, x, rngs, lambda _, path: path in of_modules, train=train, mutable=mutable
@@ -156,7 +158,7 @@ def apply(
 def upto(
     network: nn.Module,
     variables: Mapping[str, Any],
-    x: Real[Array, "n ..."],
+    x: Real[Array, "n ..."] | jax.ShapeDtypeStruct,
     position: str,
     *,
     train: bool = False,
@@ -186,24 +188,14 @@ def upto(
     {'W1': {'kernel': True}, 'W2': {'kernel': False}, 'W3': {'kernel': False}}
     """
     _check_network(network)
-    x, train = _examples(x, abstract=True), _check.flag("train", train)
+    x = _examples(x, abstract=True)
     _check.require("params" in variables, "variables", "a collection params", ", ".join(variables) or "none")
-    rest = {name: collection for name, collection in variables.items() if name != "params"}
-    mutable = [name for name in rest if name != _CAPTURED] if train else False
+    mutable = [name for name in variables if name not in ("params", _CAPTURED)] if train else False
     found = _find(network, variables, x, rngs, train=train, mutable=mutable)
-    stage = found[_known("position", position, found)]
-
-    def value(params: PyTree, rest: Any, x: Any, rngs: Any) -> Array:
-        variables = {"params": params, **rest}
-        _, arrays, _ = _run(
-            network, variables, x, rngs, lambda _, path: path == stage.path, train=train, mutable=mutable
-        )
-        return arrays[stage.path, stage.call]
-
-    program = jax.make_jaxpr(value)(*_abstract(variables["params"], rest, x, rngs))
-    _, used = partial_eval.dce_jaxpr(program.jaxpr, [True])
-    structure = jax.tree.structure(variables["params"])
-    return jax.tree.unflatten(structure, used[: structure.num_leaves])
+    output = _known("position", position, found).output
+    wanted = [number == output for number in range(len(found.program.outvars))]
+    _, used = partial_eval.dce_jaxpr(found.program, wanted)
+    return jax.tree.unflatten(found.inputs, used)[0]["params"]
 
 
 def mode(network: nn.Module, train: bool) -> dict[str, Any]:
@@ -213,16 +205,31 @@ def mode(network: nn.Module, train: bool) -> dict[str, Any]:
     >>> mode(networks.FullyConnected((8,)), True), mode(networks.MLP((8,)), True)
     ({'train': True}, {})
     """
+    train = _check.flag("train", train)
     called = getattr(network, "nnx_class", network).__call__
     return {"train": train} if "train" in inspect.signature(called).parameters else {}
 
 
-class _Found(NamedTuple):
-    """A stage: the path of its module, which call of it, and the shape of its output."""
+class _Stage(NamedTuple):
+    """A stage: the path of its module, which call of it, the shape of its output, and which output of the program."""
 
     path: str
     call: int
     shape: tuple[int, ...]
+    output: int
+
+
+class _Found(NamedTuple):
+    """What is found in a network.
+
+    Its `stages` by name, in order of depth; the `others`, paths of modules whose output is not one array `(n, ...)`;
+    the `program` that computes all of them, a jaxpr, and the structure of its `inputs`, `(variables, x, rngs)`.
+    """
+
+    stages: dict[str, _Stage]
+    others: set[str]
+    program: Any
+    inputs: Any
 
 
 # Says of a module of the network and its path whether its output is wanted.
@@ -231,8 +238,8 @@ _Keep = Callable[[nn.Module, str], bool]
 
 def _find(
     network: nn.Module, variables: Any, x: Any, rngs: Any, *, train: bool = False, mutable: Any = False
-) -> dict[str, _Found]:
-    """The stages of a network by their names, in order of depth; at least one."""
+) -> _Found:
+    """What is found in a network, without computing anything; at least one stage."""
     calls: list[str] = []
     declared: set[str] = set()
 
@@ -247,7 +254,8 @@ def _find(
 
     variables, x, rngs = _abstract(variables, x, rngs)
     program, found = jax.make_jaxpr(outputs, return_shape=True)(variables, x, rngs)
-    order = _order(program.jaxpr, sorted(found), calls)
+    keys = sorted(found)
+    order = _order(program.jaxpr, keys, calls)
     # What does not have twice as many rows for twice as many examples has another first axis, of n by coincidence.
     n = x.shape[0]
     double = jax.eval_shape(outputs, variables, jax.ShapeDtypeStruct((2 * n, *x.shape[1:]), x.dtype), rngs)
@@ -256,9 +264,10 @@ def _find(
         rows = [array[key].shape[:1] for array in (found, double) if key in array]
         return rows == [(n,), (2 * n,)] and (not declared or key[0] in declared)
 
-    stages = {_name(*key): _Found(*key, found[key].shape) for key in order if is_stage(key)}
+    stages = {_name(*key): _Stage(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
     _check.require(stages, "network", "a network with stages", f"{type(network).__name__} without")
-    return stages
+    others = set() if declared else {*calls} - {*stages}
+    return _Found(stages, others, program.jaxpr, jax.tree.structure((variables, x, rngs)))
 
 
 def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[tuple[str, int]]:
@@ -291,7 +300,8 @@ def _run(
     def wanted(module: nn.Module, method: str) -> bool:
         return method == "__call__" and bool(module.path) and keep(module, "/".join(module.path))
 
-    given = {name: collection for name, collection in variables.items() if name != _CAPTURED}
+    # A model of flax.nnx would write its new statistics into arrays of NumPy.
+    given = {name: jax.tree.map(jnp.asarray, entry) for name, entry in variables.items() if name != _CAPTURED}
     with _nnx_captured():
         outputs, changed = network.apply(
             given, x, rngs=rngs, mutable=mutable, capture_intermediates=wanted, **mode(network, train)
@@ -357,10 +367,13 @@ def _examples(x: Any, *, abstract: bool = False) -> Any:
     return x
 
 
-def _known(argument: str, name: Any, found: Mapping[str, Any]) -> str:
-    known = isinstance(name, str) and name in found
-    _check.require(known, argument, f"one of the stages {', '.join(found)}", repr(name))
-    return name
+def _known(argument: str, name: Any, found: _Found) -> _Stage:
+    """The stage of this name; `argument` says where the name was given."""
+    known, got = isinstance(name, str) and name in found.stages, repr(name)
+    if isinstance(name, str) and name in found.others:
+        got += ", whose output is not one array (n, ...)"
+    _check.require(known, argument, f"one of the stages {', '.join(found.stages)}", got)
+    return found.stages[name]
 
 
 def _name(path: str, call: int) -> str:

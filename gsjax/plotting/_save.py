@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from gsjax import _check, _files
+from gsjax import _check, files
 
 __all__ = ["save"]
 
@@ -38,4 +38,4 @@ def save(figure: Figure, path: str | os.PathLike[str], **options: Any) -> None:
     _check.require(kind in known, "path", f"a name that ends with one of {', '.join(sorted(known))}", path)
     drawn = io.BytesIO()
     figure.savefig(drawn, format=kind, **options)
-    _files.write(path, drawn.getvalue())
+    files.write(path, drawn.getvalue())

@@ -22,6 +22,7 @@ from gsjax.plotting._style import (
     colorbar,
     feature_ticks,
     increasing,
+    legend_above,
     legend_beside,
     number,
     styled,
@@ -31,14 +32,16 @@ from gsjax.plotting._style import (
 
 if TYPE_CHECKING:
     from gsjax.linearized import Courses
+    from gsjax.starvation import Trajectory
 
-__all__ = ["courses", "paths", "plane"]
+__all__ = ["courses", "paths", "plane", "starvation_over_time"]
 
 # Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
 _PAIRS = (
     ({"color": OKABE_ITO[0], "linewidth": 2.8}, {"color": OKABE_ITO[1], "linewidth": 2.0}),
     ({"color": OKABE_ITO[5], "linewidth": 1.6}, {"color": OKABE_ITO[4], "linewidth": 1.2}),
 )
+_DASHES = ("-", "--", "-.")
 _END = {"marker": "<", "markersize": 5}
 _DARK_TO_LIGHT = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
 
@@ -212,6 +215,76 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None) -> n
         ax.set_xlabel("time $t$")
     _legend(given.flat[0].get_figure(), tuple(drawn))
     return given
+
+
+@styled
+def starvation_over_time(
+    trajectories: Mapping[str, Trajectory],
+    ax: Axes | None = None,
+    *,
+    entry: tuple[int, int] = (1, 0),
+    logy: bool = False,
+) -> Axes:
+    """An entry of the starvation matrix over the time of training, a line for each penalty; negative: i starves j.
+
+    What has not converged is not drawn, and said. The names, like Definition 2 (Pezeshki et al. 2021), are meant for
+    oriented trajectories.
+
+    Args:
+        trajectories: of `starvation.trajectory`, by the name of the penalty; times <= 0 have no place on the
+            logarithmic axis and are left out.
+        ax: axes to draw into; a new figure by default.
+        entry: (j, i), the sensitivity of response j to strength i, counted from 0.
+        logy: whether sizes are drawn, on a logarithmic axis down to ten decades below the largest, on which powers of
+            time are straight; those of positive entries are dotted and thin.
+
+    Raises:
+        ValueError: no trajectories, shapes that differ, entries that are not finite though converged, fewer than two
+            positive times, an `entry` out of range, `ax` that is no matplotlib axes.
+
+    >>> from gsjax.starvation import Trajectory
+    >>> path = Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), -np.ones((2, 2, 2)), np.True_)
+    >>> starvation_over_time({"ridge": path}).get_xscale()
+    'log'
+    """
+    _check.require(len(trajectories) > 0, "trajectories", "one or more", "none")
+    _check.require(np.shape(entry) == (2,), "entry", "a pair (j, i)", repr(entry))
+    j, i = _check.wholes("entry", entry, least=0)
+    logy = _check.flag("logy", logy)
+    drawn = {}
+    for name, path in trajectories.items():
+        label = f"trajectories[{name!r}]"
+        times = vector(f"{label}.times", path.times)
+        values = _check.floats(f"{label}.sensitivity", path.sensitivity)
+        square = values.ndim == 3 and values.shape[0] == len(times) and values.shape[1] == values.shape[2] > 0
+        _check.require(square, f"{label}.sensitivity", f"shape ({len(times)}, r, r)", f"shape {values.shape}")
+        _check.require(max(j, i) < values.shape[1], "entry", f"numbers below {values.shape[1]}", repr(entry))
+        positive = increasing(f"{label}.times", times[times > 0])
+        converged = bool(np.asarray(path.converged))
+        if converged:
+            _check.finite(f"{label}.sensitivity", values)
+        drawn[name] = positive, values[times > 0, j, i], converged
+    ax = axes(ax)
+    for place, (name, (times, values, converged)) in enumerate(drawn.items()):
+        line = {"color": OKABE_ITO[place % len(OKABE_ITO)], "linewidth": max(2.6 - 0.5 * place, 1.1)}
+        if not converged:
+            write(ax, (0.5, 0.6 - 0.15 * place), f"{name}: not converged")
+        elif logy:
+            ax.plot(times, np.where(values < 0, -values, np.nan), _DASHES[place % len(_DASHES)], label=name, **line)
+            ax.plot(times, np.where(values > 0, values, np.nan), ":", color=line["color"], linewidth=1.0)
+        else:
+            ax.plot(times, values, _DASHES[place % len(_DASHES)], label=name, **line)
+    derivative = rf"\partial z_{{{j + 1}}}(t)\,/\,\partial s_{{{i + 1}}}^2"
+    ax.set(xscale="log", xlabel="time $t$", ylabel=rf"$|{derivative}|$" if logy else f"${derivative}$")
+    if logy:
+        largest = max((np.abs(values).max() for _, values, converged in drawn.values() if converged), default=0.0)
+        ax.set_yscale("log")
+        ax.set_ylim(bottom=1e-10 * largest or None)
+    else:
+        ax.axhline(0, color="0.35", linewidth=1.0, zorder=1)
+    if ax.get_legend_handles_labels()[0]:
+        legend_above(ax, 3)
+    return ax
 
 
 def _legend(figure: FigureBase, names: Sequence[str]) -> None:

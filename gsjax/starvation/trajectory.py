@@ -18,46 +18,54 @@ __all__ = ["Trajectory", "trajectory"]
 
 
 class Trajectory(NamedTuple):
-    """Responses and their starvation along the path of training.
+    """Responses and their sensitivities to the strengths along the path of training.
 
-    `times (T,)`, `response (T, r)`, `starvation (T, r, r)` with `[t, j, i] = d z_j(t) / d(s_i^2)`, and `converged`: the
-    integrator reached the last time within its tolerances. Times that it missed hold NaN.
+    `times (T,)`, `response (T, r)` with the signs of the features' `u`, `sensitivity (T, r, r)` with `[t, j, i] =
+    d z_j(t) / d(s_i^2)`, oriented or not, and `converged`: the integrator reached the last time within its tolerances.
+    Where it did not, the times that it missed hold NaN.
     """
 
     times: Float[Array, " T"]
     response: Float[Array, "T r"]
-    starvation: Float[Array, "T r r"]
+    sensitivity: Float[Array, "T r r"]
     converged: Bool[Array, ""]
 
 
-def trajectory(feats: Features, penalty: Penalty, times: Float[Array, " T"], *, oriented: bool = True) -> Trajectory:
+def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], oriented: bool = True) -> Trajectory:
     """The starvation matrix at `times (T,)` of training: `d z_j(t) / d(s_i^2)` along `linearized.flow`, from theta = 0.
 
-    U is held. With `m = U z`, `f_k = sigma(-m_k)` (less `L (m - Y t)_k` under spectral decoupling, where lambda = 0),
-    the flow is `dz/dt = S^2 U^T f - lambda z`, and its sensitivities obey
+    Time is that of gradient flow with learning rate 1 on the objective of Eq. 5 or 17 of Pezeshki et al. (2021), a sum
+    over the examples (module `objectives`). The singular vectors U and the labels Y are held while a strength changes.
+    With margins `m = U z` and the force on them, `f = sigma(-m)` under ridge and `f = sigma(-m) - L (m - Y t)` under
+    spectral decoupling with strengths L and targets t (where lambda below is 0), the flow is `dz/dt = S^2 U^T f -
+    lambda z`. Its derivative `W = dz / d(s^2)` obeys
 
         dW/dt = diag(U^T f) - S^2 U^T diag(sigma(m) sigma(-m) + L) U W - lambda W,  W(0) = 0,
 
-    integrated by forward-mode differentiation of each step of the flow (Kvaerno's method; its error control is that of
-    the responses). As t grows W tends to `starvation.matrix` under ridge, and to zero under spectral decoupling
-    wherever all strengths are positive.
+    which forward-mode differentiation of each step of Kvaerno's method integrates; the steps are chosen for the
+    responses. As t grows W tends to `starvation.matrix`: under ridge to the derivative of the optimum, under spectral
+    decoupling to zero, wherever all strengths are positive.
 
-    Early on, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`, `W_jj = t c_j` and `W_ji = -t^2 s_j^2 G_ji c_i / 2` to
-    leading order. Under ridge, or where L is one number, G is diagonal, at any rank, and starvation waits for the
-    fourth power, `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`.
+    Early on, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`, to leading order in t
+
+        W_jj = t c_j,  W_ji = -t^2 s_j^2 G_ji c_i / 2.
+
+    Under ridge, or where all of L is one number, G is diagonal, at any rank. Then starvation waits for the curvature of
+    the loss to change, `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`. What cancels there leaves rounding
+    errors of order `eps t^2 s_j^2 c_i`, in which float32 loses the first of it.
 
     `oriented=True` multiplies row j by the sign of `z_j` at the equilibrium, one sign for all times and the one of
     `starvation.matrix` (where `s_j` is positive), so that no row flips where `z_j(t)` crosses zero. NaN then where the
     equilibrium did not converge, and `converged` is false.
 
     Raises:
-        ValueError: features that are not binary, `times` empty, negative, not increasing or too close for the dtype
-            of the features, an unknown `penalty`, or per-example arrays of the wrong length.
+        ValueError: features that are not binary; `times` empty, negative, not increasing or too close for the dtype
+            of the features; an unknown `penalty`, or per-example arrays of the wrong length.
 
     >>> from gsjax.features import planar
     >>> from gsjax.objectives import Ridge
-    >>> found = trajectory(planar(0.5, jnp.array([9.0, 4.0])), Ridge(0.1), jnp.array([0.0, 1.0, 100.0]))
-    >>> (found.starvation[:, 1, 0] < 0).tolist()
+    >>> path = trajectory(planar(0.5, jnp.array([9.0, 4.0])), Ridge(0.1), times=jnp.array([0.0, 1.0, 100.0]))
+    >>> (path.sensitivity[:, 1, 0] < 0).tolist()
     [False, True, True]
     """
     oriented = _check.flag("oriented", oriented)

@@ -16,5 +16,6 @@ of another (Definition 2) in networks that are trained anew. Outputs and paramet
 from gsjax.sweeps.grid import Cell, Sweep, cells
 from gsjax.sweeps.retrained import Starvation, starvation
 from gsjax.sweeps.rows import program, run
+from gsjax.sweeps.tables import READINGS, against_width
 
-__all__ = ["Cell", "Starvation", "Sweep", "cells", "program", "run", "starvation"]
+__all__ = ["READINGS", "Cell", "Starvation", "Sweep", "against_width", "cells", "program", "run", "starvation"]

@@ -11,9 +11,10 @@ from gsjax import _check
 from gsjax.networks import ACTIVATIONS, MLP
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
-__all__ = ["PENALTIES", "Cell", "Sweep", "cells"]
+__all__ = ["PENALTIES", "SCALINGS", "Cell", "Sweep", "cells"]
 
 PENALTIES: dict[str, Callable[[Any], Penalty]] = {"ridge": Ridge, "sd": SpectralDecoupling}
+SCALINGS = ("ntk", "mean-field")
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,15 @@ class Sweep:
         max_steps: of the optimiser.
         seed: of the key from which the networks are drawn.
         features: how many features a row lists the errors of.
+        scaling: "ntk", the outputs of Eq. 1, or "mean-field", those outputs divided by sqrt(width). That divides the
+            kernel by the width, and lambda of a ridge is divided with it: K / lambda and z* are the same in either.
+            In "mean-field" networks learn features at every width, and do not approach z* (Chizat et al. 2019): a
+            control for what is said of "ntk". Depth 0 has no width, and is the same in either.
 
     Raises:
         ValueError: no widths, depths, penalties or strengths, or repeated ones; a width, `seeds`, `max_steps` or
-            `features` below one; a strength or a tolerance that is not positive; an unknown penalty or activation; a
-            negative depth or seed.
+            `features` below one; a strength or a tolerance that is not positive; an unknown penalty, activation or
+            scaling; a negative depth or seed.
 
     >>> len(cells(Sweep(widths=(32, 64), strengths=(0.1, 1.0))))
     8
@@ -52,6 +57,7 @@ class Sweep:
     max_steps: int = 2000
     seed: int = 0
     features: int = 10
+    scaling: str = "ntk"
 
     def __post_init__(self) -> None:
         for name in ("widths", "depths", "penalties", "strengths"):
@@ -71,11 +77,21 @@ class Sweep:
             object.__setattr__(self, name, _check.whole(name, getattr(self, name), least=least))
         _check.number("tolerance", self.tolerance, "(0, inf)")
         _check.choice("activation", self.activation, sorted(ACTIVATIONS))
+        _check.choice("scaling", self.scaling, SCALINGS)
 
     def network(self, width: int, depth: int) -> MLP:
         """The network of a cell."""
         width, depth = _check.whole("width", width, least=1), _check.whole("depth", depth, least=0)
         return MLP((width,) * depth, activation=self.activation)
+
+    def scale(self, width: int, depth: int) -> float:
+        """What the outputs of the network of a cell are multiplied by.
+
+        >>> Sweep(widths=(4,), scaling="mean-field").scale(4, 1)
+        0.5
+        """
+        width, depth = _check.whole("width", width, least=1), _check.whole("depth", depth, least=0)
+        return width**-0.5 if self.scaling == "mean-field" and depth else 1.0
 
 
 class Cell(NamedTuple):

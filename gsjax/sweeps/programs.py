@@ -22,7 +22,7 @@ from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 from gsjax.sweeps.grid import Sweep
 from gsjax.tangent import infinite_ntk, ntk
 
-__all__ = ["Comparison", "Outcome", "Task", "Trained", "comparer", "limit", "prepare", "trainer"]
+__all__ = ["Comparison", "Outcome", "Task", "Trained", "comparer", "limit", "prepare", "scaled", "trainer"]
 
 
 class Task(NamedTuple):
@@ -43,7 +43,11 @@ class Task(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """A trained network, for theory: its kernel at initialisation, centred outputs, and Phi_0 (theta - theta_0)."""
+    """A trained network, for theory: its kernel at initialisation, centred outputs, and Phi_0 (theta - theta_0).
+
+    The kernel is that of the outputs of Eq. 1, whatever the scaling: held against lambda as the sweep has it, it gives
+    the z* of either.
+    """
 
     kernel: Float[Array, "n n"]
     logits: Float[Array, " n"]
@@ -99,20 +103,30 @@ def prepare(sweep: Sweep, train: Dataset, test: Dataset) -> Task:
     return Task(key, x, y, x_test, y_test, np.asarray(sweep.tolerance, dtype), np.asarray(sweep.max_steps, np.int32))
 
 
+def scaled(network: MLP, scale: Float[Array, ""], penalty: Penalty) -> tuple[training.ApplyFn, Penalty]:
+    """The network with its outputs multiplied by `scale`, and the penalty under which that leaves z* as it is."""
+
+    def apply_fn(params: PyTree, x: Array) -> Array:
+        return scale * jnp.asarray(network.apply(params, x))
+
+    return apply_fn, Ridge(scale**2 * penalty.strength) if isinstance(penalty, Ridge) else penalty
+
+
 @functools.cache
 def trainer():
     """Trains `count` seeds: compiled once a network, whatever the penalty, of which the one not meant is zero."""
 
-    def train(network: MLP, mesh: Mesh, count: int, task: Task, ridge, decoupling) -> tuple[Trained, Outcome]:
+    def train(network: MLP, mesh: Mesh, count: int, task: Task, ridge, decoupling, scale) -> tuple[Trained, Outcome]:
         def one(number, shared):
-            task, ridge, decoupling = shared
+            task, ridge, decoupling, scale = shared
             params = task.draw(network, number)
-            penalty = (Ridge(ridge), SpectralDecoupling(decoupling))
+            apply_fn, ridge = scaled(network, scale, Ridge(ridge))
+            penalty = (ridge, SpectralDecoupling(decoupling))
             fit = training.fit(
-                network.apply, params, task.x, task.y, penalty, tolerance=task.tolerance, max_steps=task.max_steps
+                apply_fn, params, task.x, task.y, penalty, tolerance=task.tolerance, max_steps=task.max_steps
             )
             theta = jax.tree.map(jnp.subtract, fit.params, params)
-            _, linear = jax.jvp(lambda params: network.apply(params, task.x), (params,), (theta,))
+            _, linear = jax.jvp(lambda params: apply_fn(params, task.x), (params,), (theta,))
             before, after = (ntk(network.apply, at, task.x) for at in (params, fit.params))
             at_end, at_start = (jnp.asarray(network.apply(of, task.x_test)) for of in (fit.params, params))
             return Trained(before, fit.logits, linear), Outcome(
@@ -124,7 +138,7 @@ def trainer():
                 fit.converged,
             )
 
-        return over_seeds(one, mesh, jnp.arange(count), (task, ridge, decoupling))
+        return over_seeds(one, mesh, jnp.arange(count), (task, ridge, decoupling, scale))
 
     return jax.jit(train, static_argnames=("network", "mesh", "count"))
 

@@ -22,7 +22,7 @@ from gsjax.features import from_ntk
 from gsjax.networks import MLP
 from gsjax.starvation import matrix, orient
 from gsjax.sweeps.grid import PENALTIES, Cell, Sweep
-from gsjax.sweeps.programs import Task, prepare
+from gsjax.sweeps.programs import Task, prepare, scaled
 from gsjax.tangent import ntk
 
 __all__ = ["Starvation", "starvation"]
@@ -83,7 +83,8 @@ def starvation(
     features = _check.whole("features", features, least=1, most=n)
     _check.number("change", change, "(0, 1)")
     network, count = sweep.network(width, depth), padded(sweep.seeds, mesh)
-    given = PENALTIES[penalty](np.asarray(strength, task.x.dtype)), np.asarray(change, task.x.dtype)
+    numbers = (np.asarray(number, task.x.dtype) for number in (change, sweep.scale(width, depth)))
+    given = PENALTIES[penalty](np.asarray(strength, task.x.dtype)), *numbers
     found = _starve()(network, mesh, count, features, task, *given)
     return gathered(found, sweep.seeds)
 
@@ -92,10 +93,11 @@ def starvation(
 def _starve():
     """Measures starvation: compiled once a network and kind of penalty."""
 
-    def starve(network: MLP, mesh: Mesh, count: int, features: int, task: Task, penalty, change) -> Starvation:
+    def starve(network: MLP, mesh: Mesh, count: int, features: int, task: Task, penalty, change, scale) -> Starvation:
         def one(number, shared):
-            task, penalty, change = shared
+            task, penalty, change, scale = shared
             params = task.draw(network, number)
+            apply_fn, trained_on = scaled(network, scale, penalty)
             start, unravel = ravel_pytree(params)
             feats = from_ntk(ntk(network.apply, params, task.x), task.y)
             _, pull = jax.vjp(lambda theta: network.apply(unravel(theta), task.x), start)
@@ -107,10 +109,10 @@ def _starve():
                 stretch = jnp.sqrt(1 + relative) - 1
 
                 def stretched(theta, x):
-                    return network.apply(unravel(theta + stretch * (v @ (theta - start)) * v), x)
+                    return apply_fn(unravel(theta + stretch * (v @ (theta - start)) * v), x)
 
                 fit = training.fit(
-                    stretched, start, task.x, task.y, penalty, tolerance=task.tolerance, max_steps=task.max_steps
+                    stretched, start, task.x, task.y, trained_on, tolerance=task.tolerance, max_steps=task.max_steps
                 )
                 return feats.response(fit.logits)[:features], fit.converged
 
@@ -122,6 +124,6 @@ def _starve():
             measured = orient(measured, state.response[:features])
             return Starvation(predicted, measured, jnp.all(converged) & state.converged)
 
-        return over_seeds(one, mesh, jnp.arange(count), (task, penalty, change))
+        return over_seeds(one, mesh, jnp.arange(count), (task, penalty, change, scale))
 
     return jax.jit(starve, static_argnames=("network", "mesh", "count", "features"))

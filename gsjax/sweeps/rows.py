@@ -32,8 +32,9 @@ def run(
     name: str,
     table: Table | None = None,
     mesh: Mesh | None = None,
+    progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Trains the networks of a sweep, and holds each against theory: a row a seed of a cell, in the order of `cells`.
+    """Trains the networks of a sweep, and holds each against theory: one row per seed, cell by cell as in `cells`.
 
     The seeds of a cell are trained at once. On a CPU each device takes its own one after another, which is faster
     there; on accelerators they are a batch, which takes as many steps as the slowest of them.
@@ -62,6 +63,7 @@ def run(
             that it has already are not run again. Of several processes only process 0 uses its own.
         mesh: devices, with an axis "seeds"; by default all there are, of all processes. Where the seeds are no multiple
             of the devices, idle devices train further seeds, which are dropped.
+        progress: whether standard error shows how many cells are done, as it does from a few seconds on.
 
     Raises:
         ValueError: `train` or `test` empty, of different shapes beyond the first axis, with labels other than -1 and
@@ -74,7 +76,7 @@ def run(
     >>> row["width"], row["penalty"], row["converged"]
     (8, 'sd', True)
     """
-    task, mesh = prepare(sweep, train, test), over_devices(mesh)
+    task, mesh, progress = prepare(sweep, train, test), over_devices(mesh), _check.flag("progress", progress)
     kept = table if jax.process_index() == 0 else None
     known = from_process_0([] if kept is None else kept.rows)
     found = {cell: [row for row in known if _key(cell, name).items() <= row.items()] for cell in cells(sweep)}
@@ -88,7 +90,7 @@ def run(
         """On the host, from where all devices of all processes can take it."""
         return jax.tree.map(np.asarray, limit()(sweep.network(1, depth), task.x, task.y))
 
-    for cell in _tracked(pending):
+    for cell in _tracked(pending) if progress else pending:
         start = time.perf_counter()
         rows = _rows(sweep, cell, name, task, mesh, infinite(cell.depth))
         if kept is not None:
@@ -106,13 +108,14 @@ def program(
     """
     task, mesh = prepare(sweep, train, test), over_devices(mesh)
     count = padded(sweep.seeds, mesh)
-    return trainer().lower(sweep.network(width, depth), mesh, count, task, *_strengths(None, task))
+    return trainer().lower(sweep.network(width, depth), mesh, count, task, *_settings(sweep, width, depth, task))
 
 
 def _rows(sweep: Sweep, cell: Cell, name: str, task: Task, mesh: Mesh, infinite: Features) -> list[dict[str, Any]]:
     """Runs a cell."""
     network, count = sweep.network(cell.width, cell.depth), padded(sweep.seeds, mesh)
-    networks, trained = trainer()(network, mesh, count, task, *_strengths(cell, task))
+    meant = {cell.penalty: cell.strength}
+    networks, trained = trainer()(network, mesh, count, task, *_settings(sweep, cell.width, cell.depth, task, **meant))
     penalty = PENALTIES[cell.penalty](np.asarray(cell.strength, task.x.dtype))
     compared = comparer()(mesh, networks, infinite, penalty)
     trained, compared = gathered((trained, compared), sweep.seeds)
@@ -186,10 +189,10 @@ def _key(cell: Cell, name: str) -> dict[str, Any]:
     return {"data": name, **cell._asdict()}
 
 
-def _strengths(cell: Cell | None, task: Task) -> list[np.ndarray]:
-    """The strengths of ridge and spectral decoupling in a cell, of which one is zero."""
-    meant = {} if cell is None else {cell.penalty: cell.strength}
-    return [np.asarray(meant.get(penalty, 0), task.x.dtype) for penalty in PENALTIES]
+def _settings(sweep: Sweep, width: int, depth: int, task: Task, **meant: float) -> list[np.ndarray]:
+    """What a program takes of a cell: the strengths of ridge and spectral decoupling, zero if not meant; the scale."""
+    numbers = (*(meant.get(penalty, 0) for penalty in PENALTIES), sweep.scale(width, depth))
+    return [np.asarray(number, task.x.dtype) for number in numbers]
 
 
 def _tracked(pending: Sequence[Cell]) -> Iterator[Cell]:

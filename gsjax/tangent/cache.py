@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from gsjax import _check, _files
+from gsjax import _check, files
 
 __all__ = ["Blocks"]
 
@@ -34,9 +33,9 @@ class Blocks:
         if not manifest.exists():
             taken = next(self.folder.glob("block-*.npy"), None)
             _check.require(taken is None, "cache", "an empty folder or one with a kernel.json", taken)
-            _files.write(manifest, json.dumps({"fingerprint": fingerprint}))
+            files.write(manifest, files.json_document({"fingerprint": fingerprint}))
         try:
-            found = _files.parse(manifest.read_bytes())["fingerprint"]
+            found = files.parse(manifest.read_bytes())["fingerprint"]
         except (ValueError, KeyError, TypeError):
             found = None
         there = f"another, {found[:12]}" if isinstance(found, str) else f"no fingerprint in {manifest}"
@@ -64,13 +63,13 @@ class Blocks:
     def save(self, i: int, j: int, block: np.ndarray) -> None:
         """Writes a block; it is there as a whole or not at all."""
         digest = self._checksum(i, j)
-        with _files.replacing(self._path(i, j)) as file:
+        with files.replacing(self._path(i, j)) as file:
 
             def checked(part: bytes) -> None:
                 digest.update(part)
                 file.write(part)
 
-            np.save(_files.Sink(checked), block)
+            np.save(files.Sink(checked), block)
             file.write(digest.digest())
 
     def _path(self, i: int, j: int) -> Path:

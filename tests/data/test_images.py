@@ -46,7 +46,7 @@ def write(folder, *, name="mnist", prefix="train", compress=True):
 @pytest.mark.parametrize("place", [".", "cache/gsjax", "debian"])
 def test_idx_files_wherever_they_are(folder, place, compress):
     write(folder / place, compress=compress)
-    read = images.mnist()
+    read = data.mnist()
     np.testing.assert_array_equal(read.pixels[..., 0], PIXELS)
     np.testing.assert_array_equal(read.labels, LABELS)
 
@@ -54,19 +54,19 @@ def test_idx_files_wherever_they_are(folder, place, compress):
 def test_what_is_missing_is_said(folder):
     write(folder)
     with pytest.raises(FileNotFoundError, match=r"mnist/t10k-images-idx3-ubyte.gz is in none of .*: fetch MNIST"):
-        images.mnist("test")
+        data.mnist("test")
     with pytest.raises(FileNotFoundError, match=r"fetch Fashion-MNIST .*dataset-fashion-mnist"):
-        images.fashion_mnist()
+        data.fashion_mnist()
     with pytest.raises(
         FileNotFoundError, match=r"fetch KMNIST .* from https://codh\S+/train-images-idx3-ubyte.gz, put"
     ):
-        images.kmnist()
+        data.kmnist()
     with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-10 .*set GSJAX_DATA"):
-        images.cifar10()
+        data.cifar10()
     with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-100 .*cifar-100-binary.tar.gz, put"):
-        images.cifar100()
+        data.cifar100()
     with pytest.raises(ValueError, match=r"^split: expected 'train' or 'test', got 'dev'"):
-        images.mnist("dev")
+        data.mnist("dev")
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_damaged_idx_files_are_named(folder, damage, message):
     path = folder / "mnist" / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte.gz: .*{message}"):
-        images.mnist()
+        data.mnist()
 
 
 def header(*sizes, axes=None):
@@ -117,7 +117,7 @@ def test_headers_that_cannot_be(folder, content, message, compress):
     write(folder)
     (folder / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content) if compress else content)
     with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte.gz: .*{message}"):
-        images.mnist()
+        data.mnist()
 
 
 def test_arrays_of_any_axes_are_read(tmp_path):
@@ -137,7 +137,7 @@ def test_no_more_is_unpacked_than_the_header_promises(folder):
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match="expected 3936 bytes at most, got more"):
-            images.mnist()
+            data.mnist()
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:
         tracemalloc.stop()
@@ -147,7 +147,7 @@ def test_labels_there_are_not(folder):
     write(folder)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([3, 8, 10, 1, 8])))
     with pytest.raises(ValueError, match=r"train-labels\S+: expected labels from 0 to 9, got 10"):
-        images.mnist()
+        data.mnist()
 
 
 def test_images_and_labels_are_not_from_different_places(folder):
@@ -155,9 +155,9 @@ def test_images_and_labels_are_not_from_different_places(folder):
     write(folder / "debian")
     for place, name in ((folder, "train-labels-idx1-ubyte"), (folder / "debian", "train-images-idx3-ubyte")):
         (place / "mnist" / f"{name}.gz").unlink()
-    assert not images.available("mnist")
+    assert not data.available("mnist")
     with pytest.raises(FileNotFoundError, match=r"mnist/train-labels\S+ is not there, though \S+/train-images"):
-        images.mnist()
+        data.mnist()
 
 
 @settings(max_examples=400)
@@ -180,12 +180,12 @@ def test_labels_of_other_images(folder):
     write(folder)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[:4])))
     with pytest.raises(ValueError, match=r"train-labels.*a label for each of 5 images"):
-        images.mnist()
+        data.mnist()
 
 
 def test_kmnist_is_read_like_mnist(folder):
     write(folder, name="kmnist", prefix="t10k")
-    np.testing.assert_array_equal(images.kmnist("test").pixels[..., 0], PIXELS)
+    np.testing.assert_array_equal(data.kmnist("test").pixels[..., 0], PIXELS)
 
 
 def record(label, seed):
@@ -221,7 +221,7 @@ def test_cifar(folder, packed):
         (folder / "cifar-10-batches-bin").mkdir()
         for name, value in content.items():
             (folder / "cifar-10-batches-bin" / name).write_bytes(value)
-    read = images.cifar10()
+    read = data.cifar10()
     assert read.pixels.shape == (10, 32, 32, 3)
     assert read.labels.tolist() == [3, 5] * 5
     # Planes of colour after one another in the file, rows within them.
@@ -236,34 +236,34 @@ def test_cifar100_has_a_coarse_label_before_the_fine_one(folder, packed):
     else:
         (folder / "cifar-100-binary").mkdir()
         (folder / "cifar-100-binary" / "train.bin").write_bytes(content)
-    read = images.cifar100()
+    read = data.cifar100()
     assert read.labels.tolist() == [99, 0]
     assert read.pixels[1, 31, 0, 1] == record(0, 1)[1 + 1024 + 31 * 32]
     if not packed:
         (folder / "cifar-100-binary" / "test.bin").write_bytes(content + b"0")
         with pytest.raises(ValueError, match=r"test.bin: expected records of 3074 bytes, got 6149 bytes"):
-            images.cifar100("test")
+            data.cifar100("test")
         for coarse, fine, message in ((4, 100, "0 to 99, got 100"), (20, 4, "0 to 19, got 20")):
             (folder / "cifar-100-binary" / "test.bin").write_bytes(bytes([coarse]) + record(fine, 0))
             with pytest.raises(ValueError, match=rf"test.bin: expected labels from {message}"):
-                images.cifar100("test")
+                data.cifar100("test")
 
 
 def test_what_is_available(folder):
     names = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
-    assert not any(images.available(name, split) for name in names for split in ("train", "test"))
+    assert not any(data.available(name, split) for name in names for split in ("train", "test"))
     write(folder)
-    assert (images.available("mnist"), images.available("mnist", "test")) == (True, False)
+    assert (data.available("mnist"), data.available("mnist", "test")) == (True, False)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").unlink()
-    assert not images.available("mnist")
+    assert not data.available("mnist")
     (folder / "cifar-10-batches-bin").mkdir()
     (folder / "cifar-10-batches-bin" / "test_batch.bin").write_bytes(record(3, 0))
-    assert (images.available("cifar10"), images.available("cifar10", "test")) == (False, True)
+    assert (data.available("cifar10"), data.available("cifar10", "test")) == (False, True)
     pack(folder / "cifar-10-binary.tar.gz", {})
-    assert images.available("cifar10")
+    assert data.available("cifar10")
     for arguments, name in ((("svhn",), "name"), (("mnist", "dev"), "split")):
         with pytest.raises(ValueError, match=f"^{name}: expected"):
-            images.available(*arguments)
+            data.available(*arguments)
 
 
 def test_damaged_cifar_files_are_named(folder):
@@ -271,15 +271,15 @@ def test_damaged_cifar_files_are_named(folder):
     batches.mkdir()
     (batches / "test_batch.bin").write_bytes(record(3, 0)[:-1])
     with pytest.raises(ValueError, match=r"test_batch.bin: expected records of 3073 bytes, got 3072 bytes"):
-        images.cifar10("test")
+        data.cifar10("test")
     (batches / "test_batch.bin").write_bytes(record(10, 0))
     with pytest.raises(ValueError, match=r"test_batch.bin: expected labels from 0 to 9, got 10"):
-        images.cifar10("test")
+        data.cifar10("test")
     batches.joinpath("test_batch.bin").unlink()
     batches.rmdir()
     (folder / "cifar-10-binary.tar.gz").write_bytes(b"\x1f\x8bnot an archive")
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged"):
-        images.cifar10("test")
+        data.cifar10("test")
 
 
 def check_cifar(read):
@@ -300,7 +300,7 @@ def test_a_flipped_bit_of_an_archive_is_noticed_or_harmless(tmp_path_factory, pl
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GSJAX_DATA", str(folder))
         try:
-            read = images.cifar10()
+            read = data.cifar10()
         except ValueError as error:
             assert type(error) is ValueError  # noqa: PT017
             assert str(archive) in str(error)  # noqa: PT017
@@ -313,12 +313,12 @@ def test_a_flipped_bit_of_each_member(folder):
     archive = folder / "cifar-10-binary.tar.gz"
     archive.write_bytes(gzip.compress(tar_of(folder), compresslevel=0))
     whole = archive.read_bytes()
-    check_cifar(images.cifar10())
+    check_cifar(data.cifar10())
     for content in BATCHES.values():
         at = whole.index(content[3000:3020])
         archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged \(CRC check failed"):
-            images.cifar10()
+            data.cifar10()
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
@@ -333,7 +333,7 @@ def test_archives_of_any_make(folder, form, prefix, suffix):
             if value is None:
                 member.type, member.linkname = tarfile.SYMTYPE, "loop"
             tar.addfile(member, io.BytesIO(value or b""))
-    check_cifar(images.cifar10())
+    check_cifar(data.cifar10())
 
 
 @pytest.mark.parametrize(
@@ -357,7 +357,7 @@ def test_members_that_are_no_files_are_named(folder, kind, link):
                 member.size = len(value)
             tar.addfile(member, io.BytesIO(value))
     with pytest.raises(ValueError, match=rf"tar.gz:{SECOND}: expected a file, got a link, a folder"):
-        images.cifar10()
+        data.cifar10()
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_damaged_batches_are_named(folder, packed, content, message):
     else:
         unpack(folder, {**BATCHES, SECOND: content})
     with pytest.raises(ValueError, match=rf"{SECOND}: {message}"):
-        images.cifar10()
+        data.cifar10()
 
 
 def unpack(folder, contents):
@@ -389,22 +389,22 @@ def unpack(folder, contents):
 def test_a_missing_batch_is_named(folder, missing):
     some = {name: value for name, value in BATCHES.items() if name != missing}
     unpack(folder, some)
-    assert not images.available("cifar10")
+    assert not data.available("cifar10")
     with pytest.raises(
         FileNotFoundError, match=rf"{missing} is not there, though \S+data_batch_\d.bin is: fetch CIFAR"
     ):
-        images.cifar10()
+        data.cifar10()
     # It is not taken from elsewhere.
     unpack(folder / "debian", {missing: BATCHES[missing]})
     with pytest.raises(FileNotFoundError, match=f"{missing} is not there"):
-        images.cifar10()
+        data.cifar10()
     # A whole archive beside the folder does.
     pack(folder / "cifar-10-binary.tar.gz", BATCHES)
-    check_cifar(images.cifar10())
+    check_cifar(data.cifar10())
     (folder / some.popitem()[0]).parent.rename(folder / "elsewhere")
     pack(folder / "cifar-10-binary.tar.gz", {name: BATCHES[name] for name in BATCHES if name != missing})
     with pytest.raises(ValueError, match=rf"tar.gz: expected 5 files in it, got none called {missing}"):
-        images.cifar10()
+        data.cifar10()
 
 
 def test_two_members_of_the_same_name(folder):
@@ -415,7 +415,7 @@ def test_two_members_of_the_same_name(folder):
             member.size = len(value)
             tar.addfile(member, io.BytesIO(value))
     with pytest.raises(ValueError, match=rf"tar.gz:{SECOND}: expected one file of this name, got two"):
-        images.cifar10()
+        data.cifar10()
 
 
 def tar_of(folder):
@@ -447,7 +447,7 @@ def member(size=0, kind=tarfile.REGTYPE):
 def test_damaged_archives_are_named(folder, damage):
     (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(tar_of(folder)), compresslevel=1))
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz"):
-        images.cifar10()
+        data.cifar10()
 
 
 def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch):
@@ -457,7 +457,7 @@ def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"tar.gz: expected 1048576 bytes at most, got more"):
-            images.cifar10()
+            data.cifar10()
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:
         tracemalloc.stop()
@@ -468,7 +468,7 @@ def test_what_is_no_file_is_named(folder):
     (folder / SECOND).unlink()
     (folder / SECOND).mkdir()
     with pytest.raises(ValueError, match=rf"{SECOND}: expected a file, got a folder"):
-        images.cifar10()
+        data.cifar10()
 
 
 def test_two_classes_are_centred_and_scaled(x64):

@@ -13,7 +13,15 @@ import pooch
 import pytest
 import requests
 
-from gsjax.data import images, sources
+from gsjax import data
+from gsjax.data import sources
+
+MNIST = data.get("mnist").origin
+
+
+def original(content):
+    """MNIST's origin, if every file of it were this."""
+    return MNIST._replace(checksums=dict.fromkeys(MNIST.checksums, hashlib.md5(content).hexdigest()))
 
 
 @pytest.fixture
@@ -54,31 +62,35 @@ def serve(monkeypatch, content):
 
 
 @pytest.mark.parametrize(
-    ("name", "url", "md5"),
+    ("of", "name", "url", "md5"),
     [
         (
+            "mnist",
             "mnist/t10k-labels-idx1-ubyte.gz",
             "https://ossci-datasets.s3.amazonaws.com/mnist/t10k-labels-idx1-ubyte.gz",
             "ec29112dd5afa0611ce80d1b7f02629c",
         ),
         (
+            "fashion_mnist",
             "fashion-mnist/train-images-idx3-ubyte.gz",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/train-images-idx3-ubyte.gz",
             "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
         ),
         (
+            "kmnist",
             "kmnist/train-labels-idx1-ubyte.gz",
             "https://codh.rois.ac.jp/kmnist/dataset/kmnist/train-labels-idx1-ubyte.gz",
             "e144d726b3acfaa3e44228e80efcd344",
         ),
         (
+            "cifar100",
             "cifar-100-binary.tar.gz",
             "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
             "03b5dce01913d631647c71ecec9e9cb8",
         ),
     ],
 )
-def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, name, url, md5):
+def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, of, name, url, md5):
     asked = {}
 
     def retrieve(url, known_hash, **options):
@@ -86,24 +98,25 @@ def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, name, u
         return str(options["path"] / options["fname"])
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert sources.find(name, what="it") == cache / name
+    assert sources.find(name, data.get(of).origin) == cache / name
     assert (asked["url"], asked["known_hash"]) == (url, f"md5:{md5}")
     assert asked["path"] / asked["fname"] == cache / name
 
 
 def test_every_checksum_has_an_address_and_the_form_of_an_md5():
-    for name, md5 in sources._CHECKSUMS.items():
-        assert name.split("/")[0] in sources._MIRRORS
-        assert len(bytes.fromhex(md5)) == 16
-    assert len(set(sources._CHECKSUMS.values())) == 14
+    origins = [entry.origin for entry in map(data.get, data.NAMES) if entry.files]
+    for origin in origins:
+        assert bool(origin.checksums) == origin.address.startswith(("http://", "https://"))
+        assert all(len(bytes.fromhex(md5)) == 16 for md5 in origin.checksums.values())
+    assert len({md5 for origin in origins for md5 in origin.checksums.values()}) == 14
 
 
 def test_what_was_downloaded_is_kept_and_not_asked_for_again(cache, monkeypatch):
     content, name = b"the original", "mnist/train-images-idx3-ubyte.gz"
-    monkeypatch.setitem(sources._CHECKSUMS, name, hashlib.md5(content).hexdigest())
+    origin = original(content)
     asked = serve(monkeypatch, content)
     for _ in range(2):
-        assert sources.find(name, what="MNIST").read_bytes() == content
+        assert sources.find(name, origin).read_bytes() == content
     [(url, timeout)] = asked
     assert url.endswith("/mnist/train-images-idx3-ubyte.gz")
     assert max(timeout) <= 30
@@ -113,7 +126,7 @@ def test_what_was_downloaded_is_kept_and_not_asked_for_again(cache, monkeypatch)
 def test_another_file_than_the_original_is_not_kept(cache, monkeypatch):
     serve(monkeypatch, b"<html>a login page</html>")
     with pytest.raises(ValueError, match=r"mnist/train-images\S+: expected the original with MD5 f68b\w+, got another"):
-        images.mnist()
+        data.mnist()
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
@@ -124,7 +137,7 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(cache, m
     monkeypatch.setattr(requests, "get", get)
     message = r"fetch MNIST .* from https://\S+, put it there, or set GSJAX_DATA .*failed: no route to host\)"
     with pytest.raises(FileNotFoundError, match=message) as caught:
-        images.mnist()
+        data.mnist()
     assert str(cache) in str(caught.value)
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
@@ -132,11 +145,11 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(cache, m
 def test_nothing_is_downloaded_that_has_no_checksum_or_where_it_is_forbidden(cache, monkeypatch):
     asked = serve(monkeypatch, b"")
     with pytest.raises(FileNotFoundError, match="fetch CelebA"):
-        sources.find("celeba/list_attr_celeba.txt", what="CelebA")
-    assert not images.available("mnist")
+        sources.find("celeba/list_attr_celeba.txt", data.get("celeba").origin)
+    assert not data.available("mnist")
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match=r"fetch CIFAR-10 .* to its folder$"):
-        images.cifar10()
+        data.cifar10()
     assert asked == []
 
 
@@ -166,7 +179,7 @@ def test_a_malformed_address_of_a_proxy_is_no_wrong_checksum(cache, monkeypatch,
     """What the true `requests` says of it, before anything is connected."""
     monkeypatch.setenv(variable, address)
     with pytest.raises(FileNotFoundError) as caught:
-        sources.find(NAME, what="MNIST")
+        sources.find(NAME, MNIST)
     message = str(caught.value)
     assert f"(downloading it to {cache / NAME} through the proxy that {variable} names failed: " in message
     assert ADDRESS in message
@@ -214,16 +227,15 @@ class Broken(Response):
 def test_a_download_that_breaks_off_is_said_and_not_kept(cache, monkeypatch, answer, message):
     monkeypatch.setattr(requests, "get", lambda url, **options: answer)
     with pytest.raises(FileNotFoundError, match=rf"from {ADDRESS}.*downloading it to \S+{NAME} {message}\)$"):
-        sources.find(NAME, what="MNIST")
+        sources.find(NAME, MNIST)
     assert files(cache) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>404</html>", b"the origina"])
 def test_a_part_of_the_original_is_not_kept(cache, monkeypatch, content):
-    monkeypatch.setitem(sources._CHECKSUMS, NAME, hashlib.md5(b"the original").hexdigest())
     serve(monkeypatch, content)
     with pytest.raises(ValueError, match=rf"^{ADDRESS}: expected the original .*got another file, or a part of it"):
-        sources.find(NAME, what="MNIST")
+        sources.find(NAME, original(b"the original"))
     assert files(cache) == []
 
 
@@ -231,7 +243,7 @@ def test_a_cache_that_cannot_be_written_is_named(cache, monkeypatch):
     serve(monkeypatch, b"")
     cache.write_text("a file in its place")
     with pytest.raises(FileNotFoundError, match=rf"downloading it to {cache / NAME} failed: .*{cache}"):
-        sources.find(NAME, what="MNIST")
+        sources.find(NAME, MNIST)
     cache.unlink()
 
     def forbidden(path, *arguments, **options):
@@ -241,7 +253,7 @@ def test_a_cache_that_cannot_be_written_is_named(cache, monkeypatch):
     with pytest.raises(
         FileNotFoundError, match=rf"downloading it to {cache / NAME} failed: .*Permission denied: '{cache}"
     ):
-        sources.find(NAME, what="MNIST")
+        sources.find(NAME, MNIST)
 
 
 def forbidden(path):
@@ -263,7 +275,7 @@ def test_gsjax_data_that_is_no_folder_to_be_read(cache, monkeypatch, tmp_path, m
         make(path)
     else:
         monkeypatch.setattr(os, "scandir", forbidden)
-    for ask in (images.mnist, lambda: images.available("mnist"), lambda: sources.find(NAME, what="MNIST")):
+    for ask in (data.mnist, lambda: data.available("mnist"), lambda: sources.find(NAME, MNIST)):
         with pytest.raises(
             ValueError, match=rf"^GSJAX_DATA: expected a folder that can be read, got {path} .*{message}"
         ):
@@ -273,12 +285,12 @@ def test_gsjax_data_that_is_no_folder_to_be_read(cache, monkeypatch, tmp_path, m
 def test_gsjax_data_that_is_not_there_is_said_where_nothing_else_has_the_file(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match=rf"is in none of {tmp_path}/data \(no such folder\), {cache}"):
-        images.mnist()
-    assert not images.available("mnist")
+        data.mnist()
+    assert not data.available("mnist")
     for place in (cache, Path(sources._DEBIAN)):
         (place / NAME).parent.mkdir(parents=True)
         (place / NAME).write_bytes(b"")
-        assert sources.find(NAME, what="MNIST").exists()
+        assert sources.find(NAME, MNIST).exists()
         (place / NAME).unlink()
 
 
@@ -287,7 +299,6 @@ def test_what_is_missing_in_the_cache_is_downloaded(cache, monkeypatch):
     names = [NAME, "mnist/train-labels-idx1-ubyte.gz"]
     (cache / "mnist").mkdir(parents=True)
     (cache / names[0]).write_bytes(b"")
-    monkeypatch.setitem(sources._CHECKSUMS, names[1], hashlib.md5(b"labels").hexdigest())
     serve(monkeypatch, b"labels")
-    assert sources.find_together(names, what="MNIST") == [cache / name for name in names]
+    assert sources.find_together(names, origin=original(b"labels")) == [cache / name for name in names]
     assert (cache / names[1]).read_bytes() == b"labels"

@@ -209,7 +209,7 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, 
 
 def test_a_folder_of_another_process_is_one_line(folder, capsys):
     code = (
-        "import sys; from gsjax import _files; kept = _files.lock(sys.argv[1], ''); print(flush=True); sys.stdin.read()"
+        "import sys; from gsjax import _locks; kept = _locks.lock(sys.argv[1], ''); print(flush=True); sys.stdin.read()"
     )
     out = Path("results/fake/smoke")
     out.mkdir(parents=True)

@@ -173,7 +173,10 @@ def test_a_data_set_that_is_absent_is_left_out(nowhere):
         (["--counts", "8"], "counts: expected numbers from 1 to less than 8"),
         (["--strengths", "0"], "strengths: expected finite numbers above 0"),
         (["--decay", "0"], "decay: expected a finite number above 0"),
-        (["--tasks", "mnist_3_3"], "tasks: expected one of fashion_mnist, mnist, cifar10, digits with two labels"),
+        (
+            ["--tasks", "mnist_3_3"],
+            "tasks: expected one of digits, mnist, fashion_mnist, kmnist, cifar10, cifar100 with",
+        ),
         (["--draws", "1"], "draws: expected a whole number of at least 2"),
         (["--examples", "1"], "examples: expected whole numbers of at least 2"),
     ],

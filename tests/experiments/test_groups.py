@@ -265,7 +265,7 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
 
     def part(split):
         rows = portraits.rows(split)
-        x = _photographs.normalised(data.load_images(portraits, rows, size=size))
+        x = data.scaling.imagenet(data.load_images(portraits, rows, size=size))
         return methods.Batch(x, jnp.asarray(portraits.y[rows]), jnp.asarray(portraits.group[rows]))
 
     def evaluate(state, held_out):

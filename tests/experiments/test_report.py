@@ -228,10 +228,11 @@ def test_nothing_in_a_summary_becomes_part_of_the_page(results):
     assert reader.open == []
     assert {tag for tag, _ in reader.tags} & {"script", "b"} == set()
     assert {key for _, attributes in reader.tags for key in attributes} == {
-        *("lang", "charset", "name", "content", "class", "href", "id", "alt", "width", "src")
+        *("lang", "charset", "name", "content", "class", "href", "id", "alt", "width", "height", "src"),
+        *("role", "scope", "aria-label", "tabindex"),
     }
     [image] = [attributes for tag, attributes in reader.tags if tag == "img"]
-    assert image["alt"] == "a\"><script>&'"
+    assert image["alt"] == f"Figure a\"><script>&' of fake{PLANT}/laptop{PLANT}"
     text = "".join(reader.text)
     strings = [at[-1] for at in places(content) if at and isinstance(at[-1], str) and PLANT in at[-1]]
     assert len(strings) > 12

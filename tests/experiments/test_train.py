@@ -146,7 +146,7 @@ def test_a_run_leaves_its_curves_its_summary_and_its_figure(smoke):
     assert rows[0]["train"] != rows[1]["train"]
     summary = json.loads((out / "summary.json").read_text())
     sizes = {"train": 100, "test": 50, "gray": 50}
-    assert summary["data"] == {"name": "colored_digits: scikit-learn's 8 x 8 digits", **sizes, "stand-in": False}
+    assert summary["data"] == {"name": "colored_digits: 8x8 digits of scikit-learn", **sizes, "stand-in": False}
     values = {row["name"]: row for row in summary["rows"]}
     assert values["test: accuracy"]["measured"] == pytest.approx(np.mean([row["test"]["accuracy"][-1] for row in rows]))
     assert values["test: accuracy"]["seeds"] == 2

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from gsjax import plotting
 from gsjax.linearized import Courses
+from gsjax.starvation import Trajectory
 from gsjax.starvation.diagram import PhaseDiagram
 from gsjax.statistics import loglog_slope
 
@@ -31,6 +32,7 @@ Z = np.cumsum(np.ones((1, 2, 3, 2)), axis=2)
 COURSES = Courses(
     np.array([4.0]), np.array([0.0, 0.5]), np.array([0.1, 1.0, 9.0]), Z, Z, Z[:, :, -1], np.ones((1, 2), bool)
 )
+STARVING = Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), -np.ones((2, 2, 2)), np.True_)
 DRAWINGS = {
     "spectrum": lambda ax=None: plotting.spectrum([3.0, 1.0, 0.1], [2.0, -0.5, 0.0], ax=ax),
     "starvation": lambda ax=None: plotting.starvation(-np.eye(3), [3.0, 2.0, 1.0], ax=ax),
@@ -45,6 +47,8 @@ DRAWINGS = {
     "categories": lambda ax=None: plotting.categories("ab", {"ERM": np.eye(2)}, ax=ax, xlabel="environment"),
     "against": lambda ax=None: plotting.against([4, 8], {"U": np.eye(2)}, ax=ax, xlabel="$n$", ylabel="share"),
     "a plane": lambda ax=None: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), ax=ax, labels=["a", "b"]),
+    "starvation over time": lambda ax=None: plotting.starvation_over_time({"ridge": STARVING}, ax),
+    "sizes over time": lambda ax=None: plotting.starvation_over_time({"ridge": STARVING}, ax, logy=True),
     "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
     "a phase diagram": lambda ax=None: plotting.phase_diagram(DIAGRAM, ax),
     "a phase diagram of nothing": lambda ax=None: plotting.phase_diagram(
@@ -184,6 +188,18 @@ assert "matplotlib.pyplot" not in sys.modules
         ("strength", lambda: plotting.phase_diagram(DIAGRAM, strength=1)),
         ("entry", lambda: plotting.phase_diagram(DIAGRAM, entry=(2, 1))),
         ("limit", lambda: plotting.phase_diagram(DIAGRAM, limit=0.0)),
+        ("trajectories", lambda: plotting.starvation_over_time({})),
+        ("entry", lambda: plotting.starvation_over_time({"a": STARVING}, entry=(0, 2))),
+        ("entry", lambda: plotting.starvation_over_time({"a": STARVING}, entry=(1, 0, 0))),
+        (r"trajectories\['a'\].times", lambda: plotting.starvation_over_time({"a": STARVING._replace(times=[0, 1])})),
+        (
+            r"trajectories\['a'\].sensitivity",
+            lambda: plotting.starvation_over_time({"a": STARVING._replace(sensitivity=np.ones((2, 2, 3)))}),
+        ),
+        (
+            r"trajectories\['a'\].sensitivity",
+            lambda: plotting.starvation_over_time({"a": STARVING._replace(sensitivity=np.full((2, 2, 2), np.nan))}),
+        ),
         ("courses", lambda: plotting.courses({})),
         ("courses", lambda: plotting.courses(dict.fromkeys("abc", COURSES))),
         (r"courses\['b'\]", lambda: plotting.courses({"a": COURSES, "b": COURSES._replace(ratio=np.array([5.0]))})),

@@ -8,6 +8,7 @@ from matplotlib.colors import to_rgb
 
 from gsjax import plotting
 from gsjax.linearized import Courses
+from gsjax.starvation import Trajectory
 from tests.plotting.shown import colorbar, legend, points
 
 
@@ -116,3 +117,46 @@ def test_courses_that_have_not_converged_say_so():
     for at, ax in np.ndenumerate(axes):
         assert bool(ax.lines) != lost[at]
         assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[at])
+
+
+def starving() -> Trajectory:
+    """A made-up trajectory of three features at four times from zero on: all entries different, and negative."""
+    sensitivity = -np.arange(36.0).reshape(4, 3, 3)
+    return Trajectory(np.array([0.0, 0.1, 1.0, 10.0]), np.ones((4, 3)), sensitivity, np.True_)
+
+
+def test_starvation_over_time_is_a_line_for_each_penalty():
+    path = starving()
+    other = path._replace(sensitivity=2 * path.sensitivity, times=path.times / 2)
+    ax = plotting.starvation_over_time({"ridge": path, "SD": other}, entry=(2, 0))
+    ridge, sd, zero = ax.lines
+    np.testing.assert_array_equal(points(ridge), np.stack([path.times, path.sensitivity[:, 2, 0]], axis=1)[1:])
+    np.testing.assert_array_equal(points(sd), np.stack([other.times, other.sensitivity[:, 2, 0]], axis=1)[1:])
+    assert set(zero.get_ydata()) == {0}
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "linear")
+    assert ax.get_ylabel() == r"$\partial z_{3}(t)\,/\,\partial s_{1}^2$"
+    assert legend(ax) == ["ridge", "SD"]
+    assert len({(line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in (ridge, sd)}) == 2
+
+
+def test_sizes_of_starvation_on_a_logarithmic_axis_tell_its_signs_apart():
+    path = starving()
+    signed = path._replace(sensitivity=path.sensitivity * np.array([1, 1, -1, 1])[:, None, None])
+    ax = plotting.starvation_over_time({"ridge": signed}, logy=True)
+    starved, fed = ax.lines
+    np.testing.assert_array_equal(starved.get_ydata(), [12, np.nan, 30])
+    np.testing.assert_array_equal(fed.get_ydata(), [np.nan, 21, np.nan])
+    assert fed.get_linestyle() != starved.get_linestyle()
+    assert ax.get_yscale() == "log"
+    vanishing = path._replace(sensitivity=path.sensitivity * 10.0 ** -np.array([0, 0, 20, 40])[:, None, None])
+    assert plotting.starvation_over_time({"SD": vanishing}, logy=True).get_ylim()[0] == 12e-10
+
+
+def test_starvation_over_time_that_has_not_converged_says_so():
+    path = starving()
+    lost = path._replace(sensitivity=np.nan * path.sensitivity, converged=np.False_)
+    for logy in (False, True):
+        ax = plotting.starvation_over_time({"ridge": path, "SD": lost}, logy=logy)
+        assert legend(ax) == ["ridge"]
+        assert [text.get_text() for text in ax.texts] == ["SD: not converged"]
+        assert legend(plotting.starvation_over_time({"SD": lost}, logy=logy)) is None

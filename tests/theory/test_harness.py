@@ -161,7 +161,9 @@ def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
     with np.errstate(invalid="ignore"):  # inf - inf
         record = run(claim(check=lambda shift=0.0: check(bad)))
     assert record.verdict == "fails"
-    json.dumps(to_json(record), allow_nan=False)
+    assert json.loads(json.dumps(to_json(record), allow_nan=False)) == to_json(record)
+    if isinstance(record.observation.observed, float) and not np.isfinite(record.observation.observed):
+        assert to_json(record)["observed"] is None
 
 
 @pytest.mark.parametrize("observed", [np.zeros(3), np.zeros((2, 1)), np.zeros((0,))])
@@ -211,7 +213,7 @@ def test_claims_json_has_the_keys_that_tools_rely_on(install, tmp_path):
     assert first == {
         "norms": [1.0, 1.0],
         "rows": [{"width": 4, "loss": 0.5}],
-        "slope": {"value": 1.0, "low": 0.0, "high": "inf"},
+        "slope": {"value": 1.0, "low": 0.0, "high": None},
     }
 
 
@@ -495,7 +497,20 @@ def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
     parser.handle_starttag = lambda tag, attrs: tags.extend(key for key, _ in attrs)
     parser.handle_data = lambda data: shown.append(data)
     parser.feed(page)
-    assert set(tags) == {"lang", "charset", "name", "content", "class", "href", "id"}
+    attributes = {
+        "lang",
+        "charset",
+        "name",
+        "content",
+        "class",
+        "href",
+        "id",
+        "role",
+        "scope",
+        "aria-label",
+        "tabindex",
+    }
+    assert set(tags) == attributes
     for text in ("key", "value", "column", "cell", "lines\n", "error", "control", "broken", "reference", "statement"):
         assert f"{text}{PLANT}" in "".join(shown), text
 
@@ -515,7 +530,7 @@ def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
     with contextlib.redirect_stdout(io.StringIO()):  # which takes what a terminal does not
         assert main(["--out", str(tmp_path)]) == 1
     [record] = strict_json(tmp_path / "claims.json")
-    assert record["error"] == "RuntimeError: in caf\udce9"
+    assert record["error"] == "RuntimeError: in caf\\udce9"
     assert "in caf\\udce9" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 

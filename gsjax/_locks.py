@@ -1,96 +1,31 @@
-"""Files that are there as a whole or not at all, folders that one process writes to, and JSON that is what it says."""
+"""Folders that one process at a time writes to."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import math
 import os
 import platform
 import threading
-import uuid
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from gsjax import files
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["LOCK", "UNFINISHED", "Lock", "Sink", "lock", "parse", "replacing", "write"]
+__all__ = ["LOCK", "Lock", "lock"]
 
-UNFINISHED = ".unfinished-"  # how the names of files begin that are being written, or were when a process was killed
 LOCK = ".lock"  # the name of the file that is locked in the place of its folder
 
 # What a file system says that has no locks: NFS without its lock service, Lustre without -o flock, some of FUSE.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
-
-
-class Sink:
-    """What `replacing` gives to write to.
-
-    No file object: NumPy and Pillow would write to its descriptor themselves, and on a full disk their errors say
-    neither what is wrong nor where.
-    """
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-
-    def write(self, content: bytes, /) -> None:
-        """All of it."""
-        self._write(content)
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Sink]:
-    """What is written takes the place of the file `path` in the end; `path` stays as it is until then, and on errors.
-
-    A link stays a link, to the new content. What is no regular file, such as a pipe, is written to directly.
-
-    Raises:
-        OSError: the file cannot be written; its `filename` is `path`.
-    """
-    try:
-        with _open(Path(path)) as file:
-            yield Sink(file.write)
-    except OSError as error:
-        # The name that the user knows, in the place of the temporary one or of none.
-        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
-
-
-def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file, atomically; text as UTF-8.
-
-    Raises:
-        OSError: it cannot be written, and what was there before is left as it was.
-    """
-    with replacing(path) as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-
-
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
-    if path.exists() and not path.is_file():
-        with path.open("wb") as file:
-            yield file
-        return
-    path = Path(os.path.realpath(path))
-    temporary = path.with_name(f"{UNFINISHED}{path.name}-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
 
 
 class Lock:
@@ -189,7 +124,7 @@ def _same(path: Path, descriptor: int) -> bool:
 
 def _write_holder(descriptor: int) -> None:
     since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    content = json.dumps({"pid": os.getpid(), "host": platform.node(), "since": since})
+    content = files.json_document({"pid": os.getpid(), "host": platform.node(), "since": since})
     with contextlib.suppress(OSError):  # on a full disk: others will not know who it is
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content.encode(), 0)
@@ -198,7 +133,7 @@ def _write_holder(descriptor: int) -> None:
 def _holder(descriptor: int) -> str:
     """Who has the lock, and since when, as far as its file says that."""
     try:
-        content = json.loads(os.pread(descriptor, 4096, 0))
+        content = files.parse(os.pread(descriptor, 4096, 0))
         pid, host, since = (content[key] for key in ("pid", "host", "since"))
     except (OSError, ValueError, KeyError, TypeError):
         return "another process has"
@@ -225,36 +160,3 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-
-
-def parse(content: bytes) -> Any:
-    """The value of JSON, as RFC 8259 has it: in UTF-8, without NaN, infinity and names that come twice.
-
-    Raises:
-        ValueError: it is none.
-
-    >>> parse(b'{"a": [1, 0.5, null]}')
-    {'a': [1, 0.5, None]}
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            raise ValueError(f"a name comes twice among {[name for name, _ in pairs][:8]}")
-        return found
-
-    try:
-        value = json.loads(
-            content.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, object_pairs_hook=once
-        )
-        if b"\\u" in content:  # half of a pair of surrogates is no text, and could not be written again
-            json.dumps(value, ensure_ascii=False).encode()
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return value
-
-
-def _number(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is no number of JSON")
-    return number
