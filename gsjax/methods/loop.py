@@ -149,7 +149,7 @@ def train(
 def stream(
     method: Method,
     state: State,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[..., Iterable[Batch]],
     *,
     epochs: int,
     steps: int,
