@@ -293,10 +293,6 @@ def test_experiments_are_listed():
     assert all(len(line.split()) > 1 for line in listing), "an experiment's docstring begins with a line for the list"
 
 
-# Files in which a private name of the library is still imported; each has to go from this set when it no longer is.
-PENDING = {"experiments/_photographs.py"}
-
-
 def private(path: Path) -> list[str]:
     """The underscore names of gsjax that a file imports, or reads from a module of gsjax that it has imported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -313,8 +309,7 @@ def test_experiments_theory_and_notebooks_use_public_names_alone():
     files = [path for folder in ("experiments", "theory", "notebooks") for path in (ROOT / folder).glob("*.py")]
     assert len(files) > 30
     offenders = {path.relative_to(ROOT).as_posix(): private(path) for path in files}
-    assert {name: found for name, found in offenders.items() if found and name not in PENDING} == {}
-    assert {name for name in PENDING if not offenders[name]} == set(), "take it out of PENDING"
+    assert {name: found for name, found in offenders.items() if found} == {}
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_times_that_are_not_reached_hold_nan():
     """Rounding sets the steps, and they run out: single precision under a very strong penalty."""
     found = trajectory(SpectralDecoupling(1e6), times=np.array([0, 1e-9, 1e-7, 1e-5, 1e-3, 1, 1e3]))
     assert not found.converged
-    reached = np.isfinite(found.response).all(axis=1)
+    reached = np.all(np.isfinite(found.response), axis=1)
     assert reached.tolist() == sorted(reached, reverse=True)
     assert 0 < reached.sum() < 7
     np.testing.assert_array_equal(np.isfinite(found.sensitivity), np.broadcast_to(reached[:, None, None], (7, 3, 3)))
