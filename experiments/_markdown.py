@@ -3,7 +3,8 @@
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`. NAME is an experiment, whose record of the preset
 laptop is meant, or NAME/PRESET. With several names it is one table of those of them that have a record.
 `<!-- table: NAME ... -->` has everything that was measured, `<!-- signatures: NAME ... -->` what was expected and
-whether it was seen, and `<!-- claims: theory -->` the claims of `theory/records/claims.json`.
+whether it was seen, and `<!-- claims: theory -->` the claims of `theory/records/claims.json`. `<!-- registry: NAME -->`
+lists what is registered: methods, networks, probes, data or experiments.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import _page
+from experiments import _options, _page
 from experiments._page import Summary
 
 _MARKED = re.compile(
-    r"(<!-- (table|signatures|claims): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|signatures|claims|registry): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)", re.DOTALL
 )
 
 
@@ -64,6 +65,8 @@ def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str,
 
     def renew(match: re.Match[str]) -> str:
         begin, kind, names, _, end = match.groups()
+        if kind == "registry":
+            return begin + registered(names) + end
         if kind == "claims":
             return begin + (table_of_claims(checked) if checked else "No record of the claims yet.\n") + end
         wanted = [name if "/" in name else f"{name}/laptop" for name in names.split()]
@@ -116,6 +119,34 @@ def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:
             )
         )
     return _markdown(("", *head), [("", *line) for line in lines], named=False)
+
+
+def registered(name: str) -> str:
+    """What is registered under `name`, as one table: names, and the first sentence of what each says of itself.
+
+    Raises:
+        ValueError: there is no such registry.
+    """
+    from gsjax import data, methods, networks, probes  # not needed for any other table
+
+    if name == "data":
+        return data.catalogue.markdown().rstrip() + "\n"
+    if name == "methods":
+        lines = [(key, _sentence(entry.constructor), ", ".join(entry.needs)) for key, entry in methods.REGISTRY.items()]
+        return _markdown(("", "name", "method", "needs"), [("", *line) for line in lines], named=False)
+    if name == "experiments":
+        entries = list(_options.found().items())
+    elif name in ("networks", "probes"):
+        room = {"networks": networks, "probes": probes}[name]
+        entries = [(key, _sentence(room.get(key))) for key in room.NAMES]
+    else:
+        raise ValueError(f"registry: expected methods, networks, probes, data or experiments, got {name!r}")
+    return _markdown(("", "name", "what it is"), [("", *entry) for entry in entries], named=False)
+
+
+def _sentence(described: Any) -> str:
+    """The first line of a docstring."""
+    return (described.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _observed(entry: Mapping[str, Any]) -> str:

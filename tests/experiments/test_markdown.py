@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import theory
-from experiments import _markdown, _page, _report
+from experiments import _markdown, _options, _page, _report
 from experiments.__main__ import main
-from gsjax import records
+from gsjax import data, methods, networks, probes, records
 
 
 def one_line(capsys):
@@ -223,3 +223,17 @@ def test_the_records_are_as_experiments_write_them():
 )
 def test_text_stays_in_its_cell(text, cell):
     assert _markdown._cell(text) == cell
+
+
+@pytest.mark.parametrize("name", ["methods", "networks", "probes", "data", "experiments"])
+def test_a_registry_is_listed_by_its_names(name):
+    room = {"methods": methods, "networks": networks, "probes": probes, "data": data}.get(name)
+    names = _options.found() if room is None else room.NAMES
+    page = _markdown.fill(f"<!-- registry: {name} -->\nwhat was there\n<!-- end -->", {})
+    assert "what was there" not in page
+    assert [line.split("|")[1].strip().strip("`") for line in page.splitlines()[3:-1]] == list(names)
+
+
+def test_an_unknown_registry_is_refused():
+    with pytest.raises(ValueError, match=r"^registry: expected methods, .*, got 'colours'"):
+        _markdown.fill("<!-- registry: colours -->\n<!-- end -->", {})
