@@ -117,8 +117,8 @@ def trajectories() -> plotting.Figure:
     times = jnp.geomspace(1e-2, 1e4, 240)
     ratio, delta = jnp.array([1.0, 25.0]), jnp.array([0.3])
     penalties = {"ridge": Ridge(0.0025), "SD": SpectralDecoupling(0.002)}
-    found = {name: linearized.courses(ratio, delta, penalty, times=times) for name, penalty in penalties.items()}
-    figure = plotting.courses(found, dual=False)[0, 0].get_figure()
+    found = {name: linearized.trajectories(ratio, delta, penalty, times=times) for name, penalty in penalties.items()}
+    figure = plotting.trajectories(found, dual=False)[0, 0].get_figure()
     figure.set_layout_engine("constrained", w_pad=0.1)  # room for the optima beyond the right edge
     return figure
 

@@ -14,7 +14,7 @@ from gsjax.dual import equilibrium, integrate, primal
 from gsjax.features import Features, planar, require_binary
 from gsjax.objectives import Penalty
 
-__all__ = ["Courses", "Flow", "courses", "flow"]
+__all__ = ["Courses", "Flow", "Trajectories", "courses", "flow", "trajectories"]
 
 
 class Flow(NamedTuple):
@@ -71,7 +71,7 @@ def flow(
     return Flow(times, feats.y * (response @ feats.u.T), response, converged)
 
 
-class Courses(NamedTuple):
+class Trajectories(NamedTuple):
     """Responses of two coupled features (Eq. 15) over time, on a grid; `s_2^2 = 1`.
 
     The axes `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)` and `times (T,)`; `primal (R, D, T, 2)`, the course of training;
@@ -88,9 +88,9 @@ class Courses(NamedTuple):
     converged: Bool[Array, "R D"]
 
 
-def courses(
+def trajectories(
     ratio: Float[Array, " R"], delta: Float[Array, " D"], penalty: Penalty, *, times: Float[Array, " T"]
-) -> Courses:
+) -> Trajectories:
     """How two features are learned, at all of `ratio (R,)` x `delta (D,)`: the primal `flow` and `dual.integrate`.
 
     Features as in `starvation.phase_diagram`, learning rates of one. Only the primal flow is on the time axis of
@@ -100,7 +100,7 @@ def courses(
         ValueError: an axis that is not one of finite numbers, `ratio <= 0`, `|delta| >= 1`, and what `flow` raises.
 
     >>> from gsjax.objectives import Ridge
-    >>> found = courses([1.0, 4.0], [0.5], Ridge(0.1), times=jnp.array([0.0, 1e3]))
+    >>> found = trajectories([1.0, 4.0], [0.5], Ridge(0.1), times=jnp.array([0.0, 1e3]))
     >>> (abs(found.primal[:, :, 1] - found.equilibrium) < 1e-2).all().item()
     True
     """
@@ -115,11 +115,11 @@ def courses(
     _check.require(jnp.all(jnp.abs(delta) < 1), "delta", "numbers in (-1, 1)", delta)
     dtype = jnp.result_type(ratio, delta, times)
     ratio, delta, times = ratio.astype(dtype), delta.astype(dtype), _check.moments(given, dtype)
-    found = jax.jit(_courses)(ratio, delta, penalty, times)
-    return Courses(ratio, delta, times, *found)
+    found = jax.jit(_trajectories)(ratio, delta, penalty, times)
+    return Trajectories(ratio, delta, times, *found)
 
 
-def _courses(ratio: Array, delta: Array, penalty: Penalty, times: Array) -> tuple[Array, Array, Array, Array]:
+def _trajectories(ratio: Array, delta: Array, penalty: Penalty, times: Array) -> tuple[Array, Array, Array, Array]:
     def one(point: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
         feats = planar(point[1], jnp.stack([point[0], jnp.ones_like(point[0])]))
         primal, ascent = flow(feats, penalty, times=times), integrate(feats, penalty, times=times)
@@ -130,3 +130,6 @@ def _courses(ratio: Array, delta: Array, penalty: Penalty, times: Array) -> tupl
     shape = (len(ratio), len(delta))
     primal, ascent, end, converged = (value.reshape(shape + value.shape[1:]) for value in lax.map(one, grid))
     return primal, ascent, end, converged
+
+
+Courses, courses = Trajectories, trajectories  # former names

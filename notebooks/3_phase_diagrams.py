@@ -142,12 +142,12 @@ plotting.phase_diagram(decoupled, strength=2).get_figure()
 # %%
 times = jnp.geomspace(1e-3, 1e3, 60)
 plane = jnp.array([1.0, 4.0, 16.0]), jnp.array([0.1, 0.5, 0.9])
-courses = {
-    "ridge": linearized.courses(*plane, Ridge(0.01), times=times),
-    "SD": linearized.courses(*plane, SpectralDecoupling(0.01), times=times),
+trajectories = {
+    "ridge": linearized.trajectories(*plane, Ridge(0.01), times=times),
+    "SD": linearized.trajectories(*plane, SpectralDecoupling(0.01), times=times),
 }
-assert all(course.converged.all() for course in courses.values())
-plotting.courses(courses)[0, 0].get_figure()
+assert all(trajectory.converged.all() for trajectory in trajectories.values())
+plotting.trajectories(trajectories)[0, 0].get_figure()
 
 # %% [markdown]
 # With equal strengths (above) ridge and SD are the same. Downwards, as feature 1 grows stronger, SD ends where it ended
@@ -156,7 +156,7 @@ plotting.courses(courses)[0, 0].get_figure()
 # the weak one catches up. The dual has arrived nearly four decades earlier.
 
 # %%
-end = {name: np.abs(course.equilibrium) for name, course in courses.items()}
+end = {name: np.abs(trajectory.equilibrium) for name, trajectory in trajectories.items()}
 assert (np.diff(end["ridge"][..., 1], axis=0) < 0).all()
 np.testing.assert_allclose(np.ptp(end["SD"], axis=0), 0, atol=1e-9)
 

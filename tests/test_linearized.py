@@ -196,18 +196,18 @@ def test_bad_input_is_named(argument, options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("penalty", [Ridge(0.05), SpectralDecoupling(0.05)])
-def test_courses_are_the_two_flows_over_a_grid(penalty):
+def test_trajectories_are_the_two_flows_over_a_grid(penalty):
     ratio, delta, times = np.array([1.0, 4.0]), np.array([-0.3, 0.0, 0.8]), np.array([0.0, 1.0, 30.0, 1e5])
     with jax.enable_x64(True):
-        found = jax.tree.map(np.asarray, linearized.courses(ratio, delta, penalty, times=times))
+        found = jax.tree.map(np.asarray, linearized.trajectories(ratio, delta, penalty, times=times))
         feats = features.planar(0.8, np.array([4.0, 1.0]))
         primal, ascent = linearized.flow(feats, penalty, times=times), dual.integrate(feats, penalty, times=times)
     assert found.converged.all()
     np.testing.assert_allclose(found.primal[1, 2], primal.response, rtol=1e-7)
     np.testing.assert_allclose(found.dual[1, 2], ascent.response, rtol=1e-7)
     np.testing.assert_array_equal(found.primal[:, :, 0], 0)
-    for course in (found.primal, found.dual):
-        np.testing.assert_allclose(course[:, :, -1], found.equilibrium, rtol=1e-6, atol=1e-9)
+    for trajectory in (found.primal, found.dual):
+        np.testing.assert_allclose(trajectory[:, :, -1], found.equilibrium, rtol=1e-6, atol=1e-9)
     # On the way they differ; what spectral decoupling does to the dual does not depend on the strengths.
     assert np.abs(found.primal - found.dual)[:, :, 1].max() > 0.1
     assert np.allclose(found.dual[0], found.dual[1]) == isinstance(penalty, SpectralDecoupling)
@@ -225,7 +225,7 @@ def test_courses_are_the_two_flows_over_a_grid(penalty):
         ("times", {"times": []}),
     ],
 )
-def test_bad_grids_of_courses_are_named(argument, change):
+def test_bad_grids_of_trajectories_are_named(argument, change):
     options = {"ratio": [2.0], "delta": [0.5], "times": [0.0, 1.0], **change}
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
-        linearized.courses(options["ratio"], options["delta"], Ridge(1.0), times=options["times"])
+        linearized.trajectories(options["ratio"], options["delta"], Ridge(1.0), times=options["times"])

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gsjax.plotting._save import save
 from gsjax.plotting._style import OKABE_ITO, panels
-from gsjax.plotting.dynamics import courses, paths, plane, starvation_over_time
+from gsjax.plotting.dynamics import courses, paths, plane, starvation_over_time, trajectories
 from gsjax.plotting.grids import phase_diagram, sign_map
 from gsjax.plotting.practice import against, categories, curves, decision_boundary, error_against_width
 from gsjax.plotting.spectra import spectrum, starvation
@@ -33,4 +33,5 @@ __all__ = [
     "spectrum",
     "starvation",
     "starvation_over_time",
+    "trajectories",
 ]

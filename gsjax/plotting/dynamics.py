@@ -31,10 +31,10 @@ from gsjax.plotting._style import (
 )
 
 if TYPE_CHECKING:
-    from gsjax.linearized import Courses
+    from gsjax.linearized import Trajectories
     from gsjax.starvation import Trajectory
 
-__all__ = ["courses", "paths", "plane", "starvation_over_time"]
+__all__ = ["courses", "paths", "plane", "starvation_over_time", "trajectories"]
 
 # Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
 _PAIRS = (
@@ -161,7 +161,9 @@ def plane(
 
 
 @styled
-def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None, *, dual: bool = True) -> np.ndarray:
+def trajectories(
+    trajectories: Mapping[str, Trajectories], axes: np.ndarray | None = None, *, dual: bool = True
+) -> np.ndarray:
     """Responses z_1 and z_2 of two coupled features in time, one panel per ratio (rows) and coupling (columns).
 
     Solid lines are the primal flow, on the time axis of training; dashed ones are the dual flow (Pezeshki et al. 2021,
@@ -169,25 +171,26 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None, *, d
     have the same limits. A trajectory that has not converged is not drawn, and the panel says so.
 
     Args:
-        courses: of `linearized.courses`, by the name of the penalty; one or two, over the same ratios and deltas.
+        trajectories: of `linearized.trajectories`, by the name of the penalty; one or two, over the same ratios and
+            deltas.
         axes: array of axes, shape (R, D); those of a new figure by default, which grows with the grid.
         dual: whether the dual flow is drawn beside the primal one.
 
     Raises:
-        ValueError: no courses or more than two, shapes or grids that differ, entries that are not finite though
+        ValueError: no trajectories or more than two, shapes or grids that differ, entries that are not finite though
             converged, fewer than two positive times, `axes` that are no array of matplotlib axes of that shape.
 
-    >>> from gsjax.linearized import Courses
+    >>> from gsjax.linearized import Trajectories
     >>> z, grid = np.ones((1, 2, 3, 2)), np.ones((1, 2), bool)
-    >>> courses({"ridge": Courses([4.0], [0.1, 0.5], [0.1, 1.0, 10.0], z, z, z[:, :, -1], grid)}).shape
+    >>> trajectories({"ridge": Trajectories([4.0], [0.1, 0.5], [0.1, 1.0, 10.0], z, z, z[:, :, -1], grid)}).shape
     (1, 2)
     """
-    _check.require(0 < len(courses) <= len(_PAIRS), "courses", "one or two", len(courses))
-    drawn = {name: _arrays(f"courses[{name!r}]", course) for name, course in courses.items()}
+    _check.require(0 < len(trajectories) <= len(_PAIRS), "trajectories", "one or two", len(trajectories))
+    drawn = {name: _arrays(f"trajectories[{name!r}]", trajectory) for name, trajectory in trajectories.items()}
     ratio, delta, *_ = next(iter(drawn.values()))
-    for name, course in drawn.items():
-        same = np.array_equal(course.ratio, ratio) and np.array_equal(course.delta, delta)
-        _check.require(same, f"courses[{name!r}]", "the ratios and deltas of the others", "different ones")
+    for name, trajectory in drawn.items():
+        same = np.array_equal(trajectory.ratio, ratio) and np.array_equal(trajectory.delta, delta)
+        _check.require(same, f"trajectories[{name!r}]", "the ratios and deltas of the others", "different ones")
     dual = _check.flag("dual", dual)
     shape = (len(ratio), len(delta))
     if axes is None:
@@ -198,12 +201,12 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None, *, d
     _check.require(good, "axes", f"matplotlib axes, shape {shape}", f"{type(axes).__name__} of shape {given.shape}")
 
     for at, ax in np.ndenumerate(given):
-        for height, (name, course), lines in zip((0.6, 0.4), drawn.items(), _PAIRS, strict=False):
-            if course.converged[at]:
-                _panel(ax, lines, course, at, dual)
+        for height, (name, trajectory), lines in zip((0.6, 0.4), drawn.items(), _PAIRS, strict=False):
+            if trajectory.converged[at]:
+                _panel(ax, lines, trajectory, at, dual)
             else:
                 write(ax, (0.5, height), f"{name}: not converged")
-    times = np.concatenate([course.times for course in drawn.values()])
+    times = np.concatenate([trajectory.times for trajectory in drawn.values()])
     heights = [ax.get_ylim() for ax in given.flat if ax.lines] or [(0, 1)]
     for ax in given.flat:
         ax.set(xscale="log", xlim=(times.min(), times.max()), ylim=(np.min(heights), np.max(heights)))
@@ -217,6 +220,9 @@ def courses(courses: Mapping[str, Courses], axes: np.ndarray | None = None, *, d
         ax.set_xlabel("time $t$")
     _legend(given.flat[0].get_figure(), tuple(drawn), dual)
     return given
+
+
+courses = trajectories  # the former name
 
 
 @styled
@@ -305,30 +311,34 @@ def _legend(figure: FigureBase, names: Sequence[str], dual: bool) -> None:
     )
 
 
-def _arrays(name: str, course: Courses) -> Courses:
-    """`course` as checked arrays of NumPy, without the times that a logarithmic axis has no place for."""
-    ratio, delta, times = (vector(f"{name}.{field}", getattr(course, field)) for field in ("ratio", "delta", "times"))
+def _arrays(name: str, trajectory: Trajectories) -> Trajectories:
+    """`trajectory` as checked arrays of NumPy, without the times that a logarithmic axis has no place for."""
+    ratio, delta, times = (
+        vector(f"{name}.{field}", getattr(trajectory, field)) for field in ("ratio", "delta", "times")
+    )
     positive = increasing(f"{name}.times", times[times > 0])
-    converged = np.asarray(course.converged, dtype=bool)
+    converged = np.asarray(trajectory.converged, dtype=bool)
     shape = (len(ratio), len(delta))
     _check.require(converged.shape == shape, f"{name}.converged", f"shape {shape}", f"shape {converged.shape}")
 
     arrays = {"ratio": ratio, "delta": delta, "times": positive, "converged": converged}
     for field, trailing in (("primal", (len(times), 2)), ("dual", (len(times), 2)), ("equilibrium", (2,))):
-        values, expected = _check.floats(f"{name}.{field}", getattr(course, field)), (*shape, *trailing)
+        values, expected = _check.floats(f"{name}.{field}", getattr(trajectory, field)), (*shape, *trailing)
         _check.require(values.shape == expected, f"{name}.{field}", f"shape {expected}", f"shape {values.shape}")
         _check.finite(f"{name}.{field}", values[converged])
         arrays[field] = values if field == "equilibrium" else values[:, :, times > 0]
-    return course._replace(**arrays)
+    return trajectory._replace(**arrays)
 
 
-def _panel(ax: Axes, lines: Sequence[Mapping[str, Any]], course: Courses, at: tuple[int, ...], dual: bool) -> None:
-    """The courses of one ratio and delta."""
+def _panel(
+    ax: Axes, lines: Sequence[Mapping[str, Any]], trajectory: Trajectories, at: tuple[int, ...], dual: bool
+) -> None:
+    """The trajectories at one ratio and delta."""
     for j, line in enumerate(lines):
-        ax.plot(course.times, course.primal[at][:, j], **line)
+        ax.plot(trajectory.times, trajectory.primal[at][:, j], **line)
         if dual:
-            ax.plot(course.times, course.dual[at][:, j], "--", **line)
-        end = course.equilibrium[at][j]
+            ax.plot(trajectory.times, trajectory.dual[at][:, j], "--", **line)
+        end = trajectory.equilibrium[at][j]
         ax.plot(1.04, end, color=line["color"], transform=ax.get_yaxis_transform(), clip_on=False, **_END)
 
 

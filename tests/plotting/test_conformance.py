@@ -16,7 +16,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from gsjax import plotting
-from gsjax.linearized import Courses
+from gsjax.linearized import Trajectories
 from gsjax.starvation import Trajectory
 from gsjax.starvation.diagram import PhaseDiagram
 from gsjax.statistics import loglog_slope
@@ -29,7 +29,7 @@ DIAGRAM = PhaseDiagram(
     np.array([0.5, 2.0]), np.array([-0.8, 0.1, 0.8]), np.array([0.1]), SLOPES[..., 0], SLOPES, np.ones((2, 3, 1), bool)
 )
 Z = np.cumsum(np.ones((1, 2, 3, 2)), axis=2)
-COURSES = Courses(
+TRAJECTORIES = Trajectories(
     np.array([4.0]), np.array([0.0, 0.5]), np.array([0.1, 1.0, 9.0]), Z, Z, Z[:, :, -1], np.ones((1, 2), bool)
 )
 STARVING = Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), -np.ones((2, 2, 2)), np.True_)
@@ -200,16 +200,25 @@ assert "matplotlib.pyplot" not in sys.modules
             r"trajectories\['a'\].sensitivity",
             lambda: plotting.starvation_over_time({"a": STARVING._replace(sensitivity=np.full((2, 2, 2), np.nan))}),
         ),
-        ("courses", lambda: plotting.courses({})),
-        ("courses", lambda: plotting.courses(dict.fromkeys("abc", COURSES))),
-        (r"courses\['b'\]", lambda: plotting.courses({"a": COURSES, "b": COURSES._replace(ratio=np.array([5.0]))})),
-        (r"courses\['a'\].times", lambda: plotting.courses({"a": COURSES._replace(times=-COURSES.times)})),
-        (r"courses\['a'\].dual", lambda: plotting.courses({"a": COURSES._replace(dual=Z[:, :, 1:])})),
-        (r"courses\['a'\].primal", lambda: plotting.courses({"a": COURSES._replace(primal=np.nan * Z)})),
-        (r"courses\['a'\].converged", lambda: plotting.courses({"a": COURSES._replace(converged=np.array([True]))})),
-        ("axes", lambda: plotting.courses({"a": COURSES}, plotting.panels(2, 1)[1])),
-        ("axes", lambda: plotting.courses({"a": COURSES}, np.zeros((1, 2)))),
-        ("dual", lambda: plotting.courses({"a": COURSES}, dual=1)),
+        ("trajectories", lambda: plotting.trajectories({})),
+        ("trajectories", lambda: plotting.trajectories(dict.fromkeys("abc", TRAJECTORIES))),
+        (
+            r"trajectories\['b'\]",
+            lambda: plotting.trajectories({"a": TRAJECTORIES, "b": TRAJECTORIES._replace(ratio=np.array([5.0]))}),
+        ),
+        (
+            r"trajectories\['a'\].times",
+            lambda: plotting.trajectories({"a": TRAJECTORIES._replace(times=-TRAJECTORIES.times)}),
+        ),
+        (r"trajectories\['a'\].dual", lambda: plotting.trajectories({"a": TRAJECTORIES._replace(dual=Z[:, :, 1:])})),
+        (r"trajectories\['a'\].primal", lambda: plotting.trajectories({"a": TRAJECTORIES._replace(primal=np.nan * Z)})),
+        (
+            r"trajectories\['a'\].converged",
+            lambda: plotting.trajectories({"a": TRAJECTORIES._replace(converged=np.array([True]))}),
+        ),
+        ("axes", lambda: plotting.trajectories({"a": TRAJECTORIES}, plotting.panels(2, 1)[1])),
+        ("axes", lambda: plotting.trajectories({"a": TRAJECTORIES}, np.zeros((1, 2)))),
+        ("dual", lambda: plotting.trajectories({"a": TRAJECTORIES}, dual=1)),
     ],
 )
 def test_bad_input_is_named(argument, draw):

@@ -7,22 +7,22 @@ import numpy as np
 from matplotlib.colors import to_rgb
 
 from gsjax import plotting
-from gsjax.linearized import Courses
+from gsjax.linearized import Trajectories
 from gsjax.starvation import Trajectory
 from tests.plotting.shown import colorbar, legend, points
 
 
-def grid() -> Courses:
-    """Courses of made-up numbers, all different, over two ratios, three deltas and four times from zero on."""
+def grid() -> Trajectories:
+    """Trajectories of made-up numbers, all different, over two ratios, three deltas and four times from zero on."""
     primal, dual = np.random.default_rng(0).uniform(size=(2, 2, 3, 4, 2))
     times = np.array([0.0, 0.1, 1.0, 10.0])
-    return Courses(
+    return Trajectories(
         np.array([1.0, 1e-6]), np.array([-0.5, 0.0, 0.5]), times, primal, dual, primal[:, :, -1], np.ones((2, 3), bool)
     )
 
 
 def lines_of(ax):
-    """The lines of a panel of courses, by what they are."""
+    """The lines of a panel of trajectories, by what they are."""
     return {
         "primal": [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() == "None"],
         "dual": [line for line in ax.lines if line.get_linestyle() == "--"],
@@ -64,9 +64,9 @@ def test_the_strongest_feature_is_the_darkest_and_on_top():
     assert np.all(np.diff([line.get_zorder() for line in lines]) < 0)
 
 
-def test_courses_have_a_panel_for_each_ratio_and_delta():
+def test_trajectories_have_a_panel_for_each_ratio_and_delta():
     ridge = grid()
-    axes = plotting.courses({"ridge": ridge})
+    axes = plotting.trajectories({"ridge": ridge})
     assert axes.shape == (2, 3)
     for (row, column), ax in np.ndenumerate(axes):
         *lines, end = (lines_of(ax)[name] for name in ("primal", "dual", "optimum"))
@@ -84,9 +84,9 @@ def test_courses_have_a_panel_for_each_ratio_and_delta():
     ]
 
 
-def test_courses_without_the_dual_flow_have_one_clock():
+def test_trajectories_without_the_dual_flow_have_one_clock():
     ridge = grid()
-    axes = plotting.courses({"ridge": ridge}, dual=False)
+    axes = plotting.trajectories({"ridge": ridge}, dual=False)
     for (row, column), ax in np.ndenumerate(axes):
         lines = lines_of(ax)
         assert lines["dual"] == []
@@ -95,9 +95,9 @@ def test_courses_without_the_dual_flow_have_one_clock():
     assert [text.get_text() for text in key.get_texts()] == ["$z_1$, ridge", "$z_2$, ridge", "optimum"]
 
 
-def test_panels_of_courses_share_their_limits_and_have_labels_only_outside():
+def test_panels_of_trajectories_share_their_limits_and_have_labels_only_outside():
     figure, given = plotting.panels(3, 3)
-    for axes in (plotting.courses({"ridge": grid()}, given[1:]), plotting.courses({"ridge": grid()})):
+    for axes in (plotting.trajectories({"ridge": grid()}, given[1:]), plotting.trajectories({"ridge": grid()})):
         assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in axes.flat}) == 1
         assert [bool(ax.get_xlabel()) for ax in axes.flat] == [False] * 3 + [True] * 3
         assert [bool(ax.get_ylabel()) for ax in axes.flat] == [True, False, False] * 2
@@ -105,7 +105,7 @@ def test_panels_of_courses_share_their_limits_and_have_labels_only_outside():
 
 
 def test_two_penalties_are_told_apart_even_where_they_coincide():
-    axes = plotting.courses({"ridge": grid(), "SD": grid()})
+    axes = plotting.trajectories({"ridge": grid(), "SD": grid()})
     lines = lines_of(axes[0, 0])["primal"]
     widths, colors = ([getattr(line, f"get_{what}")() for line in lines] for what in ("linewidth", "color"))
     assert widths == sorted(widths, reverse=True)
@@ -119,12 +119,12 @@ def test_two_penalties_are_told_apart_even_where_they_coincide():
     ]
 
 
-def test_courses_that_have_not_converged_say_so():
+def test_trajectories_that_have_not_converged_say_so():
     ridge = grid()
     lost = np.zeros((2, 3), bool)
     lost[0, 1] = True
     primal = np.where(lost[:, :, None, None], np.nan, ridge.primal)
-    axes = plotting.courses({"ridge": ridge._replace(primal=primal, converged=~lost)})
+    axes = plotting.trajectories({"ridge": ridge._replace(primal=primal, converged=~lost)})
     for at, ax in np.ndenumerate(axes):
         assert bool(ax.lines) != lost[at]
         assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[at])
