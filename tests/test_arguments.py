@@ -176,6 +176,10 @@ DECAY = (NUMBER, 0.5)
 
 FEATS = features.planar(0.6, jnp.array([4.0, 1.0]))
 CLASSES = multiclass.from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
+_Z = np.ones((1, 1, 2, 2))
+PLANE = linearized.Trajectories(
+    np.array([4.0]), np.array([0.1]), np.array([0.1, 1.0]), _Z, _Z, _Z[:, :, -1], np.ones((1, 1), bool)
+)
 TIMES = jnp.array([0.0, 1.0])
 KERNEL = lx.MatrixLinearOperator(jnp.diag(jnp.array([4.0, 2.0, 1.0])), lx.positive_semidefinite_tag)
 KEY = jax.random.key(0)
@@ -336,6 +340,7 @@ ARGUMENTS: dict[str, Argument] = {
         WHOLES, lambda value: plotting.starvation_over_time({"a": TRAJECTORY}, entry=value), (1, 0)
     ),
     **rows("plotting.starvation_over_time", of(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)),
+    **rows("plotting.trajectories", of(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
     **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
     **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
     **rows(
@@ -399,6 +404,8 @@ def public() -> dict[str, Callable[..., Any]]:
         for prefix, module in modules.items():
             for name in module.__all__:
                 value = getattr(module, name)
+                if getattr(value, "__name__", name) != name:
+                    continue  # a former name
                 network = isinstance(value, type) and issubclass(value, nn.Module)
                 if inspect.isfunction(value) or network or value in PLAIN:
                     found[f"{prefix}.{name}"] = value
