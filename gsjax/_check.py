@@ -83,8 +83,8 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name}: expected {expected}, got {_told(value)}") from None
-    within = (least is None or number >= least) and (most is None or number <= most)
-    require(within, name, expected, number)
+    in_range = (least is None or number >= least) and (most is None or number <= most)
+    require(in_range, name, expected, number)
     return number
 
 
@@ -156,12 +156,12 @@ def finite(name: str, value: Any) -> None:
         require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
 
 
-def number(name: str, value: Any, within: str = "(-inf, inf)") -> None:
+def number(name: str, value: Any, interval: str = "(-inf, inf)") -> None:
     """`value` is a single real number in an interval such as "(0, 1]"."""
-    expected = _IN_WORDS.get(within, f"a number in {within}")
+    expected = _IN_WORDS.get(interval, f"a number in {interval}")
     real(name, value, expected)
     scalar(name, value)
-    numbers(name, value, within, expected)
+    numbers(name, value, interval, expected)
 
 
 _IN_WORDS = {
@@ -171,19 +171,19 @@ _IN_WORDS = {
 }
 
 
-def numbers(name: str, value: Any, within: str, expected: str | None = None) -> None:
+def numbers(name: str, value: Any, interval: str, expected: str | None = None) -> None:
     """Every entry of `value` is a real number in an interval such as "(0, 1]".
 
     `expected` replaces the interval in the message.
     """
-    expected = expected or f"numbers in {within}"
+    expected = expected or f"numbers in {interval}"
     real(name, value, expected)
     if is_concrete(value):
         given = _host(value)
-        low, high = (float(end) for end in within[1:-1].split(","))
-        above = given >= low if within[0] == "[" else given > low
-        below = given <= high if within[-1] == "]" else given < high
-        if not np.all(above & below):
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        above_low = given >= low if interval[0] == "[" else given > low
+        below_high = given <= high if interval[-1] == "]" else given < high
+        if not np.all(above_low & below_high):
             raise ValueError(f"{name}: expected {expected}, got {np.array2string(given, threshold=5)}")
 
 

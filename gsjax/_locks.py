@@ -124,8 +124,8 @@ def _same(path: Path, descriptor: int) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    content = files.json_document({"pid": os.getpid(), "host": platform.node(), "since": since})
+    time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    content = files.json_document({"pid": os.getpid(), "host": platform.node(), "since": time})
     with contextlib.suppress(OSError):  # on a full disk, others cannot see who holds the lock
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content.encode(), 0)
@@ -135,10 +135,10 @@ def _holder(descriptor: int) -> str:
     """Who has the lock, and since when, if its file says so."""
     try:
         content = files.parse(os.pread(descriptor, 4096, 0))
-        pid, host, since = (content[key] for key in ("pid", "host", "since"))
+        pid, host, time = (content[key] for key in ("pid", "host", "since"))
     except (OSError, ValueError, KeyError, TypeError):
         return "another process has"
-    return f"process {pid} on {host} has had since {since}"
+    return f"process {pid} on {host} has had since {time}"
 
 
 def _release(path: Path, descriptor: int | None) -> None:

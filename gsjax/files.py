@@ -158,7 +158,7 @@ def parse(content: bytes) -> Any:
     {'a': [1, 0.5, None]}
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
             raise ValueError(f"a name occurs twice among {[name for name, _ in pairs][:8]}")
@@ -166,7 +166,7 @@ def parse(content: bytes) -> Any:
 
     try:
         value = json.loads(
-            content.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, object_pairs_hook=once
+            content.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, object_pairs_hook=without_repeats
         )
         if b"\\u" in content:  # a lone surrogate is not valid text, and could not be written again
             json.dumps(value, ensure_ascii=False).encode()

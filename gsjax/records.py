@@ -95,12 +95,12 @@ class Table:
 
         Looking up a missing key of a row raises a `ValueError` that names the file.
         """
-        return [_Row(row, self.folder / "rows.jsonl") for row in self._kept.now()]
+        return [_Row(row, self.folder / "rows.jsonl") for row in self._kept.rows()]
 
     def has(self, cell: Mapping[str, Any]) -> bool:
         """Whether a finished cell agrees with `cell` on every key of `cell`."""
         key = files.plain(cell, "cell")
-        return any(_agrees(row, key) for row in self._kept.now())
+        return any(_agrees(row, key) for row in self._kept.rows())
 
     def add(self, cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Writes all rows of a finished cell at once.
@@ -120,15 +120,15 @@ class Table:
             _check.require(isinstance(row, Mapping), "rows", "mappings", type(row).__name__)
         key, added = files.plain(cell, "cell"), [files.plain(row, "rows") for row in rows]
         foreign = [row for row in added if not _agrees(row, key)]
-        took = files.plain(seconds, "seconds")
-        good = took is None or (_is_number(took) and took >= 0)
-        _check.require(good, "seconds", "a number, 0 or more", took)
+        duration = files.plain(seconds, "seconds")
+        good = duration is None or (_is_number(duration) and duration >= 0)
+        _check.require(good, "seconds", "a number, 0 or more", duration)
         _check.require(len(added) > 0, "rows", f"one row or more of {key}", "none")
         _check.require(not foreign, "rows", f"rows with the keys and values of {key}", foreign[:1])
         self._own()
         with self._kept.turn:
             _check.require(not self.has(key), "cell", f"a cell that is not in {self.folder} yet", key)
-            self._kept.add(added, {**key, "seconds": took})
+            self._kept.add(added, {**key, "seconds": duration})
 
     def _own(self) -> None:
         """Checks that the folder is still locked for this table."""
@@ -158,15 +158,15 @@ class Table:
     def _sign(self) -> None:
         """Adds this run to `provenance.json`, unless it equals the last entry."""
         path, devices = self.folder / "provenance.json", jax.devices()
-        this = {
+        run = {
             "command": shlex.join(sys.orig_argv),
             "versions": versions(),
             "platform": platform.platform(),
             "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         }
         runs = _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
-        if runs[-1:] != [this]:
-            files.write(path, files.json_document({"runs": [*runs, this]}))
+        if runs[-1:] != [run]:
+            files.write(path, files.json_document({"runs": [*runs, run]}))
 
 
 class _Absent:
@@ -195,7 +195,7 @@ class _Kept:
         rows, timing = _read_lines(self.folder / "rows.jsonl"), _read_clocks(self.folder / "timing.jsonl")
         self._rows, self._text, self._timing, self._current = rows, files.json_lines(rows), timing, True
 
-    def now(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
         """The rows; they are read again if a write was interrupted."""
         if not self._current:
             with self.turn:
@@ -203,7 +203,7 @@ class _Kept:
         return self._rows
 
     def add(self, rows: list[dict[str, Any]], clock: dict[str, Any]) -> None:
-        self.now()
+        self.rows()
         # The time is written first: a cell that is computed again after an interruption in between has two, both true.
         timing = [*self._timing, clock]
         text = self._text + files.json_lines(rows)
@@ -387,8 +387,10 @@ def _is_provenance(content: Any) -> None:
 
 def _is_clock(content: Any) -> None:
     _is_object(content)
-    took = content.get("seconds", "nothing")
-    _check.require(took is None or (_is_number(took) and took >= 0), "seconds", "a number, 0 or more", _short(took))
+    duration = content.get("seconds", "nothing")
+    _check.require(
+        duration is None or (_is_number(duration) and duration >= 0), "seconds", "a number, 0 or more", _short(duration)
+    )
 
 
 def _short(value: Any) -> str:

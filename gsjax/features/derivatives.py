@@ -86,9 +86,9 @@ def _turn(
     derivatives of the values. Values that cannot be told from zero (not `known`) are not features: their vectors only
     complete the basis, and rotations among them count as zero.
     """
-    apart = ~close & (known[:, None] | known)
+    distinct = ~close & (known[:, None] | known)
     tied = close & known[:, None] & known & ~jnp.eye(len(known), dtype=bool)
-    turn = jnp.where(apart, moved / jnp.where(apart, -gaps, 1), 0)
+    turn = jnp.where(distinct, moved / jnp.where(distinct, -gaps, 1), 0)
     poison, poison_shift = _poison((moved, shift), tied)
     return turn + poison, shift + poison_shift
 

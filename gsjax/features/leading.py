@@ -66,9 +66,9 @@ def from_operator(
     program, since XLA runs convolutions several times slower in a compiled loop on CPUs. Vectors are scaled such that
     no product over- or underflows; all other computations on them are in NumPy.
 
-    A product with the kernel of a network costs about as much as a few hundred rows of `tangent.ntk`. So up to n = 8192
-    (2^26 numbers, 256 MiB in float32) the matrix of a `tangent.ntk_operator` is computed, and the products are made
-    with it, unless its entries are not normal numbers where the products still are.
+    A product with the kernel of a network costs as much as many rows of `tangent.ntk`. So up to n = 8192 (2^26 numbers,
+    256 MiB in float32) the matrix of a `tangent.ntk_operator` is computed, and the products are made with it, unless
+    its entries are not normal numbers where the products still are.
 
     Args:
         operator: on vectors `(n,)`, tagged symmetric; positive semi-definite.
@@ -110,7 +110,7 @@ def from_operator(
     kernel = _Kernel(_held(operator, n, dtype), np.asarray(y))
     kept, strongest, threshold = np.zeros((n, 0), dtype), 0.0, -np.inf
     dimension, products, status = 2 * top + 60, 0, "none are resolved yet"
-    early = True
+    may_stop = True
     while True:
         # A Ritz value converges twice as fast as its vector, so half the dimension suffices to show a stronger feature.
         depth = dimension if feats is None else dimension // 2
@@ -133,7 +133,7 @@ def from_operator(
 
             least = top + 1 if feats is None else min(_least(n), depth)
             # After an estimate that did not hold, a space is not ended early on an estimate again.
-            stop = enough if early else None
+            stop = enough if may_stop else None
             values, vectors, made = _lanczos(kernel, kept, strongest, start, depth, least, top, stop)
             products += made
             _check_ritz(values, strongest, dtype)
@@ -150,7 +150,7 @@ def from_operator(
             worst = np.max(residual[~weightless] / s2[~weightless])
             status = f"{resolved.sum()} are resolved after {products}, the largest relative residual is {worst:.1e}"
             _check.require(cost < n, "top", f"features that {dtype} resolves to the tolerance", f"{top}; {status}")
-            dimension, early = 2 * dimension, False
+            dimension, may_stop = 2 * dimension, False
             continue
         rank = int(resolved.sum())
         _check.require(rank > 0, "operator", "at least one feature of positive strength", "an operator of rank 0")
@@ -164,7 +164,7 @@ def from_operator(
         if cost == n:
             return feats
         status = f"they are resolved after {products}, but there may be stronger ones"
-        kept, strongest, threshold, early = u, s2[0], s2[-1] + accuracy[-1], True
+        kept, strongest, threshold, may_stop = u, s2[0], s2[-1] + accuracy[-1], True
 
 
 def _held(operator: lx.AbstractLinearOperator, n: int, dtype: Any) -> lx.AbstractLinearOperator:
@@ -218,8 +218,8 @@ class _Kernel:
                 limit = info.maxexp * 3 // 4
                 self.exponent, self._power = 2 * (binary // 2), int(np.clip(-binary // 2, -limit, limit))
                 # In a small product, the smallest entries may have underflowed.
-                again = power or size < info.tiny / info.eps**2
-                return self._image(vector, self._power) if again else np.ldexp(trial, -self.exponent)
+                inaccurate = power or size < info.tiny / info.eps**2
+                return self._image(vector, self._power) if inaccurate else np.ldexp(trial, -self.exponent)
         return image
 
     def _image(self, vector: Float[np.ndarray, " n"], power: int) -> Float[np.ndarray, " n"]:
@@ -257,7 +257,7 @@ def _lanczos(
     """
     n, dtype = len(start), start.dtype
     krylov = np.zeros((depth, n), dtype)
-    diagonal, beside = np.zeros(depth), np.zeros(depth)
+    diagonal, off_diagonal = np.zeros(depth), np.zeros(depth)
 
     def orthogonal(v: np.ndarray, dimension: int) -> np.ndarray:
         for _ in range(2):  # the second pass removes what rounding left in the first
@@ -272,27 +272,27 @@ def _lanczos(
         image = kernel.product(krylov[k])
         diagonal[k] = krylov[k].astype(np.float64) @ image
         image = orthogonal(image, k + 1)
-        beside[k] = np.linalg.norm(image)
-        if not np.isfinite(diagonal[k] + beside[k]):
+        off_diagonal[k] = np.linalg.norm(image)
+        if not np.isfinite(diagonal[k] + off_diagonal[k]):
             return np.array([np.nan]), krylov.T[:, :top], k + 1
         # An exhausted Krylov space ends here; the remaining zeros only add zeros to the Ritz values.
         scale = max(strongest, diagonal[: k + 1].max())
-        if k + 1 == depth or beside[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
+        if k + 1 == depth or off_diagonal[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
             break
         if enough is not None and k + 1 >= least and (k + 1 - least) % 4 == 0:
-            values, vectors = _tridiagonal(diagonal[: k + 1], beside[:k])
-            if enough(values[:top], beside[k] * np.abs(vectors[-1, :top])):
+            values, vectors = _tridiagonal(diagonal[: k + 1], off_diagonal[:k])
+            if enough(values[:top], off_diagonal[k] * np.abs(vectors[-1, :top])):
                 break
-        krylov[k + 1] = image / beside[k]
-    values, vectors = _tridiagonal(diagonal, np.where(np.arange(depth) < k, beside, 0)[:-1])
+        krylov[k + 1] = image / off_diagonal[k]
+    values, vectors = _tridiagonal(diagonal, np.where(np.arange(depth) < k, off_diagonal, 0)[:-1])
     return values, krylov.T @ vectors[:, :top].astype(dtype), k + 1
 
 
 def _tridiagonal(
-    diagonal: Float[np.ndarray, " d"], beside: Float[np.ndarray, " e"]
+    diagonal: Float[np.ndarray, " d"], off_diagonal: Float[np.ndarray, " e"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
     """Eigenvalues, largest first, and eigenvectors of a symmetric tridiagonal matrix."""
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
     return values[::-1], vectors[:, ::-1]
 
 

@@ -42,7 +42,7 @@ def infinite_ntk(
     The kernel of an MLP is Theta^(L) of the recursion above. Angles are not computed from cosines where that cancels,
     so entries are accurate relative to themselves at any scale of x, even for equal, nearly equal and opposite points:
     within 10 eps for relu, erf and linear; for tanh, within 20 eps in float32 and 3e-14 in float64 (its expectations
-    are sums over 27^2 nodes, several hundred times slower than erf). The remaining error is the rounding of x.x', about
+    are sums over 27^2 nodes, which makes it much slower than erf). The remaining error is the rounding of x.x', about
     eps |x| |x'|, where x and x' are nearly orthogonal. (At equal and opposite points the kernel of a ReLU network has a
     cusp, and the gradient across it is set to zero.) Half precision is computed in float32.
 
