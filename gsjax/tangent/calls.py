@@ -75,11 +75,9 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
         beside = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
         mappings = all(isinstance(params[key], Mapping) for key in ("params", *beside))
         others = [key for key in beside if not (mappings and key in _COLLECTIONS)]
-        expected = (
-            "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
-        )
+        expected = "flax variables, of which only the collection 'params' is differentiated, or a tree without this key"
         advice = (
-            "rename 'params' if all of it is to be differentiated, or else close over the rest, "
+            "rename 'params' if the whole tree is to be differentiated; otherwise close over the rest, "
             "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
         )
         _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
@@ -97,7 +95,7 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
             raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
     size = sum(math.prod(jnp.shape(leaf)) for _, leaf in parameters)
     constants = [leaf for leaf in jax.tree.leaves(tree) if _is_constant(leaf)]
-    found = f"{_named(constants)} alone" if constants else "none"
+    found = f"only {_named(constants)}" if constants else "none"
     _check.require(size, "params", "at least one parameter to differentiate", found)
     for _, leaf in parameters:
         if _check.is_concrete(leaf):
@@ -140,7 +138,7 @@ def _check_modules(tree: PyTree) -> None:
         applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
         if isinstance(node, variable):
             good = isinstance(node, parameter) or _is_without_parameters(node)
-            expected = "floating point numbers in variables of the type nnx.Param alone"
+            expected = "floating point numbers in variables of type nnx.Param only"
             got = f"one of {type(node).__name__}{where}: {split}, {applied}"
             _check.require(good, "params", expected, got)
         elif isinstance(node, _of_nnx("Module")):
@@ -153,12 +151,12 @@ def _check_modules(tree: PyTree) -> None:
             partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
             combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
             got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
-            _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+            _check.require(not others, "params", "an Equinox module of inexact arrays only", got)
             kept = jax.tree.leaves(node, is_leaf=lambda inner: isinstance(inner, eqx.nn.StateIndex))
             states = any(isinstance(inner, eqx.nn.StateIndex) and jax.tree.leaves(inner) for inner in kept)
             made = "model, state = eqx.nn.make_with_state(Model)(...)"
             got = f"{type(node).__name__} with initial values of a state{where}: {made}, {partition}"
-            _check.require(not states, "params", "an Equinox module of parameters alone", got)
+            _check.require(not states, "params", "an Equinox module of parameters only", got)
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
     for path, node in leaves:

@@ -96,7 +96,8 @@ def ntk(
             numbers, bools, typed PRNG keys) are passed to `apply_fn` unchanged.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
-        method: "structured" as above; "jacobian" forms the gradients by all parameters; "auto" is "structured".
+        method: "structured" as above; "jacobian" forms the gradients with respect to all parameters; "auto" is
+            "structured".
         batch_size: the largest number of examples in a block; if None, as many as keep the factors of a block within
             2^27 numbers (512 MiB in float32), but at least one.
         mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its full rows,

@@ -54,8 +54,8 @@ class Explanation(NamedTuple):
 def explain(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Explanation:
     """How `ntk(apply_fn, params, x)` computes the kernel: for each leaf, the method, the reason and the work.
 
-    The gradient of an output by a leaf of the parameters is read from the program that computes it. Its contribution
-    is computed in one of these ways:
+    The gradient of an output with respect to a leaf of the parameters is read from the program that computes it. Its
+    contribution is computed in one of these ways:
 
     - "Gram matrices": the gradient is a sum of products of a layer's inputs and the cotangents of its outputs. Inputs
       and cotangents are contracted with each other, without forming the gradient;

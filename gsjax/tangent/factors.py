@@ -192,7 +192,7 @@ def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
 
 
 def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Array], list[Array]]:
-    """The factors of the products, and the gradients by the remaining leaves, for every example.
+    """The factors of the products, and the gradients with respect to the remaining leaves, for every example.
 
     Their axes are `(n, ...)`, `(n, k, positions, groups, fan_out)` and `(n, k, ...)`.
     """

@@ -1,4 +1,4 @@
-"""The program that computes the gradient of an example's output by every leaf of the parameters."""
+"""The program that computes the gradient of an example's output with respect to every leaf of the parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Gradients", "gradients"]
 
 
 class Gradients(NamedTuple):
-    """The gradient of an example's output by every leaf of the parameters, pulled back from a cotangent.
+    """The gradient of an example's output with respect to every leaf, pulled back from a cotangent.
 
     The inputs of the program are the leaves, the example and the cotangent; its outputs have the shapes of the leaves.
     """

@@ -173,7 +173,7 @@ def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leav
             scale = max(np.abs(one[np.isfinite(one)]).max(initial=0) for triple in outputs for one in triple)
             for values, (together, alone, turned) in zip(family, outputs, strict=True):
                 if _differ(together, alone, tolerance * scale):
-                    return f"an example has another output alone than beside {size - 1} others"
+                    return f"the output of an example alone differs from that in a batch of {size}"
                 if _differ(together, turned, tolerance * scale):
                     return "outputs depend on the order of the examples"
                 if verdict.kind is Kind.UNKNOWN and _leaks(gradients, values, rows):

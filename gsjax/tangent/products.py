@@ -1,4 +1,4 @@
-"""The gradients by the leaves of the parameters as sums of products of factors that are computed per example.
+"""Gradients with respect to the leaves of the parameters, as sums of products of per-example factors.
 
 The inner product of two such gradients follows from the factors alone. This is algebra on the program of the gradients
 themselves, which exists for every function that JAX differentiates. A gradient that is not such a sum is left as it is.
@@ -49,7 +49,7 @@ class Sum(NamedTuple):
 
 
 class Leaf(NamedTuple):
-    """How the gradient by a leaf is computed."""
+    """How the gradient with respect to a leaf is computed."""
 
     gradient: Atom  # its variable in the program
     sums: list[Sum] | None  # sums of products without common entries; None if it is not of this form
@@ -63,7 +63,7 @@ class Leaf(NamedTuple):
 
 
 def leaves(found: Gradients) -> list[Leaf]:
-    """How the gradient by each leaf of the parameters is computed, with its products where it has this form."""
+    """How the gradient with respect to each leaf is computed, with its products where it has this form."""
     jaxpr = found.program.jaxpr
     made, by_cotangent = made_by(jaxpr), dependent(jaxpr, [found.cotangent])
     how = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]

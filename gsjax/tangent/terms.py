@@ -1,4 +1,4 @@
-"""The gradient by a leaf of the parameters as a sum of products, read from the program that computes it.
+"""The gradient with respect to a leaf of the parameters as a sum of products, read from the program that computes it.
 
 A weight W acts on h, so its gradient is a sum over positions of the outer products of h and g, the cotangent of the
 output: a `dot_general`, a convolution or, for an embedding, a `scatter-add`. If the weight was transposed, cut, padded
