@@ -909,7 +909,7 @@ def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
 
 @some_tangents
 def test_constants_alone_are_no_parameters(call):
-    only = r"^params: expected at least one parameter .*, got a leaf of key<fry>, a leaf of int32 alone"
+    only = r"^params: expected at least one parameter .*, got only a leaf of key<fry>, a leaf of int32"
     with pytest.raises(ValueError, match=only):
         call(lambda params, x: x[:, 0], {"steps": jnp.arange(3), "key": jax.random.key(0)}, X)
 
@@ -993,7 +993,7 @@ def test_types_are_looked_at_under_tracing_too():
     np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of complex64"):
         kernel(W + 1j)
-    with pytest.raises(ValueError, match=r"^params: expected at least one parameter .*, got a leaf of int32 alone"):
+    with pytest.raises(ValueError, match=r"^params: expected at least one parameter .*, got only a leaf of int32"):
         kernel(jnp.arange(3))
     with pytest.raises(ValueError, match=r"^x1: expected an array of real numbers, got complex64 of shape \(5, 3\)"):
         jax.jit(lambda x: tangent.ntk(linear, W, x))(X + 1j)

@@ -286,7 +286,7 @@ def test_a_centred_network_does_not_pass_for_one_that_mixes(problem):
 
 def test_whole_numbers_are_no_parameters():
     with pytest.raises(
-        ValueError, match=r"^params: expected at least one parameter to differentiate, got a leaf of int32 alone"
+        ValueError, match=r"^params: expected at least one parameter to differentiate, got only a leaf of int32"
     ):
         ntk(lambda w, x: x @ w, jnp.ones(2, int), jnp.ones((3, 2)))
 
