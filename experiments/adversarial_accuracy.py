@@ -225,7 +225,7 @@ def untested(config: Config, name: str, train: int) -> str:
 
 
 def judge(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Whether SD has a higher accuracy under attack than ERM, paired by seed; no signature if training was too short."""
+    """Whether SD has a higher accuracy under attack than ERM, paired by seed; none after too short a training."""
     if not tested(config, name, sizes[0]):
         return []
     accuracy = {arm: np.mean([[row["test"], row["attacked"]] for row in each], axis=0) for arm, each in rows.items()}

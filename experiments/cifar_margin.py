@@ -341,7 +341,7 @@ def constant(name: str, value: float) -> dict[str, Any]:
 
 
 def quantum(config: Config) -> float:
-    """The resolution of the bisection (L-infinity): the most by which it can exceed the margin its attacks could find."""
+    """The resolution of the bisection (L-infinity): its largest excess over the margin that attacks can find."""
     return config.radius[0] / 2**config.bisections
 
 
