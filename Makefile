@@ -1,4 +1,4 @@
-# `make verify` and `make test` need Python 3.11 or newer and nothing else: whatever is missing in .venv they install first.
+# `make verify` and `make test` need only Python 3.11 or newer: they first install whatever is missing in .venv.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -7,12 +7,12 @@ READY := .venv/.ready
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 PYTEST := $(BIN)/python -m pytest
 
-# Most of the time goes into tracing and compiling, which is single-threaded: one process a core. A file stays in one
-# process, so that its tests share what is compiled: 5% more CPU time than in a single process, 15% otherwise.
+# Most of the time is tracing and compilation, which are single-threaded, so there is one process per core. All tests of a
+# file run in one process and share what is compiled: this takes 5% more CPU time than a single process, instead of 15%.
 WORKERS := -n 2 --dist loadfile
 EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8"
 
-# Two BLAS threads wait for each other on small matrices, the more so beside the threads of XLA.
+# On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
 .PHONY: help ready verify test slow bench notebooks pair figures readme lint types lock
@@ -20,15 +20,15 @@ export OPENBLAS_NUM_THREADS := 1
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
 	@echo 'make test       the tests and doctests, warnings as errors; then those that need 8 (simulated) devices'
-	@echo 'make slow       the tests marked slow, each benchmark once among them'
+	@echo 'make slow       the tests marked slow, including each benchmark once'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
 	@echo 'make pair       write the .ipynb of every notebook from its script'
-	@echo 'make figures    draw the gallery of README.md, experiments/records/gallery, anew'
-	@echo 'make readme     renew the tables of README.md and docs/ from the records'
+	@echo 'make figures    redraw the gallery of README.md, experiments/records/gallery'
+	@echo 'make readme     update the tables of README.md and docs/ from the records'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
-	@echo 'make lock       resolve requirements.lock anew from pyproject.toml'
+	@echo 'make lock       regenerate requirements.lock from pyproject.toml'
 
 verify: ready
 	$(BIN)/python -m theory
@@ -41,7 +41,7 @@ test: ready
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
 
 slow: ready
-	$(PYTEST) -m 'slow and not devices8' --benchmark-disable || [ $$? -eq 5 ]  # 5: there are none
+	$(PYTEST) -m 'slow and not devices8' --benchmark-disable || [ $$? -eq 5 ]  # 5: no test was collected
 
 bench: ready
 	$(PYTEST) tests/benchmarks
@@ -65,7 +65,7 @@ lint: ready
 types: ready
 	$(BIN)/basedpyright
 
-# neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that never holds.
+# neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that is never true.
 lock: ready
 	$(BIN)/uv pip compile pyproject.toml --universal --fork-strategy fewest --python-version 3.11 \
 	  --extra infinite-width --extra foolbox --extra notebooks --extra test --extra dev \
@@ -73,9 +73,9 @@ lock: ready
 	grep -v "sys_platform == 'never'" .venv/lock > .venv/lock.kept
 	mv .venv/lock.kept requirements.lock
 
-# Each stamp is a copy of the file that the installation was made from, so what counts is the content of that, not its
-# time. It is written last: an installation that was cut off is begun again from nothing. Through a symbolic link the
-# environment is that of someone else: it is used if it is the right one, and nothing is installed there.
+# Each stamp is a copy of the file that the installation was made from, so the content of the file counts, not its time. The
+# stamp is written last, so an interrupted installation starts over. Behind a symbolic link the environment belongs to
+# someone else: it is used if it matches, and nothing is installed there.
 $(READY): ready
 ready:
 	@if cmp -s requirements.lock $(LOCKED) && cmp -s pyproject.toml $(READY); then exit 0; fi; \

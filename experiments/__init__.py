@@ -1,1 +1,1 @@
-"""Published figures and tables, reproduced: one file each."""
+"""Reproductions of published figures and tables: one module per experiment."""

@@ -6,7 +6,7 @@ from experiments import _process
 
 
 def _command() -> int:
-    from experiments import _main  # imports jax, for which a signal cannot wait
+    from experiments import _main  # imports jax, which takes long; signals are already handled
 
     return _main.main()
 

@@ -1,7 +1,7 @@
-"""What the values of flags may be: one rule for all experiments, and what their fields say of themselves in `Bound`.
+"""Checks of flags: one default rule for all experiments, and the `Bound` that a field may declare instead.
 
-Without a `Bound` a whole number is at least 1, any other number is finite and above 0, a tuple has entries, all
-different and each within the bounds of its type, and a path is that of a file.
+Without a `Bound`, a whole number is at least 1 and any other number is finite and above 0. A tuple is not empty, and
+its entries are all different, each within the bounds of its type. A path is that of an existing file.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import Annotated, Any
 
 import numpy as np
 
-MOST = 2**31 - 1  # what 32 bits hold
+MOST = 2**31 - 1  # the largest number of 32 bits
 _SMALLEST, _LARGEST = (float(end) for end in (np.finfo(np.float32).tiny, np.finfo(np.float32).max))
 
 
 @dataclass(frozen=True)
 class Bound:
-    """What a number may be, or each entry of a tuple, and how many entries there are: `Annotated[int, Bound(2)]`.
+    """The allowed range of a number or of each entry of a tuple, and its length: `Annotated[int, Bound(2)]`.
 
     Attributes:
-        least: the smallest number.
-        above: a number that all have to be above, in place of `least`.
-        most: the largest number.
-        below: a number that all have to be below, in place of `most`.
-        entries: the smallest number of entries.
+        least: inclusive lower bound.
+        above: exclusive lower bound, in place of `least`.
+        most: inclusive upper bound.
+        below: exclusive upper bound, in place of `most`.
+        entries: minimum number of entries.
         repeats: whether entries may be equal.
     """
 
@@ -62,7 +62,7 @@ def check(config: Any) -> None:
     """Checks every field of a dataclass by its type and its `Bound`.
 
     Raises:
-        ValueError: one that has no sense; it is named like its flag.
+        ValueError: a value out of range, which is named like its flag.
 
     >>> @dataclass
     ... class Config:
@@ -80,20 +80,20 @@ def require(name: str, value: Any, hint: Any) -> None:
     """Checks one value by its type, which may be `Annotated` with a `Bound`.
 
     Raises:
-        ValueError: it has no sense.
+        ValueError: it is out of range.
     """
     for expected, got in _wrong(value, hint, Bound()):
         raise ValueError(f"{flag(name)}: expected {expected}, got {got}")
 
 
 def expect(condition: Any, name: str, expected: str, got: Any) -> None:
-    """Checks what the types and bounds of single fields cannot say.
+    """Checks a condition that the types and bounds of single fields cannot express.
 
     Args:
-        condition: what has to be true.
-        name: of the field or argument.
-        expected: what its value should be, in words.
-        got: what it is.
+        condition: has to be true.
+        name: name of the field or argument.
+        expected: what the value should be, in words.
+        got: the value.
 
     Raises:
         ValueError: `condition` is false.
@@ -107,7 +107,7 @@ def expect(condition: Any, name: str, expected: str, got: Any) -> None:
 
 
 def flag(name: str) -> str:
-    """The flag of a field.
+    """The flag that sets a field.
 
     >>> flag("learning_rate")
     '--learning-rate'
@@ -121,14 +121,14 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _wrong(value: Any, hint: Any, bound: Bound, entry: bool = False) -> Iterator[tuple[str, Any]]:
-    """What was expected in place of what, if anything."""
+    """Pairs (expected, got), one for each violation."""
     if typing.get_origin(hint) is Annotated:
         hint, *notes = typing.get_args(hint)
         yield from _wrong(value, hint, next((note for note in notes if isinstance(note, Bound)), bound), entry)
     elif typing.get_origin(hint) in (types.UnionType, typing.Union):
-        of = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
-        if value is not None and len(of) == 1:
-            yield from _wrong(value, of[0], bound, entry)
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        if value is not None and len(kinds) == 1:
+            yield from _wrong(value, kinds[0], bound, entry)
     elif typing.get_origin(hint) is tuple:
         kinds = [kind for kind in typing.get_args(hint) if kind is not Ellipsis]
         for number, each in enumerate(value):

@@ -1,4 +1,4 @@
-"""What could explain a difference of two networks trivially: another threshold on the logits, or a temperature."""
+"""Trivial explanations of a difference between two networks: another threshold on the logits, or a temperature."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# At which the entropies of an arm are recorded beside 1: its logits divided by each.
+# Entropies are recorded with the logits divided by each of these temperatures.
 TEMPERATURES = tuple(float(t) for t in np.geomspace(1, 1000, 31))
 
 
 def accuracy(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """The share of signs that are right; a logit of zero is wrong.
+    """The share of logits with the right sign; a logit of zero is wrong.
 
     >>> float(accuracy(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])))
     0.5
@@ -24,14 +24,14 @@ def accuracy(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, 
 
 
 def best_threshold(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
-    """What makes logits most accurate when it is subtracted from them: halfway between two of them, or beyond all.
+    """The threshold with the best accuracy of `logits - threshold`: halfway between two logits, or beyond all of them.
 
     >>> float(best_threshold(jnp.array([3.0, 1.0, 2.0]), jnp.array([1.0, -1.0, -1.0])))
     2.5
     """
     order = jnp.argsort(logits)
     ranked, right = logits[order], jnp.where(y[order] > 0, 1, 0)
-    # With k of them below the threshold: the negative ones among the first k, and the positive ones among the rest.
+    # A threshold above the first k logits gets right the negatives among those k and the positives among the rest.
     below = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(1 - right)])
     above = right.sum() - jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(right)])
     ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
@@ -41,7 +41,7 @@ def best_threshold(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[A
 
 
 def entropy(logits: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Entropy in nats of the predicted distribution, which has the probability 1 / (1 + exp(-logit)) for y = +1.
+    """Entropy in nats of the predicted distribution, with P(y = +1) = 1 / (1 + exp(-logit)).
 
     >>> round(float(entropy(jnp.zeros(()))), 4), float(entropy(jnp.asarray(200.0)))
     (0.6931, 0.0)
@@ -50,15 +50,15 @@ def entropy(logits: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def calmed(rows: Sequence[Mapping[str, Any]], like: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "seeds 4"]:
-    """Entropies in the four environments with all logits divided by one temperature per restart.
+    """Entropies in the four environments, with the logits of each restart divided by a temperature.
 
-    It is the temperature at which the mean entropy on validation images is that of the same restart of `like`. What
-    is left of a difference in entropy is then not a matter of the size of the logits alone.
+    At this temperature the mean entropy on validation images equals that of the same restart of `like`. A difference in
+    entropy that remains is then not due to the scale of the logits alone.
     """
     found = []
     for row, other in zip(rows, like, strict=True):
         ours, theirs = np.array(row["cooled"]), other["cooled"][0][0]
-        # Entropy grows with the temperature, so that this is where it passes theirs.
-        at = np.interp(theirs, ours[:, 0], np.log(TEMPERATURES))
-        found.append([np.interp(at, np.log(TEMPERATURES), values) for values in ours[:, 1:].T])
+        # Entropy increases with the temperature, so it can be inverted by interpolation.
+        log_temperature = np.interp(theirs, ours[:, 0], np.log(TEMPERATURES))
+        found.append([np.interp(log_temperature, np.log(TEMPERATURES), values) for values in ours[:, 1:].T])
     return np.array(found)

@@ -1,4 +1,4 @@
-"""What the experiments on CIFAR have in common: images, published penalties, and training with what is measured."""
+"""Shared by the experiments on CIFAR: images, published penalties, training and measurement."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ARMS = {"erm": "ERM", "sd": "SD"}
 
 
 class Recipe(NamedTuple):
-    """How networks are trained, and what is measured of them after which epochs (`record`)."""
+    """How networks are trained, and what is measured after which epochs (`record`)."""
 
     network: nn.Module
     method: methods.Method
@@ -31,11 +31,12 @@ class Recipe(NamedTuple):
 
 
 def strength(factor: float, *, classes: int | None = None) -> float:
-    """The strength of `methods.spectral_decoupling`, lambda in mean_i (lambda/2) sum_k f_ik^2, of a published factor c.
+    """The strength lambda of `methods.spectral_decoupling` for a published factor c.
 
-    Fig. 2 adds c sum(logits^2) to a mean of losses, which is read as a sum over the two logits and a mean over the
-    batch: lambda = 2 c; if it sums over a batch of b, too, lambda = 2 c b. Table 1 adds c mean(logits^2), a mean over
-    batch and classes: lambda = 2 c / classes.
+    The penalty of `methods.spectral_decoupling` is mean_i (lambda/2) sum_k f_ik^2. Fig. 2 adds c sum(logits^2) to a
+    mean of losses. This is read as a sum over the two logits and a mean over the batch, so lambda = 2 c; if it is also
+    a sum over a batch of b examples, lambda = 2 c b. Table 1 adds c mean(logits^2), a mean over batch and classes, so
+    lambda = 2 c / classes.
 
     >>> strength(0.1), strength(0.01, classes=10)
     (0.2, 0.002)
@@ -47,7 +48,7 @@ def load(name: str) -> tuple[Images, Images]:
     """Images to train on and to test on.
 
     Raises:
-        FileNotFoundError: they are nowhere; what to fetch, and where to put it.
+        FileNotFoundError: the files are missing; the message says what to fetch and where to put it.
     """
     if name == "digits":
         images = data.get(name).read()
@@ -57,24 +58,24 @@ def load(name: str) -> tuple[Images, Images]:
 
 
 def called(name: str, train: int) -> str:
-    """What a data set is called, of which there are `train` images to train on."""
+    """The title of a data set that has `train` training images here: "subset" is added if that is not all of them."""
     entry = data.get(name)
     return f"{entry.title} subset" if train < entry.sizes.get("train", 0) else entry.title
 
 
 def each(measure: Callable[[Array, Array], Array], x: Array, y: Array, size: int = 100) -> Array:
-    """`measure(x, y)` -> `(n,)` of all examples, `size` at a time."""
+    """Applies `measure(x, y)` -> `(n,)` to all examples, `size` at a time."""
     return lax.map(lambda example: measure(example[0][None], example[1][None])[0], (x, y), batch_size=size)
 
 
 def about(name: str) -> dict[str, Any]:
-    """What the summary says of a data set."""
+    """The entry of a data set in the summary."""
     train, test = (len(images.labels) for images in load(name))
     return {"name": called(name, train), "train": train, "test": test, "stand-in": name == "digits"}
 
 
 def train(recipe: Recipe, seed: int, numbers: Sequence[int], what: str) -> list[dict[str, Any]]:
-    """Trains the networks of these numbers, and measures them; one row per network and recorded epoch.
+    """Trains and measures the networks with these numbers; one row per network and recorded epoch.
 
     Raises:
         ValueError: the batch size is larger than the number of images.

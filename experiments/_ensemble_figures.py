@@ -1,4 +1,4 @@
-"""The figures of ensembles: by structure, by size and strength, and of real networks."""
+"""The figures of the experiment `ensembles`: by structure, by size and strength, and for real networks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_structures(rows: Rows, config: Config, path: Path) -> None:
-    """Share of pairs against what makes the structure: size, overlap, number of exceptions."""
+    """Share of starving pairs against the parameter of each structure: size, overlap, number of exceptions."""
     figure, ((left, middle, right),) = plotting.panels(1, 3)
 
     def against(structure: _random_bases.Structure, field: str, parameters: Sequence[float]) -> np.ndarray:
@@ -53,7 +53,7 @@ def draw_structures(rows: Rows, config: Config, path: Path) -> None:
 
 
 def draw_scaling(rows: Rows, config: Config, path: Path) -> None:
-    """Share, size and inequality against n, decay and lambda, a line a structure."""
+    """Share, size and inequality against n, decay and lambda; one line per structure."""
     figure, axes = plotting.panels(3, 3)
     ylabels = {
         "share": "share of pairs that starve",
@@ -91,7 +91,7 @@ def draw_scaling(rows: Rows, config: Config, path: Path) -> None:
 
 
 def draw_real(rows: Rows, config: Config, present: Sequence[_real_bases.Task], path: Path) -> None:
-    """Real networks: share of pairs by task; who starves against its overlap; share against support."""
+    """Real networks: share of pairs by task, starved features against overlap, share of pairs against support."""
     figure, ((left, middle, right),) = plotting.panels(1, 3)
     n = max(config.examples)
     named = [task for task in present if task in _real_bases.TASKS]

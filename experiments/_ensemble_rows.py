@@ -1,4 +1,4 @@
-"""The rows of ensembles as arrays over draws, and what the summary says of them."""
+"""The rows of the experiment `ensembles` as arrays over draws, and the rows of its summary."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ class Rows:
     """The rows of a table, as arrays over draws."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """From rows that have a `draw`, and otherwise what they are of, and what was found."""
+        """From rows that have a `draw`, the fields of their ensemble, and the measured numbers."""
         self._rows = rows
 
-    def draws(self, of: Mapping[str, Any], field: str) -> Float[np.ndarray, " draws"]:
-        """The numbers `field` of all draws of an ensemble; NaN where there is none."""
-        found = [row[field] for row in self._rows if all(row.get(key) == value for key, value in of.items())]
+    def draws(self, cell: Mapping[str, Any], field: str) -> Float[np.ndarray, " draws"]:
+        """The values of `field` in all draws of an ensemble; NaN for null."""
+        found = [row[field] for row in self._rows if all(row.get(key) == value for key, value in cell.items())]
         return np.array(found, float)
 
     def synthetic(
         self, config: Config, structure: _random_bases.Structure, field: str, **changed: Any
     ) -> Float[np.ndarray, " draws"]:
-        """The same of a structure as it is where nothing else is varied, except for what is `changed`."""
+        """The values of `field` for a structure with its default parameters, except for those `changed`."""
         base = _random_bases.Ensemble(
             structure, _random_bases.PARAMETERS[structure], "power law", config.n, config.decay, config.strength
         )
         return self.draws(base._replace(**changed)._asdict(), field)
 
     def others(self, config: Config, count: int, spectrum: str = "step") -> Float[np.ndarray, " draws"]:
-        """The share of pairs that starve among all but the strongest feature, which is wrong on `count` examples."""
+        """The share of starving pairs among all features but the strongest, which is wrong on `count` examples."""
         changed = {"parameter": float(count), "spectrum": spectrum}
         share, first = (self.synthetic(config, "exceptions", field, **changed) for field in ("share", "by_strongest"))
         return (config.n * share - 2 * first) / (config.n - 2)
 
 
 def summarise(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> list[dict[str, Any]]:
-    """Shares, sizes and inequalities by structure; what varies with it; and the same of real networks."""
+    """Shares, sizes and inequalities by structure, how they depend on its parameter, and the same for real networks."""
     found = []
-    of = {
+    shown = {
         "share": "share of pairs that starve",
         "strongest": "strongest",
         "inequality": "inequality, decades",
         "downhill": "starving pairs in which the stronger takes more",
     }
     for structure, label in _random_bases.LABELS.items():
-        for field, name in of.items():
+        for field, name in shown.items():
             found += _measured(f"{label}: {name}", rows.synthetic(config, structure, field))
     for size in config.sizes:
         for structure, label in _random_bases.SIGNS.items():
@@ -69,7 +69,7 @@ def summarise(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -
         found += _measured(name, rows.others(config, count), predicted)
         name = f"strongest wrong on {count} of {config.n}, power law: share of pairs that starve"
         found += _measured(name, rows.synthetic(config, "exceptions", "share", parameter=float(count)))
-    names = of | {
+    names = shown | {
         "support": "share of examples that carry the loss",
         "overlap_strongest": "overlap of the strongest with the labels",
         "by_strongest": "starved by the strongest",
@@ -84,13 +84,13 @@ def summarise(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -
             if changed.items() <= cell.items():
                 continue
             [(key, value)] = changed.items()
-            what = f"{'lambda' if key == 'strength' else key} = {value:g}: {of['share']}"
+            what = f"{'lambda' if key == 'strength' else key} = {value:g}: {shown['share']}"
             found += _measured(f"{_real_bases.title(task)}, {name}, {what}", rows.draws(cell | changed, "share"))
     return found
 
 
 def _measured(name: str, values: np.ndarray, differs: str | None = None) -> list[dict[str, Any]]:
-    """A row over the draws in which there is such a number, if there are two."""
+    """A row over the draws with a finite value, if there are at least two of them."""
     good = values[np.isfinite(values)]
     missing = len(values) - len(good)
     remarks = [differs] if differs else []

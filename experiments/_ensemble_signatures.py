@@ -1,4 +1,4 @@
-"""Whether starvation prevails among many features where theory says so: the signatures of ensembles."""
+"""The signatures of the experiment `ensembles`: whether starvation prevails where theory predicts it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from gsjax import statistics
 if TYPE_CHECKING:
     from experiments.ensembles import Config
 
-NEAR = 0.05  # what counts as near a share of pairs: a tenth of what lies between a half, no effect, and all
+NEAR = 0.05  # tolerance on a share of pairs: a tenth of the range from one half (no effect) to one
 
 
 def judge(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> list[dict[str, Any]]:
-    """Whether starvation prevails where it should, and does not where it should not."""
+    """Whether starvation prevails where theory predicts it, and only there."""
 
     def share(name: str, values: np.ndarray, limit: float) -> dict[str, Any]:
         why = f"{limit:g} in the limit, by theory, and no further from it than {NEAR:g}"
@@ -33,12 +33,12 @@ def judge(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> li
         prevails = structure == "positive loadings"
         name = f"near identity ({size:g}), {label}: {'nearly all' if prevails else 'half of all'} pairs starve"
         found.append(share(name, rows.synthetic(config, structure, "share", parameter=size), 1.0 if prevails else 0.5))
-    for at, label, limit in (
+    for value, label, limit in (
         (overlap, "the strongest starves nearly all others", 1.0),
         (min(config.overlaps), "control: it starves half of them", 0.5),
     ):
-        name = f"overlap {at:g} with the labels, {label}"
-        found.append(share(name, rows.synthetic(config, "aligned", "by_strongest", parameter=at), limit))
+        name = f"overlap {value:g} with the labels, {label}"
+        found.append(share(name, rows.synthetic(config, "aligned", "by_strongest", parameter=value), limit))
     few = [count for count in config.counts if 8 * count <= config.n]
     for spectrum, label in (
         ("step", "all other strengths equal: the predicted share of the other pairs starves"),
@@ -68,9 +68,9 @@ def judge(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> li
 
 
 def _judge_real(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> list[dict[str, Any]]:
-    """What holds over tasks: these are what is resampled, as the networks and lambdas of one are no other tasks."""
+    """Signatures over tasks. Tasks are resampled, since networks and lambdas of one task are not independent."""
 
-    def of(task: _real_bases.Task, field: str) -> list[np.ndarray]:
+    def by_cell(task: _real_bases.Task, field: str) -> list[np.ndarray]:
         cells = [
             {"task": task, "network": name, "n": max(config.examples), "strength": strength}
             for name in config.networks
@@ -78,12 +78,12 @@ def _judge_real(rows: Rows, config: Config, present: Sequence[_real_bases.Task])
         ]
         return [rows.draws(cell, field) for cell in cells]
 
-    shares = [draws for task in present for draws in of(task, "share")]
+    shares = [draws for task in present for draws in by_cell(task, "share")]
     means = [draws.mean() for draws in shares]
     found = [
         _rows.stated(
             "real networks: more than 45% and fewer than 65% of all pairs starve, for each task, network and lambda",
-            statistics.mean(np.array([np.mean(of(task, "share")) for task in present])),
+            statistics.mean(np.array([np.mean(by_cell(task, "share")) for task in present])),
             max(statistics.within(draws, above=0.45, below=0.65) for draws in shares),
             why="bounds set after a pilot of three tasks; the p-value is the largest of all, which needs no correction",
             reason=f"the means over draws go from {min(means):.3f} to {max(means):.3f}",
@@ -93,7 +93,9 @@ def _judge_real(rows: Rows, config: Config, present: Sequence[_real_bases.Task])
         ("support", "the fewer examples carry the loss, the more pairs starve", "share", -1),
         ("overlap_aligned", "the better the best aligned agrees with the labels, the more it starves", "by_aligned", 1),
     ):
-        x, y = ([np.mean([np.nanmean(draws) for draws in of(task, key)]) for task in present] for key in (field, cause))
+        x, y = (
+            [np.mean([np.nanmean(draws) for draws in by_cell(task, key)]) for task in present] for key in (field, cause)
+        )
         found.append(
             _rows.stated(
                 f"real networks: {name}",

@@ -1,11 +1,11 @@
-"""The gallery of the README: four small figures, computed anew from the library by `python -m experiments gallery`.
+"""The gallery of the README: four small figures that `python -m experiments gallery` recomputes with the library.
 
-phase_diagram: where one of two features starves the other, by theory (Eq. 15, Theorem 2).
-two_moons: what that does to the boundary of a network that is trained, and what spectral decoupling does (Fig. 1).
-digits: the starvation matrix of a network on real digits, at initialisation.
-trajectories: how two features are learned in time, with and without spectral decoupling (Fig. 5).
+- phase_diagram: where one of two features starves the other, by theory (Eq. 15, Theorem 2).
+- two_moons: the boundary of a trained network, with and without spectral decoupling (Fig. 1).
+- digits: the starvation matrix of a network on real digits, at initialisation.
+- trajectories: how two features are learned over time, with and without spectral decoupling (Fig. 5).
 
-All equations and figures are those of Pezeshki et al. 2021. The same environment gives the same bytes.
+Equations and figures are numbered as in Pezeshki et al. 2021. The same environment gives the same bytes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from gsjax.progress import track
 
 FOLDER = Path(__file__).with_name("records") / "gallery"
 
-SEEDS = 5  # networks whose outputs make up a boundary, each trained on examples of its own
+SEEDS = 5  # networks whose outputs are averaged for a boundary, each trained on its own examples
 STEPS = 2000
-INCHES, DPI = (5.8, 4.4), 280  # four pixels for each one of the README, which shows figures 400 pixels wide
+INCHES, DPI = (5.8, 4.4), 280  # 1624 pixels wide, four times the 400 pixels of the README
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Options:
     """Draw the four figures of the README's gallery: about a minute."""
 
     out: Path = FOLDER
-    """The folder to put them into."""
+    """Folder that the figures are written to."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,8 +68,8 @@ def phase_diagram() -> plotting.Figure:
 def two_moons() -> plotting.Figure:
     """Decision boundaries of networks trained without and with spectral decoupling.
 
-    As in the experiment `two_moons`, every seed has examples and a network of its own. Outputs are averaged over seeds,
-    and the examples are those of the first.
+    As in the experiment `two_moons`, every seed has its own examples and network. The boundary is that of the outputs
+    averaged over seeds; the examples shown are those of the first seed.
     """
     network, momentum = networks.FullyConnected((200,)), optax.sgd(0.01, 0.9)
     trained = {
@@ -113,7 +113,7 @@ def digits() -> plotting.Figure:
 
 
 def trajectories() -> plotting.Figure:
-    """Two coupled features as training learns them: of equal strength, and the first 25 times as strong."""
+    """Learning of two coupled features over time: equally strong, and the first one 25 times as strong."""
     times = jnp.geomspace(1e-2, 1e4, 240)
     ratio, delta = jnp.array([1.0, 25.0]), jnp.array([0.3])
     penalties = {"ridge": Ridge(0.0025), "SD": SpectralDecoupling(0.002)}
@@ -127,7 +127,7 @@ FIGURES: tuple[Callable[[], plotting.Figure], ...] = (phase_diagram, two_moons, 
 
 
 def png(figure: plotting.Figure) -> bytes:
-    """A figure four times as wide as the README shows it, in 256 colours, without the version of its maker."""
+    """The PNG of a figure, four times as wide as the README shows it, in 256 colours, without matplotlib's version."""
     figure.set_size_inches(*INCHES)
     drawn, packed = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=DPI)

@@ -1,8 +1,8 @@
 """Runs an experiment: python -m experiments NAME [--preset PRESET] [--out DIR] [--seed S] [flags].
 
-`python -m experiments NAME --help` has presets and flags, `python -m experiments report` gathers all results on one
-page, `python -m experiments gallery` draws the figures of the README, and `python -m experiments` alone lists the
-experiments.
+`python -m experiments` lists the experiments, and `python -m experiments NAME --help` the presets and flags of one.
+`python -m experiments report` gathers all results on one page. `python -m experiments gallery` draws the figures of the
+README.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from threadpoolctl import threadpool_limits
 from experiments import _options, _process, _report, _rows, _study
 from gsjax import progress
 
-KEPT = "the same command goes on from what is finished"
+KEPT = "the same command continues from what is finished"
 
 
 def run(name: str, arguments: Sequence[str]) -> None:
     """Runs one experiment.
 
     Raises:
-        ValueError: it cannot be run as asked.
+        ValueError: invalid arguments, or damaged files.
         OSError: a file cannot be read or written.
     """
     experiment = _options.load(name)
@@ -32,7 +32,7 @@ def run(name: str, arguments: Sequence[str]) -> None:
     _options.join(options)
     x64 = getattr(options.config, "x64", None)
     with contextlib.ExitStack() as stack:
-        # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
+        # On small matrices two BLAS threads mostly wait for each other, even more so on a busy machine.
         stack.enter_context(threadpool_limits(1, "blas"))
         if x64 is not None:
             stack.enter_context(jax.enable_x64(x64))
@@ -45,10 +45,10 @@ def run(name: str, arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status: 1 if tables are not current, 2 if it cannot be done as asked.
+    """Runs the command and returns the exit status: 1 if tables are out of date, 2 for invalid input or files.
 
     Raises:
-        BrokenPipeError: nobody reads what it prints.
+        BrokenPipeError: the reader of its output has closed the pipe.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     first, *rest = given or [""]
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif first == "report":
             return _report.main(rest)
         elif first == "gallery":
-            from experiments import _gallery  # takes as long to import as all else
+            from experiments import _gallery  # slow to import
 
             return _gallery.main(rest)
         elif first.startswith("-"):

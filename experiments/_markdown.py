@@ -1,10 +1,14 @@
-"""Tables in Markdown, made from tracked records and put where a page marks their place.
+"""Markdown tables, generated from tracked records and inserted at the markers of a page.
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->`. NAME is an experiment, whose record of the preset
-laptop is meant, or NAME/PRESET. With several names it is one table of those of them that have a record.
-`<!-- table: NAME ... -->` has everything that was measured, `<!-- signatures: NAME ... -->` what was expected and
-whether it was seen, and `<!-- claims: theory -->` the claims of `theory/records/claims.json`. `<!-- registry: NAME -->`
-lists what is registered: methods, networks, probes, data or experiments.
+A table stands between a marker and `<!-- end -->`. The markers are:
+
+- `<!-- table: NAME ... -->`: everything that was measured.
+- `<!-- signatures: NAME ... -->`: the signatures, and whether they hold.
+- `<!-- claims: theory -->`: the claims of `theory/records/claims.json`.
+- `<!-- registry: NAME -->`: what is registered as methods, networks, probes, data or experiments.
+
+In the first two, NAME is EXPERIMENT/PRESET, or EXPERIMENT for its preset laptop. Several names give one table of those
+that have a record.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ _MARKED = re.compile(
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages of a checkout that may have tables: its README and everything in docs/."""
+    """The pages of a checkout that may have tables: README.md and all pages in docs/."""
     return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
 
 
@@ -32,7 +36,7 @@ def tracked(folder: Path) -> dict[str, Summary]:
     """The records in `folder`, by NAME/PRESET.
 
     Raises:
-        ValueError: a file is no summary of the experiment and preset that its folders are named after.
+        ValueError: a file is not a summary of the experiment and preset that its folders name.
     """
     found = {}
     for path in sorted(folder.glob("*/*/summary.json")):
@@ -44,10 +48,10 @@ def tracked(folder: Path) -> dict[str, Summary]:
 
 
 def claims(root: Path) -> list[dict[str, Any]]:
-    """The tracked record of `python -m theory`, one entry per claim; none if there is no such file.
+    """The tracked record of `python -m theory`, one entry per claim; empty if there is no such file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     path = root / "theory" / "records" / "claims.json"
     if not path.exists():
@@ -61,7 +65,7 @@ def claims(root: Path) -> list[dict[str, Any]]:
 
 
 def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str, Any]] = ()) -> str:
-    """`text` with the marked tables renewed; where there is no record, the page says so instead."""
+    """`text` with the marked tables regenerated; a table without a record becomes a sentence that says so."""
 
     def renew(match: re.Match[str]) -> str:
         begin, kind, names, _, end = match.groups()
@@ -79,7 +83,7 @@ def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str,
 
 
 def table(summaries: Sequence[Summary], *, named: bool = False) -> str:
-    """The rows of summaries as one table, without columns that are empty; `named` says whose each is."""
+    """The rows of summaries as one table without empty columns; with `named`, a first column names the experiment."""
     head = ("experiment", "", "measured [95% interval]", "seeds", "published", "what differs")
     lines = [
         (_called(one), row["name"], _page.measured(row), row["seeds"], row["published"], row["differs"])
@@ -101,7 +105,7 @@ def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
 
 
 def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:
-    """What every claim predicts and what was observed, and the same for its control, as one table."""
+    """One table of all claims: the prediction, the observation, and the same for the control."""
     head = ("claim", "statement", "predicted", "observed [95% interval]", "tolerance", "control, which has to fail")
     lines = []
     for claim in checked:
@@ -122,12 +126,12 @@ def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:
 
 
 def registered(name: str) -> str:
-    """What is registered under `name`, as one table: names, and the first sentence of what each says of itself.
+    """The registry `name` as one table: names, and the first line of each docstring.
 
     Raises:
         ValueError: there is no such registry.
     """
-    from gsjax import data, methods, networks, probes  # not needed for any other table
+    from gsjax import data, methods, networks, probes  # no other table needs them
 
     if name == "data":
         return data.catalogue.markdown().rstrip() + "\n"
@@ -154,12 +158,12 @@ def _observed(entry: Mapping[str, Any]) -> str:
 
 
 def _called(summary: Summary) -> str:
-    """What a table calls a record: by its experiment, and by its preset if that is not laptop."""
+    """The name of a record in a table: its experiment, followed by its preset if that is not laptop."""
     return summary.name.removesuffix("/laptop")
 
 
 def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: bool) -> str:
-    """One table; the first column is there if `named`, and columns beyond the third if they have an entry."""
+    """One table; the first column is kept if `named`, and columns after the third if they have an entry."""
     cells = [[_cell(value) for value in line] for line in lines]
     keep = [i for i in range(len(head)) if (named if i == 0 else i < 3 or any(line[i] for line in cells))]
     rows = [[line[i] for i in keep] for line in (head, ["---"] * len(head), *cells)]
@@ -167,6 +171,6 @@ def _markdown(head: Sequence[str], lines: Sequence[Sequence[object]], named: boo
 
 
 def _cell(value: object) -> str:
-    """A text such that it stays in its cell and is shown as it is."""
+    """Text escaped so that it stays in its cell and is shown literally."""
     text = re.sub(r"[\\|*`~$]|(?<=\])\(", r"\\\g<0>", _page.number(value))
     return re.sub(r"\s", " ", text.replace("&", "&amp;").replace("<", "&lt;"))

@@ -1,4 +1,4 @@
-"""A number added to the logits of a trained network, and how it and the epoch are selected on validation images."""
+"""An offset added to the logits of a trained network, and how it and the epoch are selected on validation images."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from experiments._photographs import Outputs
 
 
 class Choice(NamedTuple):
-    """How the network and the offset on its logits are chosen after training: by what `offset`, at which epoch."""
+    """How the offset on the logits and the epoch are chosen after training."""
 
     label: str
     offset: Literal["none", "groups", "classes", "odds"]
     groups: bool
-    """Whether the epoch is the one with the best worst group of the validation images; or with the best balance."""
+    """Whether the epoch has the best worst-group accuracy on validation images; otherwise the best class balance."""
 
 
 CHOICES = {
@@ -34,28 +34,30 @@ CHOICES = {
 
 
 def by_group(right: Bool[Array, " n"], group: Int[Array, " n"]) -> Float[Array, " 4"]:
-    """The share of what is `right` in each group.
+    """The accuracy in each group, where `right` says which examples are classified correctly.
 
     >>> by_group(jnp.array([True, False, True, True, False]), jnp.array([0, 0, 1, 2, 3])).tolist()
     [0.5, 1.0, 1.0, 0.0]
     """
-    right, all_ = (jax.ops.segment_sum(of.astype(float), group, 4) for of in (right, jnp.ones_like(right)))
-    return right / all_
+    correct, count = (jax.ops.segment_sum(each.astype(float), group, 4) for each in (right, jnp.ones_like(right)))
+    return correct / count
 
 
 def measure(
     validation: Outputs, test: Outputs, *, shares: Float[np.ndarray, " 4"], sizes: tuple[int, int]
 ) -> dict[str, dict[str, Array]]:
-    """Accuracies in the groups, `validation` and `test (4,)`, with every kind of `offset ()` added to the logits.
+    """Accuracies by group, `validation (4,)` and `test (4,)`, with each kind of `offset ()` added to the logits.
 
-    The offset of "groups" is the best one for the worst group of the validation images. That of "classes" is the best
-    one for the mean of both classes' accuracies there (`class_balance`), which asks for no group of an image. "odds" is
-    log(n_- / n_+), n_c examples of a class in training: what makes logits those of classes that are as frequent (logit
-    adjustment, Menon et al. 2021), and needs no validation images. "none" is 0.
+    - "groups": the offset with the best worst-group accuracy on validation images.
+    - "classes": the offset with the best mean of both class accuracies there (`class_balance`). It needs no group
+      labels.
+    - "odds": log(n_- / n_+) with the class counts in training, which corrects the logits for unequal class frequencies
+      (logit adjustment, Menon et al. 2021). It needs no validation images.
+    - "none": 0.
     """
     offsets = {
         "none": jnp.zeros(()),
-        "groups": best_offset(validation, lambda of: of.min(axis=0)),
+        "groups": best_offset(validation, lambda accuracies: accuracies.min(axis=0)),
         "classes": best_offset(validation, functools.partial(class_balance, shares=shares)),
         "odds": jnp.log(sizes[0] / sizes[1]),
     }
@@ -72,20 +74,21 @@ def measure(
 def best_offset(
     outputs: Outputs, score: Callable[[Float[Array, "4 candidates"]], Float[Array, " candidates"]]
 ) -> Float[Array, ""]:
-    """What to add to the logits so that the accuracies of the groups score highest, exactly; of equals the smallest.
+    """The offset on the logits that maximises the score of the group accuracies, exactly; of ties the smallest in size.
 
-    Accuracies are step functions of the offset, and change where the sign of a logit does: halfway between two of them,
-    or beyond all, stands for all others there, and 0 for those around it.
+    Accuracies are step functions of the offset that change where a logit changes its sign. So one candidate per
+    interval
+    suffices: the point halfway between two logits, a point beyond all of them, and 0 for the interval that contains it.
 
-    >>> of = Outputs(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([-1.0, -1.0, 1.0, 1.0]), jnp.arange(4))
-    >>> float(best_offset(of, lambda accuracies: accuracies.min(axis=0)))
+    >>> outputs = Outputs(jnp.array([1.0, 2.0, 3.0, 7.0]), jnp.array([-1.0, -1.0, 1.0, 1.0]), jnp.arange(4))
+    >>> float(best_offset(outputs, lambda accuracies: accuracies.min(axis=0)))
     -2.5
     """
     order = jnp.argsort(outputs.logits)
     ranked, member = outputs.logits[order], jnp.arange(4)[:, None] == outputs.group[order]
-    below = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # of each group, with k logits below the threshold
+    below = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # per group, among the k smallest logits
     count = below[:, -1:]
-    right = jnp.where(jnp.arange(4)[:, None] < 2, below, count - below)  # groups 0 and 1 are of the class -1
+    right = jnp.where(jnp.arange(4)[:, None] < 2, below, count - below)  # groups 0 and 1 are the class -1
     ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
     low, high = ends[:-1], ends[1:]
     middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)
@@ -94,10 +97,10 @@ def best_offset(
 
 
 def class_balance(accuracies: Float[Array, "4 ..."], shares: Float[np.ndarray, " 4"]) -> Float[Array, "..."]:
-    """The mean of both classes' accuracies, groups having their `shares` within a class.
+    """The mean of both class accuracies, with the groups of a class weighted by their `shares`.
 
-    The shares stand for images drawn as in training, where none is asked for its group: a validation set in which
-    groups are as frequent has told of them already.
+    The shares are those of the training distribution. A validation set with equally frequent groups would already use
+    group labels; with these weights the result is that of images drawn as in training.
 
     >>> float(class_balance(jnp.array([1.0, 0.5, 1.0, 0.0]), np.array([0.4, 0.4, 0.15, 0.05])))
     0.75
@@ -108,7 +111,7 @@ def class_balance(accuracies: Float[Array, "4 ..."], shares: Float[np.ndarray, "
 
 
 def best_epoch(row: Mapping[str, Any], choice: Choice = CHOICES["published"]) -> int:
-    """The epoch, from 0, with the best worst group of the validation images, or class balance; of equals the last one.
+    """The epoch, from 0, with the best worst-group accuracy or class balance on validation images; of ties the last.
 
     >>> best_epoch({"none": {"validation": [[0.9, 0.2], [0.8, 0.7], [1.0, 0.7], [1.0, 0.6]]}})
     2
@@ -123,5 +126,5 @@ def best_epoch(row: Mapping[str, Any], choice: Choice = CHOICES["published"]) ->
 def selected(
     rows: Sequence[Mapping[str, Any]], choice: Choice = CHOICES["published"], name: str = "test"
 ) -> Float[np.ndarray, "seeds ..."]:
-    """Test accuracies of the groups, of every network at its best epoch with its best offset; or another field."""
+    """Test accuracies by group, or another field `name`, of each network at its best epoch with its best offset."""
     return np.array([row[choice.offset][name][best_epoch(row, choice)] for row in rows])

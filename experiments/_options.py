@@ -1,4 +1,4 @@
-"""How an experiment is found, and how its configuration comes about: a preset, then the flags that change it."""
+"""Finds experiments and makes their configuration: a preset, changed by flags."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ C = TypeVar("C")
 
 
 class Experiment(Protocol):
-    """What a module `experiments/NAME.py` has, beside a docstring that begins with a line for the list."""
+    """The contents of a module `experiments/NAME.py`. The first line of its docstring is shown in the list."""
 
-    Config: type[Any]  # a frozen dataclass, whose fields are the flags; `x64: bool`, if it has that, is the precision
+    Config: type[Any]  # a frozen dataclass, whose fields are the flags; an optional `x64: bool` is the precision
     PRESETS: Mapping[str, Any]  # Configs by name
 
-    # And, if there is more to be said of a configuration than the `Bound`s of its fields do, `check(config) -> None`,
-    # which raises a ValueError that begins with the name of a field.
+    # Optional: `check(config) -> None`, for conditions that the `Bound`s of single fields cannot express. It raises a
+    # ValueError that begins with the name of a field.
 
     def study(self, config: Any, *, out: Path, seed: int) -> Study:
-        """The experiment with its data, in every process of a run; `_study.run` runs it in the folder `out`."""
+        """The cells and the report of the experiment, built in every process of a run; `_study.run` runs them."""
         ...
 
 
 @dataclass(frozen=True)
 class Options(Generic[C]):
-    """The flags that all experiments share, and those of one."""
+    """The flags of one experiment, and those that all experiments share."""
 
     config: tyro.conf.OmitArgPrefixes[C]
     preset: Annotated[str, tyro.conf.arg(metavar="NAME")]
-    """What the flags below begin from."""
+    """Configuration that the flags below change."""
     out: Path
-    """Folder for all results; a run that was stopped is continued there."""
+    """Folder for all results. A run that was stopped continues there."""
     seed: int = 0
-    """Of all random numbers: the same seed gives the same bytes."""
+    """Seed of all random numbers: the same seed gives the same bytes."""
     coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT", help_behavior_hint="")] = None
-    """Of a run in several processes: where process 0 can be reached."""
+    """Address of process 0, for a run in several processes."""
     num_processes: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
-    """How many processes, each started with the same command."""
+    """Number of processes, each started with the same command."""
     process_id: Annotated[int | None, tyro.conf.arg(metavar="I", help_behavior_hint="")] = None
-    """Which one this is, from 0 to N - 1."""
+    """Number of this process, from 0 to N - 1."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Take these three from the cluster, as on a TPU pod or under Slurm."""
 
 
 def found() -> dict[str, str]:
-    """The experiments, and the first line that each says of itself; none is imported for that."""
+    """The experiments, each with the first line of its docstring; none is imported for that."""
     names = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
     return {name: _first_line(name) for name in names if not name.startswith("_")}
 
@@ -72,7 +72,7 @@ def load(name: str) -> Experiment:
     """The module of an experiment.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: there is no experiment of this name.
     """
     names = found()
     if name not in names:
@@ -83,11 +83,11 @@ def load(name: str) -> Experiment:
 
 
 def parse(name: str, experiment: Experiment, arguments: Sequence[str]) -> Options[Any]:
-    """The options of an experiment: of a preset, and whatever else `arguments` say.
+    """The options of an experiment: a preset, changed by the other `arguments`.
 
     Raises:
-        ValueError: there is no such preset; a value that has no sense; a folder that cannot be one.
-        SystemExit: another argument cannot be read (2), or help was asked for (0).
+        ValueError: an unknown preset; a value out of range; an `out` that cannot be a folder.
+        SystemExit: another argument cannot be parsed (2), or help was requested (0).
     """
     first = next(iter(experiment.PRESETS))
     parser = argparse.ArgumentParser(prog=f"python -m experiments {name}", add_help=False, allow_abbrev=False)
@@ -107,51 +107,51 @@ def parse(name: str, experiment: Experiment, arguments: Sequence[str]) -> Option
 
 
 def check(experiment: Experiment, options: Options[Any]) -> None:
-    """Checks all that can be checked before anything is computed.
+    """Checks everything that can be checked before anything is computed.
 
     Raises:
-        ValueError: a value that has no sense, named like its flag; an `out` that no folder can be.
+        ValueError: a value out of range, which is named like its flag; an `out` that cannot be a folder.
     """
     _bounds.require("seed", options.seed, Annotated[int, Bound(least=0)])
     _bounds.check(options.config)
     with flagged(options):
         getattr(experiment, "check", lambda config: None)(options.config)
-    if options.distributed or options.process_id:  # process 0 alone writes, perhaps on another machine
+    if options.distributed or options.process_id:  # only process 0 writes, possibly on another machine
         return
-    there = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(f"--out: expected a folder, got {options.out}: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"--out: expected a folder to write to, got {options.out}: no permission in {there}")
+    existing = next(path for path in (options.out, *options.out.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"--out: expected a folder, got {options.out}: {existing} is a file")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ValueError(f"--out: expected a folder to write to, got {options.out}: no permission in {existing}")
 
 
 @contextlib.contextmanager
 def flagged(options: Options[Any]) -> Iterator[None]:
-    """An error of an experiment that begins with the name of a field has the flag in its place."""
+    """In an error that begins with the name of a field, replaces the name by the flag."""
     try:
         yield
     except ValueError as error:
         name, colon, rest = str(error).partition(":")
-        name = "out" if name == "folder" else name  # as `records` calls it
+        name = "out" if name == "folder" else name  # the name of the argument in `records`
         if colon and name in ("out", "seed", *(field.name for field in dataclasses.fields(options.config))):
             raise ValueError(f"{_bounds.flag(name)}:{rest}") from error
         raise
 
 
 def join(options: Options[Any]) -> None:
-    """Makes this process one of several, if the options say so; before jax is used for anything else.
+    """Makes this process one of several, if the options say so. Has to be called before any other use of jax.
 
     Raises:
-        ValueError: the options do not fit together, or the processes do not come together.
+        ValueError: the options are inconsistent, or the processes cannot connect.
     """
     flags = {
         "--coordinator": options.coordinator,
         "--num-processes": options.num_processes,
         "--process-id": options.process_id,
     }
-    # A CPU is a device a core: it is faster to give every core seeds of its own than to share small products out.
+    # One CPU device per core: giving each core its own seeds is faster than splitting small products.
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
-        with contextlib.suppress(RuntimeError):  # devices are in use already
+        with contextlib.suppress(RuntimeError):  # devices are already in use
             jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
     absent = [flag for flag, value in flags.items() if value is None]
     if len(absent) == len(flags) and not options.distributed:
@@ -171,7 +171,7 @@ def join(options: Options[Any]) -> None:
         jax.distributed.initialize(options.coordinator, options.num_processes, options.process_id)
     except (RuntimeError, ValueError) as error:
         hint = f"give {', '.join(flags)}" if options.distributed else f"is {options.coordinator} free and reachable?"
-        raise ValueError(f"the processes did not come together ({error}); {hint}") from error
+        raise ValueError(f"the processes could not connect ({error}); {hint}") from error
 
 
 def _first_line(name: str) -> str:

@@ -14,10 +14,13 @@ _COLUMNS = ("measured [95% interval]", "seeds", "published", "what differs")
 
 
 class Summary(NamedTuple):
-    """A summary as it is in its file, checked, with what lies beside it.
+    """A checked summary with the files beside it.
 
-    `path` of the file; `content` as `records.summary` wrote it; the `seconds` that it took, if that is known; the
-    `figures`, which are PNG files.
+    Attributes:
+        path: of the file.
+        content: as `records.summary` wrote it.
+        seconds: computing time, if it is known.
+        figures: PNG files.
     """
 
     path: Path
@@ -32,7 +35,7 @@ class Summary(NamedTuple):
 
     @property
     def judged(self) -> bool:
-        """Whether its signatures mean anything: the preset smoke is too short to judge by."""
+        """Whether its signatures are meaningful: those of the preset smoke are not, since its runs are too short."""
         return self.content["preset"] != "smoke"
 
 
@@ -40,7 +43,7 @@ def read(path: Path) -> Summary:
     """The summary in the file `path`.
 
     Raises:
-        ValueError: the file, or one beside it, is damaged; it is named.
+        ValueError: the file, or one beside it, is damaged; the message names it.
         OSError: it cannot be read.
     """
     try:
@@ -60,7 +63,7 @@ def read(path: Path) -> Summary:
 
 
 def _seconds(content: Any) -> float:
-    """Of `timing.json`, checked."""
+    """The seconds in `timing.json`, checked."""
     seconds = content.get("seconds") if isinstance(content, dict) else None
     if not isinstance(seconds, int | float) or isinstance(seconds, bool) or seconds < 0:
         raise ValueError(f"expected an object whose seconds are a number, 0 or more, got {str(content)[:60]}")
@@ -68,7 +71,7 @@ def _seconds(content: Any) -> float:
 
 
 def number(value: Any) -> str:
-    """A number to three digits, all digits of a whole one; text as it is; nothing for None.
+    """A number with three significant digits, or all digits of its integer part; text unchanged; "" for None.
 
     >>> number(0.98765), number(12345.6), number(8), number(True), number(None)
     ('0.988', '12346', '8', 'yes', '')
@@ -89,7 +92,7 @@ def valued(signature: Mapping[str, Any]) -> str:
 
 
 def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
-    """All summaries, each with its figures; `titles` says in a line what an experiment is about."""
+    """One page of all summaries with their figures; `titles` has one line on each experiment."""
     judged = [summary for summary in summaries if summary.judged]
     signatures = [entry for summary in judged for entry in summary.content["signatures"]]
     hold = sum(bool(entry["holds"]) for entry in signatures)
@@ -206,12 +209,12 @@ def _interval(value: Any, interval: Any) -> str:
 
 
 def _shown(name: str | Path) -> str:
-    """The name of a file as text: bytes in it that are no UTF-8 are shown by their codes."""
+    """The name of a file as text; bytes that are not UTF-8 are shown by their codes."""
     return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _flat(value: Any) -> str:
-    """A value of JSON in one line."""
+    """A JSON value in one line."""
     if isinstance(value, list):
         return ", ".join(map(_flat, value))
     if isinstance(value, dict):

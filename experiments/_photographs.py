@@ -1,4 +1,4 @@
-"""Training on photographs that do not fit into memory: batches are read while the step before is computed."""
+"""Training on photographs that do not fit into memory: each batch is read while the previous step is computed."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Outputs(NamedTuple):
     group: Int[Array, " n"]
 
 
-Measure = Callable[[Outputs, Outputs], Any]  # of the validation and the test split; its leaves are arrays
+Measure = Callable[[Outputs, Outputs], Any]  # arguments: validation split, test split; returns a tree of arrays
 
 
 class Course(NamedTuple):
-    """What was `found` after every epoch, an axis of epochs first, and whether the objective was always `finite`."""
+    """The measurements after every epoch, `found`, with an axis of epochs first; `finite`: the objective always was."""
 
     found: Any
     finite: bool
@@ -50,25 +50,25 @@ def train(
     weights: str | os.PathLike[str] | None = None,
     what: str = "training",
 ) -> Course:
-    """Trains one network on the training split of `folder`, and measures it on the two others after every epoch.
+    """Trains one network on the training split of `folder`, and measures it on the other two after every epoch.
 
-    Epochs are fresh permutations, drawn from `key` like the network; the last photographs of an epoch, where they do
-    not fill a batch, are left out. Photographs are not augmented.
+    Every epoch is a fresh permutation, drawn from `key` like the network. Photographs that do not fill the last batch
+    of an epoch are left out. Photographs are not augmented.
 
     Args:
         method: built for `network`.
-        network: with outputs `(n,)`; a `networks.ResNet` where there are `weights`.
-        key: of all random numbers.
+        network: with outputs `(n,)`; a `networks.ResNet` if there are `weights`.
+        key: for all random numbers.
         folder: photographs of all four groups in every split.
-        measure: what to find out of the outputs; it is compiled.
+        measure: computes what is recorded from the outputs; it is compiled.
         epochs: one or more.
-        batch_size: photographs of a step.
-        size: height and width at which they are shown.
-        weights: a .safetensors file with torchvision's names, to begin from.
+        batch_size: photographs per step.
+        size: height and width to which photographs are scaled.
+        weights: a .safetensors file with torchvision's names, used as initialisation.
         what: label of the progress bar.
 
     Raises:
-        ValueError: `batch_size` out of range; a damaged photograph or file of weights, which is named.
+        ValueError: `batch_size` out of range; a damaged photograph or file of weights, which the message names.
     """
     rows = folder.rows("train")
     expect(1 <= batch_size <= len(rows), "batch_size", f"1 to {len(rows)}", batch_size)
@@ -85,15 +85,16 @@ def train(
     measure = jax.jit(measure)
 
     def outputs(state: methods.State, split: str) -> Outputs:
-        of = folder.rows(split)
-        # Whole batches, so that one program does: what fills the last one does not count.
-        filled = np.resize(of, -(-len(of) // batch_size) * batch_size)
+        chosen = folder.rows(split)
+        # Whole batches need only one compiled program; the rows that fill the last batch are discarded.
+        filled = np.resize(chosen, -(-len(chosen) // batch_size) * batch_size)
         logits = [np.asarray(predict(state, pixels)) for pixels in read(folder, filled.reshape(-1, batch_size), size)]
-        return Outputs(*map(jnp.asarray, (np.concatenate(logits)[: len(of)], folder.y[of], folder.group[of])))
+        kept = np.concatenate(logits)[: len(chosen)]
+        return Outputs(*map(jnp.asarray, (kept, folder.y[chosen], folder.group[chosen])))
 
     def batch(pixels: np.ndarray, index: np.ndarray) -> methods.Batch:
-        of = rows[index]
-        x, y, group, number = map(jnp.asarray, (pixels, folder.y[of], folder.group[of], index))
+        chosen = rows[index]
+        x, y, group, number = map(jnp.asarray, (pixels, folder.y[chosen], folder.group[chosen], index))
         return methods.Batch(x, y, group, index=number)
 
     def batches(epoch: int) -> Iterator[methods.Batch]:
@@ -120,7 +121,7 @@ def train(
 def read(
     folder: ImageFolder, batches: Int[np.ndarray, "batches n"], size: int
 ) -> Iterator[UInt8[np.ndarray, "n size size 3"]]:
-    """The photographs of one batch of rows after another; the next ones are read while these are used."""
+    """Yields the photographs of one batch of rows after another; reads the next batch while the current one is used."""
     with ThreadPoolExecutor(1) as reader:
         following = [reader.submit(data.load_images, folder, rows, size=size) for rows in batches[:1]]
         for rows in [*batches[1:], None]:
@@ -131,9 +132,10 @@ def read(
 
 
 def pretrained(state: methods.State, load: Callable[[dict], dict]) -> methods.State:
-    """A state at its beginning, in which `load` has changed every network that is trained and has the main one's shape.
+    """An initial state in which `load` has replaced the variables of each trained network of the main network's shape.
 
-    Those of another shape are no networks that the weights are for, and one that is not trained stays what it is.
+    Networks of another shape do not match the weights. Networks without an optimiser are not trained and stay
+    unchanged.
     """
     shape = jax.tree.map(jnp.shape, state.params)
 

@@ -1,11 +1,12 @@
-"""How the process of a command begins and ends, whatever the command is about; that of `python -m theory`, too.
+"""Start and end of the process of a command, for `python -m experiments` and `python -m theory`.
 
-Ctrl-C and SIGTERM stop it at any moment, in the middle of an import or a compilation: it says so in one line and leaves
-at once with 128 plus the number of the signal, as files are written atomically. A pipe that nobody reads any more ends
-it without a word, with 141. A terminal that lacks a character shows `?` in its place. Outside of the environment it
-says how to run it.
+- Ctrl-C and SIGTERM stop the process at any moment, even during an import or a compilation. It prints one line and
+  exits immediately with status 128 plus the number of the signal. That is safe, since files are written atomically.
+- If the reader of a pipe has closed it, the process ends silently with status 141.
+- Characters that the terminal cannot encode are shown as `?`.
+- If a package is missing, the message says how to run the command in the environment.
 
-Only the standard library is imported here, in code that older Pythons can read.
+This module imports only the standard library, and its syntax is valid in older versions of Python.
 """
 
 from __future__ import annotations
@@ -20,32 +21,33 @@ from collections.abc import Callable, Iterator, Sequence
 OLDEST = (3, 11)
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_PATIENCE = 5.0  # seconds that last words may take
-_stopping: list[tuple[str, Callable[[], None]]] = []  # of the process as a whole, like its signals
+_PATIENCE = 5.0  # seconds to wait for `then` and the last output
+_stopping: list[tuple[str, Callable[[], None]]] = []  # global, like the signals of a process
 
 
 def run(name: str, main: Callable[[], int]) -> None:
     """Runs the command `python -m NAME`, and ends the process with the exit status that `main` returns.
 
-    What `main` needs is imported in its body: signals are taken care of before that.
+    `main` imports what it needs in its body, so that signals are already handled during the imports.
     """
     listen(name)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # that of standard error never fails
+        sys.stdout.reconfigure(errors="replace")  # standard error already has a handler that never fails
     status = _status(name, main)
     if status == 0:
         sys.exit(0)
-    # An ordinary exit waits for other threads, and in a run of several processes for the others, which wait for this.
+    # A normal exit would wait for other threads and, in a run of several processes, for processes that wait for this
+    # one.
     with contextlib.suppress(OSError):
         _flush()
     os._exit(status)
 
 
 def legible(arguments: Sequence[str]) -> None:
-    """Checks that no argument is empty, as that of an unset variable is, and that all are text.
+    """Checks that no argument is empty, such as that of an unset shell variable, and that all are valid text.
 
     Raises:
-        ValueError: one of them; the flag that it belongs to is named.
+        ValueError: an argument is empty or not text; the message names its flag.
 
     >>> legible(["--out", ""])
     Traceback (most recent call last):
@@ -65,9 +67,9 @@ def legible(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def stopping(words: str, then: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """For as long as this lasts, a signal makes the command do `then` and say `words` before it ends.
+    """A context in which a signal makes the process call `then` and print `words` before it ends.
 
-    `then` is called in a thread of its own while all others go on, and is not waited for if it takes long.
+    `then` is called in its own thread while all others continue. The process waits for it for a few seconds only.
     """
     _stopping.append((words, then))
     try:
@@ -77,22 +79,23 @@ def stopping(words: str, then: Callable[[], None] = lambda: None) -> Iterator[No
 
 
 def listen(name: str) -> None:
-    """Ends the process at a signal, from a thread that sleeps until there is one.
+    """Starts a thread that sleeps until there is a signal, and then ends the process.
 
-    Python calls handlers between two instructions of the main thread, hence only after a compilation; and an exception
-    that one raises is lost in a callback. A signal that is ignored from the start, as under nohup, stays so.
+    Python calls signal handlers between two instructions of the main thread, so only after a compilation. An exception
+    that a handler raises can also be lost in a callback. A signal that is ignored from the start, as under nohup, stays
+    ignored.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     listen_again()
-    import threading  # what is not needed for this comes after it
+    import threading  # only now, so that signals are handled during this import
 
     threading.Thread(target=_wait, args=(name, reading), daemon=True).start()
 
 
 def listen_again() -> None:
-    """Takes signals back that a library has taken, if they were listened to."""
+    """Reinstalls the signal handlers after a library has replaced them; ignored signals stay ignored."""
     for number in _WORDS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
@@ -110,7 +113,7 @@ def _wait(name: str, reading: int) -> None:
     last = threading.Thread(target=_last, args=(then,), daemon=True)
     last.start()
     last.join(_PATIENCE)
-    erase = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""  # a bar of progress hides the cursor
+    erase = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
     line = f"{erase}{name}: {'; '.join(filter(None, [_WORDS[signal.Signals(number)], words]))}\n"
     with contextlib.suppress(OSError, ValueError):
         if select.select([], [2], [], 0)[1]:
@@ -136,7 +139,7 @@ def _status(name: str, main: Callable[[], int]) -> int:
         status = _asked(name, stop)
     except BrokenPipeError:
         return 128 + 13  # SIGPIPE
-    except OSError as error:  # of the last flush: `main` has told those of files
+    except OSError as error:  # of the last flush: `main` reports those of files
         return _say(f"{name}: standard output: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         return _say(f"{name}: interrupted", 130)
@@ -145,13 +148,13 @@ def _status(name: str, main: Callable[[], int]) -> int:
             return _failed()
         how = f"run it as .venv/bin/python -m {name}; make verify sets .venv up"
         return _say(f"{name}: {str(error).partition(chr(10))[0]} ({sys.executable}); {how}", 2)
-    except Exception:  # noqa: BLE001  an error of ours, told as Python would tell it
+    except Exception:  # noqa: BLE001  a bug, reported with its traceback
         return _failed()
     return status
 
 
 def _asked(name: str, stop: SystemExit) -> int:
-    """The status of `sys.exit`, by which rich ends, too, where a pipe is closed."""
+    """The status of `sys.exit`, which rich also calls when a pipe is closed."""
     if isinstance(stop.__context__, BrokenPipeError):
         return 128 + 13
     try:
@@ -166,7 +169,7 @@ def _asked(name: str, stop: SystemExit) -> int:
 
 
 def _failed() -> int:
-    import traceback  # never needed otherwise
+    import traceback  # rarely needed
 
     with contextlib.suppress(OSError):
         traceback.print_exc()

@@ -1,4 +1,4 @@
-"""Random bases U with and without structure, of which the ensembles are made, and what theory says of them."""
+"""Random bases U with and without structure for the experiment `ensembles`, and the theory of one of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Structure = Literal["random", "near identity", "positive loadings", "aligned", "exceptions", "blocks"]
 
-# What each structure is where something else is varied; see `bases`.
+# The parameter of each structure while something else is varied; see `bases`.
 PARAMETERS: dict[Structure, float] = {
     "random": 0.0,
     "near identity": 1e-3,
@@ -40,7 +40,7 @@ SIGNS: dict[Structure, str] = {"positive loadings": "positive", "near identity":
 
 
 class Ensemble(NamedTuple):
-    """An ensemble of random bases; `spectrum` is "power law", or "step": one strong feature, all others equal."""
+    """An ensemble of random bases. `spectrum` is "power law" or "step" (one strong feature, all others equal)."""
 
     structure: Structure
     parameter: float
@@ -55,9 +55,10 @@ def grid(config: Config) -> list[Ensemble]:
     base = Ensemble("random", 0.0, "power law", config.n, config.decay, config.strength)
     found = []
     for structure, parameter in PARAMETERS.items():
-        of = base._replace(structure=structure, parameter=parameter)
-        found += [of, *(of._replace(n=n) for n in config.ns), *(of._replace(decay=decay) for decay in config.decays)]
-        found += [of._replace(strength=strength) for strength in config.strengths]
+        plain = base._replace(structure=structure, parameter=parameter)
+        found += [plain, *(plain._replace(n=n) for n in config.ns)]
+        found += [plain._replace(decay=decay) for decay in config.decays]
+        found += [plain._replace(strength=strength) for strength in config.strengths]
     varied: dict[Structure, Sequence[float]] = {
         "near identity": config.sizes,
         "positive loadings": config.sizes,
@@ -73,7 +74,7 @@ def grid(config: Config) -> list[Ensemble]:
 def bases(
     keys: Key[Array, " draws"], parameter: float | Float[Array, ""], *, structure: Structure, n: int
 ) -> Float[Array, "draws n n"]:
-    """Random bases of a structure; `parameter` is the size, overlap or count that it takes."""
+    """Random bases with a structure; `parameter` is its size, overlap or count."""
     build: dict[Structure, Callable[[Array], Array]] = {
         "random": lambda key: structures.random_orthogonal(key, n),
         "near identity": lambda key: structures.near_identity(key, n, parameter),
@@ -86,7 +87,7 @@ def bases(
 
 
 def spectrum(cell: Ensemble) -> Float[Array, " n"]:
-    """The strengths of a cell; in a step the strongest has half of all there is."""
+    """The strengths of a cell; in a step the strongest feature has about half of the total."""
     if cell.spectrum == "power law":
         return structures.power_law(cell.n, cell.decay)
     s2 = jnp.ones(cell.n).at[0].set(cell.n - 1)
@@ -94,10 +95,10 @@ def spectrum(cell: Ensemble) -> Float[Array, " n"]:
 
 
 def competing(count: int) -> float:
-    """The share of pairs that starve among the features that compete for `count` exceptions.
+    """The share of starving pairs among the features that compete for `count` exceptions.
 
-    `1 - E[t] / pi` for the angle t between a line of random direction in `count` dimensions and the line along the
-    vector of ones, of density proportional to `sin(t)^(count - 2)`; see `gsjax.starvation.ensemble`.
+    It is `1 - E[t] / pi`, where t is the angle between a random line in `count` dimensions and the line along the
+    vector of ones. Its density is proportional to `sin(t)^(count - 2)`; see `gsjax.starvation.ensemble`.
 
     >>> [round(competing(count), 3) for count in (1, 2, 3)]
     [1.0, 0.75, 0.682]

@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 Task = str  # a data set and the labels of two classes, as in "fashion_mnist_2_4"
 Network = Literal["mlp", "cnn"]
 
-# Named in the text and figures. What is said over tasks is over these and a ring of classes, each with the next one.
+# Tasks named in the text and figures. Statistics over tasks also include a ring of classes, each with the next one.
 TASKS = ("digits_3_8", "digits_0_1", "mnist_3_8", "mnist_0_1", "fashion_mnist_2_4", "fashion_mnist_1_9", "cifar10_3_5")
 RING = tuple(
     f"{name}_{label}_{(label + 1) % 10}"
-    for name, labels in (("mnist", range(1, 10)), ("fashion_mnist", range(10)))  # mnist_0_1 is there already
+    for name, labels in (("mnist", range(1, 10)), ("fashion_mnist", range(10)))  # mnist_0_1 is in TASKS
     for label in labels
 )
 OFFICIAL = 10_000  # images in each of the test splits
-# Of tasks, in text and figures; other data sets have the title of the catalogue.
+# Names of data sets in the titles of tasks, where they are not those of the catalogue.
 SHORT: dict[str, str] = {"fashion_mnist": "Fashion", "cifar10": "CIFAR-2", "digits": "digits"}
 
 
 def network(name: Network) -> nn.Module:
-    """The network of a name."""
+    """The network with this name."""
     return networks.MLP((256, 256)) if name == "mlp" else networks.CNN((16, 16), strides=(2, 2))
 
 
 @functools.cache
 def images(source: str) -> Images:
-    """The test split of a data set, which suffices, and is there where the larger one is not."""
+    """The test split of a data set: it is large enough, and often present where the training split is not."""
     return data.get(source).read("test")
 
 
@@ -54,7 +54,7 @@ def source(task: Task) -> tuple[str, tuple[int, int]]:
 
 
 def available(task: Task) -> bool:
-    """Whether the files of a task are."""
+    """Whether the files of a task are present."""
     name, _ = source(task)
     return name == "digits" or data.available(name, "test")
 
@@ -72,9 +72,9 @@ def load(key: Key[Array, ""], task: Task, n: int) -> Dataset:
 def bases(
     key: Key[Array, ""], task: Task, name: Network, config: Config
 ) -> list[tuple[int, Float[Array, "draws n r"], Float[Array, "draws r"]]]:
-    """Bases and strengths, of mean one, of networks at initialisation, each on examples of its own, for every n.
+    """(n, bases, strengths) for every n, of networks at initialisation, each on its own examples.
 
-    Features beyond the lowest numerical rank of all draws are left out.
+    Strengths have mean one. Features beyond the lowest numerical rank of all draws are left out.
     """
     module = network(name)
 
@@ -83,9 +83,9 @@ def bases(
         return tangent.ntk(module.apply, module.init(key, x[:1]), x)
 
     found = []
-    for of_data, of_weights in jax.random.split(key, (config.draws, 2)):
-        x, y = load(of_data, task, max(config.examples))
-        gram = kernel(of_weights, x)
+    for data_key, weights_key in jax.random.split(key, (config.draws, 2)):
+        x, y = load(data_key, task, max(config.examples))
+        gram = kernel(weights_key, x)
         found.append([features.from_ntk(gram[:n, :n], y[:n]) for n in config.examples])
     stacks = []
     for n, feats in zip(config.examples, zip(*found, strict=True), strict=True):
@@ -96,13 +96,13 @@ def bases(
 
 
 def overlaps(u: Float[Array, "draws n r"]) -> dict[str, np.ndarray]:
-    """`|1.u_j| / sqrt(n)` of the strongest feature, which is the first, and the largest of all, a number a draw."""
+    """`|1.u_j| / sqrt(n)` of the first feature, which is the strongest, and the largest of all; one number per draw."""
     every = np.abs(np.asarray(u).sum(axis=1)) / u.shape[1] ** 0.5
     return {"overlap_strongest": every[:, 0], "overlap_aligned": every.max(axis=1)}
 
 
 def about(config: Config) -> list[dict[str, Any]]:
-    """What a summary says of its data; a set that is absent has no examples."""
+    """The description of the data in the summary; the entry of an absent set says so."""
     found = []
     for task in config.tasks:
         name, classes = source(task)
@@ -115,7 +115,7 @@ def about(config: Config) -> list[dict[str, Any]]:
 
 
 def title(task: Task) -> str:
-    """What to call a task.
+    """The title of a task.
 
     >>> title("fashion_mnist_2_4")
     'Fashion 2/4'

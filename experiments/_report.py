@@ -1,6 +1,6 @@
-"""What the experiments have found: all results on one page of HTML, and the tables of the documentation.
+"""All results on one HTML page, and the tables of the documentation.
 
-The page is made from every `summary.json` under a folder of results. The tables are made from the tracked records, in
+The page is made from every `summary.json` under a folder of results. The tables are made from the tracked records
 `experiments/records/NAME/PRESET/summary.json` and `theory/records/claims.json`; see `experiments/_markdown.py`.
 """
 
@@ -28,17 +28,17 @@ class Options:
     """Gather all results into one page, paper against measured, with figures."""
 
     results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
-    """Where results are looked for, in whatever folders below."""
+    """Folder that is searched for results, with all its subfolders."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: report.html in DIR)")] = (
         None
     )
-    """The page."""
+    """The HTML page."""
     tables: bool = False
     """Print the tables of all records as Markdown instead."""
     write: bool = False
-    """Put them into README.md and docs/ instead."""
+    """Update the tables in README.md and docs/ instead."""
     check: bool = False
-    """Exit with 1 if a page has other tables than the records."""
+    """Exit with status 1 if tables in README.md or docs/ differ from the records."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,10 +75,10 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def gather(results: Path, out: Path) -> None:
-    """Writes the page of all summaries under `results` to `out`, and prints where it is and what holds.
+    """Writes the page of all summaries under `results` to `out`, and prints its path and which signatures hold.
 
     Raises:
-        ValueError: there is none, or one is damaged.
+        ValueError: there is no summary, or one is damaged.
         OSError: a file cannot be read or written.
     """
     summaries = [_page.read(path) for path in sorted(results.rglob("summary.json"))]

@@ -1,8 +1,8 @@
-"""What experiments have in common when they say what they found: rows, signatures and the files at the end.
+"""Results of experiments: the rows and signatures of a summary, and the files at the end of a run.
 
-A signature is a statement about a mean over seeds, that it lies above a bound, below one, or between two, and is judged
-by Student's t. Signatures of one record are looked at together, so their p-values are corrected by Holm's method: the
-chance that any of those said to hold does not is 2.5% at most, as it is for one whose 95% interval ends at its bound.
+A signature states that a mean over seeds lies above a bound, below one, or between two. It is judged by Student's t.
+The p-values of all signatures of one record are corrected together by Holm's method. So the probability that at least
+one signature is wrongly said to hold is at most 2.5%, which for a single signature is the level of its 95% interval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from experiments._bounds import expect
 from gsjax import records, statistics
 from gsjax.statistics import Interval
 
-LEVEL = 0.025  # of a signature, one-sided
+LEVEL = 0.025  # one-sided level of significance
 
 
 def measured(
@@ -30,7 +30,7 @@ def measured(
     published: str | float | None = None,
     differs: str | None = None,
 ) -> dict[str, Any]:
-    """A row of the summary: the mean over seeds with its 95% interval, beside what was published.
+    """A row of the summary: the mean over seeds with its 95% interval, beside the published number.
 
     >>> measured("accuracy", [0.5, 0.7], published=0.65, differs="two seeds")["measured"]
     0.6
@@ -59,12 +59,12 @@ def signature(
     """A signature of the summary: whether the mean over seeds lies above a bound, below one, or between two.
 
     Args:
-        name: what it is the mean of.
-        values: one per seed; of a comparison, the differences in pairs of seeds.
+        name: of the quantity whose mean is judged.
+        values: one per seed; for a comparison, the differences paired by seed.
         above: lower bound.
         below: upper bound.
         why: where the bounds come from.
-        reason: why it fails if it does, with the evidence for that; or that it is not known, and what was ruled out.
+        reason: used if the signature fails: the cause with its evidence, or that it is unknown and what was ruled out.
 
     >>> found = judged([signature("gain", [0.1, 0.2, 0.15], above=0, why="a gain is above zero", reason="noise")])
     >>> found[0]["holds"], found[0]["why"]
@@ -80,10 +80,10 @@ def signature(
 
 
 def stated(name: str, interval: Interval | None, p: float, *, why: str, reason: str) -> dict[str, Any]:
-    """A signature that is no mean over seeds: with its interval, None where there is no number, and one-sided p-value.
+    """A signature that is not a mean over seeds, from its interval (None if there is no value) and one-sided p-value.
 
     Raises:
-        ValueError: no reason.
+        ValueError: `reason` is empty.
     """
     expect(bool(reason), "reason", "why the signature fails if it does", repr(reason))
     value, *ends = map(float, interval) if interval else (None, None)
@@ -98,7 +98,7 @@ def stated(name: str, interval: Interval | None, p: float, *, why: str, reason: 
 
 
 def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Signatures as the summary has them: `holds` and `why` by p-values corrected for being looked at together."""
+    """The signatures of a summary, with `holds` and `why` from p-values that are corrected for multiple comparisons."""
     corrected = statistics.holm([entry["p"] for entry in signatures]) if signatures else []
     found = []
     for entry, p in zip(signatures, corrected, strict=True):
@@ -106,7 +106,7 @@ def judged(signatures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         count = f" after Holm's correction for {len(signatures)}" if len(signatures) > 1 else ""
         why = f"{entry['why']}: p = {p:.2g}{count}"
         reason = entry["reason"]
-        if entry["p"] <= LEVEL:  # this very correction is why
+        if entry["p"] <= LEVEL:  # it fails only because of the correction
             reason = f"p is {entry['p']:.2g} for itself, too much for one of {len(signatures)}: more seeds would tell"
         kept = {key: entry[key] for key in ("name", "value", "interval")}
         found.append({**kept, "holds": holds, "why": why if holds else f"{reason}. Criterion: {why}"})
@@ -135,7 +135,7 @@ def finish(
     rows: Sequence[Mapping[str, Any]],
     signatures: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes `summary.json`, with `signatures` as `judged`, and the seconds of all cells together to `timing.json`."""
+    """Writes `summary.json`, with `signatures` as `judged`, and `timing.json` with the total seconds of all cells."""
     settings = {**dataclasses.asdict(config), "seed": seed}
     records.summary(
         out, experiment=experiment, preset=preset, config=settings, data=data, rows=rows, signatures=judged(signatures)
@@ -144,7 +144,7 @@ def finish(
 
 
 def conclusion(out: Path) -> str:
-    """What a run says at its end: which signatures hold, if it is one to judge by, and where its results are."""
+    """The last lines that a run prints: which signatures hold, unless it is too short to judge, and its files."""
     lines = []
     if (out / "summary.json").is_file():
         summary = _page.read(out / "summary.json")

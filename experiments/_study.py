@@ -1,12 +1,12 @@
-"""The scaffolding of every experiment: what is finished is kept, the rest is computed, recorded, judged and drawn.
+"""The harness of all experiments: it computes unfinished cells, stores their rows, judges signatures and draws figures.
 
-A module `experiments/NAME.py` has, beside `Config`, `PRESETS` and perhaps `check` (see `experiments/_options.py`), a
+A module `experiments/NAME.py` has `Config`, `PRESETS` and optionally `check` (see `experiments/_options.py`), and a
 function `study(config, *, out, seed) -> Study`. It reads the data and lists the cells; nothing is trained yet. A cell
-is the unit in which results are kept: its key, the function that computes its rows, and the columns of these rows.
-`report` makes of all rows what `summary.json` says, and the figures.
+is the unit in which results are stored: its key, the function that computes its rows, and the columns of these rows.
+`report` turns all rows into the summary and the figures.
 
-`run` does the rest. Cells whose rows are in `rows.jsonl` are skipped, so that a run that was killed goes on. Rows that
-are read back are checked against their columns: what was changed or cut off is a `ValueError` that names the file.
+`run` does the rest. It skips cells whose rows are in `rows.jsonl`, so a run that was killed can continue. Stored rows
+are checked against their columns: a changed or truncated row is a `ValueError` that names the file.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from gsjax import progress, records
 
 Row = Mapping[str, Any]
 Columns = Mapping[str, Any]
-"""What a row has, by name: `float` (a number; null if it was not finite), `int`, `bool`, `str`, `(float, 3, None)` for
-three lists of numbers of any length, or the columns of a mapping."""
+"""Types of the fields of a row, by name: `float` (a number; null if it was not finite), `int`, `bool`, `str`,
+`(float, 3, None)` for three lists of numbers of any length, or columns for a nested mapping."""
 
 
 class Cell(NamedTuple):
-    """The unit in which results are kept.
+    """The unit in which results are stored.
 
     Attributes:
-        key: what tells it from other cells; all of its rows have these values.
-        compute: computes its rows, of each of which `key` is a part.
-        columns: what each row has beside the key.
-        size: how many rows there are, e.g. one per seed.
-        folder: of its `rows.jsonl`, within that of the run.
-        files: what `compute` writes beside the rows; a cell without one of them is computed again.
+        key: identifies the cell; all of its rows have these values.
+        compute: returns the rows, each of which includes `key`.
+        columns: the other fields of each row.
+        size: number of rows, e.g. one per seed.
+        folder: of its `rows.jsonl`, relative to that of the run.
+        files: files that `compute` also writes; if one of them is missing, the cell is computed again.
     """
 
     key: Row
@@ -53,12 +53,12 @@ class Cell(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What is said of the rows.
+    """The results that follow from the rows.
 
     Attributes:
-        rows: of the summary, as `_rows.measured` makes them.
-        signatures: as `_rows.signature` makes them; `run` judges them together.
-        figures: by file name, functions that draw to a path.
+        rows: rows of the summary, from `_rows.measured`.
+        signatures: from `_rows.signature`; `run` judges them together.
+        figures: functions that draw to a path, by file name.
     """
 
     rows: Sequence[Row]
@@ -70,9 +70,9 @@ class Study(NamedTuple):
     """An experiment with its configuration and data.
 
     Attributes:
-        data: what the summary says of the data: name, sizes, whether they stand in for others.
-        cells: all of them, in the order in which they are computed.
-        report: makes the report of the rows of all cells, which are in the order of `cells`.
+        data: description of the data in the summary: name, sizes, whether they are a stand-in for others.
+        cells: in the order in which they are computed.
+        report: makes the report from the rows of all cells, in the order of `cells`.
         together: whether all processes of a run compute each cell together; otherwise process 0 computes alone.
     """
 
@@ -83,20 +83,20 @@ class Study(NamedTuple):
 
 
 def run(name: str, build: Callable[..., Study], config: Any, out: Path, *, preset: str, seed: int) -> None:
-    """Computes what is not there yet, and writes `rows.jsonl`, `summary.json`, figures and clocks to `out`.
+    """Computes all unfinished cells, and writes `rows.jsonl`, `summary.json`, figures and timings to `out`.
 
-    Every process of a run calls it; process 0 writes.
+    Every process of a run calls this function; only process 0 writes.
 
     Args:
         name: of the experiment.
         build: its `study`.
         config: its `Config`.
         out: the folder of the run.
-        preset: the name of the preset that `config` began from.
+        preset: the name of the preset that `config` is based on.
         seed: of all random numbers.
 
     Raises:
-        ValueError: it cannot be run as asked; stored rows are damaged; the folder is of another configuration.
+        ValueError: invalid arguments; damaged rows; a folder with the results of another configuration.
         OSError: a file cannot be read or written.
     """
     study: Study = build(config, out=out, seed=seed)
@@ -127,7 +127,7 @@ def run(name: str, build: Callable[..., Study], config: Any, out: Path, *, prese
 
 
 def keys(seed: int, numbers: Iterable[int]) -> Key[Array, " k"]:
-    """One key per number, such as those of the networks: number i has the same key however many there are.
+    """One key per number, e.g. per network. The key of a number does not depend on the other numbers.
 
     >>> bool((keys(0, range(3))[2] == keys(0, [2])[0]).all())
     True
@@ -145,13 +145,13 @@ def select(rows: Iterable[Row], **key: Any) -> list[dict[str, Any]]:
 
 
 def _tables(out: Path, settings: dict[str, Any], cells: Sequence[Cell]) -> dict[str, records.Table]:
-    """The tables of all folders; that of the run first, so that a folder of another configuration is named."""
+    """The tables of all folders, that of the run first, so that an error about another configuration names this one."""
     folders = dict.fromkeys([".", *(cell.folder for cell in cells)])
     return {folder: records.Table(out / folder, settings) for folder in folders}
 
 
 def _pending(cells: Sequence[Cell], tables: Mapping[str, records.Table]) -> Iterator[Cell]:
-    """The cells that are not finished, the same ones in all processes; process 0 shows progress."""
+    """The unfinished cells, the same in all processes; process 0 shows a progress bar."""
     finished = np.array(
         [bool(tables) and tables[cell.folder].has(cell.key) and all(map(Path.exists, cell.files)) for cell in cells]
     )
@@ -162,7 +162,7 @@ def _pending(cells: Sequence[Cell], tables: Mapping[str, records.Table]) -> Iter
 
 
 def _stored(cells: Sequence[Cell], tables: Mapping[str, records.Table]) -> list[dict[str, Any]]:
-    """The rows of all cells, as they are in the files, checked."""
+    """The rows of all cells, read from the files and checked."""
     found, stored = [], {folder: table.rows for folder, table in tables.items()}
     for cell in cells:
         rows = [row for row in stored[cell.folder] if cell.key.items() <= row.items()]
@@ -182,13 +182,13 @@ def _sound(good: bool, file: Path, expected: str, cell: Cell) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value of JSON is of a kind, as in `Columns`.
+    """Whether a JSON value has a type, as in `Columns`.
 
     >>> fits([[1, None], [2.5, 3]], (float, 2, None)), fits([1], (float, 2)), fits({"a": True}, {"a": int})
     (True, False, False)
     """
     if isinstance(kind, Mapping):
-        return isinstance(value, dict) and all(fits(value.get(name, ...), of) for name, of in kind.items())
+        return isinstance(value, dict) and all(fits(value.get(name, ...), each) for name, each in kind.items())
     if isinstance(kind, tuple):
         scalar, *shape = kind
         if not shape:
@@ -203,9 +203,9 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def _called(kind: Any) -> str:
-    """A kind in words."""
+    """A type of `Columns` in words."""
     if isinstance(kind, Mapping):
-        return "{" + ", ".join(f"{name}: {_called(of)}" for name, of in kind.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_called(each)}" for name, each in kind.items()) + "}"
     if isinstance(kind, tuple):
         scalar, *shape = kind
         return f"{_called(scalar)} of shape ({', '.join('any' if n is None else str(n) for n in shape)})"

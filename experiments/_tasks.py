@@ -1,4 +1,4 @@
-"""Every data set of the catalogue as a task: something to train on, and sets to measure accuracy on, by name."""
+"""Every data set of the catalogue as a task: a training set, and held-out sets by name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HELP = f"The data set: {', '.join(NAMES)}."
 
 
 class Task(NamedTuple):
-    """What is learned: `train`, the sets of `held_out` by name, the `outputs` that a network needs; `about` all this.
+    """A training set `train`, held-out sets by name, and the number of `outputs` that a network needs.
 
-    Labels are -1 and +1 if `outputs` is 1, and class indices otherwise. `about` is what a summary says of its data.
+    Labels are -1 and +1 if `outputs` is 1, and class indices otherwise. `about` describes the data in the summary.
     """
 
     train: Batch
@@ -36,15 +36,16 @@ def load(
     test: int | None = None,
     image_size: int = 64,
 ) -> Task:
-    """The task of a name, from `gsjax.data.load`; `image_size` is the height and width of photographs.
+    """The task with this name, from `gsjax.data.load`; `image_size` is the height and width of photographs.
 
     Raises:
         ValueError: no such task; classes that it does not have; more examples than it has; a damaged file.
-        FileNotFoundError: its files are nowhere; what to fetch, and where to put it.
+        FileNotFoundError: its files are missing; the message says what to fetch and where to put it.
     """
     found = data.load(key, name, classes=classes, n=n, test=test, size=image_size)
     train, *others = (
-        Batch(of.x, of.y, group=of.group, environment=of.environment) for of in (found.train, *found.held_out.values())
+        Batch(part.x, part.y, group=part.group, environment=part.environment)
+        for part in (found.train, *found.held_out.values())
     )
     held_out = dict(zip(found.held_out, others, strict=True))
     sizes = {"train": len(train.y), **{key: len(batch.y) for key, batch in held_out.items()}}
@@ -53,10 +54,10 @@ def load(
 
 
 def check(name: str, classes: Sequence[int] = ()) -> None:
-    """Checks what can be without data.
+    """Checks everything that can be checked without data.
 
     Raises:
-        ValueError: no such task; classes for one that has two of its own.
+        ValueError: no such task; classes for a task whose classes are fixed.
     """
     if name not in NAMES:
         raise ValueError(f"data: expected one of {', '.join(NAMES)}, got {name!r}")

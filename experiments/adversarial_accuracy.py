@@ -1,18 +1,16 @@
 """Accuracy under attack: spectral decoupling against plain training, on all classes of CIFAR (Table 1).
 
-Pezeshki et al. 2021. Networks of all classes are trained plainly (ERM) and with spectral decoupling (SD), and attacked
-with a radius of 5/255 a pixel, in 10 steps of 0.5/255, on exactly the normalised images that they see.
+Pezeshki et al. 2021. Networks for all classes are trained plainly (ERM) and with spectral decoupling (SD). They are
+attacked with a radius of 5/255 per pixel, in 10 steps of 0.5/255, on the normalised images that they see.
 
     python -m experiments adversarial_accuracy --preset smoke      seconds, on scikit-learn's digits
     python -m experiments adversarial_accuracy --preset laptop     the same digits for 20 epochs: minutes on 2 cores
     python -m experiments adversarial_accuracy --preset gpu        8 epochs, 5 seeds: 4 minutes of an H100
     python -m experiments adversarial_accuracy --preset paper      the published settings, CIFAR-100 too if it is there
 
-**Table 1** (record gpu) is not tested: 8 of the published 200 epochs, on 18,000 of 50,000 images, are 1.44% of the
-training. After them, with 99.9% of the training images right under both, 1.6% [1.3, 1.9] (ERM) and 2.4% [1.7, 3.1] (SD)
-of the test images are right under attack, of 72.5% and 72.3% without, a difference of 0.78% [-0.02, 1.58].
-A network of these took 13 to 21 s on an H100 that had other work, too, compilation aside. For 200 epochs on all images
-that makes 15 to 25 minutes of such a device for a network, and 2.5 to 4 hours for the 10 of a data set.
+The preset gpu has too few epochs and images to test Table 1; see `docs/results/adversarial_accuracy.md`. One network of
+it took 13 to 21 s on a shared H100, without compilation. For the preset paper this extrapolates to 15 to 25 minutes per
+network, and to 2.5 to 4 hours for the 10 networks of a data set.
 """
 
 from __future__ import annotations
@@ -43,28 +41,28 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Config:
-    """What is trained and attacked; the defaults are the published settings, where there are any."""
+    """Training and attack; the defaults are the published settings, where there are any."""
 
     data: tuple[Literal["cifar10", "cifar100", "digits"], ...] = ("cifar10", "cifar100")
-    """Data sets; CIFAR-100 is left out where it is absent, and digits (8x8, in scikit-learn) are a stand-in."""
+    """Data sets; CIFAR-100 is skipped if its files are absent, and digits (8x8, in scikit-learn) are a stand-in."""
     seeds: Annotated[int, Bound(least=2)] = 5
     """Networks per method."""
     network: Literal["preact_resnet", "vgg"] = "preact_resnet"
     """Architecture."""
     channels: Annotated[tuple[int, ...], Bound(repeats=True)] = (64, 128, 256, 512)
-    """Of the stages of preact_resnet."""
+    """Channels of the stages of preact_resnet."""
     blocks: int = 2
-    """In each of them."""
+    """Blocks per stage."""
     epochs: int = 200
-    """Of training: the learning rate falls to zero over them, as a cosine."""
+    """Epochs of training, over which the learning rate decays to zero as a cosine."""
     batch_size: int = 128
-    """Images of a step."""
+    """Images per step."""
     learning_rate: float = 0.1
-    """With momentum 0.9 and a weight decay of 5e-4."""
+    """Initial learning rate, with momentum 0.9 and a weight decay of 5e-4."""
     images: int = 10_000
-    """Test images that are attacked, the first ones of the file."""
+    """Number of attacked test images, the first ones of the file."""
     precision: Literal["highest", "tensorfloat32"] = "highest"
-    """Of products of matrices and convolutions, where the device has a choice."""
+    """Precision of matrix products and convolutions, where the device has a choice."""
 
 
 PRESETS = {
@@ -75,11 +73,11 @@ PRESETS = {
 }
 
 TABLE_1 = {"cifar10": {"erm": 0.30, "sd": 0.67}, "cifar100": {"erm": 0.14, "sd": 0.25}}  # accuracy under attack
-FACTORS = {"cifar10": 0.01, "cifar100": 0.05, "digits": 0.01}  # c of SD there
+FACTORS = {"cifar10": 0.01, "cifar100": 0.05, "digits": 0.01}  # c of SD
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per network; pairs of seeds follow each other, so that a part of them can be compared."""
+    """A cell per network; both methods of a seed follow each other, so that an unfinished run can be compared."""
     names = [name for name in config.data if name != "cifar100" or data.get("cifar100").available()]
     about = {name: _cifar.about(name) for name in names}
 
@@ -110,7 +108,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 
 class InPrecision(nn.Module):
-    """A network whose products of matrices and convolutions, forwards and backwards, are of a precision of its own."""
+    """A network with its own precision of matrix products and convolutions, forwards and backwards."""
 
     network: nn.Module
     precision: str
@@ -121,12 +119,12 @@ class InPrecision(nn.Module):
             return self.network(x, train=train)
 
 
-@functools.lru_cache(maxsize=2)  # so that it is compiled once for all seeds of an arm
+@functools.lru_cache(maxsize=2)  # compiles once for all seeds of an arm
 def recipe(name: str, arm: str, config: Config) -> _cifar.Recipe:
-    """All classes: accuracy on test images, and under attack.
+    """Training on all classes, with the accuracy on test images and under attack.
 
-    Images are normalised by mean and deviation of a channel over the images to train on; radius, step and range of the
-    pixels go through the same map, so that the attack is of 5/255 a pixel on what the network sees.
+    Images are normalised by the mean and standard deviation of each channel over the training images. Radius, step size
+    and pixel range are mapped accordingly, so that the attack has 5/255 per pixel before normalisation.
     """
     train, test = _cifar.load(name)
     normalised = scaling.standard(train.pixels)
@@ -178,7 +176,7 @@ def recipe(name: str, arm: str, config: Config) -> _cifar.Recipe:
 
 
 def summarise(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Table 1 of one data set."""
+    """The rows of Table 1 for one data set."""
     train, test = sizes
     network = config.network
     if network == "preact_resnet":
@@ -194,12 +192,12 @@ def summarise(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> li
     ]
     differs = "; ".join(filter(None, changes))
     lines = []
-    for arm, of in rows.items():
+    for arm, trained in rows.items():
         label = f"{data.get(name).title}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
         for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
-            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in of]))
+            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in trained]))
         published = TABLE_1.get(name, {}).get(arm)
-        values = [row["attacked"] for row in of]
+        values = [row["attacked"] for row in trained]
         lines.append(_rows.measured(f"{label}: under attack (5/255)", values, published=published, differs=differs))
     published = TABLE_1[name]["sd"] - TABLE_1[name]["erm"] if name in TABLE_1 else None
     title = f"{data.get(name).title}: under attack (5/255), SD minus ERM"
@@ -207,30 +205,30 @@ def summarise(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> li
 
 
 def gain(rows: Rows) -> Float[np.ndarray, " seeds"]:
-    """How much more accuracy under attack SD has than ERM, in pairs of seeds."""
+    """Accuracy under attack, SD minus ERM, paired by seed."""
     return np.array([row["attacked"] for row in rows["sd"]]) - np.array([row["attacked"] for row in rows["erm"]])
 
 
 def tested(config: Config, name: str, train: int) -> bool:
-    """Whether networks of Table 1 are trained as long and on as much as the published ones were."""
+    """Whether the networks have at least the published epochs and training images."""
     return train >= data.get(name).sizes.get("train", np.inf) and config.epochs >= Config().epochs
 
 
 def untested(config: Config, name: str, train: int) -> str:
-    """What the training lacks that Table 1 could be judged by."""
-    of = data.get(name).sizes.get("train", train)
-    share = config.epochs * train / (Config().epochs * of)
+    """How far the training falls short of the published one."""
+    available = data.get(name).sizes.get("train", train)
+    share = config.epochs * train / (Config().epochs * available)
     return (
-        f"not tested: {config.epochs} of {Config().epochs} epochs on {train} of {of} images, {share:.2%} "
+        f"not tested: {config.epochs} of {Config().epochs} epochs on {train} of {available} images, {share:.2%} "
         "of the published training"
     )
 
 
 def judge(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """Whether SD has more accuracy under attack than ERM, in pairs of seeds; nothing after too short a training."""
+    """Whether SD has a higher accuracy under attack than ERM, paired by seed; none after too short a training."""
     if not tested(config, name, sizes[0]):
         return []
-    accuracy = {arm: np.mean([[row["test"], row["attacked"]] for row in of], axis=0) for arm, of in rows.items()}
+    accuracy = {arm: np.mean([[row["test"], row["attacked"]] for row in each], axis=0) for arm, each in rows.items()}
     return [
         _rows.signature(
             f"{data.get(name).title}: accuracy under attack (5/255), SD minus ERM",
@@ -244,10 +242,10 @@ def judge(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> list[d
 
 
 def draw(found: Mapping[str, Rows], path: Path) -> None:
-    """Accuracies of both methods on test images as they are and under attack, a panel per data set."""
+    """Accuracies of both methods on clean and on attacked test images, one panel per data set."""
     figure, (axes,) = plotting.panels(1, len(found))
     for ax, (name, rows) in zip(axes, found.items(), strict=True):
-        series = {ARMS[arm]: [[row["test"], row["attacked"]] for row in of] for arm, of in rows.items()}
+        series = {ARMS[arm]: [[row["test"], row["attacked"]] for row in each] for arm, each in rows.items()}
         plotting.categories(
             ["as they are", "under attack"], series, ax=ax, ylabel=f"test accuracy, {data.get(name).title}"
         )

@@ -1,37 +1,21 @@
 """Margins of cats and dogs: spectral decoupling against plain training (Fig. 2).
 
 Pezeshki et al. 2021. A convolutional network is trained on the cats and dogs of CIFAR-10, once plainly (ERM) and once
-with spectral decoupling (SD); the margin of a test image is the smallest disturbance that flips it, found by projected
-gradient ascent (`gsjax.probes.margins`: an upper bound), in the L-infinity and in the L2 norm.
+with spectral decoupling (SD). The margin of a test image is the smallest perturbation that flips its class, in the
+L-infinity and in the L2 norm. Projected gradient ascent gives an upper bound of it (`gsjax.probes.margins`).
 
     python -m experiments cifar_margin --preset smoke      half a minute, on scikit-learn's digits
     python -m experiments cifar_margin --preset laptop     5 seeds: hours on 2 cores
     python -m experiments cifar_margin --preset gpu        10 seeds of ERM and SD: 4 minutes of an H100
     python -m experiments cifar_margin --preset paper      the published settings
 
-The network sees pixels scaled to [-1, 1]; radii are in these units. The paper gives no batch size. The
-4 of the paper preset is a guess: learning rate, momentum and scaling are those of PyTorch's tutorial on CIFAR-10, which
-has batches of 4. The presets laptop and gpu have batches of 32 at 8 times the learning rate.
+Deviations from the published recipe, and limits:
 
-**Fig. 2** (record gpu) does not come out: margins are narrower under SD, not wider. The median margin in the L-infinity
-norm is 0.0082 [0.0078, 0.0087] (ERM) and 0.0071 [0.0066, 0.0075] (SD), a ratio of 0.86 [0.78, 0.95] where the
-published curves have more than 1.75; of correctly classified images it is 0.0134 [0.0126, 0.0143] and 0.0115 [0.0109,
-0.0122]. Test accuracies are 72.6% and 72.9%. Within 0.057, 99.5% of the images are flipped under ERM and 99.5% under
-SD; the paper has 53% and 32%. The search resolves this: its quantum is 0.00011, 1.3% of ERM's median, and with the
-spread of 10 pairs of seeds a difference of 10.1% is seen (7.6% among correctly classified images). An earlier search,
-with a quantum of 0.0012 to 0.0024, could not see it. What was found out about it:
-
-- SD makes the difference of the logits 8.3 times smaller, and its gradient 8.6 times. A margin is the one over the
-  other, to first order: 0.0154 and 0.0159, the same. Why the margins that are found are narrower under SD nonetheless
-  is not known.
-- It is not the time at which one stops: margins of correctly classified images shrink in training, for both alike, from
-  0.071 and 0.061 after the first epoch, and 0.0203 and 0.0195 after the eighth. Only after the first, at 60% accuracy,
-  has ERM nearly as few images flipped as published (66%, SD 69%).
-- It is not that the attack is weaker than the published one: on these networks it flips more than was published, and
-  with four times the steps medians are 0.4% and 0.3% smaller. A weaker attack does not bring the published order back
-  either. A single step of the sign of the gradient flips 96.3% (ERM) and 94.5% (SD) within 0.057. Steps along the
-  gradient of the loss as it is, not its sign, flip 54.3% under ERM, about what was published, but 96.6% under SD: a
-  sure network has a small gradient.
+- The network sees pixels scaled to [-1, 1], and radii are in these units; the paper does not state its units.
+- The paper states no batch size. The 4 of the preset paper is a guess: learning rate, momentum and scaling are those of
+  PyTorch's tutorial on CIFAR-10, which has batches of 4. The presets laptop and gpu have batches of 32 at 8 times the
+  learning rate.
+- Fig. 2 is not reproduced; `docs/results/cifar_margin.md` has the numbers and the explanations that were ruled out.
 """
 
 from __future__ import annotations
@@ -62,38 +46,38 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 @dataclass(frozen=True)
 class Config:
-    """What is trained and attacked; the defaults are the published settings, where there are any."""
+    """Training and attack; the defaults are the published settings, where there are any."""
 
     data: Literal["cifar10", "digits"] = "cifar10"
     """Cats and dogs of CIFAR-10, or as a stand-in the threes and eights of scikit-learn's digits."""
     arms: Literal["all", "erm and sd"] = "all"
-    """What is trained: ERM, SD and the other reading of SD's penalty, or the first two."""
+    """Methods: ERM, SD and the other reading of SD's penalty, or only the first two."""
     seeds: Annotated[int, Bound(least=2)] = 10
     """Networks per arm."""
     epochs: int = 40
-    """Of training."""
+    """Epochs of training."""
     batch_size: int = 4
-    """Images of a step; the paper states none."""
+    """Images per step; the paper states none."""
     learning_rate: float = 1e-3
-    """With momentum 0.9."""
+    """Learning rate, with momentum 0.9."""
     channels: Annotated[tuple[int, ...], Bound(repeats=True)] = (12, 32)
-    """Of the convolutions."""
+    """Channels of the convolutions."""
     kernel_size: int = 5
-    """Of the convolutions."""
+    """Size of their kernels."""
     factor: float = 0.1
-    """c of SD, of c sum(logits^2)."""
+    """Factor c of SD's penalty c sum(logits^2)."""
     on_the_way: Annotated[tuple[int, ...], Bound(entries=0)] = (1, 8)
-    """Epochs after which margins are measured, too."""
+    """Epochs before the last one after which margins are also measured."""
     images: int = 2000
-    """Test images of which margins are measured, the first ones of the file."""
+    """Number of test images whose margins are measured, the first ones of the file."""
     radius: Annotated[tuple[float, float], Bound(repeats=True)] = (0.11, 3.0)
-    """Largest margins that are looked for, in the L-infinity and in the L2 norm."""
+    """Largest margins that the search can find, in the L-infinity and in the L2 norm."""
     steps: int = 20
-    """Of every attack in the search of a margin."""
+    """Steps of every attack in the search for a margin."""
     bisections: int = 12
-    """Of the radius in that search; its quantum is radius / 2^bisections."""
+    """Bisections of the radius in that search; its resolution is radius / 2^bisections."""
     checked: int = 200
-    """Test images of which margins are searched a second time, with four times the steps."""
+    """Number of test images whose margins are searched a second time, with four times the steps."""
 
 
 PRESETS = {
@@ -134,21 +118,21 @@ PRESETS = {
 }
 
 PAIRS = {"cifar10": ("cats and dogs", (3, 5)), "digits": ("threes and eights", (3, 8))}
-RADII = (0.057, 0.1)  # at which Fig. 2 was read off, and the fraction flipped there
+RADII = (0.057, 0.1)  # where Fig. 2 was read off; FIGURE_2 has the fractions flipped
 FIGURE_2 = {"erm": (0.53, 0.90), "sd": (0.32, 0.47)}
 SUMMED = "sd, summed"  # the other reading of SD's penalty
 ARMS = {**_cifar.ARMS, SUMMED: "SD, summed over 4"}  # 4: the batch size of the paper preset
-TIMES = 4  # the steps of a search, in the one that checks it
+TIMES = 4  # factor of the steps in the search that checks the first one
 
 
-def two_of(images: Images, classes: tuple[int, int]) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
-    """Images of two classes, pixels scaled to [-1, 1], and 0 or 1 for the class."""
+def two_classes(images: Images, classes: tuple[int, int]) -> tuple[Float[Array, "n h w c"], Int[Array, " n"]]:
+    """Images of two classes with pixels scaled to [-1, 1], and labels 0 and 1."""
     rows = np.isin(images.labels, classes)
     return scaling.signed(jnp.asarray(images.pixels[rows])), jnp.asarray(images.labels[rows] == classes[1], jnp.int32)
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per arm, with all seeds in one compiled program."""
+    """A cell per method, with all seeds in one compiled program."""
     about, (_, test) = _cifar.about(config.data), _cifar.load(config.data)
     available = int(np.isin(test.labels, PAIRS[config.data][1]).sum())
     arms = [arm for arm in ARMS if config.arms == "all" or arm != SUMMED]
@@ -159,21 +143,21 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
     def report(rows: list[dict[str, Any]]) -> Report:
         found = {arm: select(rows, arm=arm) for arm in arms}
-        ends = {arm: at(of, config.epochs) for arm, of in found.items()}
+        ends = {arm: after_epoch(each, config.epochs) for arm, each in found.items()}
         lines = summarise(ends, config, (about["train"], about["test"])) + resolution(ends, config)
-        lines += summarise_course(found, config)
+        lines += summarise_training(found, config)
         return Report(lines, judge(ends, config), {"margins.png": functools.partial(draw, found, config)})
 
-    of_row, count = columns(config, available), config.seeds * len(measured_after(config))
+    fields, count = columns(config, available), config.seeds * len(measured_after(config))
     return Study(
         [about],
-        [Cell({"data": config.data, "arm": arm}, functools.partial(networks_of, arm), of_row, count) for arm in arms],
+        [Cell({"data": config.data, "arm": arm}, functools.partial(networks_of, arm), fields, count) for arm in arms],
         report,
     )
 
 
 def columns(config: Config, available: int) -> Columns:
-    """Those of a row, see `_measured`; there are `available` test images."""
+    """The columns of a row (see `_measured`), with `available` test images."""
     numbers = ("train", "test", "height", "slope", "ratio", "single step", "loss gradient")
     images, checked = min(config.images, available), min(config.images, config.checked, available)
     found = {**dict.fromkeys(numbers, float), **dict.fromkeys(("linf", "l2"), (float, images))}
@@ -186,9 +170,9 @@ def measured_after(config: Config) -> list[int]:
 
 
 def recipe(arm: str, config: Config) -> _cifar.Recipe:
-    """Cats and dogs: margins in both norms."""
+    """Training on two classes, with margins in both norms."""
     classes = PAIRS[config.data][1]
-    (x, y), (x_test, y_test) = (two_of(images, classes) for images in _cifar.load(config.data))
+    (x, y), (x_test, y_test) = (two_classes(images, classes) for images in _cifar.load(config.data))
     network = networks.ConvNet(config.channels, kernel_size=config.kernel_size)
     optimizer = optax.sgd(config.learning_rate, momentum=0.9)
     batch = Config().batch_size if arm == SUMMED else 1
@@ -206,12 +190,12 @@ def recipe(arm: str, config: Config) -> _cifar.Recipe:
     )
 
 
-@functools.cache  # so that it is compiled once for both arms
+@functools.cache  # compiles once for all methods
 def _measured(network: nn.Module, config: Config) -> Callable[[methods.State, Any], dict[str, Array]]:
-    """Accuracies and margins of a network of Fig. 2, and what other attacks flip within the first of `RADII`.
+    """Accuracies and margins of a network of Fig. 2, and the share that other attacks flip within the first of `RADII`.
 
-    Beside them the medians of |f_0 - f_1|, of its gradient's l1 norm, and of their ratio over the images that are
-    right: it would be the margin in the L-infinity norm if the network were linear.
+    Also the medians of |f_0 - f_1|, of the l1 norm of its gradient, and of their ratio over correctly classified
+    images. The ratio is the margin in the L-infinity norm of a linear network.
     """
 
     def evaluate(state: methods.State, held_out: Any) -> dict[str, Array]:
@@ -225,15 +209,15 @@ def _measured(network: nn.Module, config: Config) -> Callable[[methods.State, An
 
         def margin(norm: margins.Norm, reach: float, images: int = config.images, times: int = 1) -> Array:
             search = {"max_radius": reach, "steps": times * config.steps, "bisections": config.bisections, "norm": norm}
-            of = x[:images], y[:images]
-            return _cifar.each(lambda x, y: margins.margins(logits, x, y, bounds=(-1, 1), **search).distance, *of)
+            shown = x[:images], y[:images]
+            return _cifar.each(lambda x, y: margins.margins(logits, x, y, bounds=(-1, 1), **search).distance, *shown)
 
         def single_step(x: Array, y: Array) -> Array:
             attack = {"radius": RADII[0], "step_size": RADII[0], "steps": 1, "bounds": (-1, 1)}
             return ~right(margins.pgd(logits, x, y, **attack), y)
 
         def loss_gradient(x: Array, y: Array) -> Array:
-            """Ascent along the gradient of the cross-entropy as it is, with steps of 1, which few would call PGD."""
+            """Ascent along the gradient of the cross-entropy itself, not its sign, with steps of size 1."""
 
             def ascend(_: int, delta: Array) -> Array:
                 def loss(delta: Array) -> Array:
@@ -262,13 +246,13 @@ def _measured(network: nn.Module, config: Config) -> Callable[[methods.State, An
     return evaluate
 
 
-def at(rows: Sequence[Mapping[str, Any]], epoch: int) -> list[Mapping[str, Any]]:
-    """The rows of all seeds after so many epochs."""
+def after_epoch(rows: Sequence[Mapping[str, Any]], epoch: int) -> list[Mapping[str, Any]]:
+    """The rows of all seeds after an epoch."""
     return [row for row in rows if row["epoch"] == epoch]
 
 
 def distances(rows: Sequence[Mapping[str, Any]], norm: str) -> Float[np.ndarray, "seeds images"]:
-    """Margins of all seeds, infinite where an image was not flipped (null in the file)."""
+    """Margins of all seeds; infinite where an image was not flipped, which is null in the file."""
     return np.array([[np.inf if distance is None else distance for distance in row[norm]] for row in rows])
 
 
@@ -285,11 +269,11 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
     ]
     differs = "; ".join(filter(None, [published, *changes]))
     lines = []
-    for arm, of in rows.items():
+    for arm, trained in rows.items():
         label = f"{pair}, {ARMS[arm]}"
         for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
-            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in of]))
-        linf, l2 = distances(of, "linf"), distances(of, "l2")
+            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in trained]))
+        linf, l2 = distances(trained, "linf"), distances(trained, "l2")
         for radius, fraction in zip(RADII, FIGURE_2["erm" if arm == "erm" else "sd"], strict=True):
             lines.append(
                 _rows.measured(
@@ -309,8 +293,9 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
             ("slope", "l1 norm of its gradient"),
             ("ratio", "ratio of the two, of correctly classified images"),
         ):
-            lines.append(_rows.measured(f"{label}: median {what}", [row[name] for row in of]))
-        again, first = (np.median(values, axis=1) for values in (distances(of, "checked"), linf[:, : config.checked]))
+            lines.append(_rows.measured(f"{label}: median {what}", [row[name] for row in trained]))
+        checked = distances(trained, "checked"), linf[:, : config.checked]
+        again, first = (np.median(values, axis=1) for values in checked)
         if np.isfinite([again, first]).all() and first.all():
             what = (
                 f"median margin (L-infinity) with {TIMES} times the steps, over that without, {config.checked} images"
@@ -320,7 +305,7 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
             ("single step", "by one step along the sign of the gradient"),
             ("loss gradient", f"by {config.steps} steps along the gradient of the loss, not its sign"),
         ):
-            found = [row[name] for row in of]
+            found = [row[name] for row in trained]
             lines.append(_rows.measured(f"{label}: flipped within {RADII[0]:g} (L-infinity) {what}", found))
     return lines
 
@@ -341,7 +326,7 @@ def middle(
 
 
 def median(values: Float[np.ndarray, "seeds images"], *, correct: bool = False) -> Float[np.ndarray, " seeds"]:
-    """Median margins, infinite where they were not found; images that are wrong have a margin of zero.
+    """Median margins; infinite if they were not found. Misclassified images have a margin of zero.
 
     >>> values = np.array([[0.0, 0.1, 0.2, 0.3, 0.4]])
     >>> median(values).tolist(), median(values, correct=True).tolist()
@@ -351,60 +336,61 @@ def median(values: Float[np.ndarray, "seeds images"], *, correct: bool = False) 
 
 
 def constant(name: str, value: float) -> dict[str, Any]:
-    """A row for a number that no seed has a part in."""
+    """A row for a number that does not depend on the seeds."""
     return {"name": name, "measured": value, "interval": None, "seeds": None, "published": None, "differs": None}
 
 
 def quantum(config: Config) -> float:
-    """How far the bisection may stop above the margin that its attacks can find, L-infinity."""
+    """The resolution of the bisection (L-infinity): its largest excess over the margin that attacks can find."""
     return config.radius[0] / 2**config.bisections
 
 
 def resolution(rows: Rows, config: Config) -> list[dict[str, Any]]:
-    """Which differences of the median margins (L-infinity) the search and the seeds can tell from none."""
+    """Which differences of the median margins (L-infinity) the search and the number of seeds can detect."""
     pair, step = PAIRS[config.data][0], quantum(config)
-    linf = {arm: distances(of, "linf") for arm, of in rows.items()}
+    linf = {arm: distances(each, "linf") for arm, each in rows.items()}
     lines = [constant(f"{pair}: quantum of the margins (L-infinity), {config.bisections} bisections", step)]
     for correct in (False, True):
-        of = {arm: np.minimum(median(values, correct=correct), config.radius[0]) for arm, values in linf.items()}
+        middles = {arm: np.minimum(median(values, correct=correct), config.radius[0]) for arm, values in linf.items()}
         images = ", correctly classified images" if correct else ""
-        scale = float(of["erm"].mean())
+        scale = float(middles["erm"].mean())
         if scale > 0:
-            found = statistics.mean(of["sd"] - of["erm"])
+            found = statistics.mean(middles["sd"] - middles["erm"])
             label = f"{pair}: over the median margin of ERM (L-infinity){images}"
             lines.append(constant(f"{label}: the quantum", step / scale))
             seen = step + float(found.high - found.value)
             lines.append(
                 constant(f"{label}: the least difference that is seen, quantum and half interval", seen / scale)
             )
-        if (of["erm"] > 0).all():
-            # Read off Fig. 2: ERM's curve passes 1/2 before the first radius, and SD's after the last one.
+        if (middles["erm"] > 0).all():
+            # Read off Fig. 2: ERM's curve crosses 1/2 before the first radius, and SD's after the last one.
             published = f"> {RADII[1] / RADII[0]:.2f}" if config.data == "cifar10" and not correct else None
             name = f"{pair}: median margin (L-infinity){images}, SD over ERM"
             differs = "of the medians of the published curves, read off" if published else None
-            lines.append(_rows.measured(name, of["sd"] / of["erm"], published=published, differs=differs))
+            lines.append(_rows.measured(name, middles["sd"] / middles["erm"], published=published, differs=differs))
     return lines
 
 
-def summarise_course(rows: Rows, config: Config) -> list[dict[str, Any]]:
-    """Accuracy and margins on the way."""
+def summarise_training(rows: Rows, config: Config) -> list[dict[str, Any]]:
+    """Accuracy and margins during training."""
     lines = []
-    for arm, of in rows.items():
-        for epoch in sorted({row["epoch"] for row in of} - {config.epochs}):
+    for arm, trained in rows.items():
+        for epoch in sorted({row["epoch"] for row in trained} - {config.epochs}):
             label = f"{PAIRS[config.data][0]}, {ARMS[arm]}, epoch {epoch}"
-            flipped = (distances(at(of, epoch), "linf") <= RADII[0]).mean(axis=1)
-            lines.append(_rows.measured(f"{label}: test accuracy", [row["test"] for row in at(of, epoch)]))
+            early = after_epoch(trained, epoch)
+            values = distances(early, "linf")
+            flipped = (values <= RADII[0]).mean(axis=1)
+            lines.append(_rows.measured(f"{label}: test accuracy", [row["test"] for row in early]))
             lines.append(_rows.measured(f"{label}: flipped within {RADII[0]:g} (L-infinity)", flipped))
             for correct in (False, True):
-                values = distances(at(of, epoch), "linf")
                 lines.append(middle(f"{label}: median margin (L-infinity)", values, config.radius[0], correct=correct))
     return lines
 
 
 def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
-    """Whether margins are wider under SD than under ERM, at about the same accuracy; in pairs of seeds."""
+    """Whether margins are wider under SD than under ERM, at about the same accuracy; paired by seed."""
     pair = PAIRS[config.data][0]
-    linf = {arm: distances(of, "linf") for arm, of in rows.items()}
+    linf = {arm: distances(each, "linf") for arm, each in rows.items()}
     reason = unchanged(rows, config)
     found = []
     for place, radius in enumerate(RADII):
@@ -420,19 +406,19 @@ def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
             )
         )
     for correct in (False, True):
-        of = {arm: median(values, correct=correct) for arm, values in linf.items()}
-        if all(np.isfinite(values).all() for values in of.values()):  # one that is censored cannot be judged
+        middles = {arm: median(values, correct=correct) for arm, values in linf.items()}
+        if all(np.isfinite(values).all() for values in middles.values()):  # censored medians cannot be judged
             images = ", correctly classified images" if correct else ""
             found.append(
                 _rows.signature(
                     f"{pair}: median margin (L-infinity){images}, SD minus ERM",
-                    of["sd"] - of["erm"],
+                    middles["sd"] - middles["erm"],
                     above=0.0,
                     why="the sign of the published difference",
                     reason=reason,
                 )
             )
-    clean = {arm: np.array([row["test"] for row in of]) for arm, of in rows.items()}
+    clean = {arm: np.array([row["test"] for row in each]) for arm, each in rows.items()}
     close = (FIGURE_2["erm"][0] - FIGURE_2["sd"][0]) / 10
     cost = statistics.mean(clean["sd"] - clean["erm"])
     found.append(
@@ -450,7 +436,7 @@ def judge(rows: Rows, config: Config) -> list[dict[str, Any]]:
 
 
 def unchanged(rows: Rows, config: Config) -> str:
-    """Why margins are no wider under SD, as far as it is known, with the evidence."""
+    """What is known about why margins are not wider under SD, with the evidence."""
     erm, sd = (
         {name: np.mean([row[name] for row in rows[arm]]) for name in ("height", "slope", "ratio", "single step")}
         for arm in ("erm", "sd")
@@ -470,13 +456,13 @@ def unchanged(rows: Rows, config: Config) -> str:
 
 
 def draw(rows: Rows, config: Config, path: Path) -> None:
-    """Margins in both norms with what was read off Fig. 2, and how they change in training; intervals over seeds."""
+    """Margins in both norms, with the points read off Fig. 2, and medians during training; intervals over seeds."""
     figure, (axes,) = plotting.panels(1, 3)
-    ends = {arm: at(of, config.epochs) for arm, of in rows.items()}
+    ends = {arm: after_epoch(each, config.epochs) for arm, each in rows.items()}
     for ax, norm, label in zip(axes, ("linf", "l2"), (r"$\ell_\infty$", r"$\ell_2$"), strict=False):
-        margin = {arm: distances(of, norm) for arm, of in ends.items()}
+        margin = {arm: distances(each, norm) for arm, each in ends.items()}
         found = np.concatenate([values[np.isfinite(values)] for values in margin.values()])
-        shown = norm == "linf" and config.data == "cifar10"  # beside what was published
+        shown = norm == "linf" and config.data == "cifar10"  # with the published points
         radii = np.linspace(0, 1.1 * max(RADII) if shown else np.quantile(found, 0.98), 200)
         for (arm, values), color, style in zip(margin.items(), plotting.OKABE_ITO, ("-", "--", "-."), strict=False):
             flipped = (values[..., None] <= radii).mean(axis=1)
@@ -489,13 +475,13 @@ def draw(rows: Rows, config: Config, path: Path) -> None:
         ax.set_ylim(0, 1)
         above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 2, "borderaxespad": 0}
         ax.legend(frameon=False, **(above if shown else {"loc": "lower right"}))
-    epochs = sorted({row["epoch"] for of in rows.values() for row in of})
+    epochs = sorted({row["epoch"] for trained in rows.values() for row in trained})
 
-    def medians(of: Sequence[Mapping[str, Any]], epoch: int) -> Float[np.ndarray, " seeds"]:
-        return np.minimum(median(distances(at(of, epoch), "linf"), correct=True), config.radius[0])
+    def medians(trained: Sequence[Mapping[str, Any]], epoch: int) -> Float[np.ndarray, " seeds"]:
+        return np.minimum(median(distances(after_epoch(trained, epoch), "linf"), correct=True), config.radius[0])
 
-    courses = {ARMS[arm]: np.stack([medians(of, epoch) for epoch in epochs], axis=1) for arm, of in rows.items()}
+    series = {ARMS[arm]: np.stack([medians(each, epoch) for epoch in epochs], axis=1) for arm, each in rows.items()}
     ylabel = r"median margin (correct), $\ell_\infty$"
-    plotting.against(epochs, courses, axes[2], xlabel="epochs of training", ylabel=ylabel, logx=True)
+    plotting.against(epochs, series, axes[2], xlabel="epochs of training", ylabel=ylabel, logx=True)
     axes[2].set_yscale("log")
     plotting.save(figure, path)

@@ -1,48 +1,32 @@
-"""Coloured digits: the colour starves the digit, and what each remedy makes of it (Table 2 and Fig. 3).
+"""Coloured digits: the colour starves the digit, and how each remedy changes that (Table 2 and Fig. 3).
 
-Pezeshki et al. 2021, with the data of Arjovsky et al. 2019: whether a digit is below five, a label flipped in a quarter
-of the cases, and a colour that agrees with the label with probability 0.8 and 0.9 in the two environments to train on,
-and 0.1 in the one to test on. A network 392-300-300-1 is trained on all examples at once, by Adam.
+Pezeshki et al. 2021, with the data of Arjovsky et al. 2019. The label says whether a digit is below five, and is
+flipped with probability 0.25. The colour agrees with the label with probability 0.8 and 0.9 in the two training
+environments, and with probability 0.1 in the test environment. A network 392-300-300-1 is trained on all examples at
+once by Adam.
 
     python -m experiments colored_mnist --preset smoke      seconds
     python -m experiments colored_mnist --preset laptop     10 restarts on the 10,000 digits of MNIST's test file: an
                                                             hour on 2 cores, 4 minutes on an H100
-    python -m experiments colored_mnist --preset fashion    Fashion-MNIST, of full size, Table 2: 5 minutes on an H100
+    python -m experiments colored_mnist --preset fashion    Fashion-MNIST, full size, Table 2: 5 minutes on an H100
     python -m experiments colored_mnist --preset paper      all 70,000 digits of MNIST, split as published: 2 minutes
                                                             for two restarts on an H100; on 2 cores 1.5 hours for
                                                             two restarts of Table 2 (--arms erm rex irm sd oracle)
 
-Every restart draws split, label noise, colours and network anew. The published recipes were tuned on the test
-environment, their numbers of steps among them. What that is worth is measured: beside the accuracy at the published
-step stand that at the step with the best accuracy on held-out images of the *training* environments, and that at the
-best step on the test environment itself. The ablation runs the two parts of SD's published schedule alone: the penalty,
-and the slow phase, in which the whole loss is multiplied by c.
+Every restart draws its own split, label noise, colours and network. Compared are:
 
-Two trivial explanations are tried beside SD: another threshold on ERM's logits, the best one for held-out images of the
-training environments or for the test images themselves; and one temperature by which ERM's logits are divided, so that
-it is as sure as SD on held-out images.
+- *Selection of the step.* The published recipes, including their numbers of steps, were tuned on the test environment.
+  So the accuracy is reported at the published step, at the step with the best accuracy on held-out images of the
+  *training* environments, and at the best step on the test environment itself.
+- *Ablation.* The two parts of SD's published schedule also run alone: the penalty, and the slow phase, in which the
+  whole loss is multiplied by c.
+- *Trivial explanations.* One is another threshold on ERM's logits, chosen on held-out images of the training
+  environments or on the test images themselves. The other is a temperature that makes ERM as confident as SD on
+  held-out images.
 
-On all of MNIST (8 restarts) Table 2 comes out as published: 91.2% in training and 23.3% on the test environment for ERM
-(published 91.1 and 23.7), 71.7 and 65.0 for REx (71.5 and 68.7), 70.8 and 67.2 for IRM (70.5 and 67.1), 70.1 and 68.6
-for SD (70.0 and 68.4), 73.7 and 72.9 for the oracle (73.5 and 73.0). Neither part of SD's schedule does it alone (13.9
-and 11.7). A threshold takes ERM to 23.5, and to 50.3 if it is chosen on the test images. On coloured blanks SD has 0.44
-nats (published 0.41), ERM none, and 0.20 at the temperature: that SD is less sure there is not a matter of scale alone.
-On gray blanks it is; and with 3,000 digits, on both.
-
-The laptop preset, with 3,000 digits in place of 50,000, has ERM at 25.3% [24.1, 26.6] on the test environment and SD at
-58.9% [58.3, 59.4]; the penalty alone gets 27.2%, the slow phase alone 23.2%. IRM and REx get hardly further than ERM:
-so few digits are learned by heart before their penalties set in, at step 190 (93% and 100% training accuracy). With the
-penalties from step 60 on they get 41.9% and 43.8%, so that the schedule is half of it. Learning from Failure turns
-round, and takes the colour for evidence against the label: 90% on the test environment, 16% in training. The method and
-step with the best validation accuracy have 9.8% on the test environment, those with the best test accuracy 90.4%.
-
-With 50,000 images of Fashion-MNIST (classes below five against the others, 5 restarts) ERM has 88.8% [88.4, 89.2] in
-training and 19.4% [18.3, 20.6] on the test environment, SD 70.4% [69.7, 71.1] and 52.0% [46.1, 58.0], IRM 63.5% and
-73.9%, REx 64.1% and 73.0%, the oracle 71.3% and 71.0%. The step that is best on held-out images of the training
-environments has all but the oracle at 10%.
-
-Group DRO (groups of label and colour) and Learning from Failure (with the moving averages of its code), which the paper
-does not run here, have the optimiser and steps of ERM; REx has those of IRM, as in its published code.
+The paper does not run Group DRO (groups of label and colour) and Learning from Failure (with the moving averages of its
+code) here; they have the optimiser and steps of ERM. REx has those of IRM, as in its published code. The images of the
+presets fashion and smoke are stand-ins. `docs/results/colored_mnist.md` has the results.
 """
 
 from __future__ import annotations
@@ -68,35 +52,35 @@ from gsjax import data, methods, networks, plotting
 from gsjax.data import Images
 
 LABELS = {"erm": "ERM", "rex": "REx", "irm": "IRM", "sd": "SD", "group dro": "Group DRO", "lff": "LfF"}
-SCHEDULE = ("erm", "sd", "sd, penalty alone", "sd, slow phase alone")  # whose accuracies are drawn in time
+SCHEDULE = ("erm", "sd", "sd, penalty alone", "sd, slow phase alone")  # arms whose accuracies are drawn over time
 ENVIRONMENTS = ("gray", "coloured", "gray blank", "coloured blank")  # of Fig. 3
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is coloured, and what is trained on it."""
+    """The coloured images, and the training."""
 
     data: Literal["mnist", "fashion_mnist", "digits"] = "mnist"
     """Images: MNIST, Fashion-MNIST, or scikit-learn's 8x8 digits, which need no file."""
     train: Annotated[int, Bound(least=2)] = 3000
-    """Images to train on, half of them in each environment."""
+    """Training images, half of them in each environment."""
     validation: Annotated[int, Bound(least=2)] = 3500
-    """Images to select the step on, in the training environments."""
+    """Held-out images of the training environments, for selecting the step."""
     test: int = 3500
-    """Images to test on."""
+    """Test images."""
     seeds: Annotated[int, Bound(least=2)] = 10
     """Restarts."""
     arms: Annotated[tuple[str, ...], Bound(entries=0)] = ()
-    """Only these arms; all of them if empty."""
+    """Methods to train; all of them if empty."""
     width: int = 300
-    """Units of a hidden layer; IRM and REx have 1.3 times as many and the oracle 0.277 times (83), as published."""
+    """Units per hidden layer; IRM and REx have 1.3 times as many and the oracle 0.277 times (83), as published."""
     stretch: float = 1.0
-    """Factor of all published numbers of steps."""
+    """Factor on all published numbers of steps."""
     records: int = 40
-    """How often accuracies are recorded on the way."""
+    """Number of times that accuracies are recorded during training."""
     split: Literal["drawn", "published"] = "drawn"
-    """Images to train and test on: drawn for every restart, or the first and the next ones of the files, as published
-    for MNIST (50,000 and the last 10,000 of its training file); the rest is for validation."""
+    """How images are split: drawn anew for every restart; or in the order of the files, first training, then test and
+    then validation images, as published for MNIST (50,000 and the last 10,000 of its training file)."""
 
 
 TABLE = ("erm", "rex", "irm", "sd", "oracle")  # the arms of Table 2
@@ -118,19 +102,19 @@ FIGURE_3 = {
 }
 
 
-ANNEAL = 190  # the step from which the penalties of IRM and REx count, as published
-EARLIER = 60  # and that of the arms "irm, earlier" and "rex, earlier"
+ANNEAL = 190  # first step with the full penalty of IRM and REx, as published
+EARLIER = 60  # the same for the arms "irm, earlier" and "rex, earlier"
 
-# Half of what SD was published to gain over ERM on the test environment.
+# Half of the published gain of SD over ERM on the test environment.
 HALF_GAIN = (TABLE_2["sd"][1] - TABLE_2["erm"][1]) / 2
 NOISE = 0.25  # share of flipped labels
 
-# Restarts that are trained at a time, all arms of them before the next ones: what a run that is stopped can lose.
+# Restarts that are trained together, with all arms, before the next ones. This bounds the loss if a run is stopped.
 _TOGETHER = 2
 
 
 class Arm(NamedTuple):
-    """One way to train; the restarts that are trained together are one compiled program."""
+    """One way to train. Restarts that are trained together are one compiled program."""
 
     name: str
     network: Any
@@ -148,14 +132,17 @@ class Sample(NamedTuple):
 
 
 def arms(config: Config) -> list[Arm]:
-    """Table 2's methods with their published recipes, two competitors, and the two halves of SD's schedule.
+    """The methods of Table 2 with their published recipes, two competitors, and the two parts of SD's schedule.
 
-    Means over examples as in the published code, in which SD's penalty is c mean yhat^2, that is a strength of 2 c, and
-    IRM's l2 of w stands for w ||theta||^2, that is a weight decay of 2 w. REx's code minimises L_0 + L_1 + w
-    ||theta||^2 + v (L_0 - L_1)^2 with the same w and v: twice the objective of `vrex` with a weight decay of w.
+    Losses are means over examples, as in the published code. Conversions:
+
+    - SD's penalty is c mean yhat^2, which is a strength of 2 c.
+    - IRM's l2 of w stands for w ||theta||^2, which is a weight decay of 2 w.
+    - REx minimises L_0 + L_1 + w ||theta||^2 + v (L_0 - L_1)^2 with the same w and v. This is twice the objective of
+      `vrex` with a weight decay of w.
 
     Raises:
-        ValueError: `config.arms` has another name.
+        ValueError: an unknown name in `config.arms`.
     """
 
     def mlp(width: float) -> networks.FullyConnected:
@@ -206,16 +193,16 @@ def arms(config: Config) -> list[Arm]:
 
 
 def check(config: Config) -> None:
-    """Checks what the bounds of single fields do not: see `arms`."""
+    """Checks the names of the arms."""
     arms(config)
 
 
 def load(config: Config) -> tuple[Images, str]:
-    """All images that there are, and what they are.
+    """All available images, and their description.
 
     Raises:
-        ValueError: fewer than `config` asks for.
-        FileNotFoundError: the files are nowhere.
+        ValueError: fewer images than `config` asks for.
+        FileNotFoundError: the files are missing.
     """
     wanted, entry = config.train + config.validation + config.test, data.get(config.data)
     if config.data == "digits":
@@ -252,20 +239,21 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per arm and restart; some restarts are trained together, all arms of them before the next ones."""
+    """A cell per arm and restart. Restarts are trained in blocks, with all arms of a block before the next one."""
     planned, (images, what) = arms(config), load(config)
-    draw_all = jax.jit(jax.vmap(lambda key, of: sample(jax.random.fold_in(key, 1), of, config), in_axes=(0, None)))
+    sample_one = functools.partial(sample, config=config)
+    draw_all = jax.jit(jax.vmap(lambda key, all_: sample_one(jax.random.fold_in(key, 1), all_), in_axes=(0, None)))
 
     @functools.lru_cache(maxsize=1)
     def samples(block: range) -> Sample:
         return draw_all(keys(seed, block), images)
 
-    @functools.lru_cache(maxsize=1)  # for the other restarts of the block, which are cells of their own
-    def block_of(arm: Arm, block: range) -> list[dict[str, Any]]:
+    @functools.lru_cache(maxsize=1)  # the other restarts of the block are separate cells
+    def rows_of_block(arm: Arm, block: range) -> list[dict[str, Any]]:
         return trained(arm, block, keys(seed, block), samples(block), config)
 
     def one(arm: Arm, block: range, restart: int) -> list[dict[str, Any]]:
-        return select(block_of(arm, block), seed=restart)
+        return select(rows_of_block(arm, block), seed=restart)
 
     def report(rows: list[dict[str, Any]]) -> Report:
         found = {arm.name: select(rows, arm=arm.name) for arm in planned}
@@ -295,12 +283,12 @@ def blocks(config: Config) -> list[range]:
 
 
 def recorded(arm: Arm, config: Config) -> list[int]:
-    """The steps after which is measured."""
+    """The steps after which accuracies are recorded."""
     return sorted({round(step) for step in np.linspace(0, arm.steps, config.records + 1)})
 
 
 def columns(arm: Arm, config: Config) -> Columns:
-    """Those of a row; see `_measured`."""
+    """The columns of a row; see `_measured`."""
     steps, environments = len(recorded(arm, config)), len(ENVIRONMENTS)
     return {
         "finite": bool,
@@ -313,12 +301,12 @@ def columns(arm: Arm, config: Config) -> Columns:
 
 
 def trained(
-    arm: Arm, restarts: Sequence[int], of_restarts: Key[Array, " seeds"], samples: Sample, config: Config
+    arm: Arm, restarts: Sequence[int], restart_keys: Key[Array, " seeds"], samples: Sample, config: Config
 ) -> list[dict[str, Any]]:
     """Trains some restarts of an arm; one row per restart."""
     result = methods.train(
         arm.method,
-        of_restarts,
+        restart_keys,
         samples.train._replace(x=seen(arm.grayscale, samples.train.x)),
         steps=arm.steps,
         record=recorded(arm, config),
@@ -329,27 +317,29 @@ def trained(
     )
     rows = []
     for place, restart in enumerate(restarts):
-        of = {name: np.asarray(values)[place] for name, values in result.records.items()}
+        found = {name: np.asarray(values)[place] for name, values in result.records.items()}
         rows.append(
             {
                 "arm": arm.name,
                 "seed": restart,
                 "finite": bool(result.finite[place]),
                 "steps": result.steps.tolist(),
-                **{name: of[name].tolist() for name in ("train", "validation", "test")},
-                **{name: of[name][-1].tolist() for name in ("accuracies", "entropies", "cooled", "shifted")},
+                **{name: found[name].tolist() for name in ("train", "validation", "test")},
+                **{name: found[name][-1].tolist() for name in ("accuracies", "entropies", "cooled", "shifted")},
             }
         )
     return rows
 
 
-@functools.cache  # so that it is compiled once for all restarts, and for all arms with the same network
+@functools.cache  # compiles once for all restarts, and for all arms with the same network
 def _measured(network: Any, grayscale: bool) -> Callable[[methods.State, Sample], dict[str, Array]]:
-    """Accuracies of a network, and its entropies.
+    """A function that measures accuracies and entropies of a network.
 
-    `train`, `validation`, `test ()`: accuracies; `accuracies`, `entropies (4,)` in the environments of Fig. 3; `cooled
-    (T, 5)`: entropies at `TEMPERATURES`, on validation images and in those four; `shifted (2,)`: test accuracy with the
-    threshold on the logits that is best on validation images, and with the one that is best on the test images.
+    - `train`, `validation`, `test ()`: accuracies.
+    - `accuracies`, `entropies (4,)`: in the environments of Fig. 3.
+    - `cooled (T, 5)`: entropies at `TEMPERATURES`, on validation images and in those four environments.
+    - `shifted (2,)`: test accuracy with the threshold on the logits that is best on validation images, and with the one
+      that is best on the test images.
     """
 
     def evaluate(state: methods.State, held_out: Sample) -> dict[str, Array]:
@@ -379,19 +369,19 @@ def _measured(network: Any, grayscale: bool) -> Callable[[methods.State, Sample]
 
 
 def seen(grayscale: bool, x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width c"]:
-    """What a network is shown of images: the oracle no colour."""
+    """The inputs of a network: grayscale images for the oracle, coloured images otherwise."""
     return data.grayscale(x) if grayscale else x
 
 
 def selected(rows: Sequence[Mapping[str, Any]], by: str) -> np.ndarray:
-    """Test accuracy of every restart at the recorded step that is best `by` "validation" or "test", or the last one."""
+    """Test accuracy of every restart at the step with the best accuracy on `by`, or at the last one if "published"."""
     if by == "published":
         return np.array([row["test"][-1] for row in rows])
     return np.array([row["test"][int(np.argmax(row[by]))] for row in rows])
 
 
 def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, what: str) -> list[dict[str, Any]]:
-    """Table 2 and Fig. 3, and what it is worth to select on the test environment."""
+    """The rows of Table 2 and Fig. 3, and the effect of selecting on the test environment."""
     size = f"{config.train} of 50,000 training images" if config.train != 50_000 else ""
     other = "" if config.data == "mnist" else f"images: {what}, a stand-in"
     scaled = f"{config.stretch:g} times the published steps" if config.stretch != 1 else ""
@@ -405,29 +395,30 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, w
         "lff": "not in Table 2",
     }
     lines = []
-    for name, of in rows.items():
+    for name, restarts in rows.items():
         differs = "; ".join(filter(None, [common, extra.get(name)])) or None
         train, test = TABLE_2.get(name, (None, None))
-        lines.append(
-            _rows.measured(
-                f"{name}: training accuracy", [row["train"][-1] for row in of], published=train, differs=differs
-            )
-        )
-        for by, published in (("published", test), ("validation", None), ("test", None)):
-            at = {"published": "at the published step", "validation": "at the best step on the training environments"}
-            label = f"{name}: test accuracy {at.get(by, 'at the best step on the test environment')}"
-            lines.append(_rows.measured(label, selected(of, by), published=published, differs=differs))
-    for name, of in rows.items():
+        values = [row["train"][-1] for row in restarts]
+        lines.append(_rows.measured(f"{name}: training accuracy", values, published=train, differs=differs))
+        for by, published, step in (
+            ("published", test, "published step"),
+            ("validation", None, "best step on the training environments"),
+            ("test", None, "best step on the test environment"),
+        ):
+            label = f"{name}: test accuracy at the {step}"
+            lines.append(_rows.measured(label, selected(restarts, by), published=published, differs=differs))
+    for name, restarts in rows.items():
         for number, environment in enumerate(ENVIRONMENTS):
             published = [values[number] for values in FIGURE_3[name]] if name in FIGURE_3 else [None, None]
             for kind, value in zip(("accuracies", "entropies"), published, strict=True):
                 label = f"{name}, {environment}: {'accuracy' if kind == 'accuracies' else 'entropy'}"
-                values = [row[kind][number] for row in of]
+                values = [row[kind][number] for row in restarts]
                 lines.append(_rows.measured(label, values, published=value, differs=common or None))
     for number, which in enumerate(("validation", "test")):
-        for name, of in rows.items():
+        for name, restarts in rows.items():
             label = f"{name}: test accuracy with the threshold that is best on {which} images"
-            lines.append(_rows.measured(label, [row["shifted"][number] for row in of], differs="not in the paper"))
+            values = [row["shifted"][number] for row in restarts]
+            lines.append(_rows.measured(label, values, differs="not in the paper"))
     if {"erm", "sd"} <= rows.keys():
         for number, environment in enumerate(ENVIRONMENTS):
             label = f"erm at the temperature at which it is as sure as sd on validation images, {environment}: entropy"
@@ -441,7 +432,7 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, w
 
 
 def selected_arm(rows: Mapping[str, Sequence[Mapping[str, Any]]], by: str) -> tuple[str, np.ndarray]:
-    """Test accuracy of every restart when the method and its step are both chosen by accuracy on `by`."""
+    """Test accuracy of every restart if both the method and its step are selected by accuracy on `by`."""
     names = [name for name in rows if name != "oracle"]
     best = np.array([[max(row[by]) for row in rows[name]] for name in names])
     tested = np.array([selected(rows[name], by) for name in names])
@@ -454,7 +445,7 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def judge(rows: Rows) -> list[dict[str, Any]]:
-    """The signatures of Table 2 and Fig. 3, over restarts, each with the trivial explanation tried beside it."""
+    """The signatures of Table 2 and Fig. 3 over restarts, with those of trivial explanations."""
     found = []
     if "erm" in rows:
         train, test = (_last(rows, "erm", part) for part in ("train", "test"))
@@ -479,7 +470,7 @@ def judge(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _judge_decoupled(rows: Rows) -> list[dict[str, Any]]:
-    """SD against ERM, against the halves of its own schedule, and against ERM with another threshold."""
+    """SD against ERM, against the parts of its own schedule, and against ERM with another threshold."""
     found, why = [], "half of the published gain of SD over ERM"
     against = {"erm": "ERM", "sd, penalty alone": "SD's penalty alone", "sd, slow phase alone": "SD's slow phase alone"}
     for other, label in against.items():
@@ -502,7 +493,7 @@ def _judge_decoupled(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _judge_entropies(rows: Rows) -> list[dict[str, Any]]:
-    """SD against ERM on images without content, as they are and with ERM's logits divided by a temperature."""
+    """SD against ERM on blank images, with and without dividing ERM's logits by a temperature."""
     found, why = [], "SD is the less sure one in Fig. 3"
     sd, erm = (np.array([row["entropies"] for row in rows[name]]) for name in ("sd", "erm"))
     calm = calmed(rows["erm"], rows["sd"])
@@ -523,23 +514,23 @@ def _judge_entropies(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _judge_invariant(rows: Rows) -> list[dict[str, Any]]:
-    """REx and IRM against ERM, with their penalties from the published step on and from an earlier one."""
+    """REx and IRM against ERM, with their penalties from the published step on, and from an earlier step on."""
     found = []
     for name in ("rex", "irm"):
-        for of, since in ((name, ANNEAL), (f"{name}, earlier", EARLIER)):
-            if {of, "erm"} <= rows.keys():
-                steps = np.array(rows[of][0]["steps"])
+        for arm, since in ((name, ANNEAL), (f"{name}, earlier", EARLIER)):
+            if {arm, "erm"} <= rows.keys():
+                steps = np.array(rows[arm][0]["steps"])
                 start = np.argmax(steps >= since * steps[-1] / 501)
-                before = np.mean([row["train"][start] for row in rows[of]])
-                label = LABELS[name] + ("" if of == name else f" with its penalty from step {EARLIER} on")
+                before = np.mean([row["train"][start] for row in rows[arm]])
+                label = LABELS[name] + ("" if arm == name else f" with its penalty from step {EARLIER} on")
                 reason = (
                     f"training accuracy is {before:.3f} when the penalty sets in, of {1 - NOISE:g} that can be had "
                 )
-                reason += f"without learning labels by heart, and {_last(rows, of, 'train').mean():.3f} in the end"
+                reason += f"without learning labels by heart, and {_last(rows, arm, 'train').mean():.3f} in the end"
                 found.append(
                     _rows.signature(
                         f"test accuracy, {label} minus ERM",
-                        _last(rows, of, "test") - _last(rows, "erm", "test"),
+                        _last(rows, arm, "test") - _last(rows, "erm", "test"),
                         above=(TABLE_2[name][1] - TABLE_2["erm"][1]) / 2,
                         why=f"half of the published gain of {LABELS[name]} over ERM",
                         reason=reason,
@@ -549,17 +540,17 @@ def _judge_invariant(rows: Rows) -> list[dict[str, Any]]:
 
 
 def _last(rows: Rows, name: str, part: str) -> Float[np.ndarray, " seeds"]:
-    """Accuracies of an arm on `part` after the published steps."""
+    """Accuracies of an arm on `part` after the published number of steps."""
     return np.array([row[part][-1] for row in rows[name]])
 
 
 def draw_environments(rows: Rows, path: Path) -> None:
-    """Fig. 3 as numbers."""
+    """Accuracies and entropies in the environments of Fig. 3."""
     figure, (axes,) = plotting.panels(1, 2)
-    shown = {LABELS.get(name, name): of for name, of in rows.items() if "," not in name}  # the published arms
+    shown = {LABELS.get(name, name): arm for name, arm in rows.items() if "," not in name}  # without the ablations
     names = [name.replace(" ", "\n") for name in ENVIRONMENTS]
     for ax, kind, label in zip(axes, ("accuracies", "entropies"), ("accuracy", "entropy in nats"), strict=True):
-        series = {name: [row[kind] for row in of] for name, of in shown.items()}
+        series = {name: [row[kind] for row in restarts] for name, restarts in shown.items()}
         plotting.categories(names, series, ax=ax, ylabel=label)
     axes[1].get_legend().remove()
     plotting.save(figure, path)

@@ -1,28 +1,17 @@
-"""Many features at once: what structure of U makes starvation prevail, and what real networks on real data have of it.
+"""Many features at once: which structure of U makes starvation prevail, and how much of it real networks have.
 
-Theorem 2 of Pezeshki et al. 2021 is about two features, of which the stronger starves the weaker. Here there are n: the
-starvation matrix of Definition 2 at the equilibrium of Eq. 9, for random bases U with and without structure
-(`gsjax.starvation.structures`), and for the U of networks at initialisation on pairs of classes of real images.
-Strengths have mean one, and lambda is relative to that. Kernels are as they come, not centred; from the images the mean
-image of their data set has been taken away.
+Theorem 2 of Pezeshki et al. 2021 is about two features, of which the stronger starves the weaker. Here there are n
+features. The starvation matrix of Definition 2 is computed at the equilibrium of Eq. 9, for random bases U with and
+without structure (`gsjax.starvation.structures`), and for the U of networks at initialisation on pairs of classes of
+real images. Strengths have mean one, and lambda is relative to that. Kernels are not centred; images have the mean
+image of their data set subtracted.
 
     python -m experiments ensembles --preset smoke     20 seconds on 2 cores, nearly all of it compilation
     python -m experiments ensembles --preset laptop    six minutes on 2 cores
     python -m experiments ensembles --preset paper     larger n and more draws; it has not been run
 
-The smoke preset wants no data but scikit-learn's digits. A data set whose files are not there is left out, and the
-summary says so. What the laptop preset found, n = 64, strengths like 1/i and lambda = 0.1 where nothing else is said:
-
-- Half of all pairs starve in a random U, 0.498 [0.495, 0.501], whatever n, decay and lambda are.
-- All of them do where stronger features load positively on the examples of weaker ones, 0.998 [0.997, 0.998] at
-  perturbations of 1e-5 of an identity. At 1e-2 that is over: 0.391 [0.384, 0.397].
-- A strongest feature that agrees with the labels starves the others, 0.972 [0.966, 0.977] of them at an overlap of
-  0.999; but at 0.3 to 0.5 it starves fewer than half of them, and among all pairs it changes little.
-- Features that compete for a few examples which the strongest gets wrong starve each other: 0.707 [0.699, 0.715] of all
-  pairs for one such example; all of them, as predicted, if the others are equally strong.
-- Real networks at initialisation, n = 128: 0.50 to 0.58 of all pairs, the more the fewer examples carry the loss (rank
-  correlation -0.92 [-0.97, -0.81] over 26 pairs of classes). Their strongest feature has little to do with the labels;
-  the best aligned one starves up to three quarters of the features weaker than itself.
+The smoke preset needs no data but scikit-learn's digits. A data set whose files are absent is skipped, and the summary
+says so. `docs/results/ensembles.md` has the results.
 """
 
 from __future__ import annotations
@@ -53,36 +42,36 @@ from gsjax.starvation.ensemble import Ensemble, ensemble
 
 @dataclass(frozen=True)
 class Config:
-    """What is computed: one thing varied at a time around `n`, `decay` and `strength`."""
+    """The ensembles: one parameter at a time is varied around `n`, `decay` and `strength`."""
 
     n: int = 64
-    """Examples, and features, of the random bases."""
+    """Number of examples and of features of the random bases."""
     decay: float = 1.0
-    """Of their strengths, s_i^2 proportional to i^-decay."""
+    """Decay of their strengths, s_i^2 proportional to i^-decay."""
     strength: float = 0.1
     """lambda, relative to the mean of s_i^2."""
     ns: tuple[int, ...] = (16, 32, 64, 128)
-    """Other n, multiples of 8."""
+    """Other values of n, multiples of 8."""
     decays: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5, 2.0)
-    """Other decays; at 0, equal strengths, nothing starves."""
+    """Other decays; at 0, with equal strengths, nothing starves."""
     strengths: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-    """Other lambdas."""
+    """Other values of lambda."""
     sizes: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-    """Of the perturbation of an identity."""
+    """Sizes of the perturbation of an identity."""
     overlaps: Annotated[tuple[float, ...], Bound(least=0, below=1)] = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999)
-    """Of the strongest feature with the labels."""
+    """Overlaps of the strongest feature with the labels."""
     counts: tuple[int, ...] = (1, 2, 3, 4, 8, 16)
-    """Of the examples on which a feature disagrees with the labels that agrees with all others."""
+    """Numbers of exceptions: examples on which a feature disagrees with the labels, while it agrees with all others."""
     draws: Annotated[int, Bound(least=2)] = 40
-    """Random bases; networks, each on examples of its own."""
+    """Number of random bases, and of networks, each with its own examples."""
     tasks: tuple[str, ...] = (*TASKS, *RING)
-    """Data sets of images (as in mnist_3_8), each with the labels of the classes that are -1 and +1."""
+    """Data sets of images with the labels of the classes -1 and +1, as in mnist_3_8."""
     networks: tuple[Network, ...] = ("mlp", "cnn")
     """mlp: two hidden layers of 256; cnn: two of 16 channels and stride 2, averaged over positions. Eq. 1, relu."""
     examples: Annotated[tuple[int, ...], Bound(least=2)] = (32, 64, 128)
-    """Numbers of real examples; the smaller sets are parts of the largest."""
+    """Numbers of real examples; the smaller sets are subsets of the largest."""
     real_strengths: tuple[float, ...] = (1e-3, 1e-1, 10.0)
-    """lambda on real data."""
+    """Values of lambda on real data."""
     x64: bool = True
     """Double precision."""
 
@@ -111,8 +100,8 @@ def check(config: Config) -> None:
     """Checks what the bounds of single fields do not.
 
     Raises:
-        ValueError: `n` or one of `ns` of which no blocks can be made; counts of exceptions that are no exceptions; a
-            task that is none.
+        ValueError: `n` or one of `ns` is not a multiple of the block size; a count of exceptions is too large; an
+            unknown task.
     """
     for name, sizes in (("n", (config.n,)), ("ns", config.ns)):
         for n in sizes:
@@ -131,7 +120,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
     tasks = [task for task in config.tasks if _real_bases.available(task)]
 
     def of_random_bases(cell: _random_bases.Ensemble) -> list[dict[str, Any]]:
-        # The same draws in all cells of a structure: differences between them are not those of the draw.
+        # All cells of a structure have the same draws, so that differences between cells are not due to the draws.
         keys = jax.random.split(_key(seed, cell.structure), config.draws)
         u = draw(keys, cell.parameter, structure=cell.structure, n=cell.n)
         return _by_draw(cell._asdict(), ensemble(u, _random_bases.spectrum(cell), Ridge(cell.strength)), {})
@@ -145,21 +134,21 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
         return rows
 
     measured = {"draw": int, **dict.fromkeys(set(Ensemble._fields) - {"converged"}, float), "converged": bool}
-    of_task = {**measured, "n": int, "strength": float, "overlap_strongest": float, "overlap_aligned": float}
+    task_columns = {**measured, "n": int, "strength": float, "overlap_strongest": float, "overlap_aligned": float}
     count = config.draws * len(config.examples) * len(config.real_strengths)
     cells = [
         Cell(cell._asdict(), functools.partial(of_random_bases, cell), measured, config.draws)
         for cell in _random_bases.grid(config)
     ]
     cells += [
-        Cell({"task": task, "network": network}, functools.partial(of_networks, task, network), of_task, count)
+        Cell({"task": task, "network": network}, functools.partial(of_networks, task, network), task_columns, count)
         for task, network in itertools.product(tasks, config.networks)
     ]
     return Study(_real_bases.about(config), cells, functools.partial(report, config, tasks))
 
 
 def report(config: Config, tasks: Sequence[_real_bases.Task], rows: list[dict[str, Any]]) -> Report:
-    """Shares of pairs that starve, by structure and of networks on `tasks`, which are those whose files are there."""
+    """Shares of starving pairs, by structure and for networks on the available `tasks`."""
     found = Rows(rows)
     figures: dict[str, Callable[[Path], None]] = {
         "structures.png": functools.partial(_ensemble_figures.draw_structures, found, config),

@@ -1,8 +1,9 @@
 """Rare groups: average and worst-group accuracy of spectral decoupling and its competitors (Table 3).
 
-Pezeshki et al. 2021 tell blond from dark hair in CelebA, where blond men are .85% of all. ERM, spectral decoupling with
-a target for each class, Learning from Failure and Group DRO are trained alike: by the same optimiser, SGD, for as many
-epochs, on the same batches, without reweighting. Group DRO alone is told the groups of the images to train on.
+Pezeshki et al. 2021 classify blond against dark hair in CelebA, where blond men are 0.85% of all. ERM, spectral
+decoupling (SD) with a target for each class, Learning from Failure and Group DRO are trained in the same way: by SGD,
+for the same number of epochs, on the same batches, without reweighting. Only Group DRO knows the groups of training
+images.
 
     python -m experiments groups --preset smoke       half a minute, on scikit-learn's digits
     python -m experiments groups --preset laptop      coloured Fashion-MNIST, three to seven minutes on 2 cores
@@ -10,45 +11,24 @@ epochs, on the same batches, without reweighting. Group DRO alone is told the gr
     python -m experiments groups --preset paper --weights resnet50.safetensors        CelebA, for an accelerator
     python -m experiments groups --preset paper --data waterbirds --learning-rate 1e-3 --epochs 300 --weights ...
 
-The stand-in of the laptop preset is `data.colored_groups`: dresses and coats against pullovers, in two colours, with
-CelebA's proportions of groups, and about as hard to tell apart as hair is. That pair was chosen after a first one,
-pullovers and coats against shirts, had turned out harder, and first results on that had been seen; it is the preset
-shirts. As SD's targets were published for these proportions (2.5 for the rare class, .44 for the frequent one), all
-methods keep their published hyperparameters; none is tuned here.
+The data of the laptop preset are a stand-in, `data.colored_groups`: dresses and coats against pullovers in two colours,
+with CelebA's proportions of groups, and about as hard to classify as hair. This pair was chosen after first results on
+another one, pullovers and coats against shirts, which turned out harder; that one is the preset shirts. SD's targets
+were published for these proportions (2.5 for the rare class, 0.44 for the frequent one), so all methods keep their
+published hyperparameters. None is tuned here.
 
-Of every run the epoch with the best worst-group accuracy on validation images counts, as is usual in this literature;
-the last epoch stands beside it. In the stand-in's validation and test images both colours are as frequent, as Sagawa et
-al. 2020 have it for Waterbirds; there average accuracies weigh the groups by their share in training. That of CelebA is
-over its test images as they are.
+The epoch with the best worst-group accuracy on validation images is reported, as is usual in this literature, and the
+last epoch beside it. In the validation and test images of the stand-in both colours are equally frequent, as in
+Waterbirds (Sagawa et al. 2020). There average accuracies weight the groups by their shares in training. For CelebA the
+average is over its test images.
 
-The worst group of ERM has 48% [45, 52], of SD 76% [74, 79], of Learning from Failure 64% [59, 69], of Group DRO 83%
-[82, 84]; with shirts 27%, 63%, 3% and 74%.
+*Controls.* SD's published targets pull both classes to the positive side, so its gain could be a shift of the
+threshold. Hence an offset on the logits is also selected for every method after training (`experiments/_offsets.py`).
+The published SD was trained by Adam and the published ERM by SGD, so both also run with Adam, at a usual step size and
+not at the published one. `docs/results/groups.md` has the results.
 
-**Decoupling, or a shift of the threshold?** SD's published targets pull both classes to the positive side. So one
-number is added to the logits of every method after training, which costs nothing (`experiments/_offsets.py`):
-
-- Selected together with the epoch, by the same worst group of validation images, it takes ERM to 79% [77, 81], with
-  shirts 68% [66, 70], and SD to 77% [75, 80] and 66% [63, 68]. SD is then not better than ERM: the difference is -1.7
-  points [-5.7, 2.4], with shirts -2.4 [-4.9, 0.1], where without an offset it is 28.0 [23.6, 32.4] and 35.6 [32.4,
-  38.9]. So most of SD's gain here is a shift.
-- Not all of it: the offset that balances both classes, which asks for no groups, takes ERM to 71% and 58%, and SD is
-  5.5 points [0.8, 10.3] and 5.0 [2.6, 7.4] above that, the first of which does not survive the correction for all
-  that was looked at. A loss with balanced classes takes ERM to 73% and 54%.
-- Where the epoch is selected without group labels, too, by the balance of classes, SD has 60% and 48%, and ERM with an
-  offset 59% and 39%: no difference for pullovers, one of 8.9 points [5.5, 12.3] for shirts.
-- A method can be better than an offset: Group DRO with one is 5.0 points [2.5, 7.5] and 8.5 [6.4, 10.6] above ERM with
-  one.
-
-That is a finding about a stand-in, and a question about the published table, in which no offset was tried. There SD was
-trained by Adam and ERM by SGD. Here Adam, at a usual step size and not the published one, takes ERM to 54% and 36%: the
-optimiser alone is some of it, too, and not most.
-
-Learning from Failure gives more and more weight to the rare class as such: its biased network learns the classes'
-frequencies before anything else. Its worst group is best after a few epochs, and worse than ERM's in the end, when all
-of the rarest group is right and most others are wrong.
-
-CelebA does not fit into memory. Photographs are read while the step before is computed, without augmentation, for one
-network after another on one device; a run that was stopped goes on with the first network that is not finished.
+CelebA does not fit into memory. Photographs are read while the previous step is computed, without augmentation, for one
+network after another on one device. A run that was stopped continues with the first unfinished network.
 """
 
 from __future__ import annotations
@@ -97,12 +77,12 @@ PUBLISHED = {
     "lff": (None, "0.8124 ± 0.0138"),
     "group_dro": ("0.9176 ± 0.0028", "0.8778 ± 0.0096"),
 }
-HALF_GAIN = (0.8324 - 0.4035) / 2  # half of what SD's worst group is published to gain over ERM's
+HALF_GAIN = (0.8324 - 0.4035) / 2  # half of the published gain of SD over ERM on the worst group
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is trained, and how."""
+    """Data and training."""
 
     data: Literal["digits", "fashion_mnist", "celeba", "waterbirds"] = "fashion_mnist"
     """Coloured images, digits (8x8, in scikit-learn) or fashion_mnist; or a folder of photographs."""
@@ -111,27 +91,27 @@ class Config:
     rare: Annotated[tuple[int, ...], Bound(least=0, most=9)] = (2,)
     """Labels of the rare class of coloured images, y = +1: pullovers."""
     arms: tuple[Arm, ...] = ("erm", "sd", "lff", "group_dro", "balanced", "erm_adam", "sd_adam")
-    """Methods."""
+    """Methods to train."""
     seeds: int = 10
     """Networks per method; coloured images are drawn anew for each."""
     epochs: int = 30
-    """Passes over the images to train on."""
+    """Passes over the training images."""
     batch_size: int = 128
-    """Images of a step."""
+    """Images per step."""
     learning_rate: float = 0.02
-    """Of SGD with momentum 0.9."""
+    """Learning rate of SGD, with momentum 0.9."""
     adam_learning_rate: float = 1e-3
-    """Of the arms that are trained by Adam."""
+    """Learning rate of the methods that are trained by Adam."""
     weight_decay: Annotated[float, Bound(least=0)] = 1e-4
     """Adds (weight_decay / 2) ||theta||^2 to every objective."""
     widths: Annotated[tuple[int, ...], Bound(repeats=True)] = (256, 256)
-    """Hidden layers of the network for coloured images."""
+    """Widths of the hidden layers of the network for coloured images."""
     blocks: Annotated[tuple[int, ...], Bound(repeats=True)] = (3, 4, 6, 3)
-    """Blocks of the residual network for photographs; these are ResNet-50's."""
+    """Blocks per stage of the residual network for photographs; the default is ResNet-50."""
     weights: Path | None = None
-    """What it begins from, a .safetensors file with torchvision's names; drawn at random if None."""
+    """Its initial weights, a .safetensors file with torchvision's names; random if None."""
     size: int = 224
-    """Height and width at which it is shown photographs."""
+    """Height and width to which photographs are scaled."""
 
 
 PRESETS = {
@@ -162,7 +142,7 @@ def check(config: Config) -> None:
 
 
 class Parts(NamedTuple):
-    """What a network is trained on, its epoch selected by, and tested on; leaves may have an axis of seeds first."""
+    """Training, validation and test examples; leaves may have an axis of seeds first."""
 
     train: methods.Batch
     validation: methods.Batch
@@ -170,14 +150,14 @@ class Parts(NamedTuple):
 
 
 def method(name: str, network: nn.Module, config: Config, sizes: tuple[int, int]) -> methods.Method:
-    """A method of Table 3 with its published hyperparameters, or a control; `sizes` of the classes -1, +1 in training.
+    """A method of Table 3 with its published hyperparameters, or a control; `sizes` are those of the classes -1, +1.
 
-    Those of SD are factors c of mean (yhat - target)^2, without 1/2, hence strengths 2 c: .1 mean over the class of
-    (yhat - .44)^2 for y = -1, and of (yhat - 2.5)^2 for y = +1. Learning from Failure has q = .7 and, as in its code,
-    moving averages of the losses of all examples. Group DRO has a step size of .01.
-
-    Balanced classes are ERM with the loss of each example over its class's share of training and over the number of
-    classes, n loss_i / (2 n_c): what sampling both classes alike is on average.
+    - SD: the published factors c multiply mean (yhat - target)^2, without 1/2, so strengths are 2 c. The penalty is 0.1
+      times the class mean of (yhat - 0.44)^2 for y = -1, and of (yhat - 2.5)^2 for y = +1.
+    - Learning from Failure: q = 0.7 and, as in its code, moving averages of the losses of all examples.
+    - Group DRO: step size 0.01.
+    - Balanced ERM: the loss of each example is multiplied by n / (2 n_c), with n_c of n examples in its class. On
+      average this is the same as sampling both classes equally often.
     """
     network_and = network, optax.sgd(config.learning_rate, momentum=0.9)
     if name.endswith("_adam"):
@@ -190,8 +170,8 @@ def method(name: str, network: nn.Module, config: Config, sizes: tuple[int, int]
         "lff": {"q": 0.7, "examples": sum(sizes), "decay": 0.7},
         "group_dro": {"groups": 4, "step_size": 0.01},
     }
-    of = name.removesuffix("_adam").replace("sd", "spectral_decoupling")
-    return methods.get(of)(*network_and, weight_decay=config.weight_decay, **options[of])
+    registered = name.removesuffix("_adam").replace("sd", "spectral_decoupling")
+    return methods.get(registered)(*network_and, weight_decay=config.weight_decay, **options[registered])
 
 
 def balanced(
@@ -218,20 +198,20 @@ def balanced(
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per method, or of photographs one per network."""
+    """A cell per method; for photographs, a cell per network."""
     photographs = config.data in ("celeba", "waterbirds")
-    data_of, cells = (from_folder if photographs else from_colored)(config, keys(seed, range(config.seeds)))
+    described, cells = (from_folder if photographs else from_colored)(config, keys(seed, range(config.seeds)))
 
     def report(rows: list[dict[str, Any]]) -> Report:
         found = {arm: select(rows, arm=arm) for arm in config.arms}
         signatures = judge(found) if config.seeds > 1 else []
         return Report(summarise(found, config), signatures, {"groups.png": functools.partial(draw, found, config)})
 
-    return Study(data_of, cells, report)
+    return Study(described, cells, report)
 
 
-def cell_of(config: Config, key: Row, train: Callable[[], list[dict[str, Any]]], count: int) -> Cell:
-    """A cell, whose rows are made by `row`."""
+def make_cell(config: Config, key: Row, train: Callable[[], list[dict[str, Any]]], count: int) -> Cell:
+    """A cell whose rows are made by `row`."""
     found = {"offset": (float, config.epochs), **dict.fromkeys(("validation", "test"), (float, config.epochs, 4))}
     kinds = dict.fromkeys(("none", "groups", "classes", "odds"), found)
     columns = {"seed": int, "shares": (float, 4), "finite": bool, **kinds}
@@ -239,12 +219,12 @@ def cell_of(config: Config, key: Row, train: Callable[[], list[dict[str, Any]]],
 
 
 def from_colored(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
-    """Coloured images: what the summary says of them, and a cell a method.
+    """Coloured images: their description in the summary, and a cell per method.
 
-    Images to validate and to test on are others than those to train on, and in both colours as many.
+    Training, validation and test images are disjoint. In validation and test images both colours are equally frequent.
 
     Raises:
-        FileNotFoundError: Fashion-MNIST is nowhere.
+        FileNotFoundError: the files of Fashion-MNIST are missing.
     """
     entry = data.get(config.data)
     if config.data == "digits":
@@ -259,7 +239,7 @@ def from_colored(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str,
 
     def batch(number: int) -> methods.Batch:
         images = pieces[number]
-        halves = [int(np.isin(images.labels, of).sum()) // 2 for of in classes]
+        halves = [int(np.isin(images.labels, labels).sum()) // 2 for labels in classes]
         sizes = np.repeat(halves, 2).tolist() if number > 0 else None
 
         def drawn(key: Key[Array, ""]) -> methods.Batch:
@@ -272,7 +252,7 @@ def from_colored(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str,
     parts = Parts(*map(batch, range(3)))
     counts = {name: np.bincount(part.group[0]) for name, part in parts._asdict().items()}
     train = functools.partial(train_colored, seeds, parts, counts["train"] / counts["train"].sum(), config)
-    cells = [cell_of(config, {"arm": arm}, functools.partial(train, arm), config.seeds) for arm in config.arms]
+    cells = [make_cell(config, {"arm": arm}, functools.partial(train, arm), config.seeds) for arm in config.arms]
     return about(f"colored_groups of {entry.title}", counts, stand_in=True), cells
 
 
@@ -304,27 +284,27 @@ def train_colored(
         what=LABELS[arm],
     )
 
-    def course(seed: int) -> Course:
+    def history(seed: int) -> Course:
         return Course(jax.tree.map(lambda leaf: leaf[seed], result.records), bool(result.finite[seed]))
 
-    return [row(seed, shares, course(seed)) for seed in range(len(seeds))]
+    return [row(seed, shares, history(seed)) for seed in range(len(seeds))]
 
 
 def from_folder(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, Any], list[Cell]]:
-    """Photographs: what the summary says of them, and a cell a network.
+    """Photographs: their description in the summary, and a cell per network.
 
     Raises:
-        FileNotFoundError: the folder is nowhere.
-        ValueError: its files are damaged; a split of it lacks a group.
+        FileNotFoundError: the folder is missing.
+        ValueError: its files are damaged, or one of its splits lacks a group.
     """
     folder = data.celeba() if config.data == "celeba" else data.waterbirds()
     counts = {name: np.bincount(folder.group[folder.rows(name)], minlength=4) for name in Parts._fields}
     for name, count in counts.items():
         expect(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
-    of = counts["test" if config.data == "celeba" else "train"]
-    train = functools.partial(train_photographs, seeds, folder, of / of.sum(), config)
+    weights = counts["test" if config.data == "celeba" else "train"]
+    train = functools.partial(train_photographs, seeds, folder, weights / weights.sum(), config)
     cells = [
-        cell_of(config, {"arm": arm, "seed": seed}, functools.partial(train, arm, seed), 1)
+        make_cell(config, {"arm": arm, "seed": seed}, functools.partial(train, arm, seed), 1)
         for arm in config.arms
         for seed in range(config.seeds)
     ]
@@ -339,11 +319,11 @@ def train_photographs(
     arm: str,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Trains one network of a method; its row."""
+    """Trains one network of a method, and returns its row."""
     network = networks.ResNet(config.blocks)
     y = folder.y[folder.rows("train")]
     sizes = int((y < 0).sum()), int((y > 0).sum())
-    course = _photographs.train(
+    history = _photographs.train(
         method(arm, network, config, sizes),
         network,
         seeds[seed],
@@ -355,22 +335,22 @@ def train_photographs(
         weights=config.weights,
         what=f"{LABELS[arm]}, network {seed + 1} of {config.seeds}",
     )
-    return [row(seed, shares, course)]
+    return [row(seed, shares, history)]
 
 
 def about(name: str, counts: Mapping[str, np.ndarray], *, stand_in: bool) -> dict[str, Any]:
-    """What the summary says of the data."""
+    """The description of the data in the summary."""
     return {"name": name, **{part: count.tolist() for part, count in counts.items()}, "stand-in": stand_in}
 
 
-def row(seed: int, shares: Float[np.ndarray, " 4"], course: Course) -> dict[str, Any]:
-    """The row of a network: by kind of offset what `measure` found after every epoch; shares of groups in averages."""
-    found = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), course.found)
-    return {"seed": seed, "shares": np.asarray(shares).tolist(), "finite": course.finite, **found}
+def row(seed: int, shares: Float[np.ndarray, " 4"], history: Course) -> dict[str, Any]:
+    """The row of a network: the results of `measure` after every epoch, and the weights of the groups in averages."""
+    found = jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), history.found)
+    return {"seed": seed, "shares": np.asarray(shares).tolist(), "finite": history.finite, **found}
 
 
 def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) -> list[dict[str, Any]]:
-    """Table 3, the accuracies of the groups, what selecting the epoch is worth, and what an offset on the logits is."""
+    """The rows of Table 3, the accuracies of the groups, and the effects of selecting the epoch and of an offset."""
     published = PUBLISHED if config.data != "waterbirds" else {}
     if config.data in ("digits", "fashion_mnist"):
         images = "8x8 digits" if config.data == "digits" else "Fashion-MNIST 14x14"
@@ -378,42 +358,43 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config) 
     else:
         differs = "no reweighted batches for Group DRO" + ("" if config.weights else "; the network is not pretrained")
     rows = []
-    for arm, of in found.items():
-        label, groups = LABELS[arm], selected(of)
-        note = differs if all(row["finite"] for row in of) else f"{differs}; the objective was not always finite"
+    for arm, trained in found.items():
+        label, groups = LABELS[arm], selected(trained)
+        note = differs if all(row["finite"] for row in trained) else f"{differs}; the objective was not always finite"
         reference = published.get(arm, (None, None))
         noted = f"{note}; published with Adam" if arm == "sd" else note
 
-        def averages(groups: Float[np.ndarray, "seeds 4"], of: Any = of) -> Float[np.ndarray, " seeds"]:
-            return (groups * [row["shares"] for row in of]).sum(axis=1)
+        def averages(groups: Float[np.ndarray, "seeds 4"], trained: Any = trained) -> Float[np.ndarray, " seeds"]:
+            return (groups * [row["shares"] for row in trained]).sum(axis=1)
 
         rows += [
             _rows.measured(f"{label}: average accuracy", averages(groups), published=reference[0], differs=noted),
             _rows.measured(f"{label}: worst-group accuracy", groups.min(axis=1), published=reference[1], differs=noted),
         ]
-        last = np.array([row["none"]["test"][-1] for row in of])
+        last = np.array([row["none"]["test"][-1] for row in trained])
         rows.append(_rows.measured(f"{label}: worst-group accuracy, last epoch", last.min(axis=1), differs=note))
         for group, name in enumerate(group_names(config)):
             rows.append(_rows.measured(f"{label}: accuracy, {name}", groups[:, group], differs=note))
-        epochs = [1 + best_epoch(row) for row in of]
+        epochs = [1 + best_epoch(row) for row in trained]
         rows.append(_rows.measured(f"{label}: epoch selected, of {config.epochs}", epochs, differs=note))
         for name, choice in CHOICES.items():
             if name != "published" and (name != "log odds" or arm in ("erm", "erm_adam")):
-                groups, title = selected(of, choice), choice.label.format(label)
+                groups, title = selected(trained, choice), choice.label.format(label)
                 rows.append(_rows.measured(f"{title}: average accuracy", averages(groups), differs=note))
                 rows.append(_rows.measured(f"{title}: worst-group accuracy", groups.min(axis=1), differs=note))
                 if choice.offset in ("groups", "classes"):
-                    rows.append(_rows.measured(f"{title}: offset", selected(of, choice, "offset"), differs=note))
+                    rows.append(_rows.measured(f"{title}: offset", selected(trained, choice, "offset"), differs=note))
     return rows
 
 
 def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Whether each remedy is better than ERM, in pairs of seeds, and SD more than a shift of the threshold."""
+    """Whether each remedy is better than ERM, paired by seed, and whether SD is more than a shift of the threshold."""
     signatures = []
     for arm in [arm for arm in ("sd", "lff", "group_dro") if arm in found and "erm" in found]:
         remedy, erm = selected(found[arm]), selected(found["erm"])
-        for name, of in {"worst group": lambda groups: groups.min(axis=1), "rarest group": lambda of: of[:, 3]}.items():
-            ours, theirs = of(remedy), of(erm)
+        judged = {"worst group": lambda groups: groups.min(axis=1), "rarest group": lambda groups: groups[:, 3]}
+        for name, pick in judged.items():
+            ours, theirs = pick(remedy), pick(erm)
             shown = ", ".join(f"{value:.2f}" for value in remedy.mean(axis=0))
             reason = (
                 f"{ours.mean():.3f} ({LABELS[arm]}) and {theirs.mean():.3f} (ERM); the groups of {LABELS[arm]}: {shown}"
@@ -425,13 +406,13 @@ def judge(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, An
 
 
 def judge_controls(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """SD's worst group beside the trivial remedies: an offset on the logits, balanced classes, and another optimiser.
+    """The worst group of SD against trivial remedies: an offset on the logits, balanced classes, another optimiser.
 
-    Group DRO is beside them to see that a method can be better than an offset here. A temperature is no remedy: it
-    changes no sign, hence no accuracy.
+    Group DRO shows whether a method can be better than an offset here. A temperature is not included, since it changes
+    no sign and hence no accuracy.
 
-    The bound is 0 where one is said to be better than the other. Where they are said not to differ, bounds are half of
-    what SD is published to gain over ERM: within them, most of that gain is not theirs.
+    Where one method is said to be better than another, the bound is 0. Where two are said not to differ, the bounds are
+    half of the published gain of SD over ERM.
     """
     signatures = []
 
@@ -469,25 +450,24 @@ def judge_controls(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dic
 
 
 def group_names(config: Config) -> tuple[str, ...]:
-    """What the four groups are."""
+    """The names of the four groups."""
     if config.data in GROUPS:
         return GROUPS[config.data]
     names = data.get(config.data).classes
-    classes = [" or ".join(names[label] for label in of) for of in (config.frequent, config.rare)]
+    classes = [" or ".join(names[label] for label in labels) for labels in (config.frequent, config.rare)]
     return tuple(f"{name}, colour {color}" for name in classes for color in (0, 1))
 
 
 def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, path: Path) -> None:
-    """Accuracy of every group by method, and of the worst group with each kind of offset and epoch by epoch.
+    """Accuracy of every group by method, and of the worst group with each kind of offset and for each epoch.
 
-    With intervals over seeds; Adam's arms are in the summary only.
+    Intervals are over seeds. The methods trained by Adam are in the summary only.
     """
     figure, ((left, middle, right),) = plotting.panels(1, 3)
     names = [name.replace(", ", ",\n").replace(" or ", "\nor ") for name in group_names(config)]
-    published = {arm: of for arm, of in found.items() if arm in PUBLISHED} or found
-    plotting.categories(
-        names, {LABELS[arm]: selected(of) for arm, of in published.items()}, ax=left, ylabel="test accuracy"
-    )
+    published = {arm: trained for arm, trained in found.items() if arm in PUBLISHED} or found
+    by_group = {LABELS[arm]: selected(trained) for arm, trained in published.items()}
+    plotting.categories(names, by_group, ax=left, ylabel="test accuracy")
     left.tick_params("x", labelsize=9)
     kinds = {
         "none": "published",
@@ -497,14 +477,14 @@ def draw(found: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, path:
         "offset,\nno groups": "blind offset",
     }
     series = {
-        LABELS[arm]: np.stack([selected(of, CHOICES[kind]).min(axis=1) for kind in kinds.values()], axis=1)
-        for arm, of in found.items()
+        LABELS[arm]: np.stack([selected(trained, CHOICES[kind]).min(axis=1) for kind in kinds.values()], axis=1)
+        for arm, trained in found.items()
         if arm in {**published, "balanced": ()}
     }
     plotting.categories(list(kinds), series, ax=middle, ylabel="test accuracy, worst group")
     middle.tick_params("x", labelsize=9)
-    for of in published.values():
-        worst = np.min([row["none"]["test"] for row in of], axis=2)
+    for trained in published.values():
+        worst = np.min([row["none"]["test"] for row in trained], axis=2)
         plotting.curves(np.arange(1, config.epochs + 1), worst, ax=right)
     right.set_xlabel("epoch")
     right.set_ylabel("test accuracy, worst group")

@@ -1,19 +1,22 @@
 """Two features, one growing stronger: primal and dual paths, and where they end (Fig. 5).
 
 Pezeshki et al. 2021, Fig. 5: two examples with labels +1, Y Phi = U S V^T with the rotation U of Eq. 15 at
-delta = 1/2, V random, s_2 = 2 and s_1 from 2 to 6. A linear model learns them by gradient descent from theta = 0 on
-Eq. 5 (ridge) or Eq. 17 (spectral decoupling), sums over examples as in the paper; the dual dynamics, Eqs. 9 and 18,
-start at alpha = 1e-8. As feature 1 grows stronger, ridge learns feature 2 less and less; spectral decoupling ends where
-it ends whatever s_1 is.
+delta = 1/2, a random V, s_2 = 2 and s_1 from 2 to 6. A linear model is trained by gradient descent from theta = 0 on
+Eq. 5 (ridge) or Eq. 17 (spectral decoupling), with sums over examples as in the paper. The dual dynamics of Eqs. 9 and
+18 start at alpha = 1e-8. As feature 1 grows stronger, ridge learns less and less of feature 2, while the end point of
+spectral decoupling does not depend on s_1.
 
     python -m experiments toy_dynamics --preset smoke     10 seconds on 2 cores, nearly all of it compilation
     python -m experiments toy_dynamics --preset laptop    the same
     python -m experiments toy_dynamics --preset paper     the same settings: the published ones are cheap
 
-The published 5,000 steps leave the descent 2e-3 to 5e-3 away from the optimum at s_1 = 5 and 6; it is run on until the
-gradient has vanished, and there meets the exact equilibrium. In the dual, steps of that size would be far outside the
-stability region of Eq. 9, whose rates reach s_1^2 / lambda = 3600: its path is integrated by an implicit method. V is
-drawn a few times, and nothing depends on it.
+Deviations from the published recipe:
+
+- The published 5,000 steps end before the optimum at s_1 = 5 and 6. Here gradient descent continues until the gradient
+  has vanished, where it meets the exact equilibrium.
+- In the dual, steps of the published size would be far outside the stability region of Eq. 9, whose rates reach
+  s_1^2 / lambda = 3600. So an implicit method integrates the dual path.
+- V is drawn several times; the result does not depend on it.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from gsjax import dual, features, linearized, plotting, statistics, training
 from gsjax.features import Features
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling
 
-ACCURACY = 1e-3  # within which end points have to agree with the exact equilibrium
+ACCURACY = 1e-3  # largest allowed distance of end points from the exact equilibrium
 TITLES = {"ridge": "ridge", "sd": "spectral decoupling"}
 
 
@@ -48,9 +51,9 @@ class Config:
     s1: Annotated[tuple[float, ...], Bound(entries=2)] = (2.0, 3.0, 4.0, 5.0, 6.0)
     """Singular values of the first feature, increasing; more than one."""
     s2: float = 2.0
-    """That of the second."""
+    """Singular value of the second feature."""
     delta: Annotated[float, Bound(above=0, below=1)] = 0.5
-    """Of U, Eq. 15: the sine of its angle."""
+    """Coupling of Eq. 15: the sine of the angle of U."""
     ridge: float = 0.01
     """lambda of Eq. 5."""
     sd: float = 0.002
@@ -60,11 +63,11 @@ class Config:
     steps: Annotated[int, Bound(least=2)] = 5000
     """Published number of steps."""
     initial: Annotated[float, Bound(above=0, below=1)] = 1e-8
-    """Where the dual variables begin."""
+    """Initial value of the dual variables."""
     tolerance: float = 1e-8
-    """The factor by which the gradient has to fall for the descent to have converged."""
+    """Factor by which the gradient norm has to fall for the descent to have converged."""
     max_steps: int = 1_000_000
-    """Bound on its steps."""
+    """Largest number of steps."""
     seeds: Annotated[int, Bound(least=2)] = 5
     """Draws of V."""
     x64: bool = True
@@ -92,8 +95,11 @@ def check(config: Config) -> None:
 class Descent(NamedTuple):
     """Gradient descent on one problem, in responses.
 
-    The `path (T, 2)` at the steps `at(config)`, which end with the published one; where it comes to rest, `end (2,)`,
-    after how many `steps`, and whether it has (`converged`).
+    Attributes:
+        path: at `recorded_steps(config)`, which end with the published number of steps, `(T, 2)`.
+        end: at the last step, `(2,)`.
+        steps: number of steps to the end.
+        converged: whether the gradient has fallen by the tolerance.
     """
 
     path: Float[Array, "T 2"]
@@ -103,11 +109,16 @@ class Descent(NamedTuple):
 
 
 class Theory(NamedTuple):
-    """What is predicted for one problem, whatever V is.
+    """The predictions for one problem, which do not depend on V.
 
-    At the `times (T,)` of the recorded steps the gradient `flow (T, 2)` in responses; from 1e-6 to the last of these
-    times the dual variables `alpha (T, 2)`, whose response at the end is `dual_end (2,)`; the exact `equilibrium (2,)`
-    in responses and `alpha_equilibrium (2,)` in dual variables; and whether all of these were computed (`converged`).
+    Attributes:
+        times: of the recorded steps, `(T,)`.
+        flow: the gradient flow at these times, in responses, `(T, 2)`.
+        alpha: the dual variables at 0 and from 1e-6 to the last of these times, `(T, 2)`.
+        dual_end: the response of the last of them, `(2,)`.
+        equilibrium: the exact equilibrium in responses, `(2,)`.
+        alpha_equilibrium: the same in dual variables, `(2,)`.
+        converged: whether all solvers have converged.
     """
 
     times: Float[Array, " T"]
@@ -119,8 +130,8 @@ class Theory(NamedTuple):
     converged: Bool[Array, ""]
 
 
-def at(config: Config) -> np.ndarray:
-    """The steps that are recorded, 0 and up to 120 from 1 to the published number."""
+def recorded_steps(config: Config) -> np.ndarray:
+    """The steps that are recorded: 0, and up to 120 from 1 to the published number."""
     return np.unique(np.concatenate([[0], np.geomspace(1, config.steps, 120).round()])).astype(int)
 
 
@@ -136,28 +147,28 @@ def descend(
     s1: Float[Array, ""],
     key: Key[Array, ""],
 ) -> Descent:
-    """Gradient descent with a random V on Eq. 5 or 17, of which the other's strength is zero: one program for both."""
+    """Gradient descent with a random V on Eq. 5 or 17; the other strength is zero, so both share one program."""
     feats, penalty = problem(config, s1), (Ridge(ridge), SpectralDecoupling(sd))
     phi = feats.u * feats.s @ jax.random.orthogonal(key, 2).T
-    course = training.descend(
+    descent = training.descend(
         _linear,
         jnp.zeros(2),
         phi,
         feats.y,
         penalty,
         step_size=config.learning_rate,
-        steps=jnp.asarray(at(config)),
+        steps=jnp.asarray(recorded_steps(config)),
         tolerance=config.tolerance,
         max_steps=config.max_steps,
     )
-    end = feats.response(_linear(course.params, phi))
-    return Descent(feats.response(course.logits), end, course.steps, course.converged)
+    end = feats.response(_linear(descent.params, phi))
+    return Descent(feats.response(descent.logits), end, descent.steps, descent.converged)
 
 
 def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
     """The flow of Eq. 5 or 17, the dual of Eq. 9 or 18, and the equilibrium of both."""
-    feats, times = problem(config, s1), config.learning_rate * jnp.asarray(at(config), float)
-    # The dual begins within lambda / s_1^2, the primal with the first step.
+    feats, times = problem(config, s1), config.learning_rate * jnp.asarray(recorded_steps(config), float)
+    # The dual changes first on the time scale lambda / s_1^2, the primal with the first step.
     moments = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-6, times[-1], len(times) - 1)])
     flow = linearized.flow(feats, penalty, times=times)
     ascent = dual.integrate(feats, penalty, times=moments, initial=config.initial)
@@ -174,7 +185,7 @@ def predict(config: Config, penalty: Penalty, s1: float) -> Theory:
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per penalty: the descent on all problems with every V, beside what is predicted."""
+    """A cell per penalty: the descent on all problems with every V, and the predictions."""
     over_v = jax.vmap(functools.partial(descend, config), (None, None, None, 0))
     descents = jax.jit(jax.vmap(over_v, (None, None, 0, None)))
     keys = jax.random.split(jax.random.key(seed), config.seeds)
@@ -207,8 +218,8 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 
 def columns(config: Config) -> Columns:
-    """Those of a row: a `Descent` for every V, and a `Theory`."""
-    moments, seeds = len(at(config)), config.seeds
+    """The columns of a row: a `Descent` for every V, and a `Theory`."""
+    moments, seeds = len(recorded_steps(config)), config.seeds
     descent = {"path": (float, seeds, moments, 2), "end": (float, seeds, 2)}
     descent |= {"steps": (int, seeds), "converged": (bool, seeds)}
     theory = {"times": (float, moments), **dict.fromkeys(("flow", "alpha"), (float, moments, 2))}
@@ -217,7 +228,7 @@ def columns(config: Config) -> Columns:
 
 
 def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    """End points, measured and predicted apart, and what the published number of steps leaves of the way to them."""
+    """End points, measured and predicted, and the distance that remains after the published number of steps."""
     found, title, apart = [], TITLES[rows[0]["penalty"]], []
     for row in rows:
         measured, exact, name = row["measured"], row["predicted"]["equilibrium"], f"{title}, s_1 = {row['s1']:g}"
@@ -234,22 +245,22 @@ def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, 
 
 
 def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
-    """Whether both paths of every problem end at its equilibrium, and what the end points say about starvation.
+    """Whether both paths of every problem end at its equilibrium, and how the end points depend on s_1.
 
-    Seeds are rotations of the parameters, which change nothing but rounding: what is judged is nearly certain.
+    Seeds are rotations of the parameters, which change only rounding, so intervals over seeds are very narrow.
     """
     found, ends = [], f"{ACCURACY:g}, less than a thousandth of any response at the equilibria"
     for s1 in config.s1:
-        of = [row for row in rows if row["s1"] == s1]
-        worst = np.max([error(row) for row in of], axis=0)
-        unfinished = sum(not (row["predicted"]["converged"] and all(row["measured"]["converged"])) for row in of)
+        runs = [row for row in rows if row["s1"] == s1]
+        worst = np.max([error(row) for row in runs], axis=0)
+        unfinished = sum(not (row["predicted"]["converged"] and all(row["measured"]["converged"])) for row in runs)
         found.append(
             _rows.stated(
                 f"s_1 = {s1:g}: the paths end at the exact equilibrium",
                 statistics.mean(worst),
                 1.0 if unfinished else statistics.within(worst, below=ACCURACY),
                 why=f"largest |z - z*| of primal and dual, ridge and spectral decoupling, below {ends}",
-                reason=f"{unfinished} of {len(of)} have not converged; the largest distance is {worst.max():.2g}",
+                reason=f"{unfinished} of {len(runs)} have not converged; the largest distance is {worst.max():.2g}",
             )
         )
     ridge, sd = (np.array([row["measured"]["end"] for row in select(rows, penalty=name)])[..., 1] for name in TITLES)
@@ -272,7 +283,7 @@ def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]
 
 
 def error(row: dict[str, Any]) -> np.ndarray:
-    """How far primal and dual end from the exact equilibrium, whichever is farther, for every V."""
+    """The distance of the end points from the exact equilibrium, the larger of primal and dual, for every V."""
     exact = np.array(row["predicted"]["equilibrium"])
     primal = np.abs(np.array(row["measured"]["end"]) - exact).max(axis=1)
     return np.maximum(primal, np.abs(np.array(row["predicted"]["dual_end"]) - exact).max())
@@ -283,11 +294,11 @@ def draw(rows: Sequence[dict[str, Any]], config: Config, path: Path) -> None:
     figure, axes = plotting.panels(2, 2)
     labels = [f"$s_1 = {s1:g}$" for s1 in config.s1]
     for (left, right), penalty in zip(axes, TITLES, strict=True):
-        of = select(rows, penalty=penalty)
+        runs = select(rows, penalty=penalty)
         exact, alpha, alpha_exact = (
-            np.array([row["predicted"][key] for row in of]) for key in ("equilibrium", "alpha", "alpha_equilibrium")
+            np.array([row["predicted"][key] for row in runs]) for key in ("equilibrium", "alpha", "alpha_equilibrium")
         )
-        plotting.plane([row["measured"]["path"][0] for row in of], exact, left, labels=labels)
+        plotting.plane([row["measured"]["path"][0] for row in runs], exact, left, labels=labels)
         plotting.plane(alpha, alpha_exact, right, labels=())
         left.set(title=f"{TITLES[penalty]}: responses", xlabel="$z_1$", ylabel="$z_2$")
         right.set(title=f"{TITLES[penalty]}: dual variables", xlabel=r"$\alpha_1$", ylabel=r"$\alpha_2$")

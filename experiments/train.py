@@ -3,17 +3,17 @@ r"""Any method on any data set and network of the project, by name.
     python -m experiments train --method irm --method-options penalty_weight=1e3 anneal=100 --data colored_mnist \
         --network fully_connected --network-options widths=300,300 dropout=0.1 --optimizer adam --learning-rate 1e-3
 
-Accuracy and loss on every held-out set are recorded in the course of training, for all seeds; where examples are in
-groups, the accuracy of the worst group, too. Seeds share the data and have networks and orders of examples of their
-own. An option is NAME=VALUE, with commas within a sequence; its names are those of the constructors `gsjax.methods.X`
-and `gsjax.networks.X`, with what they need and no data can tell, e.g. IRM's `penalty_weight`, always to be given.
+Accuracy and loss on every held-out set are recorded during training for all seeds. If examples have groups, so is the
+accuracy of the worst group. Seeds share the data; each has its own network and order of examples. Options are
+NAME=VALUE, with commas within a sequence. Names are those of the arguments of `gsjax.methods.X` and `gsjax.networks.X`.
+Arguments without a default that do not follow from the data, e.g. IRM's `penalty_weight`, have to be given.
 
     python -m experiments train --preset laptop     the default: 15 seconds on 2 cores
     python -m experiments train --preset smoke      8 seconds, nearly all of it compilation
     python -m experiments train --preset paper      minutes
 
-This reproduces no figure, and so compares with no published number. The presets are where flags begin: laptop and smoke
-train on images that come with scikit-learn, paper with the published settings of ERM on Colored MNIST.
+This reproduces no figure, so there are no published numbers. The presets laptop and smoke train on images that come
+with scikit-learn, the preset paper with the published settings of ERM on Colored MNIST.
 """
 
 from __future__ import annotations
@@ -43,44 +43,44 @@ from gsjax import methods, networks, plotting
 from gsjax.methods import Batch, Method, State, terms
 
 _TYPES: dict[str, Any] = {"bool": bool, "int": int, "float": int | float, "str": str}
-_OPTIONS = Bound(entries=0, repeats=True)  # `options` tells what is wrong with them
-GROUPS = 4  # of all tasks that have groups: two classes, two values of an attribute
+_OPTIONS = Bound(entries=0, repeats=True)  # `options` checks them
+GROUPS = 4  # in all tasks with groups: two classes times two values of an attribute
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is trained."""
+    """Method, data, network and training."""
 
     method: Annotated[str, tyro.conf.arg(metavar="NAME", help=f"{', '.join(methods.NAMES)}.")] = "erm"
     method_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
-    """Of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
+    """Options of the method, e.g. penalty_weight=1e3; group_dro takes the number of groups from the data."""
     data: Annotated[str, tyro.conf.arg(metavar="NAME", help=_tasks.HELP)] = "colored_digits"
     classes: Annotated[tuple[int, ...], Bound(least=0, entries=0)] = ()
-    """Two labels of image files to tell apart; all classes if none."""
+    """Labels of two classes of image files to train on; all classes by default."""
     n: int | None = None
-    """Examples to train on; all there are by default."""
+    """Training examples; all by default."""
     test: int | None = None
-    """Examples to test on; all there are by default."""
+    """Test examples; all by default."""
     image_size: int = 64
-    """Of photographs (celeba, waterbirds), in pixels either way."""
+    """Height and width of photographs (celeba, waterbirds), in pixels."""
     network: Annotated[str, tyro.conf.arg(metavar="NAME")] = "fully_connected"
     """mlp, cnn (in NTK parametrisation), fully_connected, convnet, vgg, preact_resnet, resnet."""
     network_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
-    """Of the network, e.g. widths=300,300 (what they are where they are needed and not given)."""
+    """Options of the network, e.g. widths=300,300, which is the default where widths are required."""
     optimizer: Literal["sgd", "adam"] = "adam"
-    """Of optax."""
+    """Optimiser of optax."""
     learning_rate: float = 1e-3
-    """Of the mean over a batch."""
+    """Learning rate, for the mean over a batch."""
     momentum: Annotated[float, Bound(least=0, below=1)] = 0.0
-    """Of sgd."""
+    """Momentum of sgd."""
     steps: int = 1000
-    """Updates."""
+    """Number of updates."""
     batch_size: int | None = None
-    """Examples an update takes; all of them by default."""
+    """Examples per update; all of them by default."""
     seeds: int = 4
-    """Networks."""
+    """Number of networks."""
     records: int = 25
-    """How many times accuracy is measured, beside the start."""
+    """How many times accuracy is measured after the start."""
     x64: bool = False
     """Double precision."""
 
@@ -99,11 +99,11 @@ PRESETS: dict[str, Config] = {
 
 
 def check(config: Config) -> None:
-    """Checks what the bounds of single fields do not, as far as that needs no data.
+    """Checks what the bounds of single fields do not, as far as possible without data.
 
     Raises:
-        ValueError: an unknown name of data, of a method, a network or an option; an option with a wrong value, or
-            without one; classes of data that have two of their own; a momentum of Adam.
+        ValueError: an unknown name of data, a method, a network or an option; an option with a wrong value or without
+            one; classes for data whose classes are fixed; momentum with Adam.
     """
     _tasks.check(config.data, config.classes)
     _constructors(config, {"groups": GROUPS})
@@ -114,7 +114,7 @@ def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
     """The method and the network of a configuration.
 
     Raises:
-        ValueError: an unknown name of either or of an option, or an option with a wrong value or without one.
+        ValueError: an unknown method, network or option, or an option with a wrong value or without one.
     """
     make_network, make_method = _constructors(config, {} if task.train.group is None else {"groups": GROUPS})
     network = make_network(outputs=task.outputs)
@@ -122,23 +122,22 @@ def build(config: Config, task: Task) -> tuple[Method, nn.Module]:
 
 
 def _constructors(config: Config, groups: Mapping[str, int]) -> tuple[Callable[..., nn.Module], Callable[..., Method]]:
-    """Network and method with their options; `groups` are what the data say of those of a method."""
+    """Constructors of network and method with their options; `groups` are options that follow from the data."""
     expect(config.method in methods.NAMES, "method", f"one of {', '.join(methods.NAMES)}", repr(config.method))
     expect(config.network in networks.NAMES, "network", f"one of {', '.join(networks.NAMES)}", repr(config.network))
     make_network, make_method = networks.get(config.network), methods.get(config.method)
-    of_network = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
-    of_method = options(config.method, make_method, config.method_options, groups)
-    return functools.partial(make_network, **of_network), functools.partial(make_method, **of_method)
+    network_options = options(config.network, make_network, config.network_options, {"widths": (300, 300)})
+    method_options = options(config.method, make_method, config.method_options, groups)
+    return functools.partial(make_network, **network_options), functools.partial(make_method, **method_options)
 
 
 def options(
     name: str, constructor: Callable[..., Any], given: Sequence[str], defaults: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The options of a constructor, read from NAME=VALUE; `defaults` are for what it needs and has not been given.
+    """The options of a constructor, parsed from NAME=VALUE; `defaults` replace required options that are not given.
 
     Raises:
-        ValueError: text without `=`, a name that the constructor does not have, one twice, one that it needs missing, a
-            value of another type.
+        ValueError: text without `=`; an unknown or repeated name; a missing required option; a value of the wrong type.
 
     >>> options("mlp", networks.MLP, ["widths=8", "activation=tanh"], {})
     {'widths': (8,), 'activation': 'tanh'}
@@ -159,7 +158,7 @@ def options(
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """One cell, with all seeds, of which every process trains some."""
+    """One cell with all seeds; every process trains some of them."""
     data_key, key = jax.random.split(jax.random.key(seed))
     sizes = {"classes": config.classes, "n": config.n, "test": config.test, "image_size": config.image_size}
     task = _tasks.load(data_key, config.data, **sizes)
@@ -179,16 +178,16 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 
 def recorded(config: Config) -> list[int]:
-    """The steps after which is measured."""
+    """The steps after which accuracy and loss are recorded."""
     return np.unique(np.linspace(0, config.steps, config.records + 1).round()).astype(int).tolist()
 
 
 def train(config: Config, task: Task, method: Method, network: nn.Module, key: jax.Array) -> list[dict[str, Any]]:
-    """Trains all seeds; a row a seed: the `steps` of the records and, by set, the curves of what was measured.
+    """Trains all seeds. One row per seed: the recorded `steps` and, by set, the curves of all measurements.
 
     Raises:
-        ValueError: the method cannot train on this task, the network not take its examples, or the objective of a seed
-            has overflowed.
+        ValueError: the method cannot train on this task, the network cannot take its examples, or the objective of a
+            seed has overflowed.
     """
     sets = {"train": task.train, **task.held_out}
     run = methods.train(
@@ -207,15 +206,15 @@ def train(config: Config, task: Task, method: Method, network: nn.Module, key: j
     expect(lost == 0, "learning_rate", expected, f"{config.learning_rate}: {lost} of {len(run.finite)} lost it")
     return [
         {"seed": number, "steps": run.steps.tolist()}
-        | {name: {key: of[number].tolist() for key, of in curves.items()} for name, curves in run.records.items()}
+        | {name: {key: curve[number].tolist() for key, curve in curves.items()} for name, curves in run.records.items()}
         for number in range(config.seeds)
     ]
 
 
 def measure(network: nn.Module, state: State, batch: Batch) -> dict[str, Float[Array, ""]]:
-    """Accuracy, mean loss in nats, and the accuracy of the worst group where there are groups.
+    """Accuracy, mean loss in nats, and the accuracy of the worst group if there are groups.
 
-    Groups without examples do not count.
+    Groups without examples are ignored.
     """
 
     def logits_of(x: Array) -> Array:
@@ -226,13 +225,13 @@ def measure(network: nn.Module, state: State, batch: Batch) -> dict[str, Float[A
     right = (logits > 0).astype(int) == label if logits.ndim == 1 else logits.argmax(axis=1) == label
     found = {"accuracy": right.mean(), "loss": terms.losses(logits, batch.y).mean()}
     if batch.group is not None:
-        accuracy, there = terms.mean_by(right.astype(logits.dtype), batch.group, GROUPS)
-        found["worst group"] = jnp.where(there, accuracy, jnp.inf).min()
+        accuracy, present = terms.mean_by(right.astype(logits.dtype), batch.group, GROUPS)
+        found["worst group"] = jnp.where(present, accuracy, jnp.inf).min()
     return found
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What was measured at the end, by set."""
+    """The measurements at the end of training, by set."""
     names = {"accuracy": "accuracy", "worst group": "accuracy of the worst group", "loss": "loss in nats"}
     return [
         _rows.measured(f"{name}: {text}", [row[name][key][-1] for row in rows])
@@ -243,14 +242,14 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Accuracy, that of the worst group where there are groups, and loss, a panel each."""
+    """One panel each for accuracy, accuracy of the worst group (if there are groups) and loss."""
     names = {"accuracy": "accuracy", "worst group": "accuracy of the worst group", "loss": "loss in nats"}
     shown = {key: text for key, text in names.items() if key in rows[0]["train"]}
     figure, (axes,) = plotting.panels(1, len(shown))
     for name, color in zip(_sets(rows), plotting.OKABE_ITO, strict=False):
         for (key, text), ax in zip(shown.items(), axes, strict=True):
             values = np.array([row[name][key] for row in rows])
-            label = name if key == "loss" else ""  # once is enough, and there it hides nothing
+            label = name if key == "loss" else ""  # one legend suffices, in the panel where it hides no curve
             plotting.curves(rows[0]["steps"], values, ax, label=label, ylabel=text, color=color)
     plotting.save(figure, path)
 
@@ -269,7 +268,7 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
 
 def _value(option: str, text: str, annotation: str) -> Any:
-    """What `text` says, of the type that the constructor asks for."""
+    """`text` as a value of the type that the constructor annotates."""
     try:
         value = text if annotation == "str" else ast.literal_eval(text)
     except (ValueError, SyntaxError):

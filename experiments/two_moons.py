@@ -1,32 +1,25 @@
-"""Two moons: a straight boundary with hardly any margin, unless the outputs are decoupled (Fig. 1), and who else helps.
+"""Two moons: spectral decoupling widens the margin of a nearly straight boundary (Fig. 1), and other regularisers.
 
-Pezeshki et al. 2021: 300 points of two classes that the first coordinate alone separates, by the small margin of Fig. 1
-(b), or does not separate (a). A network 2-500-1 of ReLUs is trained by full-batch gradient descent with momentum for
-10,000 steps, on (1/n) sum softplus(-y yhat), with c (1/n) sum yhat^2 added for spectral decoupling (c). Fig. 1 (d) has
-paths in feature space: the responses of Definition 1, for the features at initialisation. The grid of regularisers is
-that of the paper's appendix, with networks of a tenth and of ten times the width beside them.
+Pezeshki et al. 2021: 300 points of two classes, which the first coordinate alone separates by a small margin (Fig. 1 b)
+or does not separate (a). A network 2-500-1 of ReLUs is trained by full-batch gradient descent with momentum for 10,000
+steps on (1/n) sum softplus(-y yhat), with c (1/n) sum yhat^2 added for spectral decoupling (c). Fig. 1 (d) shows paths
+in feature space: the responses of Definition 1 for the features at initialisation. The grid of regularisers is that of
+the paper's appendix; networks of a tenth and of ten times the width are added.
 
     python -m experiments two_moons --preset smoke      10 seconds on 2 cores
     python -m experiments two_moons --preset laptop     the paper's settings; 4 minutes on an H100
 
-SD has a margin of 0.325 [0.312, 0.339] where ERM has 0.151 [0.141, 0.160], and its boundary bends six times as far,
-0.361 against 0.058. Longer training, dropout, a rotation, batch normalisation, more layers, 50 and
-5,000 units move the margin by less than half of what SD gains. Adam comes closest, with 0.43 [0.37, 0.49] of the gain
-at a rate of 1e-4 and 0.45 [0.30, 0.62] at 3e-3: that these stay below half is not shown. Weight decay makes the margin
-smaller, by about as much: -0.45 [-0.52, -0.39]. Panel (d) is starvation itself: under ERM |z_7| stops at 0.023 [0.016,
-0.029] of |z_2|, under SD at 0.277 [0.245, 0.308].
+Every seed has its own examples and network, as published (`--shared` gives all seeds the same examples). The figures
+show the boundary of the outputs averaged over seeds, with the examples of the first seed. The measurements are made for
+each network with its own examples:
 
-Every seed has examples and a network of its own, as published (`--shared` gives all of them the same examples). What is
-drawn is the boundary of the outputs averaged over seeds, with the examples of the first; what is measured is of each
-network, with its own examples:
+- geometric margin: the distance of the nearest example from the boundary, negative if one is on the wrong side;
+- bend of the boundary: the standard deviation of its x_1 over the range of the examples in x_2, the starved coordinate;
+- share of x_2 in the gradient of the output at the examples, sum (d yhat/d x_2)^2 / sum |d yhat/d x|^2.
 
-- its geometric margin: the distance of the nearest example from the boundary, negative if one is on the wrong side;
-- how far it bends: the standard deviation of its x_1 over the range that the examples have in x_2, the starved
-  coordinate; and the share of x_2 in the gradient of the output at the examples,
-  sum (d yhat/d x_2)^2 / sum |d yhat/d x|^2.
-
-Fig. 1 (d) as published plots the absolute responses of features 2 and 7; beside it stand the norms of those of the
-three strongest features, which a straight boundary takes, and of all others.
+Fig. 1 (d) as published plots the absolute responses of features 2 and 7. A second figure shows the norms of the
+responses of the three strongest features, which suffice for a straight boundary, and of all others.
+`docs/results/two_moons.md` has the results.
 """
 
 from __future__ import annotations
@@ -55,38 +48,38 @@ from gsjax.statistics import Interval
 
 GRID = np.linspace(-2, 2, 100)
 SHOWN = (1, 6)  # features 2 and 7, whose responses Fig. 1 (d) plots
-LINEAR = 3  # the strongest features: what a constant, x_1 and x_2 make up, and a straight boundary takes
+LINEAR = 3  # number of strongest features, which suffice for a straight boundary: a constant, x_1 and x_2
 CORNERS = np.stack(np.meshgrid(GRID, GRID), axis=-1).reshape(-1, 2)  # the points of the grid, x_1 running fastest
 
 
 @dataclass(frozen=True)
 class Config:
-    """What is trained on two moons."""
+    """Data and training."""
 
     n: Annotated[int, Bound(least=2)] = 300
     """Examples."""
     noise: Annotated[float, Bound(least=0)] = 0.1
     """Standard deviation around the moons."""
     delta: float = 0.1
-    """Half of the gap between the classes along x_1 (b, c); they overlap as much in (a)."""
+    """Half of the gap between the classes along x_1 in (b, c), and half of their overlap in (a)."""
     width: int = 500
-    """Units of a hidden layer."""
+    """Units per hidden layer."""
     depth: Annotated[int, Bound(least=2)] = 5
-    """Layers of the network called deep."""
+    """Layers of the network in the arm "deep"."""
     seeds: Annotated[int, Bound(least=2)] = 10
-    """Networks an arm."""
+    """Networks per arm."""
     steps: int = 10_000
-    """Steps of training; ten times as many in the arm called longer."""
+    """Steps of training; ten times as many in the arm "longer"."""
     learning_rate: float = 0.01
-    """Of gradient descent with momentum 0.9."""
+    """Learning rate of gradient descent with momentum 0.9."""
     c: float = 0.003
-    """Spectral decoupling: the factor of mean yhat^2."""
+    """Factor of mean yhat^2 in spectral decoupling."""
     trajectory_decay: Annotated[float, Bound(least=0)] = 2e-4
-    """Weight decay in the arms that are followed in time (d)."""
+    """Weight decay in the arms whose responses are recorded over time (d)."""
     shared: bool = False
-    """All seeds have the same examples."""
+    """Give all seeds the same examples."""
     arms: Annotated[tuple[str, ...], Bound(entries=0)] = ()
-    """Only these arms; all of them if empty."""
+    """Arms to train; all of them if empty."""
 
 
 PRESETS = {
@@ -97,7 +90,7 @@ PRESETS = {
 
 
 class Arm(NamedTuple):
-    """One way to train; all of its seeds are one compiled program."""
+    """One way to train; all seeds are one compiled program."""
 
     name: str
     method: methods.Method
@@ -105,11 +98,11 @@ class Arm(NamedTuple):
     steps: int
     delta: float
     rotation: float = 0.0  # of the inputs, in radians
-    followed: bool = False  # whether its responses are recorded on the way
+    followed: bool = False  # whether its responses are recorded during training
 
 
 def published(c: float) -> float:
-    """The strength of c mean yhat^2 in the convention of the library, (strength / 2) yhat^2 an example."""
+    """The strength that corresponds to c mean yhat^2; the library's penalty is (strength / 2) yhat^2 per example."""
     return 2 * c
 
 
@@ -117,46 +110,46 @@ def arms(config: Config) -> list[Arm]:
     """The panels of Fig. 1, and the regularisers of the appendix at the margin of Fig. 1 (b).
 
     Raises:
-        ValueError: `config.arms` has another name.
+        ValueError: an unknown name in `config.arms`.
     """
     plain = networks.FullyConnected((config.width,))
     momentum = optax.sgd(config.learning_rate, 0.9)
     erm = functools.partial(methods.get("erm"), plain, momentum)
     sd = functools.partial(methods.get("spectral_decoupling"), plain, momentum, strength=published(config.c))
 
-    def of(name: str, method: methods.Method, network: Any = plain, **changes: Any) -> Arm:
+    def arm(name: str, method: methods.Method, network: Any = plain, **changes: Any) -> Arm:
         return Arm(name, method, network, **{"steps": config.steps, "delta": config.delta, **changes})
 
     def other(name: str, network: Any) -> Arm:
-        return of(name, methods.get("erm")(network, momentum), network)
+        return arm(name, methods.get("erm")(network, momentum), network)
 
     decay = config.trajectory_decay
     found = [
-        of("overlapping: erm", erm(), delta=-config.delta),
-        of("erm", erm()),
-        of("sd", sd()),
-        of("weight decay", erm(weight_decay=0.01)),
-        of("longer", erm(), steps=10 * config.steps),
-        *(of(f"adam {rate:g}", methods.get("erm")(plain, optax.adam(rate))) for rate in (1e-4, 3e-3)),
-        of("rotated", erm(), rotation=np.pi / 4),
+        arm("overlapping: erm", erm(), delta=-config.delta),
+        arm("erm", erm()),
+        arm("sd", sd()),
+        arm("weight decay", erm(weight_decay=0.01)),
+        arm("longer", erm(), steps=10 * config.steps),
+        *(arm(f"adam {rate:g}", methods.get("erm")(plain, optax.adam(rate))) for rate in (1e-4, 3e-3)),
+        arm("rotated", erm(), rotation=np.pi / 4),
         other("dropout", networks.FullyConnected((config.width,), dropout=0.7)),
         other("batch norm", networks.FullyConnected((config.width,), batch_norm=True)),
         other("deep", networks.FullyConnected((config.width,) * (config.depth - 1))),
         other("narrow", networks.FullyConnected((max(1, config.width // 10),))),
         other("wide", networks.FullyConnected((10 * config.width,))),
-        of("followed: overlapping", erm(weight_decay=decay), delta=-config.delta, followed=True),
-        of("followed: erm", erm(weight_decay=decay), followed=True),
-        of("followed: sd", sd(weight_decay=decay), followed=True),
+        arm("followed: overlapping", erm(weight_decay=decay), delta=-config.delta, followed=True),
+        arm("followed: erm", erm(weight_decay=decay), followed=True),
+        arm("followed: sd", sd(weight_decay=decay), followed=True),
     ]
-    names = [arm.name for arm in found]
+    names = [each.name for each in found]
     unknown = [name for name in config.arms if name not in names]
     if unknown:
         raise ValueError(f"arms: expected some of {', '.join(names)}, got {', '.join(unknown)}")
-    return [arm for arm in found if not config.arms or arm.name in config.arms]
+    return [each for each in found if not config.arms or each.name in config.arms]
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """A cell per arm, with all seeds; its boundaries, or its responses in time, are in a file of its own."""
+    """A cell per arm, with all seeds; an additional file per arm has its boundaries, or its responses over time."""
     planned = arms(config)
     paths = {arm.name: out / "arms" / f"{arm.name}.npz".replace(": ", " ") for arm in planned}
 
@@ -186,19 +179,19 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 
 def check(config: Config) -> None:
-    """Checks what the bounds of single fields do not: see `arms`."""
+    """Checks the names of the arms."""
     arms(config)
 
 
 def examples(delta: float, config: Config, seed: int) -> Dataset:
-    """The examples of every network, `x (seeds, n, 2)`, `y (seeds, n)`: its own, or the same for all."""
+    """The examples of every network, `x (seeds, n, 2)`, `y (seeds, n)`: its own, or the same for all networks."""
     numbers = np.zeros(config.seeds, int) if config.shared else np.arange(config.seeds)
     draw_one = functools.partial(data.two_moons, n=config.n, noise=config.noise, delta=delta)
     return jax.vmap(draw_one)(keys(seed, numbers.tolist()))
 
 
 def train(arm: Arm, config: Config, seed: int, path: Path) -> list[dict[str, Any]]:
-    """Trains an arm; one row per seed, and in the file `path` what `unpacked` reads."""
+    """Trains an arm; one row per seed, and a file `path` with the arrays that `unpacked` reads."""
     x, y = examples(arm.delta, config, seed)
     batch = methods.Batch(turned(x, arm.rotation), y)
     followed = sorted({round(step) for step in np.geomspace(1, arm.steps, 80)} if arm.followed else {arm.steps})
@@ -261,7 +254,7 @@ def followed_responses(
     y: Float[Array, "seeds n"],
     logits: Float[np.ndarray, "seeds T n"],
 ) -> Float[np.ndarray, "seeds T 4"]:
-    """Responses of features at initialisation to centred outputs: |z_2|, |z_7|, norms of the first 3, of the rest."""
+    """Responses of centred outputs in the initial features: |z_2|, |z_7|, norms of the first 3 and of the rest."""
 
     @jax.jit
     def one(params: Any, x: Array, y: Array, logits: Float[Array, "T n"]) -> Float[Array, "T 4"]:
@@ -271,14 +264,14 @@ def followed_responses(
         return jnp.stack([*(jnp.abs(z[:, i]) for i in SHOWN), *norms], axis=1)
 
     seeds = [jax.tree.map(lambda leaf, seed=seed: leaf[seed], params) for seed in range(len(logits))]
-    return np.stack([np.asarray(one(*of)) for of in zip(seeds, x, y, logits, strict=True)])
+    return np.stack([np.asarray(one(*inputs)) for inputs in zip(seeds, x, y, logits, strict=True)])
 
 
 def unpacked(path: Path, config: Config, *, followed: bool) -> dict[str, np.ndarray]:
-    """The arrays of an arm in a file that `packed` has made.
+    """The arrays of an arm, from a file that `packed` has made.
 
     Raises:
-        ValueError: it is damaged, or has other arrays.
+        ValueError: the file is damaged, or has other arrays.
         OSError: it cannot be read.
     """
     content = path.read_bytes()
@@ -295,13 +288,13 @@ def unpacked(path: Path, config: Config, *, followed: bool) -> dict[str, np.ndar
         for name, array in arrays.items():
             if array.shape != shapes[name] or array.dtype.kind not in "fi":
                 raise ValueError(f"{name}: expected numbers {shapes[name]}, got {array.dtype}{array.shape}")
-    except Exception as error:  # those of zipfile, zlib, tokenize and others, each in its own way
+    except Exception as error:  # zipfile, zlib, tokenize and others raise various exceptions
         raise ValueError(f"{path} is damaged ({error}); delete it, and it is computed again") from error
     return arrays
 
 
 def packed(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Arrays in NumPy's format, the same bytes for the same arrays."""
+    """Arrays in NumPy's .npz format, with the same bytes for the same arrays."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     return buffer.getvalue()
@@ -337,11 +330,11 @@ def summarise(
     config: Config,
     seed: int,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Margin, bend and share of every arm, and what is judged of them."""
+    """Margin, bend and share of every arm, and the signatures."""
     lines, measures = [], {}
     for arm in planned:
-        of = select(rows, arm=arm.name)
-        lines.append(_rows.measured(f"{arm.name}: training accuracy", [row["accuracy"] for row in of]))
+        trained = select(rows, arm=arm.name)
+        lines.append(_rows.measured(f"{arm.name}: training accuracy", [row["accuracy"] for row in trained]))
         if arm.followed:
             seventh, weak = _shares(found[arm.name]["responses"])
             lines.append(_rows.measured(f"{arm.name}: |z_7| over |z_2|", seventh))
@@ -351,21 +344,21 @@ def summarise(
         measures[arm.name] = geometry(found[arm.name]["grid"], found[arm.name]["logits"], x, y)
         lines.append(_rows.measured(f"{arm.name}: geometric margin", measures[arm.name].margin))
         lines.append(_rows.measured(f"{arm.name}: bend of the boundary", measures[arm.name].bend))
-        lines.append(_rows.measured(f"{arm.name}: share of x_2 in the gradient", [row["share"] for row in of]))
+        lines.append(_rows.measured(f"{arm.name}: share of x_2 in the gradient", [row["share"] for row in trained]))
     return lines, judge(measures, {name: found[name]["responses"] for name in found if "responses" in found[name]})
 
 
 def _shares(responses: Float[np.ndarray, "seeds T 4"]) -> tuple[np.ndarray, np.ndarray]:
-    """At the end, |z_7| over |z_2|, and the norm of the weak responses over that of the strong ones; `(seeds,)`."""
+    """|z_7| / |z_2| at the end, and the norm of the weak responses over that of the strong ones; each `(seeds,)`."""
     second, seventh, strong, weak = responses[:, -1].T
     return seventh / second, weak / strong
 
 
 def judge(measures: Mapping[str, Geometry], responses: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    """SD against ERM, in pairs of seeds; and that no other regulariser does what SD does.
+    """SD against ERM, paired by seed, and whether no other regulariser has the effect of SD.
 
-    "Does not help" is an equivalence: the margin differs from ERM's by less than half of what SD gains, either way.
-    Half is where it is as far from ERM as from SD.
+    "Does not help" is an equivalence test: the margin differs from that of ERM, in either direction, by less than half
+    of the gain of SD. At one half a margin is as far from ERM as from SD.
     """
     signatures = []
     if {"erm", "sd"} <= measures.keys():
@@ -401,16 +394,16 @@ def judge(measures: Mapping[str, Geometry], responses: Mapping[str, np.ndarray])
 def no_help(
     name: str, margin: Float[np.ndarray, " seeds"], erm: Float[np.ndarray, " seeds"], sd: Float[np.ndarray, " seeds"]
 ) -> dict[str, Any]:
-    """That a regulariser moves the margin of ERM by less than half of what SD does, judged in pairs of seeds."""
-    gains, of_sd = margin - erm, sd - erm
-    # Statements about means of differences: a quotient with the mean of SD's gain would take that for known.
-    p = max(statistics.within(gains - of_sd / 2, below=0), statistics.within(gains + of_sd / 2, above=0))
-    share = gains.mean() / of_sd.mean()
+    """Whether a regulariser changes the margin of ERM by less than half of the gain of SD, paired by seed."""
+    gains, sd_gains = margin - erm, sd - erm
+    # Tests on means of differences. A quotient by the mean gain of SD would treat that mean as known.
+    p = max(statistics.within(gains - sd_gains / 2, below=0), statistics.within(gains + sd_gains / 2, above=0))
+    share = gains.mean() / sd_gains.mean()
     moved = f"it makes the margin {'smaller' if share < 0 else 'larger'} by {abs(share):.0%} of what SD gains"
     spread = f"{margin.mean():.3f} with a standard deviation of {margin.std(ddof=1):.3f} over seeds"
     return _rows.stated(
         f"{name} does not help: what its margin gains over ERM, relative to SD",
-        quotient(gains, of_sd),
+        quotient(gains, sd_gains),
         p,
         why="between -0.5 and 0.5 (nearer to ERM than to SD, or as near on the other side)",
         reason=f"{moved}, to {spread}; ERM has {erm.mean():.3f} and {erm.std(ddof=1):.3f}, SD {sd.mean():.3f}",
@@ -418,10 +411,10 @@ def no_help(
 
 
 def quotient(above: Float[np.ndarray, " seeds"], below: Float[np.ndarray, " seeds"]) -> Interval | None:
-    """The quotient of two means over the same seeds with its 95% interval; none where the lower one may be zero.
+    """The quotient of two means over the same seeds with its 95% interval; None if the denominator may be zero.
 
-    A quotient r is in the interval where Student's t does not reject that the mean of `above` - r `below` is zero
-    (Fieller 1954): the roots of a quadratic equation.
+    A quotient r is in the interval if Student's t does not reject that the mean of `above` - r `below` is zero (Fieller
+    1954). The ends are the roots of a quadratic equation.
     """
     n, (top, bottom) = len(above), (above.mean(), below.mean())
     k = special.stdtrit(n - 1, 0.975) ** 2 / n
@@ -434,7 +427,7 @@ def quotient(above: Float[np.ndarray, " seeds"], below: Float[np.ndarray, " seed
 
 
 class Pictures(NamedTuple):
-    """What the figures are drawn of: the arms, their arrays by name, and where the examples come from."""
+    """The figures, drawn from the arms, their arrays by name, and the configuration and seed of the examples."""
 
     planned: Sequence[Arm]
     found: Mapping[str, Mapping[str, np.ndarray]]
@@ -442,7 +435,7 @@ class Pictures(NamedTuple):
     seed: int
 
     def boundary(self, arm: Arm, ax: Any, title: str) -> None:
-        """Draws the boundary of an arm's outputs averaged over seeds, with the examples of the first one."""
+        """Draws the boundary of an arm's outputs averaged over seeds, with the examples of the first seed."""
         x, y = (np.asarray(values)[0] for values in examples(arm.delta, self.config, self.seed))
         plotting.decision_boundary(GRID, GRID, self.found[arm.name]["grid"].mean(axis=0), x, y, ax=ax)
         ax.set_title(title)
@@ -468,7 +461,7 @@ class Pictures(NamedTuple):
         plotting.save(figure, path)
 
     def paths(self, path: Path) -> None:
-        """The strong responses against all others, in time."""
+        """The paths of the strong responses against all others."""
         figure, ((ax,),) = plotting.panels()
         draw_paths(ax, [arm for arm in self.planned if arm.followed], self.found, (2, 3))
         ax.set_xlabel("response of the 3 strongest features")
@@ -488,13 +481,13 @@ class Pictures(NamedTuple):
 
 
 def draw_paths(
-    ax: Any, followed: Sequence[Arm], found: Mapping[str, Mapping[str, np.ndarray]], of: tuple[int, int]
+    ax: Any, followed: Sequence[Arm], found: Mapping[str, Mapping[str, np.ndarray]], columns: tuple[int, int]
 ) -> None:
-    """Two of the responses of every arm that is followed against each other, averaged over seeds."""
+    """Two of the recorded responses against each other, averaged over seeds, one path per arm."""
     labels = {"followed: overlapping": "overlapping, ERM", "followed: erm": "ERM", "followed: sd": "SD"}
     styles = {"followed: overlapping": ":", "followed: erm": "--", "followed: sd": "-"}
     for arm in followed:
-        x, y = found[arm.name]["responses"].mean(axis=0).T[list(of)]
+        x, y = found[arm.name]["responses"].mean(axis=0).T[list(columns)]
         ax.plot(x, y, styles[arm.name], label=labels[arm.name])
         ax.plot(x[-1:], y[-1:], "o", color=ax.lines[-1].get_color(), markersize=6)
     ax.legend(frameon=False)

@@ -17,13 +17,13 @@
 #
 # **What you will learn**
 #
-# - how gradient starvation looks: a network that could use two coordinates of its input draws its boundary with one
-#   (Fig. 1 of Pezeshki et al., 2021);
+# - what gradient starvation looks like: a network that could use two coordinates of its input draws its boundary with
+#   only one (Fig. 1 of Pezeshki et al., 2021);
 # - the smallest model that shows it, two features whose coupling is one number $\delta$, solved by hand (Eqs. 9, 11,
 #   15);
 # - what "feature 1 starves feature 2" means, as a derivative (Definition 2), and why spectral decoupling ends it (Eq.
 #   18);
-# - how the features are learned in time, by gradient descent and by the dual dynamics (Fig. 5);
+# - how the features are learned over time, by gradient descent and by the dual dynamics (Fig. 5);
 # - when starvation sets in, and when spectral decoupling undoes it.
 #
 # A minute on two cores.
@@ -53,14 +53,14 @@ from gsjax.probes import boundary
 # %% [markdown]
 # ## A network that stops looking
 #
-# Two moons, shifted so that the first coordinate alone tells the classes apart, if only by a small margin. A curved
+# Two moons, shifted so that the first coordinate alone separates the classes, but only by a small margin. A curved
 # boundary, which needs $x_2$ as well, would leave far more room. We train the paper's network, 500 hidden units, by
 # full-batch gradient descent with momentum on
 #
 # $$\frac1n \sum_i \log\left(1 + e^{-y_i \hat y_i}\right) + \frac{\lambda}{2n} \sum_i \hat y_i^2 ,$$
 #
 # where $\lambda = 0$ is empirical risk minimisation (ERM) and $\lambda > 0$ is *spectral decoupling* (SD, Eq. 17).
-# Three seeds each, in one compiled program; what is recorded on the way are the outputs on a grid and on the examples.
+# Each has three seeds, in one compiled program. During training we record the outputs on a grid and on the examples.
 
 # %%
 x, y = data.two_moons(jax.random.key(0), 300, delta=0.1)
@@ -100,7 +100,7 @@ figure
 # %% [markdown]
 # Both networks classify every example. ERM has found the coordinate that separates and has gone no further: its
 # boundary is nearly the vertical line $x_1 = 0$, and passes close by the examples. SD bends its boundary around the
-# moons. The geometric margin, the distance from the boundary to the nearest example, says the same in a number.
+# moons. The geometric margin, the distance from the boundary to the nearest example, shows the same as a number.
 
 # %%
 margin = {name: boundary.distances(x, boundary.zero_level(grid, grid, values)).min() for name, values in logits.items()}
@@ -115,15 +115,15 @@ assert all((y * run["outputs"][:, -1, len(corners) :] > 0).all() for run in runs
 # $$Y \Phi = U S V^\top, \qquad z = U^\top Y \hat y .$$
 #
 # Column $j$ of $U$ is a feature, $s_j^2$ its strength, and the response $z_j$ says how much of it has been learned.
-# Here the three strongest are what a straight boundary is made of, a constant, $x_1$ and $x_2$; all others bend it. We
-# follow the size of the latter's responses, $(\sum_{j > 3} z_j^2)^{1/2}$, over that of the former.
+# Here the three strongest features, a constant, $x_1$ and $x_2$, suffice for a straight boundary; all others bend it.
+# We plot the norm of the other responses, $(\sum_{j > 3} z_j^2)^{1/2}$, relative to that of the three strongest.
 
 # %%
-kernel_of = jax.jit(jax.vmap(lambda params: tangent.ntk(network.apply, {"params": params}, x)))
+kernel_fn = jax.jit(jax.vmap(lambda params: tangent.ntk(network.apply, {"params": params}, x)))
 figure, axes = plotting.panels()
 for name, run in runs.items():
     start = jax.tree.map(lambda leaf: leaf[:, 0], run["params"])
-    kernels = kernel_of(start)
+    kernels = kernel_fn(start)
     feats = jax.vmap(lambda kernel: features.from_ntk(kernel, y))(kernels)
     outputs = run["outputs"][:, :, len(corners) :]
     z = jax.vmap(features.response)(feats, outputs[:, 1:] - outputs[:, :1])
@@ -143,8 +143,8 @@ figure
 #
 # $$U = \begin{pmatrix} \sqrt{1 - \delta^2} & -\delta \\ \delta & \sqrt{1 - \delta^2} \end{pmatrix}.$$
 #
-# Example 1 is mostly feature 1 and example 2 mostly feature 2; with $\delta \ne 0$ each of them carries a part of the
-# other. From here on everything is theory, and wants double precision.
+# Example 1 is mostly feature 1 and example 2 mostly feature 2. With $\delta \ne 0$ each of them also contains a part of
+# the other feature. From here on everything is theory, which needs double precision.
 
 # %%
 jax.config.update("jax_enable_x64", True)
@@ -155,12 +155,14 @@ print("U =", feats.u.round(3), "strengths s^2 =", feats.s2, sep="\n")
 
 # %% [markdown]
 # Train the linear model $\hat y = \Phi \theta$ on $\sum_i \log(1 + e^{-y_i \hat y_i}) + \frac\lambda2 \|\theta\|^2$
-# (Eq. 5). Its optimum is the fixed point of the dual dynamics of one variable $\alpha_i \in (0, 1)$ an example (Eq. 9),
+# (Eq. 5). Its optimum is the fixed point of the dual dynamics, with one variable $\alpha_i \in (0, 1)$ per example (Eq.
+# 9),
 #
 # $$\dot\alpha = \log\frac{1 - \alpha}{\alpha} - \frac1\lambda\, U S^2 U^\top \alpha,
 # \qquad z^* = \frac1\lambda\, S^2 U^\top \alpha^* \quad \text{(Eq. 11)} .$$
 #
-# `dual.equilibrium` solves it, and says whether it has. By hand: put the solution into both equations.
+# `dual.equilibrium` solves it, and reports whether it has converged. To check by hand, we insert the solution into both
+# equations.
 
 # %%
 optimum = dual.equilibrium(feats, Ridge(strength))
@@ -173,8 +175,8 @@ np.testing.assert_allclose(optimum.response, feats.s2 * (feats.u.T @ alpha) / st
 
 # %% [markdown]
 # Now make feature 1 stronger and leave everything else as it is. Under ridge the response to feature 2 goes down,
-# though feature 2 is as strong as before. Under spectral decoupling nothing moves, since there every $\alpha_i$ obeys
-# an equation of its own, $\dot\alpha_i = \log\frac{1 - \alpha_i}{\alpha_i} - \alpha_i / \lambda$ (Eq. 18), in which
+# though feature 2 is as strong as before. Under spectral decoupling nothing changes, since every $\alpha_i$ then has
+# its own equation, $\dot\alpha_i = \log\frac{1 - \alpha_i}{\alpha_i} - \alpha_i / \lambda$ (Eq. 18), in which
 # neither $U$ nor $S$ appears.
 
 # %%
@@ -214,7 +216,7 @@ np.testing.assert_allclose(matrix, jacobian, rtol=1e-6)
 assert not starvation.matrix(feats, SpectralDecoupling(strength)).any()
 
 # %% [markdown]
-# Both entries beside the diagonal are negative: Theorem 2 says so for $\partial z_2^* / \partial (s_1^2)$ where
+# Both off-diagonal entries are negative: Theorem 2 says so for $\partial z_2^* / \partial (s_1^2)$ where
 # $s_1^2 > s_2^2$, and the signs of `[j, i]` and `[i, j]` always agree. The weak feature starves the strong one as well,
 # and the two sizes differ as $(z_1^* / s_1^4) : (z_2^* / s_2^4)$.
 
@@ -224,11 +226,11 @@ print("measured", matrix[1, 0] / matrix[0, 1], " predicted", (z[0] / s1**4) / (z
 np.testing.assert_allclose(matrix[1, 0] / matrix[0, 1], (z[0] / s1**4) / (z[1] / s2**4))
 
 # %% [markdown]
-# ## The way to the optimum
+# ## The path to the optimum
 #
-# Fig. 5 of the paper. On the left gradient descent in the limit of small steps (`linearized.flow`), from $\theta = 0$,
-# on the time axis of training; on the right the dual dynamics (`dual.integrate`) from $\alpha = 10^{-8}$. Dots are
-# where they are at $t = 250$, which is 5,000 steps of size 0.05; crosses are the equilibria.
+# Fig. 5 of the paper. The left column has gradient descent in the limit of small steps (`linearized.flow`), from
+# $\theta = 0$, in training time. The right column has the dual dynamics (`dual.integrate`) from $\alpha = 10^{-8}$.
+# Dots are the positions at $t = 250$, which is 5,000 steps of size 0.05; crosses are the equilibria.
 
 # %%
 times = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1e-2, 250.0, 120)])
@@ -257,10 +259,10 @@ for (left, right), (name, penalty) in zip(
 figure
 
 # %% [markdown]
-# Above, ridge: $z_1$ runs ahead, and each path ends lower than the one before it, with feature 2 starved the more.
-# Below, spectral decoupling: the strong feature still comes first, but the weak one catches up, and all five end in the
-# same point; in the dual there is a single path, whatever $s_1$ is. The two sides share their ends, not the clock: the
-# dual has arrived when training has hardly begun.
+# Top, ridge: $z_1$ grows first, and each path ends lower than the one before it, since feature 2 is starved more.
+# Bottom, spectral decoupling: the strong feature still comes first, but the weak one catches up, and all five paths end
+# in the same point. In the dual there is a single path for all $s_1$. Training and dual share their end points, but not
+# their time scale: the dual arrives when training has hardly begun.
 
 # %%
 for name, clock, path, end in (
@@ -273,10 +275,11 @@ for name, clock, path, end in (
 # %% [markdown]
 # ## When does starvation set in?
 #
-# The matrix above is that of the optimum. `starvation.trajectory` has the same derivatives at any time on the way,
-# $\partial z_j(t) / \partial (s_i^2)$ along the gradient flow, oriented by the end of the path. On the left the entry
-# `[1, 0]`, below zero where feature 1 starves feature 2; on the right its size, on logarithmic axes. The third arm is
-# spectral decoupling with a strength for each example, the second twice as strong as the first.
+# The matrix above is that of the optimum. `starvation.trajectory` computes the same derivatives at any time of
+# training, $\partial z_j(t) / \partial (s_i^2)$ along the gradient flow, oriented by the end of the path. The left
+# panel shows the entry `[1, 0]`, which is negative where feature 1 starves feature 2; the right panel shows its
+# absolute value on logarithmic axes. The third curve is spectral decoupling with one strength per example, the second
+# twice the first.
 
 # %%
 strengths = {
@@ -294,7 +297,7 @@ figure
 # %% [markdown]
 # Early on spectral decoupling starves like ridge: the outputs are still too small for the penalty to act on them. It
 # has 93% of ridge's starvation at $t = 0.1$, is at its worst at about $t = 1.6$, and has undone it by $t = 10$. So
-# stopping early takes the remedy away. Under ridge the worst comes on the way as well, at about $t = 9$, with 31%
+# stopping early removes the remedy. Under ridge starvation is also worst during training, at about $t = 9$, with 31%
 # more than at the optimum.
 #
 # Straight lines on the right are powers of time. Features act on each other only where the loss of one example is more

@@ -17,11 +17,11 @@
 #
 # **What you will learn**
 #
-# - how to take a network and real data apart into *tangent features* and their strengths (Eqs. 2 and 4 of Pezeshki et
+# - how to decompose a network and real data into *tangent features* and their strengths (Eqs. 2 and 4 of Pezeshki et
 #   al., 2021);
-# - which responses the theory predicts at the end of training, and how to see whether a prediction is to be trusted;
+# - which responses the theory predicts at the end of training, and how to see whether a prediction can be trusted;
 # - how to read a starvation matrix, and how to check one of its entries by hand;
-# - how close a trained network of finite width comes, at the optimum and on the way;
+# - how close a trained network of finite width comes, at the optimum and during training;
 # - how to do all of this with a network of your own.
 #
 # Less than a minute on two cores. Notebook 1 has the ideas, in two dimensions.
@@ -65,9 +65,9 @@ print(x.shape, y.shape, network.apply(params, x).shape)
 # ## Features
 #
 # Close to its initialisation a wide network is linear in its parameters, $\hat y = \Phi \theta$, with
-# $\Phi = \partial \hat y / \partial \theta$ and everything centred at the initialisation (Eqs. 2 and 3). What the
-# theory needs of $\Phi$ is its Gram matrix, the tangent kernel, and `tangent.ntk` never forms the 120 by 33,280 numbers
-# of $\Phi$ itself. Here they still fit, so we check once.
+# $\Phi = \partial \hat y / \partial \theta$ and everything centred at the initialisation (Eqs. 2 and 3). The theory
+# needs only the Gram matrix of $\Phi$, the tangent kernel. `tangent.ntk` never forms the 120 by 33,280 numbers of
+# $\Phi$ itself. Here they still fit into memory, so we check once.
 
 # %%
 kernel = tangent.ntk(network.apply, params, x)
@@ -90,15 +90,15 @@ print("s^2 =", feats.s2[:6].round(1), "...", feats.s2[-1].round(3))
 # ## Where training ends
 #
 # For ridge, $\sum_i \log(1 + e^{-y_i \hat y_i}) + \frac\lambda2 \|\theta\|^2$ (Eq. 5), the optimum is a fixed point in
-# one variable an example (Eqs. 9 and 11):
+# one variable per example (Eqs. 9 and 11):
 #
 # $$\log\frac{1 - \alpha^*}{\alpha^*} = \frac1\lambda\, U S^2 U^\top \alpha^*,
 # \qquad z^* = \frac1\lambda\, S^2 U^\top \alpha^* .$$
 #
-# For spectral decoupling, $\frac\lambda2 \|\hat y\|^2$ in the place of $\frac\lambda2 \|\theta\|^2$ (Eq. 17), every
-# example has an equation of its own, and $S$ is not in it (Eq. 18). A solution comes with an account of itself: the
-# residual, the iterations of Newton's method, whether it has converged, and whether the examples are decoupled, which
-# takes full rank.
+# For spectral decoupling, with $\frac\lambda2 \|\hat y\|^2$ in place of $\frac\lambda2 \|\theta\|^2$ (Eq. 17), every
+# example has its own equation, which does not contain $S$ (Eq. 18). A solution includes its diagnostics: the residual,
+# the iterations of Newton's method, whether it has converged, and whether the examples are decoupled, which requires
+# full rank.
 
 # %%
 penalties = {"ridge": Ridge(1.0), "spectral decoupling": SpectralDecoupling(0.1)}
@@ -112,7 +112,7 @@ for name, optimum in optima.items():
     assert optimum.converged
 
 # %% [markdown]
-# The signs of singular vectors are arbitrary; below, every feature is turned such that its response is positive.
+# The signs of singular vectors are arbitrary; below, every feature has the sign that makes its response positive.
 
 # %%
 figure, axes = plotting.panels(columns=2)
@@ -122,9 +122,9 @@ axes[0, 1].set_ylim(axes[0, 0].get_ylim())
 figure
 
 # %% [markdown]
-# Strengths fall over more than three decades. Under ridge the responses fall with them, and faster; under spectral
-# decoupling every margin is the same, and the weak features answer as much as that takes. In numbers, the median
-# response of the weaker half of the features:
+# Strengths fall over more than three decades. Under ridge the responses fall with them, and faster. Under spectral
+# decoupling every margin is the same, and the weak features respond as much as this requires. The median response of
+# the weaker half of the features:
 
 # %%
 weaker = {name: jnp.median(jnp.abs(optimum.response[60:])) for name, optimum in optima.items()}
@@ -153,9 +153,8 @@ assert not starvation.matrix(feats, penalties["spectral decoupling"]).any()
 
 # %% [markdown]
 # The strongest three features help each other; beyond them both signs mix. In two dimensions, with $\delta > 0$, the
-# weaker feature is always starved (Theorem 2). Here it is about one pair in two, hardly more often than its opposite,
-# and if in one direction, then in both. What tips this balance is a question for notebook 3. Under spectral decoupling
-# all entries are zero.
+# weaker feature is always starved (Theorem 2). Here about one pair in two starves, and if it does, then in both
+# directions. Notebook 3 asks what shifts this balance. Under spectral decoupling all entries are zero.
 #
 # An entry by hand: of the twelve, take the pair with the strongest starvation, make feature $i$ stronger by a
 # thousandth, and solve again.
@@ -179,34 +178,35 @@ np.testing.assert_allclose((after - before) / change, matrix[j, i], rtol=1e-2)
 for width in (32, 512):
     wide = networks.MLP((width,), activation="tanh")
     start = wide.init(jax.random.key(1), x)
-    of_width = features.from_ntk(tangent.ntk(wide.apply, start, x), y)
-    predicted = dual.equilibrium(of_width, penalties["ridge"]).response
+    initial = features.from_ntk(tangent.ntk(wide.apply, start, x), y)
+    predicted = dual.equilibrium(initial, penalties["ridge"]).response
     fit = training.fit(wide.apply, start, x, y, penalties["ridge"])
-    error = jnp.linalg.norm(of_width.response(fit.logits) - predicted) / jnp.linalg.norm(predicted)
+    error = jnp.linalg.norm(initial.response(fit.logits) - predicted) / jnp.linalg.norm(predicted)
     print(f"width {width}: converged {fit.converged} in {fit.iterations} steps, |z - z*| / |z*| = {error:.1%}")
 assert error < 0.05
 
 # %% [markdown]
-# Sixteen times the width, less than a tenth of the error; notebook 4 measures the law. On the way there, gradient
-# descent on the network (dashed) follows the gradient flow of the linearised network (solid): the responses of the five
-# strongest features, over the time of training, which is the step size times the number of steps.
+# With sixteen times the width, the error is less than a tenth; notebook 4 measures how it depends on the width. During
+# training, gradient descent on the network (dashed) follows the gradient flow of the linearised network (solid). The
+# figure has the responses of the five strongest features over training time, the step size times the number of steps.
 
 # %%
 steps = np.unique(np.geomspace(1, 400, 30).astype(int))
-course = training.descend(network.apply, params, x, y, penalties["ridge"], step_size=0.01, steps=steps)
-flow = linearized.flow(feats, penalties["ridge"], times=course.times)
+descent = training.descend(network.apply, params, x, y, penalties["ridge"], step_size=0.01, steps=steps)
+flow = linearized.flow(feats, penalties["ridge"], times=descent.times)
 assert flow.converged
 sign = jnp.sign(optima["ridge"].response[:5])
-ax = plotting.paths(course.times, sign * flow.response[:, :5])
-plotting.paths(course.times, sign * feats.response(course.logits)[:, :5], ax, linestyle="--", labels=()).get_figure()
+ax = plotting.paths(descent.times, sign * flow.response[:, :5])
+plotting.paths(descent.times, sign * feats.response(descent.logits)[:, :5], ax, linestyle="--", labels=()).get_figure()
 
 # %% [markdown]
-# Solid and dashed lines are hardly two: what is left is the finite width, and at the beginning the size of the steps.
-# Strength is not all, feature 3 ends above feature 2: how much a feature agrees with the labels matters as well.
+# Solid and dashed lines nearly coincide. The remaining difference is due to the finite width and, at the beginning, to
+# the step size. Strength does not decide alone: feature 3 ends above feature 2, since its agreement with the labels
+# matters as well.
 #
 # ## Your own network
 #
-# Nothing asks for the networks of `gsjax.networks`: any function `apply_fn(params, x)` with outputs `(n,)` will do.
+# You do not need the networks of `gsjax.networks`: any function `apply_fn(params, x)` with outputs `(n,)` works.
 # Here a small convolutional network of flax, in its standard parametrisation and with biases.
 
 # %%

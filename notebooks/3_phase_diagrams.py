@@ -20,7 +20,7 @@
 # - where in the plane of strengths and coupling one feature starves another, where it feeds it, and what the boundaries
 #   are;
 # - what the orientation of features has to do with Theorem 2 of Pezeshki et al. (2021);
-# - what ridge and spectral decoupling make of all that, and how features are learned in time across the plane;
+# - how ridge and spectral decoupling change this, and how features are learned over time across the plane;
 # - which structure in more than two dimensions makes starvation prevail.
 #
 # A minute on two cores. Notebook 1 has the two features; here we draw the whole map.
@@ -135,9 +135,9 @@ plotting.phase_diagram(decoupled, strength=2).get_figure()
 # %% [markdown]
 # ## In time
 #
-# How the responses come about, over a part of the plane: rows are ratios of strengths, columns are couplings. Solid
-# lines are training, the gradient flow of the linearised network from $\theta = 0$; dashed ones are the dual dynamics
-# of Eqs. 9 and 18, which share the optimum with it and nothing else.
+# The responses over time, for a part of the plane: rows are ratios of strengths, columns are couplings. Solid lines are
+# training, the gradient flow of the linearised network from $\theta = 0$. Dashed lines are the dual dynamics of Eqs. 9
+# and 18, which share only the optimum with it.
 
 # %%
 times = jnp.geomspace(1e-3, 1e3, 60)
@@ -150,10 +150,10 @@ assert all(trajectory.converged.all() for trajectory in trajectories.values())
 plotting.trajectories(trajectories)[0, 0].get_figure()
 
 # %% [markdown]
-# With equal strengths (above) ridge and SD are the same. Downwards, as feature 1 grows stronger, SD ends where it ended
-# before, in every column, and ridge does not: $z_1$ rises and $|z_2|$ shrinks, in the middle column to little more than
-# half. In time, training learns the strong feature first under both penalties, and in the last row overshoots before
-# the weak one catches up. The dual has arrived nearly four decades earlier.
+# With equal strengths (top row) ridge and SD are the same. In the rows below feature 1 is stronger. The end points of
+# SD do not change, in any column, but those of ridge do: $z_1$ increases and $|z_2|$ decreases, in the middle column to
+# little more than half. Under both penalties training learns the strong feature first, and in the last row it
+# overshoots before the weak one catches up. The dual arrives nearly four decades earlier.
 
 # %%
 end = {name: np.abs(trajectory.equilibrium) for name, trajectory in trajectories.items()}
@@ -163,10 +163,10 @@ np.testing.assert_allclose(np.ptp(end["SD"], axis=0), 0, atol=1e-9)
 # %% [markdown]
 # ## More than two features
 #
-# Notebook 2 has found that of the features of a network on real digits about every second pair starves, and so it is
-# for a random orthogonal $U$. What structure makes starvation prevail? `starvation.structures` has bases to ask,
-# `starvation.ensemble` the answers, here for $n = 16$, strengths $s_i^2 \propto 1/i$, and 16 draws each (bands are 95%
-# intervals of the mean).
+# In notebook 2 about every second pair of features of a network on real digits starves. The same holds for a random
+# orthogonal $U$. Which structure makes starvation prevail? `starvation.structures` draws bases, and
+# `starvation.ensemble` computes the shares, here for $n = 16$, strengths $s_i^2 \propto 1/i$, and 16 draws each (bands
+# are 95% intervals of the mean).
 #
 # - Left: a perturbed identity, every feature with an example of its own and a small share of the others', of random
 #   sign, or positive on the examples of weaker features. The latter is Eq. 15 in $n$ dimensions.
@@ -181,11 +181,11 @@ identity = {
     f"{signs} loadings": jnp.stack(
         [
             starvation.ensemble(
-                jax.vmap(lambda key, at=at, signs=signs: structures.near_identity(key, n, at, signs=signs))(keys),
+                jax.vmap(lambda key, each=each, signs=signs: structures.near_identity(key, n, each, signs=signs))(keys),
                 s2,
                 penalty,
             ).share
-            for at in size
+            for each in size
         ],
         axis=1,
     )
@@ -193,8 +193,8 @@ identity = {
 }
 apart = jnp.geomspace(0.001, 1, 9)
 towards = [
-    starvation.ensemble(jax.vmap(lambda key, at=at: structures.aligned(key, n, 1 - at))(keys), s2, penalty)
-    for at in apart
+    starvation.ensemble(jax.vmap(lambda key, each=each: structures.aligned(key, n, 1 - each))(keys), s2, penalty)
+    for each in apart
 ]
 aligned = {
     "by the strongest": jnp.stack([found.by_strongest for found in towards], axis=1),
@@ -210,11 +210,11 @@ plotting.against(apart, aligned, axes[1], xlabel="1 − overlap with the labels"
 figure
 
 # %% [markdown]
-# Two answers. Among features that hardly touch, a sign decides: if every feature lends a little to the examples of all
-# weaker ones, nearly all pairs starve, and with random signs one half of them does, however small the perturbation. And
-# a strongest feature that agrees with the labels starves nearly all others, which between themselves stay close to one
-# half: it takes a feature that could do without the rest, such as a spurious one, to starve the rest. (A share counts
-# signs; `strongest` has the sizes, and they vanish with the perturbation.)
+# There are two answers. Among features that hardly overlap, signs decide: if every feature loads positively on the
+# examples of all weaker ones, nearly all pairs starve; with random signs one half of them does, however small the
+# perturbation is. And a strongest feature that agrees with the labels starves nearly all others, while the share among
+# the others stays close to one half. So a feature that suffices alone, such as a spurious one, starves the rest. (A
+# share counts signs; `strongest` has the sizes, which vanish with the perturbation.)
 #
 # **What to try next**
 #

@@ -17,7 +17,7 @@
 #
 # **What you will learn**
 #
-# - how a network that is really trained is held against the equilibrium that theory predicts for it;
+# - how a trained network is compared with the equilibrium that theory predicts for it;
 # - which errors fall with the width, and how fast: faster against the network's own kernel than against the kernel of
 #   infinite width, and with an exponent that itself depends on the width;
 # - what does not depend on the width: under spectral decoupling the outputs are right in every network;

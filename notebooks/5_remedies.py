@@ -17,10 +17,10 @@
 #
 # **What you will learn**
 #
-# - how a colour that agrees with the label starves the shape of a digit, in a network that is really trained;
-# - what spectral decoupling (SD), IRM, V-REx, Group DRO and Learning from Failure (LfF) make of it, under one protocol
-#   and with published recipes;
-# - why it matters by which data a method and its number of steps are chosen;
+# - how a colour that agrees with the label starves the shape of a digit in a trained network;
+# - what spectral decoupling (SD), IRM, V-REx, Group DRO and Learning from Failure (LfF) change, under one protocol and
+#   with published recipes;
+# - why it matters on which data a method and its number of steps are selected;
 # - what the full runs say, and what the paper says.
 #
 # A minute or two on two cores.
@@ -40,12 +40,13 @@ from gsjax import data, methods, networks, plotting, statistics
 # ## Coloured digits
 #
 # Colored MNIST (Arjovsky et al. 2019), on the 8 by 8 digits of scikit-learn. The label says whether a digit is below
-# five, and is flipped with probability 0.25. An image lies in one of two colour channels. In the two environments to
-# train on the colour agrees with the label in 80% and 90% of all cases, in the one to test on in 10%: there the colour
-# is turned round. So the best that shape can do is 75% everywhere; colour alone gets 85% in training and 10% under
-# test.
+# five, and is flipped with probability 0.25. An image is in one of two colour channels. In the two training
+# environments the colour agrees with the label in 80% and 90% of all cases, in the test environment in 10%: there the
+# colour is reversed. So shape alone can reach 75% everywhere; colour alone reaches 85% in training and 10% in the test
+# environment.
 #
-# 400 images to train on, four restarts. Each draws label noise, colours and network anew, as `vmap` over keys.
+# There are 400 training images and four restarts. Each has its own label noise, colours and network, by `vmap` over
+# keys.
 
 # %%
 images = data.digit_images()
@@ -84,8 +85,8 @@ figure
 # from then on $\frac\lambda2 = 1$ with the whole loss multiplied by $c$, while Adam keeps its memory of larger
 # gradients. The second phase is slow for that reason.
 #
-# What each method is told beside images and labels: IRM and V-REx the environment of an image, Group DRO its label and
-# colour, the others nothing. LfF trains a second, biased network to find out which images are hard.
+# Besides images and labels, IRM and V-REx use the environment of an image, and Group DRO its group of label and colour.
+# LfF trains a second, biased network to find out which images are hard.
 
 # %%
 network = networks.FullyConnected((256, 256), initialization="xavier")
@@ -132,15 +133,15 @@ figure
 # %% [markdown]
 # Means over restarts with 95% intervals; dotted is the 75% that shape can reach.
 #
-# All methods but Group DRO take the colour first: 85% in training, 10% with the colour turned round. Then ERM learns
-# its 400 images by heart, and gets to 100% and 23%. SD follows ERM up to step 450. In the slow phase it *unlearns*: its
-# accuracy in training falls to 73%, about what shape is worth, and that under test rises to 60%.
+# All methods but Group DRO learn the colour first: 85% in training, 10% with the colour reversed. Then ERM memorises
+# its 400 images, and reaches 100% and 23%. SD follows ERM up to step 450. In the slow phase it *unlearns*: its training
+# accuracy falls to 73%, about what shape alone reaches, and its test accuracy rises to 60%.
 #
-# IRM and V-REx do no better than ERM. Their penalties set in at step 190, when so few images are already known by
-# heart, and two environments that are both fitted nearly perfectly hardly differ. Group DRO is told the colours and
-# begins best; it ends as the images are known by heart. LfF turns round: its biased network takes the colour, and what
-# it misses is all that counts for the other one, which learns to take the colour as evidence *against* the label. 89%
-# under test and 19% in training are no robustness.
+# IRM and V-REx are no better than ERM. Their penalties set in at step 190, when so few images are already memorised,
+# and two environments that are both fitted nearly perfectly hardly differ. Group DRO knows the colours and begins best,
+# but then memorises the images as well. LfF overcorrects: its biased network learns the colour, and only the images
+# that this network misses count for the other one, which learns the colour as evidence *against* the label. An accuracy
+# of 89% in the test environment with 19% in training is not robustness.
 
 # %%
 last = {name: [part[:, -1] for part in run.records] for name, run in runs.items()}
@@ -152,7 +153,7 @@ print(f"SD minus ERM, colour turned round, in pairs of restarts: {gain.value:.2f
 assert gain.low > 0.2
 
 # %% [markdown]
-# ## What tuning on the test environment is worth
+# ## The effect of tuning on the test environment
 #
 # The paper says openly that all methods of this benchmark are tuned on the test environment. The number of steps is a
 # part of that. So look at three choices of the step: the recipe's last one; the best one by the accuracy on held-out

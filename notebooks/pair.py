@@ -1,4 +1,4 @@
-"""Writes the .ipynb of every script beside it: without outputs, and the same bytes whenever it is called.
+"""Writes the .ipynb of every script next to it, without outputs and with the same bytes for the same script.
 
 python notebooks/pair.py
 """

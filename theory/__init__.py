@@ -1,7 +1,6 @@
-"""Every numbered claim of the theory, checked: `python -m theory`.
+"""Checks of every numbered claim of the theory: `python -m theory`.
 
-A file of this package holds one group of claims as a tuple `CLAIMS`; a new file is one more line in
-`MODULES`.
+Each file of claims holds one group as a tuple `CLAIMS` and is listed in `MODULES`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # jax is imported with the claims, not before
+if TYPE_CHECKING:  # jax is imported only with the claims
     from theory.claim import Claim
 
 MODULES: tuple[str, ...] = (
@@ -30,7 +29,7 @@ MODULES: tuple[str, ...] = (
 
 
 def claims() -> dict[str, tuple[str, Claim]]:
-    """Every claim by its name, with the file that it comes from; the files are imported here, not before.
+    """Every claim with its file, by name. The files are imported only here.
 
     Raises:
         ValueError: two claims share a name.

@@ -6,7 +6,7 @@ from experiments import _process
 
 
 def _command() -> int:
-    from theory import command  # imports jax, for which a signal cannot wait
+    from theory import command  # imports jax, which takes long; signals are already handled
 
     return command.main()
 

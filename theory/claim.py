@@ -1,4 +1,4 @@
-"""What a claim is, how its verdict is reached, and what one run of it leaves behind."""
+"""Claims, how they are judged, and the records of their runs."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Observation(NamedTuple):
-    """One number held against another, and the verdict.
+    """A predicted and an observed number, and the verdict.
 
     Attributes:
-        predicted: what the theory says; a number, or a few words where no single number says it.
-        observed: what was computed.
-        tolerance: how far apart the two may be.
-        holds: the verdict. `run` overrules it to false where one of the three is NaN or infinite.
-        details: whatever helps to judge the verdict: gradient norms, tables (a list of mappings), arrays.
+        predicted: the prediction of the theory; a number, or a few words if it is not a single number.
+        observed: the computed value.
+        tolerance: largest allowed difference.
+        holds: the verdict. `run` sets it to false if one of the three numbers is NaN or infinite.
+        details: anything that helps to assess the verdict: gradient norms, tables (a list of mappings), arrays.
             `details["interval"] = (low, high)` is shown beside `observed`.
         figure: draws the figure of the claim; called once, when the report is written.
     """
@@ -55,12 +55,12 @@ class Observation(NamedTuple):
 
         Args:
             predicted: array of any shape, or one number that every entry of `observed` should equal.
-            observed: array of any shape but empty. Arrays are reported by their largest error
+            observed: non-empty array. Arrays are reported by their largest error
                 |observed - predicted| / (1 + |predicted|), whose predicted value is 0.
             tolerance: absolute where |predicted| is small, relative where it is large.
 
         Raises:
-            ValueError: the shapes differ, or there is nothing to compare.
+            ValueError: the shapes differ, or `observed` is empty.
 
         >>> Observation.equal(1.0, [1.0, 1.5], tolerance=0.1)[:4]  # 0.5 / (1 + 1)
         (0.0, 0.25, 0.1, False)
@@ -87,11 +87,11 @@ class Observation(NamedTuple):
     ) -> Observation:
         """Holds if every entry of `observed` is strictly below bound + tolerance.
 
-        With tolerance 0 this is a strict inequality (a sign); an inequality that may be tight needs room for
-        rounding. An array of any shape but empty is reported by its largest entry.
+        With tolerance 0 this is a strict inequality (a sign). An inequality that may be tight needs a tolerance for
+        rounding. A non-empty array is reported by its largest entry.
 
         Raises:
-            ValueError: there is nothing to compare.
+            ValueError: `observed` is empty.
 
         >>> Observation.below(0.0, [-2.0, -1.0])[:4]
         ('< 0', -1.0, 0.0, True)
@@ -117,8 +117,8 @@ class Observation(NamedTuple):
     ) -> Observation:
         """Holds if the whole interval of the slope lies within `tolerance` of the predicted exponent.
 
-        A test of equivalence: a slope that is too noisy to tell fails like one that is wrong, where asking
-        that the interval contain the prediction would reward noise.
+        This is an equivalence test: a slope that is too noisy fails like one that is wrong. Requiring that the interval
+        contain the prediction would reward noise.
 
         >>> Observation.slope(-0.5, Slope(-0.48, -0.53, -0.44), tolerance=0.1).holds
         True
@@ -130,9 +130,9 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Control:
-    """The check of a claim with a hypothesis broken: `check(**options)` must not hold.
+    """The check of a claim with one hypothesis broken: `check(**options)` must not hold.
 
-    It is judged by the claim's own code, verdict and tolerance, so a check too weak to notice shows up.
+    It uses the code, verdict and tolerance of the claim, so it reveals a check that is too weak.
 
     Attributes:
         name: short, unique within the claim.
@@ -150,11 +150,11 @@ class Claim:
     """A numbered statement, the code that checks it, and the control that must fail.
 
     Attributes:
-        name: letters, digits, `_`, `-` and `.`; it is the argument of `--only` and the name of the figure.
-        reference: where the statement is made, e.g. "Pezeshki et al. 2021, Eq. 11".
+        name: letters, digits, `_`, `-` and `.`; the argument of `--only` and the name of the figure.
+        reference: source of the statement, e.g. "Pezeshki et al. 2021, Eq. 11".
         statement: the statement in words and plain-text mathematics.
-        check: computes the observation; keyword arguments with defaults under which the claim holds.
-        control: the hypothesis to break.
+        check: computes the observation; its keyword arguments have defaults under which the claim holds.
+        control: the negative control.
 
     Raises:
         ValueError: a name with other characters.
@@ -172,16 +172,16 @@ class Claim:
 
 
 class Record(NamedTuple):
-    """What one run of a claim leaves behind.
+    """The result of running a claim and its control.
 
     Attributes:
         claim: the claim that was run.
         observation: of the claim as stated.
         control: of the claim with its hypothesis broken.
         seconds: wall-clock time of both.
-        error: what the check or the drawing of its figure raised, if anything.
-        control_error: what the check raised under the control's options. A control that raises has not been
-            judged, and fails the run just as one that holds.
+        error: the exception of the check or of drawing its figure, if any.
+        control_error: the exception of the check with the control's options, if any. Such a control has not been
+            judged, and fails the run like one that holds.
         figure: name of the PNG file in the report's folder.
     """
 
@@ -219,7 +219,7 @@ def describe(exception: Exception) -> str:
 
 
 def run(claim: Claim) -> Record:
-    """Checks a claim and its control; whatever they raise is recorded, so that the other claims go on.
+    """Checks a claim and its control. Exceptions are recorded, so that the other claims still run.
 
     >>> record = run(Claim("two", "arithmetic", "1 + 1 = 2", lambda a=1: Observation.equal(2, 1 + a, 0),
     ...                    Control("three", "1 + 2", {"a": 2})))
@@ -239,7 +239,7 @@ def _verdict(observation: Observation, error: str | None) -> str:
 
 
 def _observe(check: Callable[..., Observation], options: Mapping[str, Any]) -> tuple[Observation, str | None]:
-    """The observation in Python numbers, and the error if there was one."""
+    """The observation in Python numbers, and the error, if any."""
     try:
         observation = check(**options)
         predicted, observed, tolerance = (v if isinstance(v, str) else float(v) for v in observation[:3])

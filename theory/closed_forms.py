@@ -24,7 +24,7 @@ def _solved(u, s2, strength):
 
 
 def equal_strengths(spread: float = 0.0) -> Observation:
-    """Eq. 12 against Newton's method, for random orthogonal U; the strengths spread by a factor `1 +- spread`."""
+    """Eq. 12 against Newton's method for random orthogonal U; strengths vary by factors 1 - spread to 1 + spread."""
     errors = {}
     for seed, strength in enumerate(STRENGTHS):
         u = instances.orthogonal(jax.random.key(seed), SIZE)
@@ -55,7 +55,7 @@ def permutation(angle: float = 0.0) -> Observation:
 
 
 def _perturbed_identity(key, delta, n: int = SIZE):
-    """The orthogonal matrix exp(delta A), A antisymmetric with entries N(0, 1): off-diagonal entries of order delta."""
+    """The orthogonal matrix exp(delta A), A antisymmetric with entries N(0, 1); off-diagonal entries of order delta."""
     a = jnp.triu(jax.random.normal(key, (n, n)), 1)
     return jax.scipy.linalg.expm(delta * (a - a.T))
 

@@ -28,28 +28,28 @@ from theory.page import summary
 class Options:
     """Check every numbered claim of the theory, each with a control that has to fail.
 
-    Exits with 0 if every claim holds and every control fails, 1 if not, 2 if the run cannot be done as asked.
+    The exit status is 0 if every claim holds and every control fails, 1 if not, and 2 for invalid input or files.
     """
 
     only: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...", help_behavior_hint="")] = ()
-    """Claims to check, by their own names or by the names of their files in theory/; all by default."""
+    """Claims to check, by name or by the name of their file in theory/; all by default."""
     out: Path = Path("results/theory")
     """Folder for claims.json, report.html and the figures."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")] = None
-    """One more file to write the contents of claims.json to."""
+    """Another file for the contents of claims.json."""
     jobs: int = 2
-    """Claims checked at a time; most of a check is compiling, which keeps one core busy."""
+    """Number of claims checked in parallel; most of a check is compilation, which uses one core."""
     list: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
     """Only print the file, name and reference of each claim."""
     mutate: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
-    """Check the claims on copies of the sources with errors planted in them; exits with 1 if no claim notices one."""
+    """Check the claims on copies of the sources with planted errors; exits with 1 if no claim notices one of them."""
 
 
 def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Claim]:
-    """The claims whose name, or whose file's name, is in `only`; all of them if `only` is empty.
+    """The claims whose name, or whose file's name, is in `only`; all claims if `only` is empty.
 
     Raises:
-        ValueError: a name that is neither.
+        ValueError: an unknown name.
     """
     names = {*found, *(module for module, _ in found.values())}
     for name in only:
@@ -61,7 +61,7 @@ def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Cla
 
 
 def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
-    """Runs the claims, `options.jobs` at a time; after each, renews `records`, in the claims' order, and the files."""
+    """Runs `options.jobs` claims at a time; after each, updates `records`, in the claims' order, and the files."""
     report.prepare(options.out, options.json)
     made_with = report.environment()
     order = {claim.name: place for place, claim in enumerate(selected)}
@@ -73,11 +73,11 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
     console.print(report.plan(selected, jobs))
 
     def check_one(claim: Claim) -> None:
-        # A thread starts with the global setting, whatever its parent's context.
+        # A new thread has the global setting, not that of its parent's context.
         with jax.enable_x64(True):
             try:
                 record = None if closed.is_set() else run(claim)
-                # Recorded before this thread takes up another claim, so that nothing that was computed can be lost.
+                # Recorded before this thread starts another claim, so that no result can be lost.
                 with recording:
                     if record is not None and not closed.is_set():
                         record_one(record)
@@ -94,7 +94,7 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
         progress.update(task, advance=1, description=record.claim.name)
 
     def close() -> None:
-        with recording:  # what is being written is written whole; what comes later comes too late
+        with recording:  # waits until the current record is written; later ones are dropped
             closed.set()
 
     def conclude_early() -> None:
@@ -113,7 +113,7 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
 
 
 def conclude(records: Sequence[Record], planned: int, options: Options, console: Console, status: int) -> None:
-    """Prints the table of what was checked, if there is any."""
+    """Prints the table of the claims that were checked, if any."""
     if records:
         console.print(report.table(records, console.width))
         console.print(summary(records, planned), style="green" if status == 0 else "bold red")
@@ -121,7 +121,7 @@ def conclude(records: Sequence[Record], planned: int, options: Options, console:
 
 
 def mutate(selected: Sequence[Claim], options: Options) -> int:
-    """Runs the claims on each copy of `theory/mutations.py`, and says which of them notice the error."""
+    """Runs the claims with each error of `theory/mutations.py`, and prints which of them notice it."""
     from theory import mutations
 
     names = [claim.name for claim in selected]
@@ -140,14 +140,14 @@ def mutate(selected: Sequence[Claim], options: Options) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit status.
+    """Runs the command and returns the exit status.
 
     Raises:
-        BrokenPipeError: nobody reads what it prints.
+        BrokenPipeError: the reader of its output has closed the pipe.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     records: list[Record] = []
-    # Two BLAS threads on small matrices spend their time waiting for each other, the more so beside other work.
+    # On small matrices two BLAS threads mostly wait for each other, even more so on a busy machine.
     with jax.enable_x64(True), threadpool_limits(1, "blas"):
         try:
             _process.legible(given)
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             except RuntimeError as error:
                 print(f"theory: {error}", file=sys.stderr)
                 return 2
-        # What is no terminal has no width to fit: a log keeps one line a claim.
+        # Without a terminal there is no width to fit: a log has one line per claim.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 180
         console = Console(width=width, highlight=False)
         try:

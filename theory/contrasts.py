@@ -1,6 +1,6 @@
-"""Where features starve and where they do not: equal strengths, no coupling, squared loss, more than two classes.
+"""Cases with and without starvation: equal strengths, no coupling, squared loss, more than two classes.
 
-All is found by finite differences of directly minimised objectives (`theory/direct.py`).
+All sensitivities are finite differences of directly minimised objectives (`theory/direct.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def squared_loss(loss: str = "squared") -> Observation:
 
 
 def absent(spread: float = 1.0, delta: float = 0.0) -> Observation:
-    """The same under the logistic loss at the coupling `delta`, and at strengths equal but for the factor `spread`."""
+    """The same under the logistic loss, with the coupling `delta` and with ratios of strengths up to `spread`."""
     errors = {}
     for strength in (1e-2, 1.0, 100.0):
         for name, u, s2 in (
@@ -53,9 +53,9 @@ def absent(spread: float = 1.0, delta: float = 0.0) -> Observation:
 
 
 def _own_class(u, classes: int):
-    """`u (n, r)` carried over to k classes: an orthonormal `(n k, r)`, and labels.
+    """`u (n, r)` extended to k classes: an orthonormal `(n k, r)`, and labels.
 
-    Feature j moves the logits of example i by `u_ij` along `e_c - 1/k`, c the example's class, scaled to length 1.
+    Feature j changes the logits of example i by `u_ij` along `e_c - 1/k`, normalised, where c is the example's class.
     """
     labels = np.arange(len(u)) % classes
     direction = np.eye(classes)[labels] - 1 / classes
@@ -64,7 +64,7 @@ def _own_class(u, classes: int):
 
 
 def _probability(u, z, labels, classes: int):
-    """The probability that each example's own class has at responses z."""
+    """The probability of each example's own class at responses z."""
     logits = (u @ z).reshape(-1, classes)
     p = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (p / p.sum(axis=1, keepdims=True))[np.arange(len(labels)), labels]
@@ -103,29 +103,29 @@ CLAIMS = (
     Claim(
         name="squared-loss-no-starvation",
         reference="Section 3: the contrast to Definition 2",
-        statement="Under the squared loss nothing starves: z_j* = s_j^2 / (s_j^2 + lambda) u_j.1, whatever the other "
-        "strengths.",
+        statement="Under the squared loss nothing starves: z_j* = s_j^2 / (s_j^2 + lambda) u_j.1 does not depend on "
+        "the other strengths.",
         check=squared_loss,
         control=Control("logistic", "the logistic loss", {"loss": "logistic"}),
     ),
     Claim(
         name="starvation-absent",
         reference="Definition 2, Theorem 2",
-        statement="Under the logistic loss nothing starves without coupling, delta = 0, nor at equal strengths, for "
-        "any orthogonal U.",
+        statement="Under the logistic loss nothing starves without coupling (delta = 0), and for any orthogonal U "
+        "nothing starves at equal strengths.",
         check=absent,
         control=Control("both", "delta = 0.1, and strengths up to 10% apart", {"delta": 0.1, "spread": 1.1}),
     ),
     Claim(
         name="multiclass-starves",
         reference="Theorem 2 for softmax cross-entropy",
-        statement="With k classes the stronger of two coupled features starves the weaker one, while every example's "
-        "own class has a probability above 1/2.",
+        statement="With k classes the stronger of two coupled features starves the weaker one, as long as the own "
+        "class of every example has a probability above 1/2.",
         check=classes_starve,
         control=Control(
             "strong-ridge",
-            "lambda at which probabilities are below 1/2: with more than two classes the stronger feature feeds the "
-            "weaker one",
+            "values of lambda at which these probabilities are below 1/2: with more than two classes the stronger "
+            "feature feeds the weaker one",
             {"strengths": (10.0, 100.0)},
         ),
     ),

@@ -1,6 +1,6 @@
-"""Training objectives minimised directly, over parameters, in NumPy and SciPy alone: truth for what the library solves.
+"""Direct minimisation of training objectives over parameters, in NumPy and SciPy only: ground truth for the library.
 
-Nothing here is shared with the library: losses, penalties, minimiser and derivatives are written out. Objectives are
+No code is shared with the library: losses, penalties, minimiser and derivatives are written out. Objectives are
 `loss(Phi theta) + (ridge / 2) |theta|^2 + sum_i (hold_i / 2) ((Phi theta)_i - target_i)^2`.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from scipy import optimize, special
 
 Loss = Callable[[np.ndarray], tuple[float, np.ndarray, np.ndarray]]
-"""Of outputs: its value, gradient and Hessian."""
+"""A function of the outputs that returns value, gradient and Hessian."""
 
 
 def logistic(y: Float[np.ndarray, " n"]) -> Loss:
@@ -33,7 +33,7 @@ def squared(y: Float[np.ndarray, " n"]) -> Loss:
 
 
 def cross_entropy(labels: Int[np.ndarray, " n"], classes: int) -> Loss:
-    """Softmax cross-entropy of outputs `(n k,)`, example by example, in nats."""
+    """The sum of softmax cross-entropies, in nats; outputs are `(n k,)`, ordered by example."""
     one_hot = np.eye(classes)[labels]
 
     def loss(f):
@@ -41,9 +41,9 @@ def cross_entropy(labels: Int[np.ndarray, " n"], classes: int) -> Loss:
         p = special.softmax(logits, axis=1)
         value = float((special.logsumexp(logits, axis=1) - (one_hot * logits).sum(axis=1)).sum())
         hessian = np.zeros((len(f), len(f)))
-        for i, of in enumerate(p):
+        for i, row in enumerate(p):
             block = slice(i * classes, (i + 1) * classes)
-            hessian[block, block] = np.diag(of) - np.outer(of, of)
+            hessian[block, block] = np.diag(row) - np.outer(row, row)
         return value, (p - one_hot).ravel(), hessian
 
     return loss
@@ -52,9 +52,9 @@ def cross_entropy(labels: Int[np.ndarray, " n"], classes: int) -> Loss:
 def minimum(
     phi: Float[np.ndarray, "n m"], loss: Loss, *, ridge: float = 0.0, hold: Any = 0.0, target: Any = 0.0
 ) -> tuple[Float[np.ndarray, " m"], float]:
-    """The theta `(m,)` of the minimum, and the objective there.
+    """The minimising theta `(m,)`, and the minimum of the objective.
 
-    By a trust region with exact Hessians, and Powell's method on the gradient after it. `phi` has full column rank.
+    Uses a trust region with exact Hessians, followed by Powell's method on the gradient. `phi` has full column rank.
 
     Raises:
         RuntimeError: the gradient does not vanish.
@@ -77,14 +77,14 @@ def minimum(
         value, start, jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-8, "maxiter": 500}
     ).x
     theta = optimize.root(gradient, found, jac=hessian, tol=1e-14).x
-    left, first = (float(np.abs(gradient(at)).max()) for at in (theta, start))
+    left, first = (float(np.abs(gradient(point)).max()) for point in (theta, start))
     if not left <= 1e-9 * first:
         raise RuntimeError(f"the gradient is {left:.1e}, at the start {first:.1e}")
     return theta, float(value(theta))
 
 
 def responses(u: Float[np.ndarray, "n r"], s2: Float[np.ndarray, " r"], y, loss: Loss, **penalty) -> np.ndarray:
-    """The responses `z* = U^T Y f (r,)` at the minimum, for Phi = Y U S V^T with a V of its own."""
+    """The responses `z* = U^T Y f (r,)` at the minimum, for Phi = Y U S V^T with a random V."""
     r = len(s2)
     v = np.linalg.qr(np.random.default_rng(0).normal(size=(r, r)))[0]
     phi = y[:, None] * (u * np.sqrt(s2)) @ v.T
@@ -105,5 +105,5 @@ def elasticities(
 
 
 def off_diagonal(matrix: Float[np.ndarray, "r r"]) -> float:
-    """The largest magnitude off the diagonal."""
+    """The largest absolute value off the diagonal."""
     return float(np.abs(matrix - np.diag(np.diag(matrix))).max())

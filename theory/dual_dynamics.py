@@ -1,4 +1,4 @@
-"""The dual dynamics: the field of Eq. 9, its approximation Eq. 10, and what Theorem 1 says of its fixed points."""
+"""The dual dynamics: the field of Eq. 9, its approximation Eq. 10, and Theorem 1 on its fixed points."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def gradient(misprint: bool = False, names: Sequence[str] = instances.NAMES) -> 
 def invariance(form: str = "exact") -> Observation:
     """The largest outward component of the field over random points on the faces of a cube inside (0, 1)^n.
 
-    The faces lie where `|logit alpha_i|` exceeds by one the largest linear term that any alpha in the cube can have.
-    The hardest instance known: 20 equal examples and one of the other class.
+    On the faces `|logit alpha_i|` exceeds by one the largest linear term that any alpha in the cube can have. The
+    hardest known instance has 20 equal examples and one of the other class.
     """
     opposed = features.from_ntk(jnp.ones((21, 21)), jnp.ones(21).at[20].set(-1))
     outward = {}
@@ -62,11 +62,10 @@ def invariance(form: str = "exact") -> Observation:
 
 
 def approximation(shift: float = 0.0) -> Observation:
-    """Slope of the relative difference of the fixed points of Eqs. 9 and 10 in its first-order estimate.
+    """Slope of the relative difference between the fixed points of Eqs. 9 and 10 against its first-order estimate.
 
-    Eq. 10 leaves out `log(1 - alpha) + alpha ~ -alpha^2 / 2`, which moves alpha by
-    `(diag(1 / alpha) + A)^-1 alpha^2 / 2`.
-    `shift` is added to the strengths that Eq. 10 sees, in units of lambda.
+    Eq. 10 omits `log(1 - alpha) + alpha ~ -alpha^2 / 2`, which changes alpha by `(diag(1 / alpha) + A)^-1 alpha^2 / 2`.
+    `shift` is added to the strengths in Eq. 10, in units of lambda.
     """
     scales = np.geomspace(1e-4, 1e-2, 5)
 
@@ -89,10 +88,10 @@ def approximation(shift: float = 0.0) -> Observation:
 
 
 def attraction(kernels: Mapping[str, np.ndarray] | None = None) -> Observation:
-    """The largest eigenvalue of the Jacobian of Eq. 10 at fixed points that SciPy's root finder has found.
+    """The largest eigenvalue of the Jacobian of Eq. 10 at fixed points from SciPy's root finder.
 
-    `kernels` are the matrices `U (S^2 / lambda + I) U^T`; by default those of the instances at lambda = 1. The
-    root has to be one, and in (0, 1)^n, on every kernel: NaN, which never holds, where it is not.
+    `kernels` are the matrices `U (S^2 / lambda + I) U^T`; by default those of the instances at lambda = 1. If the root
+    finder fails on a kernel, or its root is not in (0, 1)^n, the value is NaN, with which no claim holds.
     """
     if kernels is None:
         kernels = {}
@@ -123,7 +122,7 @@ _primal_flow = jax.jit(lambda feats, penalty, times: linearized.flow(feats, pena
 
 
 def shared_optimum(time: float = 1e6) -> Observation:
-    """Responses of the dual flow of Eq. 9 and of the primal flow of training at one time, in units of the former."""
+    """The relative difference of responses between the dual flow of Eq. 9 and the primal flow of training at a time."""
     penalty, errors = Ridge(0.1), {}
     for name in ("pair", "random", "few digits"):
         feats, times = instances.feats(name), jnp.array([time])
@@ -152,7 +151,7 @@ CLAIMS = (
         check=gradient,
         control=Control(
             "misprint",
-            "U^T S^2 U for U S^2 U^T, as in the text after Theorem 2",
+            "U^T S^2 U instead of U S^2 U^T, as in the text after Theorem 2",
             {"misprint": True, "names": ("random",)},
         ),
     ),
@@ -167,10 +166,10 @@ CLAIMS = (
         name="eq10-approximation",
         reference="Eq. 10",
         statement="For lambda << s_k^2 the fixed point of Eq. 10 differs from that of Eq. 9 by the response to the "
-        "term that it leaves out, alpha^2 / 2.",
+        "omitted term, alpha^2 / 2.",
         check=approximation,
         control=Control(
-            "no-lambda", "S^2 in the place of S^2 + lambda I: the difference is of first order", {"shift": -1.0}
+            "no-lambda", "S^2 instead of S^2 + lambda I: the difference is of first order", {"shift": -1.0}
         ),
     ),
     Claim(
@@ -180,7 +179,7 @@ CLAIMS = (
         check=attraction,
         control=Control(
             "indefinite",
-            "the strengths 25 and -15 in the place of those of a Gram matrix",
+            "the strengths 25 and -15, which no Gram matrix has",
             {"kernels": {"indefinite": np.array([[6.0, 20.0], [20.0, 6.0]])}},
         ),
     ),

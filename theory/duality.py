@@ -93,15 +93,13 @@ CLAIMS = (
         reference="Eqs. 5, 7, 8",
         statement="The minimum of the training objective over theta is the maximum of its dual over alpha.",
         check=strong_duality,
-        control=Control(
-            "half", "the primal with lambda in the place of lambda / 2", {"factor": 2.0, "names": ("random",)}
-        ),
+        control=Control("half", "the primal with lambda instead of lambda / 2", {"factor": 2.0, "names": ("random",)}),
     ),
     Claim(
         name="eq11-responses",
         reference="Eq. 11",
         statement="At the optimum of training, z* = (1 / lambda) S^2 U^T alpha*.",
         check=responses_at_optimum,
-        control=Control("power", "S in the place of S^2", {"power": 1}),
+        control=Control("power", "S instead of S^2", {"power": 1}),
     ),
 )

@@ -40,8 +40,11 @@ def phi(name: str) -> tuple[Float[Array, "n m"], Float[Array, " n"]]:
 def feats(name: str) -> Features:
     """Features of an instance, by name.
 
-    One of the three of `phi`; "few digits", 50 of the digits; "pair", Eq. 15 with delta = 1/2 and strengths 9 and 4; or
-    "deficient", 8 features of 24 examples.
+    The names are the three of `phi`, and:
+
+    - "few digits": 50 of the digits,
+    - "pair": Eq. 15 with delta = 1/2 and strengths 9 and 4,
+    - "deficient": 8 features of 24 examples.
     """
     if name == "pair":
         return features.planar(0.5, jnp.array([9.0, 4.0]))
@@ -62,14 +65,14 @@ def worst(check: Callable[[Features], Float[Array, "..."]], names: Iterable[str]
 
 
 def table(errors: dict[str, float]) -> dict[str, list[dict[str, object]]]:
-    """The details of an observation: one row an instance."""
+    """The details of an observation: one row per instance."""
     return {"instances": [{"instance": name, "error": error} for name, error in errors.items()]}
 
 
 def minimum(objective: Callable[[Float[Array, " m"]], Float[Array, ""]], size: int) -> optimize.OptimizeResult:
     """The minimum over theta `(size,)` of a smooth convex objective, by SciPy's L-BFGS-B from zero.
 
-    It shares nothing with the library's solver but the objective.
+    It shares only the objective with the library's solver.
     """
     value_and_grad = jax.jit(jax.value_and_grad(objective))
 

@@ -1,4 +1,4 @@
-"""More than two classes: the paper says that its account extends to them; here it is checked."""
+"""More than two classes, to which the paper says that its theory extends."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def equilibrium(loss=_cross_entropy, names: tuple[str, ...] = NAMES) -> Observat
 def starvation_matrix(correlated: bool = True) -> Observation:
     """The multi-class starvation matrix against automatic differentiation through the equilibrium.
 
-    With `correlated=False` the same closed form has the curvature `diag(p (1 - p))` of k losses, one against the rest.
+    With `correlated=False` the curvature is `diag(p (1 - p))`, that of k one-against-the-rest losses.
     """
     errors = {}
     for name in NAMES:
@@ -102,18 +102,17 @@ CLAIMS = (
         check=equilibrium,
         control=Control(
             "one-against-the-rest",
-            "k logistic losses in the place of the softmax",
+            "k logistic losses instead of the softmax",
             {"loss": _one_against_the_rest, "names": ("random",)},
         ),
     ),
     Claim(
         name="multiclass-starvation",
         reference="Definition 2 for softmax cross-entropy",
-        statement="The starvation matrix has the binary closed form, with diag(p) - p p^T for alpha (1 - alpha).",
+        statement="The starvation matrix has the binary closed form, with diag(p) - p p^T in place of "
+        "alpha (1 - alpha).",
         check=starvation_matrix,
-        control=Control(
-            "one-against-the-rest", "diag(p (1 - p)) in the place of diag(p) - p p^T", {"correlated": False}
-        ),
+        control=Control("one-against-the-rest", "diag(p (1 - p)) instead of diag(p) - p p^T", {"correlated": False}),
     ),
     Claim(
         name="multiclass-two-classes",

@@ -1,7 +1,7 @@
-"""Errors planted on purpose: one at a time, in a copy of the sources, a claim has to fail for each.
+"""Planted errors: each is put into its own copy of the sources, where a claim has to fail.
 
-A claim that no error can make fail shows nothing, and an error that no claim notices shows what is not claimed.
-`python -m theory --mutate` runs all claims on every copy; a slow test runs those that are named here.
+A claim that no error can break shows nothing, and an error that no claim notices reveals a gap in the claims.
+`python -m theory --mutate` runs all claims on every copy; a slow test runs only the claims that are named here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 class Mutation(NamedTuple):
-    """One error: `old`, which `file` has exactly once, becomes `new`; and the `claim` that is expected to notice."""
+    """One error: `old`, which occurs exactly once in `file`, becomes `new`; `claim` is expected to notice it."""
 
     name: str
     file: str
@@ -145,10 +145,10 @@ MUTATIONS = (
 
 
 def plant(mutation: Mutation | None, into: Path) -> None:
-    """Copies the sources into the folder `into`, with the error in them.
+    """Copies the sources into the folder `into` and plants the error.
 
     Raises:
-        ValueError: the file does not have the text to be replaced exactly once.
+        ValueError: the text to be replaced does not occur exactly once in the file.
     """
     for package in ("gsjax", "theory", "experiments"):
         ignored = shutil.ignore_patterns("__pycache__", "records")
@@ -164,10 +164,10 @@ def plant(mutation: Mutation | None, into: Path) -> None:
 
 
 def caught_by(mutation: Mutation | None, only: Sequence[str] = ()) -> list[str]:
-    """The claims, of those in `only` or of all, that do not hold on a copy with the error, or without any.
+    """The claims, of those in `only` or of all, that do not hold on a copy with the error; None plants no error.
 
     Raises:
-        RuntimeError: the copy does not get as far as a verdict on every claim that was asked for.
+        RuntimeError: the run on the copy ends before every requested claim has a verdict.
     """
     with tempfile.TemporaryDirectory() as folder:
         plant(mutation, Path(folder))

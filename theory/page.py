@@ -1,4 +1,4 @@
-"""The report as one page of HTML, and how values are written in it."""
+"""The report as one HTML page, and the format of its values."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from theory.claim import Observation, Record
 
 
 def plain(value: Any) -> Any:
-    """`value` in Python's own types: arrays as lists, named tuples as dicts, whatever is none of them as text.
+    """`value` in Python's own types: arrays as lists, named tuples as dicts, values of other types as text.
 
-    Numbers that are not finite stay what they are. What is not Unicode in a text, such as half of a pair of surrogates
-    in the text of an error, becomes its code.
+    Numbers that are not finite stay unchanged. Invalid Unicode, such as a lone surrogate in an error message, is
+    replaced by its code.
 
     >>> plain({"x": (1, float("nan")), "path": Path("a")})
     {'x': [1, nan], 'path': 'a'}
@@ -45,7 +45,7 @@ def observed(observation: Observation) -> str:
 
 
 def summary(records: Sequence[Record], planned: int) -> str:
-    """The run in one line.
+    """A summary of the run in one line.
 
     >>> summary([], planned=3)
     '0 of 3 claims hold, 0 of 3 controls fail as they should; 3 not reached; 0 s'
@@ -62,7 +62,7 @@ def summary(records: Sequence[Record], planned: int) -> str:
 
 
 def page(records: Sequence[Record], out: Path, planned: int, made_with: Mapping[str, str]) -> str:
-    """The report as HTML that needs no other file; the figures are read from the folder `out`."""
+    """The report as self-contained HTML; the figures are read from the folder `out`."""
     good = len(records) == planned and all(record.passes for record in records)
     heads = ("claim", "predicted", "observed", "tolerance", "verdict", "control", "s")
     return pages.page(
@@ -122,7 +122,7 @@ def _article(record: Record, out: Path) -> pages.Html:
 
 
 def _found(seen: Observation, error: str | None, label: str, figure: pages.Html | None = None) -> list[Any]:
-    """What was observed: the three numbers, the figure, the error and the details."""
+    """The observation: its three numbers, the figure, the error and the details."""
     return [
         pages.facts(dict(zip(("predicted", "observed", "tolerance"), _numbers(seen), strict=True))),
         figure,

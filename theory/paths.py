@@ -1,4 +1,4 @@
-"""The course of training: the primal flow of the linearised network, and networks that follow it."""
+"""Training over time: the primal flow of the linearised network, and networks that follow it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _flow = jax.jit(lambda feats, penalty, times: linearized.flow(feats, penalty, ti
 
 
 def flow(clock: float = 1.0) -> Observation:
-    """Outputs of `linearized.flow` against SciPy's integration of dtheta/dt = -dL/dtheta, with Phi itself.
+    """Outputs of `linearized.flow` against SciPy's integration of dtheta/dt = -dL/dtheta with Phi.
 
-    Under ridge and under spectral decoupling with strength and target by class. `clock` multiplies SciPy's times.
+    Penalties are ridge, and spectral decoupling with strength and target by class. `clock` multiplies SciPy's times.
     """
     errors = {}
     for name in ("pair", "random", "deficient"):
@@ -71,7 +71,7 @@ def _descents(width: int, seeds: int):
     def one(key):
         params = network.init(key, x)
 
-        # Two step sizes, whose errors of first order cancel (Richardson).
+        # Two step sizes, whose first-order errors cancel (Richardson extrapolation).
         def logits(k):
             finer = {"step_size": size / k, "steps": [k * step for step in steps]}
             return training.descend(network.apply, params, x, y, penalty, **finer).logits
@@ -84,9 +84,9 @@ def _descents(width: int, seeds: int):
 
 
 def trained(shift: int = 0, seeds: int = 32) -> Observation:
-    """Slope, in the width, of the distance of a network's outputs in the course of training from those of the flow.
+    """Slope, in the width, of the distance between the outputs of a network during training and those of the flow.
 
-    Gradient descent at two step sizes, extrapolated to none. `shift` compares with the flow at a time later on.
+    Gradient descent has two step sizes, extrapolated to zero. `shift` compares with the flow at a later time.
     """
     distances = []
     for width in WIDTHS:
@@ -102,15 +102,15 @@ CLAIMS = (
     Claim(
         name="flow-in-time",
         reference="Eqs. 3, 5, 17",
-        statement="The responses' flow is the gradient flow of the linearised network in time: against SciPy's Radau "
-        "over theta, under ridge and with strength and target by class.",
+        statement="The flow of the responses is the gradient flow of the linearised network: it agrees with SciPy's "
+        "Radau over theta, under ridge and under spectral decoupling with strength and target by class.",
         check=flow,
-        control=Control("clock", "SciPy's times 1% later", {"clock": 1.01}),
+        control=Control("clock", "SciPy's times are later by 1%", {"clock": 1.01}),
     ),
     Claim(
         name="flow-networks",
         reference="Eqs. 3, 5; Dyer and Gur-Ari 2020",
-        statement="Networks in the course of training follow the linearised flow at the same times, up to 1/width.",
+        statement="During training networks follow the linearised flow at the same times, up to an error of 1/width.",
         check=trained,
         control=Control("later", "the flow at four times the time", {"shift": 1}),
     ),

@@ -1,17 +1,18 @@
-"""Practice: networks really trained to their optimum, held against what their own tangent kernels predict.
+"""Theory against practice: networks trained to their optimum, compared with the prediction of their tangent kernels.
 
-The networks are those of `gsjax.sweeps`: MLPs of one hidden layer of tanh units (Eq. 1), trained until the norm of
-the gradient has fallen by the factor that the study states. The prediction is the equilibrium of the dual dynamics
-for the features of the same network at initialisation, so that all that lies between the two is what Eq. 3
-leaves out. It should fall like 1/width (Dyer and Gur-Ari 2020), a factor width^(-1/2) faster than the bound of Lee et
-al. 2019: theta moves along gradients, which makes the second-order term a sum over hidden units that is odd in
-their readout weights, so that its mean is zero. ReLU units would take it to about width^(-3/4), as a kink that is
-crossed leaves more behind; and under ridge they come to rest on kinks, where no gradient vanishes.
+The networks are those of `gsjax.sweeps`: MLPs with one hidden layer of tanh units (Eq. 1), trained until the gradient
+norm has fallen by the factor that the study states. The prediction is the equilibrium of the dual dynamics for the
+features of the same network at initialisation. So the error is due only to the terms that Eq. 3 omits.
 
-Definition 1 reads the responses in two ways, `U^T Y yhat` off the outputs and `S V^T theta` off the parameters. For a
-trained network the two agree as far as it is linear. Under spectral decoupling the outputs do not tell: Eq. 17 is
-minimal where every margin is m, and networks of any width that can get there do. What depends on the width is
-the theta by which they got there.
+The error should fall like 1/width (Dyer and Gur-Ari 2020), a factor width^(-1/2) faster than the bound of Lee et al.
+2019. The reason is that theta moves along gradients, which makes the second-order term a sum over hidden units that is
+odd in their readout weights, so its mean is zero. With ReLU units the error would fall like about width^(-3/4), since
+crossing a kink leaves a larger error. Under ridge they also stop at kinks, where the gradient does not vanish.
+
+Definition 1 gives the responses in two ways: `U^T Y yhat` from the outputs, and `S V^T theta` from the parameters. For
+a trained network the two agree as far as it is linear. Under spectral decoupling the outputs are not informative: Eq.
+17 is minimal where every margin is m, which networks of any width reach if they can. Only the theta that reaches it
+depends on the width.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from theory.claim import Claim, Control, Observation
 
 SEEDS = 8
 EXPONENT, TOLERANCE = -1.0, 0.3  # a bound of width^(-1/2) and a constant error both lie outside
-NEAR = 0.03  # of the widest networks' mean error
-EXACT = 0.01  # of every network's outputs under spectral decoupling
-STOPPED = 0.5  # of the mean error of the parameters: what the end of training leaves of the outputs' error
+NEAR = 0.03  # bound on the mean error at the largest width
+EXACT = 0.01  # bound on the error of the outputs of every network under spectral decoupling
+STOPPED = 0.5  # bound on the mean error of the outputs, relative to that of the parameters
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained: data, a penalty of `gsjax.sweeps`, its strengths, widths, and the tolerance on the gradient.
+    """Data, a penalty of `gsjax.sweeps`, its strengths, widths, and the tolerance on the gradient.
 
     Every strength is judged.
     """
@@ -52,10 +53,10 @@ class Study:
 
 
 def moons() -> Dataset:
-    """Two moons, n = 200, with a coordinate for the biases of the paper's network, which Eq. 1 does not have.
+    """Two moons, n = 200, with a constant coordinate in place of biases, which Eq. 1 does not have.
 
-    The scale lets the first layer tell neighbours apart. Without it the kernel of a smooth activation has, to
-    rounding, half the rank that Eq. 18 asks for.
+    The scale lets the first layer separate neighbouring points. Without it the kernel of a smooth activation has, up to
+    rounding, half of the rank that Eq. 18 requires.
     """
     x, y = data.two_moons(jax.random.key(0), 200)
     return Dataset(5 * jnp.concatenate([x, jnp.ones((len(x), 1))], axis=1), y)
@@ -134,7 +135,7 @@ def _judge(rows: Sequence[Mapping[str, Any]]) -> Observation:
 
 
 def _row(width: int, seeds: Sequence[Mapping[str, Any]]) -> dict[str, float | int]:
-    """One width in the report: geometric means of errors, the worst of the seeds in all else."""
+    """One width in the report: geometric means of errors, and the worst seed for all other quantities."""
     return {
         "width": width,
         "error, outputs": _mean([row["error_empirical"] for row in seeds]),
@@ -168,8 +169,8 @@ def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
 
 def _ridge(name: str, where: str, study: Study) -> Claim:
     statement = (
-        f"MLPs trained to the minimum of Eq. 5 on {where}: their responses U^T Y yhat approach the z* of their own "
-        f"tangent kernels at initialisation with the power -1 of the width, to within {TOLERANCE}, at lambda = "
+        f"The responses U^T Y yhat of MLPs trained to the minimum of Eq. 5 on {where} approach the z* of their own "
+        f"tangent kernels at initialisation like the power -1 of the width, to within {TOLERANCE}, at lambda = "
         f"{_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 5, 9, 11; Dyer and Gur-Ari 2020", statement, study)
@@ -177,26 +178,22 @@ def _ridge(name: str, where: str, study: Study) -> Claim:
 
 def _decoupling(name: str, where: str, study: Study) -> Claim:
     statement = (
-        f"MLPs trained to the minimum of Eq. 17 on {where}: their responses are z* at every width if read off the "
-        f"outputs, U^T Y yhat, and approach z* with the power -1 of the width, to within {TOLERANCE}, if read off "
-        f"the parameters, S V^T theta, at lambda = {_listed(study.strengths)}."
+        f"The responses of MLPs trained to the minimum of Eq. 17 on {where} are z* at every width if computed from the "
+        f"outputs, U^T Y yhat. If computed from the parameters, S V^T theta, they approach z* like the power -1 of the "
+        f"width, to within {TOLERANCE}, at lambda = {_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 17, 18, Definition 1; Dyer and Gur-Ari 2020", statement, study)
 
 
-# Mean margins: 2.0 to 0.2 on moons and 2.4 to 0.2 on digits under ridge. Weaker ridge takes theta farther, and the next
-# order, in width^(-3/2), with it: on moons the slope over 128 to 2048 is -0.74 at lambda = 5 and -0.70 at 1, where it
-# is -0.98 between 8192 and 16384.
+# Choice of lambda. With a weaker ridge theta moves farther, which increases the next order, width^(-3/2): the slope at
+# these widths is then flatter, and reaches -1 only at larger widths (see docs/results/width_sweep.md for lambda = 1).
 #
-# Under spectral decoupling the margin, which falls from 0.40 to 0.05 as lambda goes from 1 to 10, sets how far theta
-# goes. Two things bound lambda; the kernel has full rank at all of them.
-# - Below, networks of these widths are too narrow. On moons at lambda = 0.1 and 0.3 (margins 1.6 and 0.9) the error at
-#   width 2048 is 0.046 and 0.020, and the slope -0.78 [-0.88, -0.68] and -0.87 [-1.08, -0.66]; four times as wide,
-#   between 4096 and 8192, it is -0.87 and -0.84. On digits at lambda = 0.1 it is -0.75 [-0.85, -0.65], with an error
-#   of 0.037 at width 512.
-# - Above, the error falls to what the tolerance leaves. On moons at lambda = 10 and width 2048 outputs are off by
-#   0.00070 and parameters by 0.00095, and the slope is -0.72 [-0.78, -0.67]; with a tolerance of 1e-6, in four times
-#   the iterations, they are 0.00019 and 0.00069, and the slope is -0.90 [-0.99, -0.82].
+# Under spectral decoupling lambda sets the margin, and with it how far theta moves. The kernel has full rank for all
+# lambda used here. Two effects bound lambda:
+# - Below, these widths are too narrow: on moons at lambda = 0.1 and 0.3, and on digits at lambda = 0.1, the slope is
+#   flatter than -1 by more than the tolerance allows for its interval.
+# - Above, the error falls to the level that the tolerance of training leaves: on moons at lambda = 10 the slope
+# flattens,   unless the tolerance is 1e-6, which takes four times the iterations.
 MOONS, DIGITS = (128, 256, 512, 1024, 2048), (32, 64, 128, 256, 512)
 CLAIMS = (
     _ridge("practice-moons-ridge", "two moons", Study(moons, "ridge", (20.0, 50.0, 200.0, 1000.0), MOONS, 1e-6)),

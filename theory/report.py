@@ -1,8 +1,7 @@
-"""What a run leaves in its folder: `claims.json`, `report.html` and a PNG file for each figure.
+"""The files of a run: `claims.json`, `report.html` and a PNG file for each figure.
 
-Every file appears whole or not at all, and all of them are renewed after each claim, so a run that is
-interrupted leaves what it had computed. JSON has no NaN or infinity: such numbers are null in `claims.json`, and
-`report.html` shows which of them it was.
+Files are written atomically and updated after each claim, so an interrupted run leaves all finished results. JSON has
+no NaN or infinity: such numbers are null in `claims.json`, and `report.html` shows which one it was.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ PACKAGES = (
 
 
 def prepare(out: Path, json_path: Path | None) -> None:
-    """Makes the folders and finds out now, not after the first claim, whether they can be written.
+    """Makes the folders, and checks before the first claim that they can be written.
 
     Raises:
-        OSError: they cannot, or `json_path` is a folder.
+        OSError: they cannot be written, or `json_path` is a folder.
     """
     targets = [out / "claims.json", *([json_path] if json_path else [])]
     for path in targets:
@@ -52,7 +51,7 @@ def prepare(out: Path, json_path: Path | None) -> None:
 
 
 def draw(record: Record, out: Path) -> Record:
-    """Saves the figure of a record as `NAME.png`; a figure that cannot be drawn is the record's error."""
+    """Saves the figure of a record as `NAME.png`; an exception in drawing becomes the error of the record."""
     if record.observation.figure is None:
         return record
     image = io.BytesIO()
@@ -78,9 +77,9 @@ def write(
     Args:
         records: of the claims that were run, in order.
         out: the folder; figures of the records are read from it.
-        json_path: one more place for `claims.json`.
-        planned: how many claims the run was asked for.
-        made_with: of `environment`.
+        json_path: another path for `claims.json`.
+        planned: number of claims in the run.
+        made_with: from `environment`.
 
     Raises:
         OSError: a file cannot be written.
@@ -92,7 +91,7 @@ def write(
 
 
 def to_json(record: Record) -> dict[str, Any]:
-    """The record in the types of JSON, with the keys that tools rely on first."""
+    """The record in JSON types; the keys that tools rely on come first."""
     claim, seen, control = record.claim, record.observation, record.control
     found = {
         "name": claim.name,
@@ -119,7 +118,7 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def environment() -> dict[str, str]:
-    """Where and with what a run takes place: versions, platform, devices, commit, date."""
+    """The environment of a run: versions, platform, devices, commit, date."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -137,7 +136,7 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this file is in, if it is in one."""
+    """The commit of the checkout that contains this file, if there is one."""
     git = ("git", "-C", str(Path(__file__).parent))
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
@@ -148,13 +147,13 @@ def _commit() -> str | None:
 
 
 def plan(selected: Sequence[Claim], jobs: int) -> str:
-    """What a run is going to do, and about how long that takes, by the CPU seconds of each claim in `seconds.json`."""
+    """The number of claims in a run, and an estimate of its time from the CPU seconds per claim in `seconds.json`."""
     what = f"{len(selected)} {'claim' if len(selected) == 1 else 'claims'}, {jobs} at a time"
     took: dict[str, float] = json.loads(Path(__file__).with_name("seconds.json").read_bytes())
     known = [took[claim.name] for claim in selected if claim.name in took]
     if not known:
         return what
-    # A claim that is too new to be known takes as long as others do; one keeps a core busy.
+    # An unknown claim counts like the mean of the others; each claim keeps one core busy.
     at_once = min(jobs, os.cpu_count() or 1)
     seconds = max(sum(known) / len(known) * len(selected) / at_once, *known, 0.0)
     minutes = round(seconds / 60)
@@ -174,7 +173,7 @@ def line(record: Record, position: str) -> Text:
 
 
 def table(records: Sequence[Record], width: int) -> Table:
-    """The table at the end of a run; references take a column only where `width` leaves room for them."""
+    """The table at the end of a run; it has a column of references only if `width` leaves room for it."""
     result = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     result.add_column("claim", no_wrap=True)
     if width >= 110:

@@ -1,4 +1,4 @@
-"""Spectral decoupling: Eqs. 17 and 18, and what becomes of starvation."""
+"""Spectral decoupling: Eqs. 17 and 18, and the absence of starvation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SMALL = ("pair", "random", "deficient")  # for exact Hessians and many minima
 
 
 def _given(name: str):
-    """`u (n, r)`, strengths `(r,)` and labels of an instance, as NumPy has them."""
+    """`u (n, r)`, strengths `(r,)` and labels of an instance as NumPy arrays."""
     feats = instances.feats(name)
     return np.asarray(feats.u), np.asarray(feats.s2), np.asarray(feats.y)
 
@@ -29,8 +29,8 @@ def _given(name: str):
 def decoupled(names: tuple[str, ...] = FULL) -> Observation:
     """The largest off-diagonal entry of the Jacobian of the field at random alpha, in units of its diagonal.
 
-    The field is taken from the definition: the gradient of what is left of Eq. 6 when theta minimises `(lambda / 2)
-    |Phi theta|^2 - alpha Y Phi theta`, by least squares on Phi itself. The library's field has to be the same.
+    The field follows from its definition: it is the gradient of Eq. 6 where theta minimises `(lambda / 2) |Phi theta|^2
+    - alpha Y Phi theta`, solved by least squares with Phi. The library's field has to be the same.
     """
     rows = []
     for name in names:
@@ -74,9 +74,9 @@ def margins(names: tuple[str, ...] = FULL) -> Observation:
 
 
 def spectrum_free(penalised: str = "outputs") -> Observation:
-    """Responses of Eq. 17, minimised over theta, with the strengths as they are and in reversed order.
+    """Responses at the minimum of Eq. 17 over theta, with the given strengths and with the same in reversed order.
 
-    With `penalised="parameters"` the objective is Eq. 5. Also at r < n: z takes any value, whatever the strengths.
+    With `penalised="parameters"` the objective is Eq. 5. One instance has r < n, where z can still take any value.
     """
     penalty: dict[str, Any] = {"hold" if penalised == "outputs" else "ridge": STRENGTH}
     errors = {}
@@ -133,16 +133,16 @@ def _mixed(name: str):
 
 
 def by_class(strengths: str = "by class") -> Observation:
-    """Margins under the penalty of CelebA: minimised directly, by one scalar equation a class, and by the library.
+    """Margins under the penalty of CelebA: from direct minimisation, one scalar equation per class, and the library.
 
-    `lambda_c (m - y gamma_c) = sigma(-m)` at full row rank; at r < n the library's margins alone are compared. The
-    field of Eq. 18 and the end of its integrated flow are held to the same. With `strengths="one for both"` the
-    library's side has their mean.
+    The scalar equation `lambda_c (m - y gamma_c) = sigma(-m)` needs full row rank; at r < n only the library's margins
+    are compared. The field of Eq. 18 has to vanish at these margins. With `strengths="one for both"` the library is
+    given the mean of the two strengths.
     """
     errors = {}
     for name in SMALL:
         feats = _mixed(name)
-        u, s2, y = (np.asarray(of) for of in (feats.u, feats.s2, feats.y))
+        u, s2, y = map(np.asarray, (feats.u, feats.s2, feats.y))
         hold, target = _by_class(y)
         m = u @ direct.responses(u, s2, y, direct.logistic(y), hold=hold, target=target)
         theirs = hold if strengths == "by class" else np.full(len(y), np.mean([low for low, _ in BY_CLASS]))
@@ -172,20 +172,20 @@ def by_class_no_starvation(penalised: str = "outputs") -> Observation:
 def duality(constant: bool = True) -> Observation:
     """The directly minimised Eq. 17, with strength and target by class, against the maximum of its dual.
 
-    The dual leaves out `sum_i lambda_i t_i^2 / 2 - |c|^2 / 2`, c being the centre of the whitened problem: what theta
-    cannot change. At full row rank that is zero.
+    The dual omits the constant `sum_i lambda_i t_i^2 / 2 - |c|^2 / 2`, where c is the centre of the whitened problem.
+    It does not depend on theta, and is zero at full row rank.
     """
     rows = []
     for name in SMALL:
         feats = _mixed(name)
-        u, s2, y = (np.asarray(of) for of in (feats.u, feats.s2, feats.y))
+        u, s2, y = map(np.asarray, (feats.u, feats.s2, feats.y))
         hold, target = _by_class(y)
         phi = y[:, None] * u * np.sqrt(s2)
         _, primal = direct.minimum(phi, direct.logistic(y), hold=hold, target=target)
         penalty = SpectralDecoupling(jnp.asarray(hold), jnp.asarray(target))
         whitened = problem.whiten(feats, penalty)
         dual = float(problem.objective(whitened, instances.equilibrium(feats, penalty).alpha))
-        # The part of the targets that no theta reaches, by least squares.
+        # The part of the targets that no theta can reach, by least squares.
         root = np.sqrt(hold)
         left = root * target - root * (phi @ np.linalg.lstsq(root[:, None] * phi, root * target)[0])
         dual += float(left @ left) / 2 if constant else 0.0
@@ -212,7 +212,7 @@ CLAIMS = (
     Claim(
         name="eq18-no-spectrum",
         reference="Eqs. 17, 18",
-        statement="The minimum of Eq. 17 does not depend on S, at any rank: minimised over theta at two spectra.",
+        statement="The minimum of Eq. 17 does not depend on S, at any rank: it is the same for two spectra.",
         check=spectrum_free,
         control=Control("ridge", "ridge of the same strength", {"penalised": "parameters"}),
     ),
@@ -221,15 +221,15 @@ CLAIMS = (
         reference="Eqs. 17, 18",
         statement="With fewer features than examples Eq. 18 needs a projection: lambda m = U U^T sigma(-m).",
         check=deficient_rank,
-        control=Control("eq18", "Eq. 18 as it stands, without the projection", {"projected": False}),
+        control=Control("eq18", "Eq. 18 as published, without the projection", {"projected": False}),
     ),
     Claim(
         name="eq17-strong-duality",
         reference="Eqs. 7, 8, 17",
-        statement="The minimum of Eq. 17, strength and target by class, is the maximum of its dual, and what of the "
-        "targets no theta can reach.",
+        statement="The minimum of Eq. 17, with strength and target by class, is the maximum of its dual plus the "
+        "penalty on the part of the targets that no theta can reach.",
         check=duality,
-        control=Control("constant", "what theta cannot reach left out", {"constant": False}),
+        control=Control("constant", "without the part that no theta can reach", {"constant": False}),
     ),
     Claim(
         name="sd-no-starvation",
@@ -242,16 +242,16 @@ CLAIMS = (
     Claim(
         name="sd-by-class",
         reference="The variant of Eq. 17 for CelebA",
-        statement="With strength and target by class every margin solves an equation of its class alone: lambda_c (m - "
-        "y gamma_c) = sigma(-m).",
+        statement="With strength and target by class every margin solves an equation that depends only on its class: "
+        "lambda_c (m - y gamma_c) = sigma(-m).",
         check=by_class,
         control=Control("one-strength", "the mean strength for both classes", {"strengths": "one for both"}),
     ),
     Claim(
         name="sd-by-class-no-starvation",
         reference="The variant of Eq. 17 for CelebA, Definition 2",
-        statement="It decouples as well: off the diagonal d z*/d s^2 is zero, at any rank.",
+        statement="With strength and target by class d z*/d s^2 is also zero off the diagonal, at any rank.",
         check=by_class_no_starvation,
-        control=Control("ridge", "ridge in its place", {"penalised": "parameters"}),
+        control=Control("ridge", "ridge instead", {"penalised": "parameters"}),
     ),
 )

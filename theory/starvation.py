@@ -1,4 +1,4 @@
-"""Gradient starvation: Theorem 2, its orientation, the starvation matrix, and what it says in higher dimension."""
+"""Gradient starvation: Theorem 2, its orientation, and the starvation matrix, also in higher dimensions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def theorem2(
 ) -> Observation:
     """The largest `d z_2* / d(s_1^2)` over a grid of delta in (low, high), s_1^2 / s_2^2 and lambda.
 
-    Oriented, it is 0 at delta = 1 / sqrt(2), where both examples are equally hard; that is checked, too.
+    If oriented, it is 0 at delta = 1 / sqrt(2), where both examples are equally hard. This is also checked.
     """
     delta, ratio = jnp.linspace(low, high, 40), jnp.geomspace(*ratios, 25)
     strength = jnp.array([1e-3, 1e-2, 1e-1, 1.0])
@@ -131,8 +131,8 @@ def mutual_ratio(power: int = 4) -> Observation:
 def half_starve(delta: float | None = None, seeds: int = 40) -> Observation:
     """The share of ordered pairs that starve, for n = 32: random orthogonal U, or a perturbed identity with `delta`.
 
-    The perturbed identity is the n-dimensional likeness of Eq. 15: `exp(delta A)` with A antisymmetric and near -1
-    above the diagonal.
+    The perturbed identity generalises Eq. 15 to n dimensions: `exp(delta A)` with A antisymmetric and near -1 above the
+    diagonal.
     """
     n = 32
     s2 = jnp.geomspace(10.0, 0.1, n)
@@ -165,14 +165,14 @@ CLAIMS = (
     Claim(
         name="theorem2-sign-linearised",
         reference="Theorem 2, Eqs. 10, 15, 16",
-        statement="The same for the fixed point of Eq. 10, of which the paper proves it.",
+        statement="The same for the fixed point of Eq. 10, for which the paper proves it.",
         check=functools.partial(theorem2, form="linearized"),
         control=Control("s1-below-s2", "s_1^2 < s_2^2", {"ratios": (0.02, 0.95)}),
     ),
     Claim(
         name="theorem2-oriented",
         reference="Theorem 2; Definition 2 with z_2* made positive",
-        statement="Oriented, s_1^2 > s_2^2 implies d z_2*/d s_1^2 < 0 for every delta in (0, 1) other than "
+        statement="With orientation, s_1^2 > s_2^2 implies d z_2*/d s_1^2 < 0 for every delta in (0, 1) except "
         "1 / sqrt(2), where it is 0.",
         check=functools.partial(theorem2, high=0.99, oriented=True),
         control=Control(
@@ -184,7 +184,7 @@ CLAIMS = (
         reference="Theorem 2 to first order in delta",
         statement="The first-order formula for d z_2*/d s_1^2 has an error of second order in delta.",
         check=first_order,
-        control=Control("ratio-dropped", "the factor 1 - a_1 / a_2 left out", {"ratio_term": False}),
+        control=Control("ratio-dropped", "without the factor 1 - a_1 / a_2", {"ratio_term": False}),
     ),
     Claim(
         name="starvation-matrix",
@@ -198,23 +198,21 @@ CLAIMS = (
         reference="Definition 2, oriented",
         statement="If feature i starves feature j, then j starves i: the oriented signs of G[j, i] and G[i, j] agree.",
         check=mutual_sign,
-        control=Control("not-oriented", "the signs of the singular vectors as they stand", {"oriented": False}),
+        control=Control("not-oriented", "without orientation of the singular vectors", {"oriented": False}),
     ),
     Claim(
         name="starvation-mutual-ratio",
         reference="Definition 2, oriented",
-        statement="The two differ in size: G[j, i] / G[i, j] = (z_i* / s_i^4) / (z_j* / s_j^4).",
+        statement="G[j, i] and G[i, j] differ in size: G[j, i] / G[i, j] = (z_i* / s_i^4) / (z_j* / s_j^4).",
         check=mutual_ratio,
-        control=Control("power", "s^2 in the place of s^4", {"power": 2}),
+        control=Control("power", "s^2 instead of s^4", {"power": 2}),
     ),
     Claim(
         name="starvation-random-u",
         reference="Definition 2, oriented, n = 32",
-        statement="For a random orthogonal U about half of all ordered pairs starve: the sign of Theorem 2 does not "
-        "carry over as it stands.",
+        statement="For a random orthogonal U about half of all ordered pairs starve, so the sign of Theorem 2 does not "
+        "carry over.",
         check=half_starve,
-        control=Control(
-            "structured", "U close to the identity, the likeness of Eq. 15 with delta = 0.01", {"delta": 0.01}
-        ),
+        control=Control("structured", "U close to the identity, as in Eq. 15 with delta = 0.01", {"delta": 0.01}),
     ),
 )

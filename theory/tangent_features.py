@@ -17,7 +17,7 @@ from theory.claim import Claim, Control, Observation
 
 
 def linearisation(base: int = 0) -> Observation:
-    """Slope, in the size of the step, of what Eq. 3 leaves out; `base` seeds the parameters at which Phi is taken."""
+    """Slope, in the size of the step, of the remainder of Eq. 3; `base` seeds the parameters that Phi belongs to."""
     network = networks.MLP((64, 64), activation="erf")
     sizes = np.geomspace(1e-3, 1e-1, 5)
     x, _ = data.digits((3, 8), n=50)
@@ -31,13 +31,13 @@ def linearisation(base: int = 0) -> Observation:
 
         def error(size):
             step = size * direction
-            moved, given = (jnp.asarray(network.apply(unravel(at), x)) for at in (theta + step, theta))
+            moved, given = (jnp.asarray(network.apply(unravel(point), x)) for point in (theta + step, theta))
             return jnp.linalg.norm(moved - given - phi @ step)
 
         return jax.lax.map(error, jnp.asarray(sizes))
 
-    left_out = errors(jax.random.split(jax.random.key(1), 6))
-    slope = loglog_slope(sizes, left_out)
+    remainders = errors(jax.random.split(jax.random.key(1), 6))
+    slope = loglog_slope(sizes, remainders)
     return Observation.slope(2.0, slope, 0.1, details={"step sizes": sizes.tolist(), "directions": 6})
 
 
@@ -73,7 +73,7 @@ def _kernels(width: int, seeds: int):
 
 
 def infinite_width(depth: int = 2, seeds: int = 24) -> Observation:
-    """Slope, in the width, of the distance between the empirical kernel of two hidden layers and a limit of `depth`."""
+    """Slope, in the width, of the distance of the empirical kernel of two layers from the limit of `depth` ones."""
     x, _ = data.digits((3, 8), n=20)
     limit = tangent.infinite_ntk(networks.MLP((1,) * depth), x)
     distances = [jnp.linalg.norm(_kernels(width, seeds) - limit, axis=(1, 2)) for width in WIDTHS]
@@ -90,16 +90,16 @@ def infinite_width(depth: int = 2, seeds: int = 24) -> Observation:
 
 
 def norms(scale: float = 1.0, seeds: int = 16) -> Observation:
-    """The mean of `|h^(3)|^2 / |h^(0)|^2` over seeds, for inputs of the norm `scale`; and gamma by SciPy's quadrature.
+    """The mean of `|h^(3)|^2 / |h^(0)|^2` over seeds, for inputs of norm `scale`; and gamma by SciPy's quadrature.
 
-    The norm of h^(3) is read off 500 outputs, which are W h^(3) with rows of W ~ N(0, 1). Each mean is given with its
-    95% interval, which has to lie within 0.1 of 1. E[xi(g)^2] = 1 / gamma is held to 1e-8 apart from that.
+    The norm of h^(3) is estimated from 500 outputs, which are W h^(3) with rows of W ~ N(0, 1). The 95% interval of
+    each mean has to lie within 0.1 of 1. In addition, E[xi(g)^2] = 1 / gamma has to hold to 1e-8.
     """
     x = jax.random.normal(jax.random.key(5), (8, 10))
     x = scale * jnp.sqrt(10.0) * x / jnp.linalg.norm(x, axis=1, keepdims=True)
     density, rows, exact = scipy.stats.norm.pdf, [], []
-    of = {"relu": lambda g: max(g, 0.0), "erf": scipy.special.erf, "tanh": np.tanh, "linear": lambda g: g}
-    for activation, xi in of.items():
+    functions = {"relu": lambda g: max(g, 0.0), "erf": scipy.special.erf, "tanh": np.tanh, "linear": lambda g: g}
+    for activation, xi in functions.items():
         network = networks.MLP((512, 512, 512), outputs=500, activation=activation)
 
         def ratio(key, network=network):
@@ -124,21 +124,23 @@ CLAIMS = (
     Claim(
         name="eq1-norm",
         reference="Eq. 1",
-        statement="gamma keeps the norm: |h^(3)|^2 is that of the input, 1, on average over W (width 512); gamma = "
-        "1 / E[xi(g)^2].",
+        statement="gamma preserves the norm: on average over W (width 512), |h^(3)|^2 is that of the input, 1; "
+        "gamma = 1 / E[xi(g)^2].",
         check=norms,
         control=Control(
-            "longer-inputs", "inputs of norm 3: only homogeneous activations keep any norm but 1", {"scale": 3.0}
+            "longer-inputs",
+            "inputs of norm 3: only homogeneous activations preserve norms other than 1",
+            {"scale": 3.0},
         ),
     ),
     Claim(
         name="eq3-linearisation",
         reference="Eq. 3",
-        statement="yhat = Phi_0 theta to first order: what it leaves out of f(theta_0 + theta) - f(theta_0) grows "
-        "as the square of theta (erf network on real digits).",
+        statement="yhat = Phi_0 theta to first order: its difference from f(theta_0 + theta) - f(theta_0) grows like "
+        "the square of theta (erf network on real digits).",
         check=linearisation,
         control=Control(
-            "phi-elsewhere", "Phi taken at other parameters than theta_0: the error is of first order", {"base": 1}
+            "phi-elsewhere", "Phi at parameters other than theta_0: the error is of first order", {"base": 1}
         ),
     ),
     Claim(
@@ -151,7 +153,8 @@ CLAIMS = (
     Claim(
         name="infinite-width",
         reference="Jacot et al. 2018, Theorem 1; Eq. 1",
-        statement="The empirical kernel approaches the analytic one as width^(-1/2) (two hidden ReLU layers, digits).",
+        statement="The empirical kernel approaches the analytic one like width^(-1/2) "
+        "(two hidden ReLU layers, digits).",
         check=infinite_width,
         control=Control("another-depth", "the limit of one hidden layer", {"depth": 1}),
     ),

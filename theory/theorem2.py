@@ -1,6 +1,6 @@
-"""Theorem 2 for every coupling, strength and lambda, of Eq. 9 and Eq. 10: the statement, and each step of its proof.
+"""Theorem 2 for every coupling, strength and lambda, for Eqs. 9 and 10: the statement, and each step of its proof.
 
-The proof is in `docs/theorem2.md`, whose notation this file has.
+The proof is in `docs/theorem2.md`; this file uses its notation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from theory import instances
 from theory.claim import Claim, Control, Observation
 
 DRAWS = 4000
-NOTHING = 1e-9  # what counts as zero, relative to the terms that a number is the difference of
-RESOLVED = 1e-12  # a difference of D, relative to D, whose sign is sure: equilibria are precise to some 1e-15
+NOTHING = 1e-9  # a difference counts as zero below this, relative to its terms
+RESOLVED = (
+    1e-12  # a difference of D, relative to D, has a certain sign above this: equilibria are precise to about 1e-15
+)
 
 
 class Draws(NamedTuple):
-    """Points, and all that the proof speaks of, at their equilibria; every leaf `(draws, ...)`."""
+    """Random points, and all quantities of the proof at their equilibria; every leaf is `(draws, ...)`."""
 
     delta: np.ndarray
     ratio: np.ndarray
@@ -52,7 +54,8 @@ def _solved(delta, ratio, strength, form: Form, oriented: bool):
 def _draws(form: Form = "exact", oriented: bool = True, inner: bool | None = None) -> Draws:
     """Random points: delta in (-.999, .999), s_1^2 / s_2^2 in 1e-2..1e2, lambda / s_2^2 in 1e-3..1e3.
 
-    `inner` draws s_1 > s_2 and c > |delta|, to which the proof reduces all others, or c < |delta|.
+    With `inner` True the draws have s_1 > s_2 and c > |delta|, to which the proof reduces all other cases. With False
+    they have s_1 > s_2 and c < |delta|.
     """
     rng, half = np.random.default_rng(0), np.sqrt(0.5)
     delta, log_ratio = rng.uniform(-0.999, 0.999, DRAWS), rng.uniform(-2, 2, DRAWS)
@@ -68,13 +71,13 @@ def _draws(form: Form = "exact", oriented: bool = True, inner: bool | None = Non
 
 
 def signs(form: Form = "exact", oriented: bool = True) -> Observation:
-    """The share of draws of all four quadrants whose sensitivities have another sign than -delta (s_1^2 - s_2^2)."""
-    of = _draws(form, oriented)
-    sought = -np.sign(of.delta * (of.ratio - 1))
-    off = np.stack([of.matrix[:, 1, 0], of.matrix[:, 0, 1]])
-    # What is left of the terms of the coupling: close to rounding no sign could be told, and the draw counts as wrong.
-    left = np.abs(np.diff(of.curvature)[:, 0]) / of.curvature.sum(axis=1)
-    told = of.converged & (left > RESOLVED)
+    """The share of draws, in all four quadrants, with a sensitivity of another sign than -delta (s_1^2 - s_2^2)."""
+    draws = _draws(form, oriented)
+    sought = -np.sign(draws.delta * (draws.ratio - 1))
+    off = np.stack([draws.matrix[:, 1, 0], draws.matrix[:, 0, 1]])
+    # The relative size of the coupling. Close to rounding the sign is uncertain, and the draw counts as wrong.
+    left = np.abs(np.diff(draws.curvature)[:, 0]) / draws.curvature.sum(axis=1)
+    told = draws.converged & (left > RESOLVED)
     wrong = ~told | (np.sign(off) != sought).any(axis=0)
     details = {
         "draws": DRAWS,
@@ -86,18 +89,18 @@ def signs(form: Form = "exact", oriented: bool = True) -> Observation:
 
 
 def steps(inner: bool = True) -> Observation:
-    """The share of draws, of both equations, at which a step of the proof is wrong."""
+    """The share of draws, for both equations, at which a step of the proof is wrong."""
     shares = {}
     for form in ("exact", "linearized"):
-        of = _draws(form, inner=inner)
-        c, (first, second) = np.sqrt(1 - of.delta**2), of.alpha.T
-        (m_1, m_2), (c_1, c_2), (d_1, d_2) = of.margins.T, of.pulls.T, of.curvature.T
+        draws = _draws(form, inner=inner)
+        c, (first, second) = np.sqrt(1 - draws.delta**2), draws.alpha.T
+        (m_1, m_2), (c_1, c_2), (d_1, d_2) = draws.margins.T, draws.pulls.T, draws.curvature.T
         q = first - second
-        right = q + (of.ratio - 1) * (c - of.delta) * c_1
-        size = first + second + (of.ratio + 1) * (np.abs(c_1) + np.abs(c_2))
+        right = q + (draws.ratio - 1) * (c - draws.delta) * c_1
+        size = first + second + (draws.ratio + 1) * (np.abs(c_1) + np.abs(c_2))
         checks = {
-            "0: converged": of.converged,
-            "1: the identity": np.abs(of.strength * (m_1 - m_2) - right) <= NOTHING * size,
+            "0: converged": draws.converged,
+            "1: the identity": np.abs(draws.strength * (m_1 - m_2) - right) <= NOTHING * size,
             "2: q < 0": q < 0,
             "3: m_1 > m_2": m_1 > m_2,
             "3: c_1 > 0": c_1 > 0,
@@ -110,7 +113,7 @@ def steps(inner: bool = True) -> Observation:
 
 
 def exceptions(off: float = 0.0) -> Observation:
-    """The largest sensitivity at delta = 0, +-1/sqrt(2) and s_1 = s_2, relative to its row; `off` leads away."""
+    """The largest sensitivity at delta = 0, +-1/sqrt(2) and s_1 = s_2, relative to its row; `off` is added to them."""
     rng, half = np.random.default_rng(1), np.sqrt(0.5)
     delta, ratio = rng.uniform(-0.999, 0.999, 400), 10 ** rng.uniform(-2, 2, 400)
     strength = 10 ** rng.uniform(-3, 3, 400)
@@ -118,17 +121,17 @@ def exceptions(off: float = 0.0) -> Observation:
     ratio[300:] = 1 + off
     largest = {}
     for form in ("exact", "linearized"):
-        found = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, True)
-        matrix = np.abs(np.asarray(found[3]))
+        *_, matrix, _ = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, True)
+        matrix = np.abs(np.asarray(matrix))
         relative = np.array([matrix[:, 1, 0], matrix[:, 0, 1]]) / np.array([matrix[:, 1, 1], matrix[:, 0, 0]])
-        # At delta = -1/sqrt(2) a pull vanishes, and its row has nothing to compare with but the matrix.
+        # At delta = -1/sqrt(2) a pull vanishes and with it its row, so the scale is that of the whole matrix.
         relative = np.minimum(relative, np.array([matrix[:, 1, 0], matrix[:, 0, 1]]) / matrix.max(axis=(1, 2)))
         largest[form] = float(relative.max())
     return Observation.equal(0.0, list(largest.values()), 1e-9, details=instances.table(largest))
 
 
-# The dual variable g of an example as a function of its margin, and D = -dg/dm. In Eq. 10 log g + g = -m. Five of
-# them have (A) and (B); the last three break one hypothesis each.
+# The dual variable g of an example as a function of its margin, and D = -dg/dm. In Eq. 10 log g + g = -m. The first
+# five satisfy (A) and (B); the last three break one hypothesis each.
 FORCES = {
     "logistic": (lambda m: special.expit(-m), lambda m: special.expit(m) * special.expit(-m)),
     "Eq. 10": (lambda m: special.wrightomega(-m), lambda m: 1 - 1 / (1 + special.wrightomega(-m))),
@@ -142,11 +145,11 @@ FORCES = {
 
 
 def hypotheses(losses: Sequence[str], tilt: float = 0.0) -> Observation:
-    """The share of draws whose sensitivities have another sign than -delta (s_1^2 - s_2^2), for every one of `losses`.
+    """The share of draws with a sensitivity of another sign than -delta (s_1^2 - s_2^2), for each of `losses`.
 
-    Nothing is solved for and nothing is of the library: margins are drawn instead of strengths. With m = U z and z_k =
-    (s_k^2 / lambda) u_k . g(m), every m is the optimum of one pair of strengths, and is kept if both lie in 1e-3..1e3.
-    The sensitivities solve (I + S^2 C / lambda) dz = diag(c) d(s^2) / lambda. `tilt` turns u_2 by so many radians.
+    No equation is solved and the library is not used: margins are drawn instead of strengths. With m = U z and z_k =
+    (s_k^2 / lambda) u_k . g(m), every m is the optimum for one pair of strengths, and is kept if both are in 1e-3..1e3.
+    The sensitivities solve (I + S^2 C / lambda) dz = diag(c) d(s^2) / lambda. `tilt` rotates u_2, in radians.
     """
     rng, shares, counts = np.random.default_rng(2), {}, {}
     for name in losses:
@@ -173,7 +176,7 @@ def hypotheses(losses: Sequence[str], tilt: float = 0.0) -> Observation:
 
 
 def pairs(others: bool = True) -> Observation:
-    """The closed form of two of many features against the starvation matrix; `others=False` leaves the others out."""
+    """The closed form for two of many features against the starvation matrix; `others=False` omits all others."""
     errors = {}
     forms: tuple[Form, ...] = ("exact", "exact", "linearized")
     for seed, form in enumerate(forms):
@@ -219,7 +222,7 @@ CLAIMS = (
         reference="docs/theorem2.md, steps 1 to 5",
         statement="Each step of the proof holds for s_1 > s_2 and |delta| < 1/sqrt(2), for Eq. 9 and for Eq. 10.",
         check=steps,
-        control=Control("outer", "|delta| > 1/sqrt(2), where the examples have changed places", {"inner": False}),
+        control=Control("outer", "|delta| > 1/sqrt(2), where the examples are exchanged", {"inner": False}),
     ),
     Claim(
         name="theorem2-exceptions",
@@ -233,7 +236,7 @@ CLAIMS = (
         reference="docs/theorem2.md, (A)",
         statement="The same for the exponential loss, whose force on an example is positive and falls with its margin.",
         check=functools.partial(hypotheses, losses=["exponential"]),
-        control=Control("not-positive", "the force less a constant 2", {"losses": ["exponential less 2"]}),
+        control=Control("not-positive", "the force minus the constant 2", {"losses": ["exponential less 2"]}),
     ),
     Claim(
         name="theorem2-falling",
@@ -248,7 +251,7 @@ CLAIMS = (
         statement="The same for the logistic loss, whose slope D is largest at the margin 0.",
         check=functools.partial(hypotheses, losses=["logistic"]),
         control=Control(
-            "shifted", "a margin of 4 is wanted, where D is largest", {"losses": ["logistic, margins less 4"]}
+            "shifted", "a loss that wants a margin of 4, where D is largest", {"losses": ["logistic, margins less 4"]}
         ),
     ),
     Claim(
@@ -256,12 +259,12 @@ CLAIMS = (
         reference="docs/theorem2.md",
         statement="The same for Eq. 10 and for the force sqrt(1 + m^2) - m, where the columns of U are orthogonal.",
         check=functools.partial(hypotheses, losses=["Eq. 10", "hyperbolic"]),
-        control=Control("tilted", "u_2 turned by 0.02 radians: no singular vectors", {"tilt": 0.02}),
+        control=Control("tilted", "u_2 rotated by 0.02 radians: not singular vectors", {"tilt": 0.02}),
     ),
     Claim(
         name="theorem2-pairs",
         reference="docs/theorem2.md",
-        statement="Of many features any two starve each other as two do, with D~ in the place of D.",
+        statement="Any two of many features starve each other like two features alone, with D~ in place of D.",
         check=pairs,
         control=Control("others-left-out", "D itself, as if there were no other features", {"others": False}),
     ),

@@ -1,7 +1,7 @@
-"""Starvation over the time of training: where its trajectories end, and how they begin."""
+"""Starvation during training: the ends and the beginnings of its trajectories."""
 
 # pyright: reportArgumentType=false
-# NumPy's arrays stand for JAX's.
+# NumPy arrays are passed where JAX arrays are annotated.
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from gsjax.statistics import loglog_slope
 from theory import direct, instances
 from theory.claim import Claim, Control, Observation
 
-# Random problems, all of one shape and at as many times, so that they share their programs.
+# Random problems with the same shape and number of times, so that they share compiled programs.
 N, R, DRAWS = 8, 5, 8
 S2, Y = np.geomspace(9, 0.3, R), np.where(np.arange(N) % 3 > 0, 1.0, -1.0)
 TIMES = np.geomspace(1e-4, 1e-3, 6)  # when s^2 t << 1
 BY_CLASS = np.where(Y > 0, 0.1, 0.3), np.where(Y > 0, 2.5, 0.44)
 
-# Arrays throughout: all penalties of a kind meet one program.
+# Strengths are arrays, so that all penalties of a type share one compiled program.
 RIDGES = {f"ridge {strength:g}": Ridge(np.array(strength)) for strength in (0.01, 0.3)}
 ONE_STRENGTH = {
     "SD 0.3": SpectralDecoupling(np.full(N, 0.3), np.zeros(N)),
@@ -74,9 +74,9 @@ def limit(time: float = 1e4) -> Observation:
 
 
 def onset(power: float = 4.0, unequal: bool = False) -> Observation:
-    """Slope, in time, of the norm of all entries off the diagonal.
+    """Slope, in time, of the norm of all off-diagonal entries.
 
-    Under ridge and under spectral decoupling of one strength, or of `unequal` ones.
+    Penalties are ridge and spectral decoupling with one strength, or spectral decoupling with `unequal` strengths.
     """
     penalties = UNEQUAL if unequal else RIDGES | ONE_STRENGTH
     found = [_trajectories(_basis(), penalty, jnp.asarray(TIMES)).sensitivity for penalty in penalties.values()]
@@ -89,15 +89,15 @@ CLAIMS = (
     Claim(
         name="trajectory-limit",
         reference="Definition 2 along Eqs. 5, 17",
-        statement="The sensitivities along the path of training end at the starvation matrix: under ridge at that of "
-        "the minimum of Eq. 5, under spectral decoupling, by class too, at zero.",
+        statement="The sensitivities along the path of training converge to the starvation matrix: under ridge to that "
+        "at the minimum of Eq. 5, and under spectral decoupling, also by class, to zero.",
         check=limit,
         control=Control("early", "stopped at time 1", {"time": 1.0}),
     ),
     Claim(
         name="trajectory-onset",
         reference="Definition 2 along Eqs. 5, 17, to leading order in time",
-        statement="Under ridge, and under spectral decoupling of one strength, starvation sets in with the fourth "
+        statement="Under ridge, and under spectral decoupling with one strength, starvation sets in with the fourth "
         "power of time.",
         check=onset,
         control=Control("unequal", "strengths of spectral decoupling that depend on the class", {"unequal": True}),
@@ -105,7 +105,8 @@ CLAIMS = (
     Claim(
         name="trajectory-onset-unequal",
         reference="Definition 2 along Eq. 17, to leading order in time",
-        statement="Under spectral decoupling with strengths that depend on the class it sets in with the second power.",
+        statement="Under spectral decoupling with strengths that depend on the class starvation sets in with the "
+        "second power of time.",
         check=functools.partial(onset, power=2.0, unequal=True),
         control=Control("one-strength", "ridge, and one strength for all examples", {"unequal": False}),
     ),

@@ -288,4 +288,4 @@ def test_a_cluster_that_is_not_there(folder, capsys, monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     assert main(["fake", "--distributed"]) == 2
     line = one_line(capsys)
-    assert "did not come together (coordinator_address should be defined.); give --coordinator, --num-proc" in line
+    assert "could not connect (coordinator_address should be defined.); give --coordinator, --num-proc" in line

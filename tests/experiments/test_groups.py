@@ -362,7 +362,8 @@ def test_the_text_says_what_the_records_say():
     """Accuracies in percent, differences in points, of the presets laptop and shirts."""
     folder = Path(__file__).parents[2] / "experiments" / "records" / "groups"
     summaries = [read(folder / preset) for preset in ("laptop", "shirts")]
-    text = " ".join((groups.__doc__ or "").split())
+    page = Path(groups.__file__).parents[1] / "docs" / "results" / "groups.md"
+    text = " ".join(page.read_text().split())
 
     def found(name, kind, digits):
         for summary in summaries:
@@ -377,24 +378,25 @@ def test_the_text_says_what_the_records_say():
         return [f"{mean} {ends}" for mean, ends in found(name, "signatures", 1)]
 
     (erm, _), (sd, _), (lff, _), (dro, _) = methods = [worst_group(groups.LABELS[arm]) for arm in groups.PUBLISHED]
-    names = ("ERM has", "of SD", "of Learning from Failure", "of Group DRO")
-    first = ", ".join(f"{name} {' '.join(of)}" for name, of in zip(names, (erm, sd, lff, dro), strict=True))
+    names = ("ERM", "spectral decoupling (SD)", "Learning from Failure", "Group DRO")
+    *first, last = (f"{' '.join(of)} for {name}" for name, of in zip(names, (erm, sd, lff, dro), strict=True))
     shirts = [of[1][0] for of in methods]
-    assert f"The worst group of {first}; with shirts {', '.join(shirts[:3])} and {shirts[3]}." in text
+    shirts = f"with shirts it is {', '.join(shirts[:3])} and {shirts[3]}."
+    assert f"Worst-group accuracy is {', '.join(first)} and {last}; {shirts}" in text
     moved, decoupled = worst_group("ERM + offset"), worst_group("SD + offset")
-    assert f"it takes ERM to {' '.join(moved[0])}, with shirts {' '.join(moved[1])}" in text
-    assert f"and SD to {' '.join(decoupled[0])} and {' '.join(decoupled[1])}." in text
+    assert f"With this offset ERM has {' '.join(moved[0])}, with shirts {' '.join(moved[1])}" in text
+    assert f"and SD has {' '.join(decoupled[0])} and {' '.join(decoupled[1])}." in text
     for phrase, label in {
-        "takes ERM to {} and {}, and SD is": "ERM + offset by class balance",
-        "balanced classes takes ERM to {} and {}.": "Balanced ERM",
+        "needs no group labels, gives ERM {} and {}. SD is": "ERM + offset by class balance",
+        "balanced classes gives ERM {} and {}.": "Balanced ERM",
         "SD has {} and {}, and ERM": "SD, no group labels",
-        "offset {} and {}: no difference": "ERM + offset, no group labels",
-        "takes ERM to {} and {}: the optimiser": "ERM by Adam",
+        "offset has {} and {}: no difference": "ERM + offset, no group labels",
+        "Adam gives ERM {} and {}, a change": "ERM by Adam",
     }.items():
         assert phrase.format(*(mean for mean, _ in worst_group(label))) in text
     points_of = text.replace(" points", "")
     for phrase, name in {
-        "the difference is {}, with shirts {},": "worst group, (SD + offset) minus (ERM + offset)",
+        "SD minus ERM, is then {}, with shirts {};": "worst group, (SD + offset) minus (ERM + offset)",
         "without an offset it is {} and {}.": "SD beats ERM on the worst group",
         "SD is {} and {} above that": "worst group, SD minus (ERM + offset by class balance)",
         "Group DRO with one is {} and {} above": "worst group, (Group DRO + offset) minus (ERM + offset)",

@@ -78,7 +78,7 @@ def test_a_smaller_step_follows_the_flow_more_closely(rows):
             margins = U @ (s * theta)
             theta = theta + 0.05 / factor * s * (U.T @ (1 / (1 + np.exp(margins)) - config.sd * margins))
             path.append(s * theta)
-        keep = [step for step in toy_dynamics.at(config) if step <= 100]
+        keep = [step for step in toy_dynamics.recorded_steps(config) if step <= 100]
         apart.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
     assert 3 < apart[0] / apart[1] < 6
 
@@ -136,7 +136,7 @@ def test_a_finished_run_is_not_run_again(smoke, monkeypatch):
 
 def test_the_presets_are_the_published_settings():
     assert toy_dynamics.PRESETS["laptop"] == toy_dynamics.PRESETS["paper"] == toy_dynamics.Config()
-    steps = toy_dynamics.at(toy_dynamics.Config())
+    steps = toy_dynamics.recorded_steps(toy_dynamics.Config())
     assert (steps[0], steps[1], steps[-1]) == (0, 1, 5000)
     assert (np.diff(steps) > 0).all()
 
