@@ -21,8 +21,11 @@ import numpy as np
 
 from gsjax.tangent import ntk, ntk_operator, ntrf
 
+# Imported in this order: a seed draws a piece by its position in its family.
+from . import random_vectors, random_series, random_convolutions  # isort: skip  # noqa: F401
+from .random_activations import layer
 from .random_draws import FAMILIES, KINDS, LAYERS, OPTIONS, OUTPUTS, TREES, Draw
-from .random_layers import VOCABULARY, chain_of_tokens, converted, layer
+from .random_tokens import VOCABULARY, chain_of_tokens, converted
 from .random_weights import weight
 from .random_wrappers import wrapped
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .random_activations import chain, layer
 from .random_draws import WRAPPERS, Draw, Layer, Shape, chosen
-from .random_layers import chain, layer
 
 
 def within(d: Draw, shape: Shape, kind: str, *, keeps: bool = False, own: bool = False, avoid: str = ""):

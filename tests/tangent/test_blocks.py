@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax import progress
 from gsjax.networks import MLP
 from gsjax.tangent import blocks, ntk, ntk_operator, ntrf
 from gsjax.tangent.blocks import grid
@@ -307,15 +306,3 @@ def test_rows_over_devices(n):
         np.testing.assert_allclose(between, expected[:, :5], rtol=1e-10)
         if n == 16:
             assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 2, 2)}
-
-
-def test_progress_is_silent_when_there_is_nothing_to_wait_for(capsys):
-    assert list(progress.track(range(3), "steps")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_in_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
-    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
-    assert list(progress.track("abc", "letters")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == "letters: 1 of 3\nletters: 2 of 3\n"

@@ -1,4 +1,4 @@
-"""Sweeps: rows that are right, whatever the devices, the processes and the deaths on the way to them."""
+"""The rows of a sweep: right, and the same for any number of devices, processes and interruptions."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -24,28 +24,11 @@ from jax.sharding import Mesh
 
 from gsjax import Ridge, SpectralDecoupling, networks, records, sweeps, tangent, training
 from gsjax import _devices as devices
-from gsjax.data import Dataset, digits
+from gsjax.data import Dataset
 from gsjax.sweeps import programs
 from gsjax.sweeps import rows as implementation
-from tests.instances import equilibrium, slope
-
-N = 24
-SWEEP = sweeps.Sweep(widths=(6,), seeds=3, strengths=(2.0, 10.0), features=4)
-
-
-def data(dtype=np.float64) -> tuple[Dataset, Dataset]:
-    with jax.enable_x64(True):
-        x, y = digits((3, 8), n=N + 10)
-        x, y = np.asarray(x, dtype), np.asarray(y, dtype)
-    return Dataset(x[:N], y[:N]), Dataset(x[N:], y[N:])
-
-
-TRAIN, TEST = data()
-
-
-def run(sweep=SWEEP, train=TRAIN, test=TEST, name="digits", **options) -> list[dict]:
-    with jax.enable_x64(True):
-        return sweeps.run(sweep, train, test, name=name, **options)
+from tests.instances import equilibrium
+from tests.sweeps.problem import SWEEP, TEST, TRAIN, N, data, run
 
 
 @pytest.fixture(scope="module")
@@ -210,43 +193,6 @@ def test_progress_can_be_switched_off(rows, monkeypatch):
     assert run(progress=False) == rows
 
 
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def made(width: int, seed: int, **others) -> dict:
-    error = seed + 1 / width
-    row = {"data": "a", "depth": 1, "penalty": "ridge", "strength": 1.0, "width": width, "seed": seed}
-    return row | {"error_empirical": error, "error_parameters": 2 * error, "drift": None, "converged": True} | others
-
-
-def test_a_column_against_the_width():
-    rows = [made(width, seed, converged=(width, seed) != (8, 1)) for width in (8, 2, 4) for seed in (1, 0)]
-    widths, values = sweeps.against_width(rows)
-    assert widths == [2, 4]  # not every seed of width 8 has converged
-    np.testing.assert_array_equal(values, [[0.5, 0.25], [1.5, 1.25]])
-    widths, values = sweeps.against_width(rows, "error_parameters", converged=False)
-    assert widths == [2, 4, 8]
-    np.testing.assert_array_equal(values, [[1.0, 0.5, 0.25], [3.0, 2.5, 2.25]])
-    assert np.isnan(sweeps.against_width(rows, "drift")[1]).all()
-    _, values = sweeps.against_width([row | {"penalty": "sd"} for row in rows])
-    np.testing.assert_array_equal(values, [[1.0, 0.5], [3.0, 2.5]])
-
-
-@pytest.mark.parametrize(
-    ("rows_", "column", "complaint"),
-    [
-        ([], None, "rows: expected rows of one data set"),
-        ([made(2, 0), made(4, 0, strength=2.0)], None, "rows: expected rows of one data set"),
-        ([made(2, 0), made(2, 1), made(4, 0)], None, "rows: expected one row per seed of every width, got 3 of 4"),
-        ([made(2, 0), made(2, 0)], None, "rows: expected one row per seed of every width, got 2 of 1"),
-        ([made(2, 0)], "error", "column: expected one of data, .*got error"),
-    ],
-)
-def test_rows_that_make_no_table_are_refused(rows_, column, complaint):
-    with pytest.raises(ValueError, match=rf"^{complaint}"):
-        sweeps.against_width(rows_, column)
-
-
 @pytest.mark.slow
 def test_a_batch_of_seeds_as_on_accelerators_gives_the_same_rows(rows, monkeypatch):
     monkeypatch.setattr(devices, "batched", lambda mesh: True)
@@ -382,7 +328,7 @@ if process == "1":
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-c", SMALL + code, *map(str, arguments)]
     flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.Popen(command, cwd=root, env=os.environ | flags, stdout=subprocess.PIPE, text=True)
 
 
@@ -433,89 +379,6 @@ def test_devices_do_not_communicate():
     assert re.findall(r"all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv", text) == []
 
 
-# --- starvation ----------------------------------------------------------------------------------------------------
-
-
-def starvation(width: int, depth: int, penalty: str = "ridge", **options) -> sweeps.Starvation:
-    sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10)
-    with jax.enable_x64(True):
-        return sweeps.starvation(sweep, sweeps.Cell(width, depth, penalty, 2.0), TRAIN, **options)
-
-
-def missed(found: sweeps.Starvation) -> float:
-    assert found.converged.all()
-    assert found.predicted.shape == found.measured.shape == (2, 3, 3)
-    return float(np.linalg.norm(found.measured - found.predicted) / np.linalg.norm(found.predicted))
-
-
-def test_starvation_in_a_linear_model_is_the_matrix_to_second_order_in_the_change():
-    changes = np.array([0.4, 0.2, 0.1])
-    errors = [missed(starvation(1, 0, change=change)) for change in changes]
-    assert errors[-1] < 1e-2
-    assert slope(changes, errors) == pytest.approx(2, abs=0.1)
-
-
-@pytest.mark.slow
-def test_the_wider_the_network_the_better_its_starvation_is_predicted():
-    narrow, wide = (missed(starvation(width, 1)) for width in (8, 512))
-    assert wide < 0.03 < 0.1 < narrow
-
-
-@pytest.mark.slow
-@jax.enable_x64(True)
-def test_in_mean_field_scaling_a_wide_network_starves_otherwise_than_predicted():
-    cell, found = sweeps.Cell(512, 1, "ridge", 2.0), {}
-    for scaling in ("ntk", "mean-field"):
-        sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10, scaling=scaling)
-        found[scaling] = sweeps.starvation(sweep, cell, TRAIN)
-    np.testing.assert_array_equal(found["ntk"].predicted, found["mean-field"].predicted)
-    assert missed(found["ntk"]) < 0.03 < 0.1 < missed(found["mean-field"])
-
-
-@pytest.mark.slow
-def test_nothing_starves_under_spectral_decoupling():
-    found = starvation(6, 1, "sd")
-    assert found.converged.all()
-    np.testing.assert_array_equal(found.predicted, 0)
-    np.testing.assert_allclose(found.measured, 0, atol=1e-7)
-
-
-# --- bad input -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("widths", ()),
-        ("widths", 32),
-        ("widths", (32, 0)),
-        ("widths", (32, 32)),
-        ("widths", (1.5,)),
-        ("depths", (-1,)),
-        ("depths", ()),
-        ("seeds", 0),
-        ("seeds", True),
-        ("penalties", ()),
-        ("penalties", "sd"),
-        ("penalties", ("lasso",)),
-        ("strengths", (0.0,)),
-        ("strengths", (0.1, -1.0)),
-        ("strengths", (float("nan"),)),
-        ("strengths", ()),
-        ("activation", "gelu"),
-        ("tolerance", 0.0),
-        ("tolerance", float("inf")),
-        ("max_steps", 0),
-        ("seed", -1),
-        ("features", 0),
-        ("scaling", "standard"),
-    ],
-)
-def test_a_bad_field_is_named(field, value):
-    with pytest.raises(ValueError, match=rf"^{field}: expected .+, got "):
-        sweeps.Sweep(**{"widths": (4,), field: value})
-
-
 X, Y = TRAIN
 
 
@@ -533,23 +396,6 @@ X, Y = TRAIN
 def test_a_bad_argument_is_named(argument, arguments):
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
         run(**arguments)
-
-
-@pytest.mark.parametrize(
-    ("argument", "cell", "options"),
-    [
-        ("widths", sweeps.Cell(0, 1, "ridge", 1.0), {}),
-        ("penalties", sweeps.Cell(4, 1, "lasso", 1.0), {}),
-        ("strengths", sweeps.Cell(4, 1, "ridge", 0.0), {}),
-        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": 0}),
-        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": N + 1}),
-        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 0.0}),
-        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 1.0}),
-    ],
-)
-def test_bad_input_to_starvation_is_named(argument, cell, options):
-    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
-        sweeps.starvation(SWEEP, cell, TRAIN, **options)
 
 
 def test_a_tolerance_below_rounding_is_warned_of():

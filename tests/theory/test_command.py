@@ -1,4 +1,6 @@
-"""`python -m theory` on invented claims: verdicts, exit status, and what it leaves behind in every case."""
+"""`python -m theory` on invented claims: exit status, records and pages."""
+
+from __future__ import annotations
 
 import base64
 import contextlib
@@ -21,9 +23,10 @@ import pytest
 import theory
 from gsjax import plotting
 from gsjax.statistics import Slope
+from tests.theory.invented import claim, two_plus
 from theory.__main__ import main
 from theory.claim import Claim, Control, Observation, run
-from theory.report import plan, to_json
+from theory.report import plan
 
 SCHEMA = {
     "name": str,
@@ -40,20 +43,6 @@ SCHEMA = {
     "figure": (str, type(None)),
 }
 CONTROL_SCHEMA = {"name": str, "statement": str, "observed": (float, str), "holds": bool}
-
-
-def two_plus(shift=0.0, *, figure=None, details=None):
-    return Observation.equal(2.0, 2.0 + shift, 1e-9, figure=figure, details=details or {})
-
-
-def claim(name="two", check=two_plus, control=None):
-    return Claim(
-        name,
-        "arithmetic, Eq. 1",
-        "1 + 1 = 2",
-        check,
-        Control("shifted", "1 + 1 + 1", control or {"shift": 1.0}),
-    )
 
 
 def figure():
@@ -87,101 +76,6 @@ def strict_json(path):
 
 def verdicts(path):
     return {entry["name"]: (entry["holds"], entry["control"]["holds"]) for entry in strict_json(path)}
-
-
-# Verdicts.
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
-def test_equal_is_absolute_near_zero_and_relative_far_from_it(shape):
-    for scale, gap in ((0.0, 0.009), (1000.0, 9.0)):
-        predicted = np.full(shape, scale)
-        assert Observation.equal(predicted, predicted + gap, 0.01).holds
-        assert not Observation.equal(predicted, predicted + 1.2 * gap + 0.002, 0.01).holds
-
-
-def test_equal_can_be_judged_again_from_the_three_numbers():
-    rng = np.random.default_rng(0)
-    for shape in ((), (4,), (2, 3)):
-        for tolerance in (1e-3, 1e-1):
-            predicted = rng.normal(size=shape)
-            seen = Observation.equal(predicted, predicted + 0.05 * rng.normal(size=shape), tolerance)
-            p, o = float(seen.predicted), float(seen.observed)
-            assert seen.holds == (abs(o - p) <= tolerance * (1 + abs(p)))
-
-
-def test_equal_notices_one_wrong_entry_and_takes_one_number_for_all():
-    observed = np.zeros((20, 20))
-    assert Observation.equal(0.0, observed, 1e-6).holds
-    observed[3, 4] = -1.0
-    seen = Observation.equal(0.0, observed, 1e-6, details={"n": 20})
-    assert not seen.holds
-    assert seen.observed == 1.0
-    assert seen.details["n"] == 20
-
-
-def test_below_is_strict_without_a_tolerance():
-    assert Observation.below(0.0, [-1.0, -1e-300]).holds
-    assert not Observation.below(0.0, [-1.0, 0.0]).holds
-    assert Observation.below(0.0, [-1.0, 1e-13], tolerance=1e-12).holds
-    assert not Observation.below(0.0, 1e-11, tolerance=1e-12).holds
-
-
-@pytest.mark.parametrize(
-    ("slope", "holds"),
-    [
-        (Slope(-0.5, -0.55, -0.45), True),
-        (Slope(-0.5, -0.9, -0.1), False),  # says nothing
-        (Slope(-0.55, -0.62, -0.5), False),
-        (Slope(-0.9, -0.92, -0.88), False),
-    ],
-)
-def test_a_slope_holds_if_its_whole_interval_is_within_tolerance(slope, holds):
-    seen = Observation.slope(-0.5, slope, 0.1)
-    assert seen.holds is holds
-    assert seen.details["interval"] == slope[1:]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    "check",
-    [
-        lambda bad: Observation(1.0, bad, 1.0, holds=True),
-        lambda bad: Observation(bad, bad, 1.0, holds=True),
-        lambda bad: Observation("finite", 1.0, bad, holds=True),
-        lambda bad: Observation.equal(1.0, bad, 1.0),
-        lambda bad: Observation.equal(bad, bad, 1.0),
-        lambda bad: Observation.equal([1.0, 1.0], [1.0, bad], 1.0),
-        lambda bad: Observation.equal(1.0, 1.0, bad),
-        lambda bad: Observation.below(5.0, [-np.inf, bad]),
-        lambda bad: Observation.slope(-0.5, Slope(bad, bad, bad), 0.1),
-    ],
-)
-def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
-    with np.errstate(invalid="ignore"):  # inf - inf
-        record = run(claim(check=lambda shift=0.0: check(bad)))
-    assert record.verdict == "fails"
-    assert json.loads(json.dumps(to_json(record), allow_nan=False)) == to_json(record)
-    if isinstance(record.observation.observed, float) and not np.isfinite(record.observation.observed):
-        assert to_json(record)["observed"] is None
-
-
-@pytest.mark.parametrize("observed", [np.zeros(3), np.zeros((2, 1)), np.zeros((0,))])
-def test_shapes_that_differ_are_an_error_not_a_broadcast(observed):
-    with pytest.raises(ValueError, match=r"^observed: expected shape \(2,\)"):
-        Observation.equal(np.zeros(2), observed, 1.0)
-
-
-def test_nothing_to_compare_is_an_error():
-    for compare in (Observation.equal, Observation.below):
-        with pytest.raises(ValueError, match="at least one entry"):
-            compare(0.0, [], 1.0)
-
-
-@pytest.mark.parametrize("name", ["", "two words", "../up", "-option", "a/b"])
-def test_a_name_that_is_no_file_name_is_refused(name):
-    with pytest.raises(ValueError, match=r"^name: expected"):
-        claim(name)
 
 
 # Exit status and records.

@@ -1,0 +1,27 @@
+"""Splits of a data set: every example in one part, no part empty."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gsjax.data import Dataset, split
+
+
+def test_split_parts_the_examples():
+    whole = Dataset(jnp.arange(20.0).reshape(10, 2), jnp.arange(10.0))
+    train, test = split(jax.random.key(0), whole, 7)
+    assert train.x.shape == (7, 2)
+    assert test.x.shape == (3, 2)
+    together = np.concatenate([train.y, test.y])
+    np.testing.assert_array_equal(np.sort(together), whole.y)
+    np.testing.assert_array_equal(np.concatenate([train.x, test.x])[:, 0], 2 * together)
+    assert not np.array_equal(together, whole.y)
+
+
+@pytest.mark.parametrize("n_train", [0, 10, 11])
+def test_split_leaves_no_part_empty(n_train):
+    with pytest.raises(ValueError, match=r"^n_train: expected 1 to 9"):
+        split(jax.random.key(0), Dataset(jnp.ones((10, 2)), jnp.ones(10)), n_train)
