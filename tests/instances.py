@@ -154,8 +154,8 @@ def decoupled_margins(strength, target, y) -> np.ndarray:
     high, centre = low + 1 / strength, low
     for _ in range(200):
         middle = (low + high) / 2
-        below = strength * (middle - centre) < expit(-middle)
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
+        too_low = strength * (middle - centre) < expit(-middle)
+        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
     return (low + high) / 2
 
 
@@ -163,11 +163,11 @@ def central_differences(function, x: np.ndarray, step: float, *args: Any) -> np.
     """The Jacobian of `function(x, *args)` at `x (d,)` to fourth order in `step`, one column a coordinate."""
     columns = []
     for direction in np.eye(len(x)):
-        near, far = (
+        inner, outer = (
             np.asarray(function(x + h * direction, *args) - function(x - h * direction, *args)) / (2 * h)
             for h in (step, 2 * step)
         )
-        columns.append((4 * near - far) / 3)
+        columns.append((4 * inner - outer) / 3)
     return np.stack(columns, axis=-1)
 
 

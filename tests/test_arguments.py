@@ -124,7 +124,7 @@ class Argument(NamedTuple):
     none: bool = False
 
 
-def of(function: Callable[..., Any], *args: Any, **fixed: Any) -> Callable[[str], Callable[[Any], Any]]:
+def call_with(function: Callable[..., Any], *args: Any, **fixed: Any) -> Callable[[str], Callable[[Any], Any]]:
     return lambda name: lambda value: function(*args, **{**fixed, name: value})
 
 
@@ -133,7 +133,7 @@ def rows(prefix: str, make: Callable[[str], Callable[[Any], Any]], **kinds: tupl
 
 
 def method(name: str, **options: Any) -> Callable[[str], Callable[[Any], Any]]:
-    return of(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
+    return call_with(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
 
 
 def trained(name: str) -> Callable[[Any], Any]:
@@ -184,52 +184,62 @@ DESCEND = functools.partial(training.descend, linear, W, X, Y, Ridge(1.0))
 FORM = (CHOICE, "exact")
 
 ARGUMENTS: dict[str, Argument] = {
-    **rows("objectives.Ridge", of(Ridge), strength=(NUMBERS, 0.5)),
-    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling), strength=(NUMBERS, 0.5)),
-    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling, 0.1), target=(NUMBERS, 0.5)),
-    **rows("features.from_ntrf", of(features.from_ntrf, X, Y), rtol=(*DECAY, True)),
-    **rows("features.from_ntk", of(features.from_ntk, np.eye(N, dtype=np.float32), Y), rtol=(*DECAY, True)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3]), top=(WHOLE, 2)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), tolerance=(*DECAY, True)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), max_products=(WHOLE, 9)),
+    **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling, 0.1), target=(NUMBERS, 0.5)),
+    **rows("features.from_ntrf", call_with(features.from_ntrf, X, Y), rtol=(*DECAY, True)),
+    **rows("features.from_ntk", call_with(features.from_ntk, np.eye(N, dtype=np.float32), Y), rtol=(*DECAY, True)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3]), top=(WHOLE, 2)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3], top=1), tolerance=(*DECAY, True)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3], top=1), max_products=(WHOLE, 9)),
     "features.planar.delta": Argument(NUMBER, lambda value: features.planar(value, jnp.ones(2)), 0.5),
-    **rows("dual.equilibrium", of(dual.equilibrium, FEATS, Ridge(1.0)), tolerance=(*DECAY, True), form=FORM),
-    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
-    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
-    **rows("starvation.matrix", of(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
-    **rows("starvation.share", of(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
-    **rows("starvation.phase_diagram", of(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
-    **rows("starvation.trajectory", of(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)),
-    **rows("starvation.elasticity", of(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
-    **rows("starvation.ensemble", of(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
-    **rows("structures.random_orthogonal", of(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, size=0.1), n=(WHOLE, 2)),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, 2), size=DECAY),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, 2, 0.1), signs=(CHOICE, "positive")),
-    **rows("structures.aligned", of(structures.aligned, KEY, overlap=0.5), n=(WHOLE, 2)),
-    **rows("structures.aligned", of(structures.aligned, KEY, 3), overlap=DECAY),
-    **rows("structures.exceptions", of(structures.exceptions, KEY, count=1), n=(WHOLE, 2)),
-    **rows("structures.exceptions", of(structures.exceptions, KEY, 4), count=(WHOLE, 2)),
-    **rows("structures.blocks", of(structures.blocks, KEY, block=1), n=(WHOLE, 2)),
-    **rows("structures.blocks", of(structures.blocks, KEY, 4), block=(WHOLE, 2)),
-    **rows("structures.power_law", of(structures.power_law, decay=0.5), n=(WHOLE, 2)),
-    **rows("structures.power_law", of(structures.power_law, 3), decay=DECAY),
-    **rows("multiclass.from_ntk", of(multiclass.from_ntk, np.ones((1, 1, 2, 2)), [0]), rtol=(*DECAY, True)),
-    **rows("starvation.pulls", of(starvation.pulls, jnp.eye(1), *[jnp.ones(1)] * 3), strength=DECAY),
+    **rows("dual.equilibrium", call_with(dual.equilibrium, FEATS, Ridge(1.0)), tolerance=(*DECAY, True), form=FORM),
+    **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
+    **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
+    **rows("starvation.matrix", call_with(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
+    **rows("starvation.share", call_with(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
+    **rows("starvation.phase_diagram", call_with(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
     **rows(
-        "starvation.sensitivity", of(starvation.sensitivity, jnp.ones(1), *[jnp.eye(1)], jnp.ones(1)), strength=DECAY
+        "starvation.trajectory", call_with(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)
     ),
-    **rows("objectives.per_example", of(objectives.per_example, SpectralDecoupling(0.1), dtype=float), n=(WHOLE, 2)),
-    **rows("multiclass.from_ntrf", of(multiclass.from_ntrf, np.ones((2, 2, 3)), [0, 1]), rtol=(*DECAY, True)),
-    **rows("multiclass.equilibrium", of(multiclass.equilibrium, CLASSES, Ridge(1.0)), tolerance=(*DECAY, True)),
+    **rows("starvation.elasticity", call_with(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
+    **rows("starvation.ensemble", call_with(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
+    **rows("structures.random_orthogonal", call_with(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, size=0.1), n=(WHOLE, 2)),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, 2), size=DECAY),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, 2, 0.1), signs=(CHOICE, "positive")),
+    **rows("structures.aligned", call_with(structures.aligned, KEY, overlap=0.5), n=(WHOLE, 2)),
+    **rows("structures.aligned", call_with(structures.aligned, KEY, 3), overlap=DECAY),
+    **rows("structures.exceptions", call_with(structures.exceptions, KEY, count=1), n=(WHOLE, 2)),
+    **rows("structures.exceptions", call_with(structures.exceptions, KEY, 4), count=(WHOLE, 2)),
+    **rows("structures.blocks", call_with(structures.blocks, KEY, block=1), n=(WHOLE, 2)),
+    **rows("structures.blocks", call_with(structures.blocks, KEY, 4), block=(WHOLE, 2)),
+    **rows("structures.power_law", call_with(structures.power_law, decay=0.5), n=(WHOLE, 2)),
+    **rows("structures.power_law", call_with(structures.power_law, 3), decay=DECAY),
+    **rows("multiclass.from_ntk", call_with(multiclass.from_ntk, np.ones((1, 1, 2, 2)), [0]), rtol=(*DECAY, True)),
+    **rows("starvation.pulls", call_with(starvation.pulls, jnp.eye(1), *[jnp.ones(1)] * 3), strength=DECAY),
     **rows(
-        "multiclass.starvation_matrix", of(multiclass.starvation_matrix, CLASSES, Ridge(1.0)), oriented=(FLAG, True)
+        "starvation.sensitivity",
+        call_with(starvation.sensitivity, jnp.ones(1), *[jnp.eye(1)], jnp.ones(1)),
+        strength=DECAY,
     ),
-    **rows("linearized.flow", of(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
-    **rows("training.fit", of(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
-    **rows("training.descend", of(DESCEND, steps=[1]), step_size=DECAY),
-    **rows("training.descend", of(DESCEND, step_size=0.1, steps=[1]), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
-    **rows("training.descend", of(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
+    **rows(
+        "objectives.per_example", call_with(objectives.per_example, SpectralDecoupling(0.1), dtype=float), n=(WHOLE, 2)
+    ),
+    **rows("multiclass.from_ntrf", call_with(multiclass.from_ntrf, np.ones((2, 2, 3)), [0, 1]), rtol=(*DECAY, True)),
+    **rows("multiclass.equilibrium", call_with(multiclass.equilibrium, CLASSES, Ridge(1.0)), tolerance=(*DECAY, True)),
+    **rows(
+        "multiclass.starvation_matrix",
+        call_with(multiclass.starvation_matrix, CLASSES, Ridge(1.0)),
+        oriented=(FLAG, True),
+    ),
+    **rows("linearized.flow", call_with(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
+    **rows("training.fit", call_with(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows("training.descend", call_with(DESCEND, steps=[1]), step_size=DECAY),
+    **rows(
+        "training.descend", call_with(DESCEND, step_size=0.1, steps=[1]), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)
+    ),
+    **rows("training.descend", call_with(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
     "dual.closed_form.lambertw.x": Argument(NUMBERS, dual.closed_form.lambertw, 0.5),
     "dual.closed_form.equal_strengths.s2": Argument(
         NUMBER, lambda v: dual.closed_form.equal_strengths(v, jnp.eye(2), 1.0), 0.5
@@ -253,33 +263,45 @@ ARGUMENTS: dict[str, Argument] = {
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
     "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
-    **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
-    **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
-    **rows("networks.CNN", of(networks.CNN, (8,)), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3), strides=(WHOLES, (2,))),
-    **rows("networks.CNN", of(networks.CNN, (8,)), activation=(CHOICE, "tanh"), padding=(CHOICE, "SAME")),
-    **rows("networks.CNN", of(networks.CNN), channels=(WHOLES, (2,))),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), outputs=(WHOLE, 2), dropout=DECAY),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), batch_norm=(FLAG, True)),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), activation=(CHOICE, "leaky_relu")),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), initialization=(CHOICE, "xavier")),
-    **rows("networks.FullyConnected", of(networks.FullyConnected), widths=(WHOLES, (2,))),
-    **rows("networks.ConvNet", of(networks.ConvNet), channels=(WHOLES, (2,)), widths=(WHOLES, (2,))),
-    **rows("networks.ConvNet", of(networks.ConvNet), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3)),
-    **rows("networks.ConvNet", of(networks.ConvNet), activation=(CHOICE, "relu")),
-    **rows("networks.VGG", of(networks.VGG), outputs=(WHOLE, 2)),
+    **rows("networks.MLP", call_with(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
+    **rows("networks.MLP", call_with(networks.MLP), widths=(WHOLES, (2,))),
+    **rows(
+        "networks.CNN",
+        call_with(networks.CNN, (8,)),
+        outputs=(WHOLE, 2),
+        kernel_size=(WHOLE, 3),
+        strides=(WHOLES, (2,)),
+    ),
+    **rows("networks.CNN", call_with(networks.CNN, (8,)), activation=(CHOICE, "tanh"), padding=(CHOICE, "SAME")),
+    **rows("networks.CNN", call_with(networks.CNN), channels=(WHOLES, (2,))),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), outputs=(WHOLE, 2), dropout=DECAY),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), batch_norm=(FLAG, True)),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), activation=(CHOICE, "leaky_relu")),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), initialization=(CHOICE, "xavier")),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), channels=(WHOLES, (2,)), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3)),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), activation=(CHOICE, "relu")),
+    **rows("networks.VGG", call_with(networks.VGG), outputs=(WHOLE, 2)),
     "networks.VGG.channels": Argument(WHOLES, lambda value: networks.VGG([value]), (2,)),
-    **rows("networks.PreActResNet", of(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
-    **rows("networks.PreActResNet", of(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
-    **rows("networks.PreActResNet", of(networks.PreActResNet), outputs=(WHOLE, 2)),
-    **rows("networks.ResNet", of(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet), outputs=(WHOLE, 2)),
+    **rows("networks.ResNet", call_with(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
-    **rows("networks.stages.mode", of(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
-    **rows("networks.stages.apply", of(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)),
+    **rows("networks.stages.mode", call_with(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
     **rows(
-        "networks.stages.upto", of(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"), train=(FLAG, True)
+        "networks.stages.apply", call_with(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)
     ),
-    **rows("tangent.ntk", of(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")),
+    **rows(
+        "networks.stages.upto",
+        call_with(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"),
+        train=(FLAG, True),
+    ),
+    **rows(
+        "tangent.ntk", call_with(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")
+    ),
     "methods.get.name": Argument(CHOICE, methods.get, "erm"),
     **rows("methods.erm", method("erm"), weight_decay=DECAY),
     **rows("methods.spectral_decoupling", method("spectral_decoupling"), strength=(NUMBERS, 0.5)),
@@ -301,45 +323,78 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.train", trained, per_seed=(FLAG, False)),
     **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
     **rows("methods.minimise", minimised, weight_decay=DECAY),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), norm=(CHOICE, "l2")),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y), max_radius=DECAY),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), steps=(WHOLE, 2)),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")),
-    **rows("statistics.mean", of(statistics.mean, [1.0, 2.0]), level=DECAY),
-    **rows("statistics.within", of(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
-    **rows("statistics.within", of(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
-    **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
-    **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
-    **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
-    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
+    **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
+    **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
+    **rows(
+        "probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)
+    ),
+    **rows(
+        "probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), norm=(CHOICE, "l2")
+    ),
+    **rows("probes.margins.margins", call_with(probes.margins.margins, score, X, Y), max_radius=DECAY),
+    **rows("probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), steps=(WHOLE, 2)),
+    **rows(
+        "probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)
+    ),
+    **rows(
+        "probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")
+    ),
+    **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
+    **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
+    **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
+    **rows("statistics.loglog_slope", call_with(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
+    **rows(
+        "sweeps.Sweep",
+        call_with(sweep),
+        widths=(WHOLES, (2,)),
+        depths=(WHOLES, (2,)),
+        seeds=(WHOLE, 2),
+        seed=(WHOLE, 2),
+    ),
+    **rows("sweeps.Sweep", call_with(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
+    **rows("sweeps.Sweep", call_with(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
     "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
     "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
-    **rows("sweeps.run", of(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
-    **rows("sweeps.against_width", of(sweeps.against_width, [ROW]), converged=(FLAG, False)),
-    **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
-    **rows("sweeps.program", of(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)),
-    **rows("sweeps.program", of(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)),
-    **rows("plotting.panels", of(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
-    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)),
-    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
+    **rows("sweeps.run", call_with(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
+    **rows("sweeps.against_width", call_with(sweeps.against_width, [ROW]), converged=(FLAG, False)),
+    **rows(
+        "sweeps.starvation", call_with(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY
+    ),
+    **rows(
+        "sweeps.program", call_with(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)
+    ),
+    **rows(
+        "sweeps.program", call_with(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)
+    ),
+    **rows("plotting.panels", call_with(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
+    **rows(
+        "plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)
+    ),
+    **rows("plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
     "plotting.phase_diagram.entry": Argument(
         WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)
     ),
     "plotting.starvation_over_time.entry": Argument(
         WHOLES, lambda value: plotting.starvation_over_time({"a": TRAJECTORY}, entry=value), (1, 0)
     ),
-    **rows("plotting.starvation_over_time", of(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)),
-    **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
-    **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
     **rows(
-        "plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), baseline=(*DECAY, True)
+        "plotting.starvation_over_time", call_with(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)
+    ),
+    **rows(
+        "plotting.error_against_width",
+        call_with(plotting.error_against_width, [1, 2], ERRORS),
+        reference=(*DECAY, True),
+    ),
+    **rows(
+        "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
+    ),
+    **rows(
+        "plotting.against",
+        call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""),
+        baseline=(*DECAY, True),
     ),
 }
 # Compiled anew for every call: one call with all of their numbers has a test of its own.
@@ -486,7 +541,7 @@ def with_method(name: str, **options: Any) -> Callable[[nn.Module], Any]:
     return call
 
 
-def logits_of(network: nn.Module) -> Callable[[Any], Any]:
+def logits_function(network: nn.Module) -> Callable[[Any], Any]:
     variables = drawn(network)
     return lambda x: network.apply(variables, x)
 
@@ -513,10 +568,12 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "predict": lambda network: methods.predict(
         network, methods.erm.erm(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(X, Y)), X
     ),
-    "pgd": lambda network: probes.margins.pgd(logits_of(network), X, Y, radius=0.1, step_size=0.1),
-    "accuracy": lambda network: probes.margins.accuracy(logits_of(network), X, Y, radius=0.1, step_size=0.1),
-    "margins": lambda network: probes.margins.margins(logits_of(network), X, Y, max_radius=0.1, steps=1, bisections=0),
-    "correct": lambda network: probes.margins.correct(logits_of(network)(X), Y),
+    "pgd": lambda network: probes.margins.pgd(logits_function(network), X, Y, radius=0.1, step_size=0.1),
+    "accuracy": lambda network: probes.margins.accuracy(logits_function(network), X, Y, radius=0.1, step_size=0.1),
+    "margins": lambda network: probes.margins.margins(
+        logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
+    ),
+    "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }
 
 
@@ -789,9 +846,9 @@ def test_of_flax_variables_the_collection_params_is_differentiated(call):
     norm = nn.BatchNorm(use_running_average=True)
     known = norm.init(jax.random.key(0), X)
     call(lambda variables, x: norm.apply(variables, x)[:, 0], known, X)
-    for inside in ([known], {"norm": known, "scale": W}):
+    for nested in ([known], {"norm": known, "scale": W}):
         with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
-            call(lambda params, x: norm.apply(jax.tree.leaves(params)[0], x), inside, X)
+            call(lambda params, x: norm.apply(jax.tree.leaves(params)[0], x), nested, X)
     with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
         call(lambda params, x: norm.apply(params, x), {"batch_stats": known["batch_stats"]}, X)
 
@@ -814,8 +871,8 @@ def test_without_the_key_params_all_of_a_dict_is_differentiated():
     phi = tangent.ntrf(apply_fn, {"weight": W, "scale": 2.0}, X)
     np.testing.assert_allclose(phi, np.concatenate([(X @ W)[:, None], 2 * X], axis=1), rtol=1e-6)
     np.testing.assert_allclose(tangent.ntk(apply_fn, {"weight": W, "scale": 2.0}, X), phi @ phi.T, rtol=1e-5)
-    alone = tangent.ntrf(lambda params, x: x @ params["params"], {"params": W}, X)
-    np.testing.assert_allclose(alone, X, rtol=1e-6)
+    single = tangent.ntrf(lambda params, x: x @ params["params"], {"params": W}, X)
+    np.testing.assert_allclose(single, X, rtol=1e-6)
 
 
 @tangents

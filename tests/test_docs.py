@@ -94,10 +94,10 @@ def test_links_lead_to_files_and_headings(page):
     path = LINKING[page]
     for target in targets(path.read_text(encoding="utf-8")):
         file, _, heading = target.partition("#")
-        at = (path.parent / file).resolve() if file else path
-        assert at.exists(), target
-        assert at.is_relative_to(ROOT), target
-        assert not heading or heading in anchors(at), target
+        destination = (path.parent / file).resolve() if file else path
+        assert destination.exists(), target
+        assert destination.is_relative_to(ROOT), target
+        assert not heading or heading in anchors(destination), target
 
 
 def test_links_are_found_in_prose_and_not_in_code():

@@ -39,14 +39,14 @@ class Nnx(nnx.Module):
         return self.out(self.dropout(jnp.tanh(self.hidden(x))))[:, 0]
 
 
-def of_haiku(x):
+def haiku_model(x):
     return hk.Linear(1)(jnp.tanh(hk.Linear(WIDTH)(x)))[:, 0]
 
 
 MODELS = {
     "flax.nnx": lambda: Nnx(nnx.Rngs(0)),
     "Equinox": lambda: eqx.nn.MLP(INPUTS, "scalar", WIDTH, 1, jnp.tanh, key=jax.random.key(0)),
-    "Haiku": lambda: of_haiku,
+    "Haiku": lambda: haiku_model,
     "plain JAX": lambda: None,
 }
 
@@ -65,7 +65,7 @@ def problem() -> tuple[Any, Any, Any]:
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape)), like), jnp.asarray(x), jnp.asarray(y)
 
 
-def with_values_of(variables: Any, params: Any) -> Any:
+def matching_params(variables: Any, params: Any) -> Any:
     """`params` with the values of the network in flax.linen: no two of its four leaves have the same shape."""
     leaves = [leaf for value in jax.tree.leaves(variables) for leaf in (value, value.T)]
     leaves = leaves + [value.reshape(1, WIDTH) for value in leaves if value.shape == (WIDTH, 1)]
@@ -123,7 +123,7 @@ def test_the_lines_of_the_readme_and_all_that_follows(framework, expected):
         given |= {"model": MODELS[framework](), "x": x}
         exec(lines()[framework], given)
         assert given["kernel"].shape == (N, N)
-        apply_fn, params = given["apply_fn"], with_values_of(variables, given["params"])
+        apply_fn, params = given["apply_fn"], matching_params(variables, given["params"])
         found = chain(apply_fn, params, x, y)
     assert found["converged"]
     for name, value in expected.items():

@@ -81,13 +81,13 @@ def block(path):
 def test_on_a_full_disk_the_file_is_named_and_what_was_there_stays(tmp_path, name, make):
     path = tmp_path / name
     make(path)
-    whole, there = path.read_bytes(), names(tmp_path)
+    whole, present = path.read_bytes(), names(tmp_path)
     for room in (0, 150, 700):
         with no_file_longer_than(room), pytest.raises(OSError, match=re.escape(str(path))) as caught:
             make(path)
         assert str(caught.value) == f"[Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: '{path}'"
         assert path.read_bytes() == whole
-        assert names(tmp_path) == there
+        assert names(tmp_path) == present
     path.unlink()
     with no_file_longer_than(150), pytest.raises(OSError, match=re.escape(str(path))):
         make(path)

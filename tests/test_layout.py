@@ -95,20 +95,20 @@ def violations(package: Path) -> list[str]:
     found = []
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package).with_suffix("").parts
-        room, here = parts[0], file.relative_to(package.parent).as_posix()
+        room, location = parts[0], file.relative_to(package.parent).as_posix()
         if room not in (*ROOMS, *LEAVES, "__init__"):
-            found.append(f"{here}:1: {room} is not a room")
+            found.append(f"{location}:1: {room} is not a room")
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for line, target in imports(tree, ["gsjax", *parts[:-1]]):
             if reason := offence(room, target):
-                found.append(f"{here}:{line}: imports {target}: {reason}")
+                found.append(f"{location}:{line}: imports {target}: {reason}")
         for node in run_at_import(tree):
             if isinstance(node, ast.Name | ast.Attribute) and dotted(node).endswith(("jit", "pmap")):
-                found.append(f"{here}:{node.lineno}: jit at import")
+                found.append(f"{location}:{node.lineno}: jit at import")
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and dotted(node.func).endswith("config.update"):
-                found.append(f"{here}:{node.lineno}: sets a global switch of jax")
+                found.append(f"{location}:{node.lineno}: sets a global switch of jax")
     return found
 
 
@@ -298,11 +298,11 @@ def private(path: Path) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = list(path.relative_to(ROOT).parts[:-1]) if path.is_relative_to(ROOT) else []
     found = [name for _, name in imports(tree, package) if name.startswith("gsjax.")]
-    of_gsjax = {name.rpartition(".")[2] for name in found} | {"gsjax"}
+    gsjax_names = {name.rpartition(".")[2] for name in found} | {"gsjax"}
     read = [dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    found += [name for name in read if name.partition(".")[0] in of_gsjax]
-    of_tuples = r"(asdict|fields|make|replace)\b"  # public, although their names begin so
-    return [name for name in found if re.search(rf"\._(?!{of_tuples})[a-z]", name)]
+    found += [name for name in read if name.partition(".")[0] in gsjax_names]
+    tuple_methods = r"(asdict|fields|make|replace)\b"  # public, although their names begin so
+    return [name for name in found if re.search(rf"\._(?!{tuple_methods})[a-z]", name)]
 
 
 def test_experiments_theory_and_notebooks_use_public_names_alone():

@@ -69,8 +69,8 @@ def test_an_environment_is_made_once(make):
 def test_the_time_of_a_file_does_not_count(make, root):
     make()
     for name in ("requirements.lock", "pyproject.toml"):
-        for when in (0, 2**32):
-            os.utime(root / name, (when, when))
+        for seconds in (0, 2**32):
+            os.utime(root / name, (seconds, seconds))
             assert make() == (0, "", [RUN])
     for stamp in (root / ".venv").glob(".*"):
         os.utime(stamp, (0, 0))
@@ -128,16 +128,16 @@ def test_an_environment_of_someone_else_is_used_or_refused_but_never_changed(mak
     assert make() == (0, "", [RUN])
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["an environment of another kind", "nothing"])
-def test_a_link_to_what_was_not_made_here_is_refused(make, root, tmp_path, there):
-    if there:
+@pytest.mark.parametrize("present", [True, False], ids=["an environment of another kind", "nothing"])
+def test_a_link_to_what_was_not_made_here_is_refused(make, root, tmp_path, present):
+    if present:
         (tmp_path / "other" / "bin").mkdir(parents=True)
         (tmp_path / "other" / "bin" / "python").touch()
     (root / ".venv").symlink_to(tmp_path / "other")
     status, said, called = make()
     assert (status, called) == (2, [])
     assert "gsjax: .venv is a symbolic link" in said
-    assert (tmp_path / "other" / "bin" / "python").exists() == there
+    assert (tmp_path / "other" / "bin" / "python").exists() == present
 
 
 def test_an_old_python_is_named(make, tmp_path):

@@ -25,7 +25,7 @@ def problem(seed: int, k: int = K) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((N, k, M)) * 0.8 ** np.arange(M), rng.permutation(np.arange(N) % k)
 
 
-def _of(function, **options):
+def _compiled(function, **options):
     compiled = jax.jit(
         lambda u, s, labels, penalty: function(
             multiclass.Features(u, s, None, labels, jnp.sum(s > 0)), penalty, **options
@@ -35,8 +35,8 @@ def _of(function, **options):
 
 
 # Compiled once for all problems of one shape.
-solve = _of(multiclass.equilibrium)
-starve = _of(multiclass.starvation_matrix, oriented=False)
+solve = _compiled(multiclass.equilibrium)
+starve = _compiled(multiclass.starvation_matrix, oriented=False)
 
 
 @pytest.mark.parametrize(

@@ -82,8 +82,8 @@ def test_it_names_no_place_outside_of_the_repository(script):
 def test_a_run_leaves_nothing_in_the_pair(tmp_path):
     script = tmp_path / "1_a.py"
     script.write_text("# %% [markdown]\n# # 1 · A\n\n# %%\n1 + 1\n", encoding="utf-8")
-    once = pair.paired(script)
-    run = nbformat.reads(once, as_version=4)
+    paired = pair.paired(script)
+    run = nbformat.reads(paired, as_version=4)
     run.cells[1].update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="2")])
     nbformat.write(run, script.with_suffix(".ipynb"))
-    assert pair.paired(script) == once
+    assert pair.paired(script) == paired

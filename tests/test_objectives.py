@@ -75,11 +75,11 @@ def test_the_objective_is_the_loss_of_the_margins_and_the_penalty():
 def test_a_tuple_of_penalties_is_their_sum(x64):
     theta, logits, y = jnp.array([2.0, -1.0]), jnp.array([1.0, -3.0]), jnp.array([1.0, -1.0])
     terms = Ridge(0.5), SpectralDecoupling(0.2, 1.0)
-    apart = [penalty_value(term, theta, logits) for term in terms]
-    assert float(min(apart)) > 0
-    np.testing.assert_allclose(penalty_value(terms, theta, logits), sum(apart), rtol=ROUNDING[x64])
+    parts = [penalty_value(term, theta, logits) for term in terms]
+    assert float(min(parts)) > 0
+    np.testing.assert_allclose(penalty_value(terms, theta, logits), sum(parts), rtol=ROUNDING[x64])
     value = objective(terms, theta, logits, y)
-    np.testing.assert_allclose(value, logistic_loss(y * logits) + sum(apart), rtol=ROUNDING[x64])
+    np.testing.assert_allclose(value, logistic_loss(y * logits) + sum(parts), rtol=ROUNDING[x64])
     np.testing.assert_allclose(objective((), theta, logits, y), logistic_loss(y * logits), rtol=ROUNDING[x64])
     assert value.dtype == x64
 

@@ -172,8 +172,8 @@ def test_light_and_dark_define_the_same_variables_and_use_no_other_colour():
     light, dark = colours()
     assert light.keys() == dark.keys() == set(re.findall(r"var\(--(\w+)\)", PLAIN.style))
     assert all(light[name] != dark[name] for name in light)
-    outside = re.sub(r"--\w+: #[0-9a-f]{6};", "", PLAIN.style)
-    assert re.findall(r"#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", outside) == ["#ffffff"]  # the paper of figures
+    rest = re.sub(r"--\w+: #[0-9a-f]{6};", "", PLAIN.style)
+    assert re.findall(r"#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", rest) == ["#ffffff"]  # the paper of figures
 
 
 def luminance(colour):
@@ -185,10 +185,10 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast_is_that_of_wcag_aa(scheme):
     found = colours()[scheme]
-    for behind in ("paper", "tint"):
+    for background in ("paper", "tint"):
         for name, least in {"ink": 7, "soft": 4.5, "good": 4.5, "bad": 4.5, "focus": 3}.items():
-            low, high = sorted((luminance(found[name]), luminance(found[behind])))
-            assert (high + 0.05) / (low + 0.05) >= least, (name, behind)
+            low, high = sorted((luminance(found[name]), luminance(found[background])))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, background)
 
 
 @pytest.mark.parametrize(

@@ -100,13 +100,13 @@ def test_a_table_goes_on_from_where_it_was_and_ends_with_the_same_bytes(tmp_path
     fill(Table(tmp_path / "once", CONFIG), 32, 64, 128)
     for width in (32, 64, 128):
         fill(Table(tmp_path / "often", CONFIG), width)
-    once, often = contents(tmp_path / "once"), contents(tmp_path / "often")
-    assert once == often
-    assert set(once) == {"config.json", "rows.jsonl", "timing.jsonl", "provenance.json"}
-    assert b"seconds" not in once["config.json"] + once["rows.jsonl"] + once["provenance.json"]
+    whole, resumed = contents(tmp_path / "once"), contents(tmp_path / "often")
+    assert whole == resumed
+    assert set(whole) == {"config.json", "rows.jsonl", "timing.jsonl", "provenance.json"}
+    assert b"seconds" not in whole["config.json"] + whole["rows.jsonl"] + whole["provenance.json"]
 
     table = Table(tmp_path / "often", CONFIG)
-    assert table.rows == [json.loads(line) for line in once["rows.jsonl"].splitlines()]
+    assert table.rows == [json.loads(line) for line in whole["rows.jsonl"].splitlines()]
     assert table.rows == [row for width in (32, 64, 128) for row in rows(width)]
     assert table.has({"width": 64})
     assert table.has({"width": np.int64(64), "seed": 1})
@@ -127,8 +127,8 @@ def test_rows_are_the_same_before_and_after_they_are_read(tmp_path, x64):
     table.rows[0]["width"] = 3
     assert table.rows == [expected]
 
-    backwards = Table(tmp_path / "backwards", {})
-    backwards.add({"width": 2}, [dict(reversed(values.items()))], seconds=1.0)
+    in_reverse = Table(tmp_path / "backwards", {})
+    in_reverse.add({"width": 2}, [dict(reversed(values.items()))], seconds=1.0)
     assert (tmp_path / "backwards" / "rows.jsonl").read_text() == text
 
 
@@ -588,8 +588,8 @@ def test_a_summary_that_lacks_something_is_refused(tmp_path):
             records.read(path)
     for kind, entry in (("rows", ROW), ("signatures", SIGNATURE)):
         for key in entry:
-            without = {name: value for name, value in whole[kind][0].items() if name != key}
-            path.write_text(json.dumps(whole | {kind: [without]}))
+            incomplete = {name: value for name, value in whole[kind][0].items() if name != key}
+            path.write_text(json.dumps(whole | {kind: [incomplete]}))
             with pytest.raises(ValueError, match=rf"^path: {path} is damaged \({kind}: expected the keys"):
                 records.read(path)
     for damage in DAMAGE.values():

@@ -40,8 +40,8 @@ def test_slope_interval_covers_as_often_as_it_says(level, seeds):
     sets = 2000
     rng = np.random.default_rng(3)
     slopes = [loglog_slope(WIDTHS, power_law(rng, -0.5, seeds=seeds), level=level) for _ in range(sets)]
-    inside = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
-    assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / sets)
+    coverage = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
+    assert abs(coverage - level) < 3 * np.sqrt(level * (1 - level) / sets)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 12])

@@ -159,17 +159,17 @@ def excess(theta, x, y, ridge, decoupling, target):
         f = x @ theta
         return np.logaddexp(0, -y * f).sum() + decoupling / 2 * ((f - target) ** 2).sum() + ridge / 2 * theta @ theta
 
-    at = np.zeros(x.shape[1])
+    minimum = np.zeros(x.shape[1])
     for _ in range(500):
-        f = x @ at
-        gradient = x.T @ (-y * expit(-y * f) + decoupling * (f - target)) + ridge * at
-        hessian = (x.T * (expit(f) * expit(-f) + decoupling)) @ x + ridge * np.eye(len(at))
+        f = x @ minimum
+        gradient = x.T @ (-y * expit(-y * f) + decoupling * (f - target)) + ridge * minimum
+        hessian = (x.T * (expit(f) * expit(-f) + decoupling)) @ x + ridge * np.eye(len(minimum))
         change, length = -np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0], 1.0
-        if -gradient @ change < 1e-15 * value(at):
-            return value(theta) / value(at) - 1
-        while value(at + length * change) > value(at) + 1e-4 * length * (gradient @ change):
+        if -gradient @ change < 1e-15 * value(minimum):
+            return value(theta) / value(minimum) - 1
+        while value(minimum + length * change) > value(minimum) + 1e-4 * length * (gradient @ change):
             length /= 2
-        at = at + length * change
+        minimum = minimum + length * change
     raise AssertionError("no minimum found")
 
 
@@ -182,15 +182,15 @@ def fit_convex(x, y, ridge, decoupling, target, tolerance) -> training.Fit:
 @pytest.mark.parametrize("tolerance", [None, 1e-3, 1e-5], ids=str)
 def test_where_it_says_converged_the_objective_is_at_its_minimum(x64, tolerance):
     eps = float(jnp.finfo(x64).eps)
-    of_gradient, of_objective = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
+    gradient_tolerance, objective_tolerance = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
     converged = []
     for seed in range(48):
         problem = convex(seed, x64)
         fitted = fit_convex(*problem, tolerance)
         converged.append(bool(fitted.converged))
         if converged[-1]:
-            assert excess(fitted.params, *problem) <= of_objective + 8 * eps, seed
-            assert float(fitted.gradient_norm) <= of_gradient * float(fitted.initial_gradient_norm)
+            assert excess(fitted.params, *problem) <= objective_tolerance + 8 * eps, seed
+            assert float(fitted.gradient_norm) <= gradient_tolerance * float(fitted.initial_gradient_norm)
     assert np.mean(converged) > 0.9
 
 
@@ -288,9 +288,9 @@ def test_seeds_under_vmap_are_seeds_in_a_loop():
         batched = jax.jit(jax.vmap(lambda key: training.fit(network, start(key, x), x, y, Ridge(0.3))))(keys)
         assert len({int(i) for i in batched.iterations}) > 1  # or no seed would have to wait for another
         for i in range(3):
-            alone = fit(network, start(keys[i], x), x, y, Ridge(0.3))
-            np.testing.assert_allclose(batched.logits[i], alone.logits, atol=1e-8)
-            assert int(batched.iterations[i]) == int(alone.iterations)
+            single = fit(network, start(keys[i], x), x, y, Ridge(0.3))
+            np.testing.assert_allclose(batched.logits[i], single.logits, atol=1e-8)
+            assert int(batched.iterations[i]) == int(single.iterations)
             assert bool(batched.converged[i])
 
 
@@ -396,8 +396,8 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
     with jax.enable_x64(True):
         x, y = data()
         params = start(jax.random.key(0), x)
-        often = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[0, 1, 2, 5])
-        once = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[5])
+        recorded = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[0, 1, 2, 5])
+        final = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[5])
         by_hand, logits, objectives = params, [], []
         for _ in range(6):
             logits.append(network(by_hand, x) - network(params, x))
@@ -405,11 +405,11 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
             objectives.append(float(value))
             moved = jax.tree.map(lambda w, g: w - 0.1 * g, by_hand, gradient)
             by_hand = moved | {"cache": params["cache"]}
-        np.testing.assert_allclose(often.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
-        np.testing.assert_allclose(often.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
-        np.testing.assert_array_equal(often.times, 0.1 * np.array([0, 1, 2, 5]))
-        np.testing.assert_allclose(once.logits[-1], often.logits[-1], atol=1e-14)
-        chex.assert_trees_all_close(once.params, often.params, atol=1e-14)
+        np.testing.assert_allclose(recorded.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_allclose(recorded.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_array_equal(recorded.times, 0.1 * np.array([0, 1, 2, 5]))
+        np.testing.assert_allclose(final.logits[-1], recorded.logits[-1], atol=1e-14)
+        chex.assert_trees_all_close(final.params, recorded.params, atol=1e-14)
 
 
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.5)], ids=["ridge", "sd"])

@@ -76,8 +76,8 @@ class Row(NamedTuple):
 
 def relative(found, true, allowed, tiny):
     """The largest error beyond `allowed`, relative to the true numbers."""
-    beyond = np.maximum(np.abs(found - true) - allowed, 0)
-    return float(np.max(beyond / np.maximum(np.abs(true), tiny), initial=0))
+    excess = np.maximum(np.abs(found - true) - allowed, 0)
+    return float(np.max(excess / np.maximum(np.abs(true), tiny), initial=0))
 
 
 @functools.partial(jax.jit, static_argnames=("form", "slopes"))
@@ -100,8 +100,8 @@ def ridge(sizes: dict[int, int], form: str, dtype, seed: int) -> list[Row]:
             normal = true.alpha > tiny  # below, floats have no relative accuracy
             wrong = 0.0
             if small:
-                beyond = np.abs(np.asarray(slopes) - true.slopes)[np.ix_(s > 0, s > 0)]
-                wrong = float(np.max(beyond / np.maximum(true.scale[np.ix_(s > 0, s > 0)], tiny), initial=0))
+                excess = np.abs(np.asarray(slopes) - true.slopes)[np.ix_(s > 0, s > 0)]
+                wrong = float(np.max(excess / np.maximum(true.scale[np.ix_(s > 0, s > 0)], tiny), initial=0))
             rows.append(
                 Row(
                     n,

@@ -27,7 +27,7 @@ from gsjax import Ridge, dual, features, starvation
 SAMPLE, ROUNDS = 2000, 5
 
 
-def by_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def solve_with_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Responses and sensitivities of points (ratio, delta, strength), and how many were not solved.
 
     On floats of Python wherever that is faster than on arrays of two numbers.
@@ -61,7 +61,7 @@ def by_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 @jax.jit
-def by_the_general_solver(points):
+def solve_generally(points):
     def one(point):
         feats = features.planar(point[1], jnp.stack([point[0], jnp.ones_like(point[0])]))
         return dual.equilibrium(feats, Ridge(point[2])).response, starvation.matrix(feats, Ridge(point[2]))
@@ -77,8 +77,8 @@ def test_phase_diagram_against_loops(capsys):
     with jax.enable_x64(True):
         ways = {
             "phase_diagram": (len(grid), lambda: starvation.phase_diagram(ratio, delta, strength)),
-            "scipy.optimize.root, a loop": (SAMPLE, lambda: by_scipy(points)),
-            "starvation.matrix, vmapped": (SAMPLE, lambda: by_the_general_solver(points)),
+            "scipy.optimize.root, a loop": (SAMPLE, lambda: solve_with_scipy(points)),
+            "starvation.matrix, vmapped": (SAMPLE, lambda: solve_generally(points)),
         }
         results = {name: jax.block_until_ready(run()) for name, (_, run) in ways.items()}
         fastest = dict.fromkeys(ways, np.inf)

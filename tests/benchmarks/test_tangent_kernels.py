@@ -75,7 +75,7 @@ CASES = {
 }
 
 
-def by_jacobian(apply_fn, params, x):
+def jacobian_kernel(apply_fn, params, x):
     """`vmap(grad)` and a contraction."""
 
     def output(params, example):
@@ -86,7 +86,7 @@ def by_jacobian(apply_fn, params, x):
     return sum(leaf @ leaf.T for leaf in flat)
 
 
-def by_neural_tangents(apply_fn, implementation):
+def neural_tangents_kernel(apply_fn, implementation):
     nt = neural_tangents.load()
     function = nt.empirical_ntk_fn(
         apply_fn, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation[implementation]
@@ -118,7 +118,7 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
         patches = jax.random.normal(next(keys), (len(x), math.prod(outputs[1:-1]), math.prod(size[:-1])))
         operands.append((h, g, w, patches if isinstance(layer, nn.Conv) else None))
 
-    def forwards(h, w, g):
+    def forward(h, w, g):
         if h.ndim == 2:
             return h @ w
         stride = h.shape[1] // g.shape[1]
@@ -128,9 +128,9 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
     def products(operands):
         results = []
         for number, (h, g, w, patches) in enumerate(operands):
-            results.append(forwards(h, w, g))
+            results.append(forward(h, w, g))
             if number > 0:  # nothing is asked of the gradient by the examples
-                results += jax.linear_transpose(lambda h, w=w, g=g: forwards(h, w, g), h)(g)
+                results += jax.linear_transpose(lambda h, w=w, g=g: forward(h, w, g), h)(g)
             if patches is None:
                 results += [h @ h.T, g @ g.T]
             else:
@@ -142,7 +142,7 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
     return lambda: products(operands)
 
 
-def by_torch(x: jax.Array, params: Any) -> Callable[[], Any] | None:
+def torch_kernel(x: jax.Array, params: Any) -> Callable[[], Any] | None:
     """The recipe of PyTorch's documentation: Jacobians by vmap(jacrev), contracted leaf by leaf."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -199,13 +199,15 @@ def test_against_peers_and_floor(case, capsys):
         "gsjax": compiled(lambda variables, x: ntk(apply_fn, variables, x)),
         "floor": floor(network, variables, x),
         "vmap(grad) and contraction": compiled(
-            lambda variables, x: by_jacobian(lambda params, x: apply_fn({"params": params}, x), variables["params"], x)
+            lambda variables, x: jacobian_kernel(
+                lambda params, x: apply_fn({"params": params}, x), variables["params"], x
+            )
         ),
-        "neural-tangents, Jacobian contraction": compiled(by_neural_tangents(apply_fn, "JACOBIAN_CONTRACTION")),
+        "neural-tangents, Jacobian contraction": compiled(neural_tangents_kernel(apply_fn, "JACOBIAN_CONTRACTION")),
     }
     if not isinstance(network, CNN):
-        ways["neural-tangents, NTK-vector products"] = compiled(by_neural_tangents(apply_fn, "NTK_VECTOR_PRODUCTS"))
-    if isinstance(network, MLP) and (torch := by_torch(x, variables["params"])):
+        ways["neural-tangents, NTK-vector products"] = compiled(neural_tangents_kernel(apply_fn, "NTK_VECTOR_PRODUCTS"))
+    if isinstance(network, MLP) and (torch := torch_kernel(x, variables["params"])):
         ways["torch.func, Jacobian contraction"] = torch
     table(case, ways, "gsjax", capsys)
 
@@ -224,10 +226,10 @@ PLACES = {
 @pytest.mark.parametrize("case", PLACES)
 def test_other_frameworks_beside_linen(case, capsys):
     network, n = PLACES[case]
-    variables, x = in_single(network, n)
+    variables, x = single_precision(network, n)
     ways = {}
-    for name, of in {"flax.linen": in_linen.of, **OTHERS}.items():
-        apply_fn, params = of(network, variables)
+    for name, build in {"flax.linen": in_linen.build, **OTHERS}.items():
+        apply_fn, params = build(network, variables)
         ways[name] = functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x)
     table(case, ways, "flax.linen", capsys)
 
@@ -235,19 +237,21 @@ def test_other_frameworks_beside_linen(case, capsys):
 def test_a_transformer(capsys):
     """With one product for queries, keys and values, in plain JAX."""
     network, n = transformer(256, 4, tokens=1000, length=64), 64
-    variables, x = in_single(network, n)
+    variables, x = single_precision(network, n)
     apply_fn, params = OTHERS["plain JAX"](network, variables)
     ways = {
         "gsjax": functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x),
         "floor": floor_of_a_transformer(n, 64, 256, 4, 1000),
-        "vmap(grad) and contraction": functools.partial(jax.jit(by_jacobian, static_argnums=0), apply_fn, params, x),
+        "vmap(grad) and contraction": functools.partial(
+            jax.jit(jacobian_kernel, static_argnums=0), apply_fn, params, x
+        ),
     }
     table("transformer block, 1000 tokens, 64 positions, width 256, 4 heads, n = 64", ways, "gsjax", capsys)
 
 
-def in_single(network, n):
+def single_precision(network, n):
     """Variables and examples in float32, which are the same in every framework."""
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.variables_of(network)), network.examples(n)
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.draw_variables(network)), network.examples(n)
 
 
 def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: int) -> Callable[[], Any]:
@@ -259,9 +263,9 @@ def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: 
     """
     weights = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
     for fan_in, fan_out in (*weights, (tokens, width)):
-        by_products = n**2 * length**2 * ((0 if fan_in == tokens else fan_in) + fan_out)
+        gram_cost = n**2 * length**2 * ((0 if fan_in == tokens else fan_in) + fan_out)
         spread = n * length * width if fan_in == tokens else n * length * fan_in * fan_out
-        assert spread + n**2 * fan_in * fan_out < by_products
+        assert spread + n**2 * fan_in * fan_out < gram_cost
     keys = iter(jax.random.split(jax.random.key(0), 100))
 
     def draw(*shape):

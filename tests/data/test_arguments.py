@@ -120,7 +120,7 @@ def test_an_argument_that_is_something_else_is_named(function, name, values):
 
 def check_same(function, given, options):
     """The same program comes of both: it is traced, not run."""
-    one, other = (jax.make_jaxpr(functools.partial(function, **of))() for of in (given, options))
+    one, other = (jax.make_jaxpr(functools.partial(function, **keywords))() for keywords in (given, options))
     assert str(one) == str(other)
     for constant, another in zip(one.consts, other.consts, strict=True):
         if constant is not KEY:
@@ -183,10 +183,10 @@ def test_every_module_says_what_is_public():
     for module in pkgutil.iter_modules(data.__path__):
         if not module.name.startswith("_"):
             loaded = importlib.import_module(f"gsjax.data.{module.name}")
-            here = {
+            defined = {
                 name
                 for name, value in vars(loaded).items()
                 if not name.startswith("_") and getattr(value, "__module__", None) == loaded.__name__
             }
-            assert here <= set(loaded.__all__) <= set(vars(loaded)), module.name
+            assert defined <= set(loaded.__all__) <= set(vars(loaded)), module.name
             assert loaded.__all__ == sorted(loaded.__all__)

@@ -81,7 +81,7 @@ def made_up(tmp_path_factory):
 
 
 @pytest.fixture
-def there(made_up, monkeypatch):
+def made_up_data(made_up, monkeypatch):
     monkeypatch.setenv("GSJAX_DATA", str(made_up))
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
 
@@ -104,7 +104,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def test_the_float_type_is_the_one_in_force(there, x64):
+def test_the_float_type_is_the_one_in_force(made_up_data, x64):
     for name in ("two_moons", "digits", "colored_digits", "celeba"):
         found = data.load(jax.random.key(0), name, **counts(name))
         for part in (found.train, *found.held_out.values()):
@@ -113,7 +113,7 @@ def test_the_float_type_is_the_one_in_force(there, x64):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_shapes_and_labels(name, there):
+def test_shapes_and_labels(name, made_up_data):
     entry, wanted, real = data.get(name), counts(name), jnp.result_type(float)
     found = data.load(jax.random.key(0), name, **wanted)
     assert "test" in found.held_out
@@ -128,8 +128,8 @@ def test_shapes_and_labels(name, there):
         else:
             assert jnp.issubdtype(part.y.dtype, jnp.integer)
             assert labels <= set(range(found.outputs))
-        for also in (part.group, part.environment):
-            assert also is None or (also.shape == (n,) and jnp.issubdtype(also.dtype, jnp.integer))
+        for numbers in (part.group, part.environment):
+            assert numbers is None or (numbers.shape == (n,) and jnp.issubdtype(numbers.dtype, jnp.integer))
         if part.group is not None:
             np.testing.assert_array_equal(part.group // 2, part.y > 0)
             assert set(np.unique(part.group)) <= {0, 1, 2, 3}
@@ -139,11 +139,11 @@ def test_shapes_and_labels(name, there):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_the_key_decides_the_examples_and_their_order(name, there):
+def test_the_key_decides_the_examples_and_their_order(name, made_up_data):
     wanted = counts(name)
-    first, again, other = (data.load(jax.random.key(seed), name, **wanted) for seed in (0, 0, 1))
-    assert same(first.train, again.train)
-    assert same(first.held_out, again.held_out)
+    first, repeated, other = (data.load(jax.random.key(seed), name, **wanted) for seed in (0, 0, 1))
+    assert same(first.train, repeated.train)
+    assert same(first.held_out, repeated.held_out)
     assert not np.array_equal(first.train.x, other.train.x)
     seen = {x.tobytes() for x in np.asarray(first.train.x)}
     assert len(seen) == wanted["n"]
@@ -151,7 +151,7 @@ def test_the_key_decides_the_examples_and_their_order(name, there):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_numbers_of_examples_that_cannot_be_are_named(name, there):
+def test_numbers_of_examples_that_cannot_be_are_named(name, made_up_data):
     for argument in ("n", "test", "size"):
         for value in (0, 2.0, True):
             with pytest.raises(ValueError, match=rf"^{argument}: expected a whole number of at least 1, got"):
@@ -164,7 +164,7 @@ def test_numbers_of_examples_that_cannot_be_are_named(name, there):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_classes_are_two_labels_where_there_are_more(name, there):
+def test_classes_are_two_labels_where_there_are_more(name, made_up_data):
     entry = data.get(name)
     if len(entry.classes) == 2:
         with pytest.raises(ValueError, match=rf"^classes: expected none, as {name} has two of its own"):
@@ -182,17 +182,17 @@ def test_classes_are_two_labels_where_there_are_more(name, there):
 @pytest.mark.parametrize("name", data.NAMES)
 def test_missing_files_are_named_with_what_to_fetch(name, nowhere):
     entry = data.get(name)
-    sources_ = [of for of in (entry, *entry.bases) if of.files and of.name != "digits"]
-    assert data.available(name) == (not sources_)
-    for of in sources_:
+    needed = [source for source in (entry, *entry.bases) if source.files and source.name != "digits"]
+    assert data.available(name) == (not needed)
+    for source in needed:
         with pytest.raises(FileNotFoundError) as caught:
             data.load(jax.random.key(0), name)
-        assert of.title in str(caught.value)
-        assert f"fetch {of.origin.what}" in str(caught.value)
+        assert source.title in str(caught.value)
+        assert f"fetch {source.origin.what}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_files_that_are_there_are_read_split_by_split(name, there):
+def test_files_that_are_there_are_read_split_by_split(name, made_up_data):
     entry = data.get(name)
     assert data.available(name)
     if entry.files is None:

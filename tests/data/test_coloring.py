@@ -19,7 +19,7 @@ def draw(key, images, **options):
     return jax.jit(lambda key: colored(key, images, **options))(key)
 
 
-def within(frequency, probability, n):
+def agrees(frequency, probability, n):
     """Agreement at four standard errors of a frequency among n."""
     return abs(frequency - probability) <= 4 * np.sqrt(probability * (1 - probability) / n)
 
@@ -27,15 +27,15 @@ def within(frequency, probability, n):
 def test_the_published_probabilities():
     x, y, color, environment = draw(jax.random.key(0), IMAGES)
     assert np.bincount(environment).tolist() == [N // 2, N // 2]
-    assert within(np.mean(y != CLEAN), 0.25, N)
+    assert agrees(np.mean(y != CLEAN), 0.25, N)
     for e, correlation in enumerate((0.8, 0.9)):
-        here = environment == e
+        members = environment == e
         agree = np.asarray((2 * color - 1) == y)
-        assert within(np.mean(agree[here]), correlation, N / 2)
+        assert agrees(np.mean(agree[members]), correlation, N / 2)
         # The colour depends on the digit through the noisy label alone.
         flipped = np.asarray(y != CLEAN)
-        assert within(np.mean(agree[here & flipped]), correlation, N / 8)
-    assert within(np.mean(np.asarray(y) == 1), 0.5, N)
+        assert agrees(np.mean(agree[members & flipped]), correlation, N / 8)
+    assert agrees(np.mean(np.asarray(y) == 1), 0.5, N)
     assert x.min() == 0
 
 
@@ -63,12 +63,12 @@ def test_seeds_colour_the_same_images_in_one_program():
 
     @jax.jit
     def both(keys):
-        batch, alone = jax.vmap(lambda key: colored(key, few))(keys), colored(keys[1], few)
-        changed = [(change(batch.x), change(alone.x)) for change in (grayscale, gray, blank)]
-        return batch, alone, changed
+        batch, single = jax.vmap(lambda key: colored(key, few))(keys), colored(keys[1], few)
+        changed = [(change(batch.x), change(single.x)) for change in (grayscale, gray, blank)]
+        return batch, single, changed
 
-    batch, alone, changed = both(jax.random.split(jax.random.key(0), 3))
-    for leaf, other in zip(batch, alone, strict=True):
+    batch, single, changed = both(jax.random.split(jax.random.key(0), 3))
+    for leaf, other in zip(batch, single, strict=True):
         np.testing.assert_allclose(leaf[1], other, rtol=1e-6)
     # The test environments take the seeds' axis along.
     for leaf, other in changed:

@@ -15,10 +15,10 @@ def test_split_parts_the_examples():
     train, test = split(jax.random.key(0), whole, 7)
     assert train.x.shape == (7, 2)
     assert test.x.shape == (3, 2)
-    together = np.concatenate([train.y, test.y])
-    np.testing.assert_array_equal(np.sort(together), whole.y)
-    np.testing.assert_array_equal(np.concatenate([train.x, test.x])[:, 0], 2 * together)
-    assert not np.array_equal(together, whole.y)
+    joined = np.concatenate([train.y, test.y])
+    np.testing.assert_array_equal(np.sort(joined), whole.y)
+    np.testing.assert_array_equal(np.concatenate([train.x, test.x])[:, 0], 2 * joined)
+    assert not np.array_equal(joined, whole.y)
 
 
 @pytest.mark.parametrize("n_train", [0, 10, 11])

@@ -42,8 +42,8 @@ def test_an_example_is_the_same_whatever_is_drawn_beside_it():
     drawn = digits(n=50, key=jax.random.key(0))
     assert set(map(bytes, np.asarray(drawn.x))) <= set(map(bytes, np.asarray(whole.x)))
     assert len(set(map(bytes, np.asarray(drawn.x)))) == 50
-    again, other = digits(n=50, key=jax.random.key(0)), digits(n=50, key=jax.random.key(1))
-    np.testing.assert_array_equal(drawn.x, again.x)
+    repeated, other = digits(n=50, key=jax.random.key(0)), digits(n=50, key=jax.random.key(1))
+    np.testing.assert_array_equal(drawn.x, repeated.x)
     assert not np.array_equal(drawn.x, other.x)
 
 

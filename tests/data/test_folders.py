@@ -30,8 +30,8 @@ def folder(tmp_path, monkeypatch):
 
 def photograph(path, width, height):
     """Red grows to the right and green downwards, two levels a pixel apart enough to survive JPEG."""
-    down, right = np.mgrid[:height, :width]
-    pixels = np.stack([right * 255 // (width - 1), down * 255 // (height - 1), np.zeros_like(right)], axis=-1)
+    row, column = np.mgrid[:height, :width]
+    pixels = np.stack([column * 255 // (width - 1), row * 255 // (height - 1), np.zeros_like(column)], axis=-1)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
 
@@ -247,8 +247,8 @@ def test_a_table_without_some_of_its_rows_is_noticed(folder, file):
     """No line can be taken away or doubled, wherever a file was cut off or put together."""
     table, read = write_table(folder, file)
     expected, lines = read(), table.read_text().splitlines(keepends=True)
-    for at in range(len(lines)):
-        for changed in (lines[:at] + lines[at + 1 :], lines[: at + 1] + lines[at:], lines[:at]):
+    for index in range(len(lines)):
+        for changed in (lines[:index] + lines[index + 1 :], lines[: index + 1] + lines[index:], lines[:index]):
             table.write_text("".join(changed))
             with pytest.raises(ValueError, match=rf"{file}|^target: expected an attribute"):
                 read()
@@ -309,8 +309,10 @@ PICTURE = Image.fromarray(PIXELS)
 def shown(path):
     """A picture as it is read, whole."""
     zero = np.zeros(1, int)
-    of = data.ImageFolder(np.array([path], object), -np.ones(1), zero, zero, zero, lambda photograph, size: photograph)
-    return data.load_images(of, [0], size=1)[0]
+    folder = data.ImageFolder(
+        np.array([path], object), -np.ones(1), zero, zero, zero, lambda photograph, size: photograph
+    )
+    return data.load_images(folder, [0], size=1)[0]
 
 
 GRAY = np.asarray(PICTURE.convert("L"))[..., None].repeat(3, axis=-1)

@@ -48,7 +48,7 @@ def test_labels_colours_and_sizes():
 def test_by_default_as_many_as_there_are_in_the_proportions_of_celeba():
     classes = ((0, 2, 3), (1,))
     group = jax.eval_shape(lambda key: colored_groups(key, IMAGES, classes=classes), jax.random.key(0)).group
-    available = [np.isin(IMAGES.labels, of).sum() for of in classes]
+    available = [np.isin(IMAGES.labels, labels).sum() for labels in classes]
     assert sum(CELEBA_GROUPS) == 162_770
     # The class that runs out first is used up, but for rounding.
     shares = np.array([CELEBA_GROUPS[:2], CELEBA_GROUPS[2:]]).sum(axis=1) / sum(CELEBA_GROUPS)
@@ -60,8 +60,8 @@ def test_by_default_as_many_as_there_are_in_the_proportions_of_celeba():
 def test_seeds_draw_others_in_one_program():
     options = {"classes": ((0,), (1,)), "sizes": (9, 9, 9, 3), "stride": 1}
     one = lambda key: colored_groups(key, IMAGES, **options)  # noqa: E731
-    batch, alone = jax.jit(lambda keys: (jax.vmap(one)(keys), one(keys[1])))(jax.random.split(jax.random.key(0), 2))
-    for leaf, other in zip(batch, alone, strict=True):
+    batch, single = jax.jit(lambda keys: (jax.vmap(one)(keys), one(keys[1])))(jax.random.split(jax.random.key(0), 2))
+    for leaf, other in zip(batch, single, strict=True):
         np.testing.assert_allclose(leaf[1], other, rtol=1e-6)
     assert set(places(batch.x[0])) != set(places(batch.x[1]))
 

@@ -216,7 +216,10 @@ def flipped(content, place):
 def test_cifar(folder, packed):
     content = {f"data_batch_{i}.bin": record(3, 2 * i) + record(5, 2 * i + 1) for i in range(1, 6)}
     if packed:
-        pack(folder / "cifar-10-binary.tar.gz", {f"cifar-10-batches-bin/{name}": of for name, of in content.items()})
+        pack(
+            folder / "cifar-10-binary.tar.gz",
+            {f"cifar-10-batches-bin/{name}": batch for name, batch in content.items()},
+        )
     else:
         (folder / "cifar-10-batches-bin").mkdir()
         for name, value in content.items():
@@ -284,7 +287,7 @@ def test_damaged_cifar_files_are_named(folder):
 
 def check_cifar(read):
     assert read.labels.tolist() == [3, 5] * 5
-    pixels = b"".join(content[at : at + 3072] for content in BATCHES.values() for at in (1, 3074))
+    pixels = b"".join(content[start : start + 3072] for content in BATCHES.values() for start in (1, 3074))
     np.testing.assert_array_equal(read.pixels.transpose(0, 3, 1, 2).ravel(), np.frombuffer(pixels, np.uint8))
 
 
@@ -311,12 +314,12 @@ def test_a_flipped_bit_of_an_archive_is_noticed_or_harmless(tmp_path_factory, pl
 def test_a_flipped_bit_of_each_member(folder):
     """The checksum is at the end of the stream, behind all that is asked for."""
     archive = folder / "cifar-10-binary.tar.gz"
-    archive.write_bytes(gzip.compress(tar_of(folder), compresslevel=0))
+    archive.write_bytes(gzip.compress(packed_tar(folder), compresslevel=0))
     whole = archive.read_bytes()
     check_cifar(data.cifar10())
     for content in BATCHES.values():
-        at = whole.index(content[3000:3020])
-        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        position = whole.index(content[3000:3020])
+        archive.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged \(CRC check failed"):
             data.cifar10()
 
@@ -418,7 +421,7 @@ def test_two_members_of_the_same_name(folder):
         data.cifar10()
 
 
-def tar_of(folder):
+def packed_tar(folder):
     pack(folder / "whole", BATCHES)
     return gzip.decompress((folder / "whole").read_bytes())
 
@@ -445,7 +448,7 @@ def member(size=0, kind=tarfile.REGTYPE):
     ],
 )
 def test_damaged_archives_are_named(folder, damage):
-    (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(tar_of(folder)), compresslevel=1))
+    (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(packed_tar(folder)), compresslevel=1))
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz"):
         data.cifar10()
 
@@ -453,7 +456,7 @@ def test_damaged_archives_are_named(folder, damage):
 def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch):
     monkeypatch.setattr(_reading, "MOST", 1 << 20)
     archive = folder / "cifar-10-binary.tar.gz"
-    archive.write_bytes(gzip.compress(tar_of(folder) + bytes(1 << 26)))
+    archive.write_bytes(gzip.compress(packed_tar(folder) + bytes(1 << 26)))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"tar.gz: expected 1048576 bytes at most, got more"):

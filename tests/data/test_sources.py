@@ -62,7 +62,7 @@ def serve(monkeypatch, content):
 
 
 @pytest.mark.parametrize(
-    ("of", "name", "url", "md5"),
+    ("data_set", "name", "url", "md5"),
     [
         (
             "mnist",
@@ -90,7 +90,7 @@ def serve(monkeypatch, content):
         ),
     ],
 )
-def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, of, name, url, md5):
+def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, data_set, name, url, md5):
     asked = {}
 
     def retrieve(url, known_hash, **options):
@@ -98,7 +98,7 @@ def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, of, nam
         return str(options["path"] / options["fname"])
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert sources.find(name, data.get(of).origin) == cache / name
+    assert sources.find(name, data.get(data_set).origin) == cache / name
     assert (asked["url"], asked["known_hash"]) == (url, f"md5:{md5}")
     assert asked["path"] / asked["fname"] == cache / name
 

@@ -274,17 +274,17 @@ def test_batched_is_looped():
     u, s, _, y = (np.stack(leaves) for leaves in zip(*examples, strict=True))
     strengths = np.array([1e-6, 1e-2, 1.0, 1e3])
 
-    def single(u, s, y, penalty):
+    def one_problem(u, s, y, penalty):
         return dual.equilibrium(features.from_spectrum(u, s, y), penalty)
 
     with jax.enable_x64(True):
-        batched = jax.jit(jax.vmap(single))(u, s, y, Ridge(strengths))
+        batched = jax.jit(jax.vmap(one_problem))(u, s, y, Ridge(strengths))
         assert bool(jnp.all(batched.converged))
         for i, example in enumerate(examples):
-            alone = solve(example, Ridge(strengths[i]))
+            single = solve(example, Ridge(strengths[i]))
             for name in ("alpha", "response", "residual"):
-                np.testing.assert_allclose(getattr(batched, name)[i], getattr(alone, name), atol=1e-9)
-            assert abs(int(batched.iterations[i]) - int(alone.iterations)) <= 1
+                np.testing.assert_allclose(getattr(batched, name)[i], getattr(single, name), atol=1e-9)
+            assert abs(int(batched.iterations[i]) - int(single.iterations)) <= 1
 
 
 def test_it_is_traced_once_for_all_problems_of_a_shape():
@@ -300,8 +300,8 @@ def test_it_is_traced_once_for_all_problems_of_a_shape():
 
 def turned(u, tangent):
     """U turned along the antisymmetric direction with entries `tangent (10,)` above the diagonal (Cayley)."""
-    above = jnp.zeros((5, 5)).at[np.triu_indices(5, 1)].set(tangent)
-    half = (above - above.T) / 2
+    upper = jnp.zeros((5, 5)).at[np.triu_indices(5, 1)].set(tangent)
+    half = (upper - upper.T) / 2
     return u @ jnp.linalg.solve(jnp.eye(5) - half, jnp.eye(5) + half)
 
 
@@ -355,14 +355,14 @@ def test_per_example_strengths_and_targets_have_derivatives():
         return dual.equilibrium(feats, SpectralDecoupling(strength, target)).alpha
 
     with jax.enable_x64(True):
-        by_strength, by_target = jax.jit(jax.jacrev(alpha, argnums=(0, 1)))(STRENGTHS, TARGETS)
+        strength_jacobian, target_jacobian = jax.jit(jax.jacrev(alpha, argnums=(0, 1)))(STRENGTHS, TARGETS)
         # lambda (m - y t) = sigma(-m) for every example by itself.
         margins = decoupled_margins(STRENGTHS, TARGETS, example.y)
         curvature = expit(margins) * expit(-margins)
         slope_of_margin = (example.y * TARGETS - margins) / (STRENGTHS + curvature)
-        np.testing.assert_allclose(by_strength, np.diag(-curvature * slope_of_margin), atol=1e-8)
+        np.testing.assert_allclose(strength_jacobian, np.diag(-curvature * slope_of_margin), atol=1e-8)
         slope_of_margin = STRENGTHS * example.y / (STRENGTHS + curvature)
-        np.testing.assert_allclose(by_target, np.diag(-curvature * slope_of_margin), atol=1e-8)
+        np.testing.assert_allclose(target_jacobian, np.diag(-curvature * slope_of_margin), atol=1e-8)
 
 
 # Convergence ----------------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = T
 
 def _newton(basis, dual, w):
     double = basis.astype(float)
-    before, still, step = np.inf, 0, np.full(len(w), np.inf)
+    before, settled, step = np.inf, 0, np.full(len(w), np.inf)
     for _ in range(80):
         alpha, curvature = dual(basis @ w)
         gradient = w - basis.T @ alpha
@@ -116,8 +116,8 @@ def _newton(basis, dual, w):
         w = w + t * step
         size = np.max(np.abs(change)) / min(1, np.max(np.abs(basis @ w)) + np.finfo(float).tiny)
         # Once more at the end, for features that are much weaker than those that make up the margins.
-        still += t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2))
-        if still == 3:
+        settled += t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2))
+        if settled == 3:
             break
         before = size
     return step, w

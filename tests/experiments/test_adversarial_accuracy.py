@@ -75,7 +75,7 @@ def test_what_is_trained_on_and_attacked(monkeypatch):
 
 def test_it_is_judged_after_the_published_training_alone():
     pairs = {"erm": [0.3, 0.31, 0.29, 0.3, 0.3], "sd": [0.6, 0.62, 0.61, 0.6, 0.63]}
-    rows = {arm: [{"attacked": of, "test": 0.9, "train": 1.0} for of in values] for arm, values in pairs.items()}
+    rows = {arm: [{"attacked": value, "test": 0.9, "train": 1.0} for value in values] for arm, values in pairs.items()}
     short = adversarial_accuracy.PRESETS["gpu"]
     assert adversarial_accuracy.judge(rows, short, "cifar10", [18_000, 3600]) == []
     assert adversarial_accuracy.judge(rows, adversarial_accuracy.PRESETS["paper"], "cifar10", [18_000, 3600]) == []
@@ -97,7 +97,7 @@ def test_the_precision_reaches_every_product(precision):
     def loss(params, rest):
         return network.apply({"params": params, **rest}, x, train=True, mutable=list(rest))[0].sum()
 
-    rest = {name: of for name, of in variables.items() if name != "params"}
+    rest = {name: leaf for name, leaf in variables.items() if name != "params"}
     with jax.default_matmul_precision("highest"):
         program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"], rest))
     wanted = {"highest": "HIGHEST", "tensorfloat32": "HIGH"}[precision]
@@ -125,17 +125,17 @@ def quoted(name, form, place=0):
 def test_the_text_says_what_the_record_says():
     text = " ".join((adversarial_accuracy.__doc__ or "").split())
 
-    def of(name, place=0):
+    def both_arms(name, place=0):
         return [quoted(f"CIFAR-10, {arm}: {name}", "{:.1%}", place) for arm in ("ERM, c = 0", "SD, c = 0.01")]
 
-    attacked = [number.replace("%,", ",").replace("%]", "]") for number in of("under attack (5/255)", 1)]
+    attacked = [number.replace("%,", ",").replace("%]", "]") for number in both_arms("under attack (5/255)", 1)]
     gained = quoted("CIFAR-10: under attack (5/255), SD minus ERM", "{:.2%}", 1)
-    erm, sd = of("training accuracy")
+    erm, sd = both_arms("training accuracy")
     assert erm == sd
     for part in (
         f"8 of the published 200 epochs, on 18,000 of 50,000 images, are {8 * 18 / (200 * 50):.2%} of the training",
         f"{erm} of the training images right under both, {attacked[0]} (ERM) and {attacked[1]} (SD)",
-        "of {} and {} without".format(*of("test accuracy")),
+        "of {} and {} without".format(*both_arms("test accuracy")),
         f"a difference of {gained.replace('%,', ',').replace('%]', ']')}",
     ):
         assert part in text, part

@@ -61,13 +61,13 @@ def kinds(hint: Any) -> set[Any]:
 def bad(name: str, field: str) -> list[Any]:
     """Values that a flag would be read as, and that it may not have."""
     config, key = _options.load(name).Config, (name, field)
-    of, value = kinds(typing.get_type_hints(config, include_extras=True)[field]), getattr(config(), field)
+    types, value = kinds(typing.get_type_hints(config, include_extras=True)[field]), getattr(config(), field)
     found: list[Any] = []
-    if int in of:
+    if int in types:
         found += [-5, 10**23]
-    if float in of:
+    if float in types:
         found += [-5.0, math.nan, math.inf, -math.inf, -1e-9, 1e99, 1e-99]
-    if (int in of or float in of) and key not in ZERO:
+    if (int in types or float in types) and key not in ZERO:
         found.append(0)
     if key in NAMES:
         found.append("nonsense")

@@ -84,7 +84,7 @@ def test_the_search_is_fine_enough(name):
     assert cifar_margin.quantum(config) == config.radius[0] / 2**config.bisections < 0.03 * 0.008
 
 
-def rows_of(linf, **numbers):
+def seed_rows(linf, **numbers):
     """Seeds of an arm whose images have these margins."""
     same = {"height": 1.0, "slope": 100.0, "ratio": 0.01, "single step": 0.9, "loss gradient": 0.5, "train": 1.0}
     return [
@@ -96,9 +96,9 @@ def rows_of(linf, **numbers):
 def test_medians_beyond_the_radius_are_flagged_and_not_judged():
     """Half of the images of one arm are not flipped at all, and their margins null in the file."""
     config = dataclasses.replace(SMOKE, radius=(0.11, 3.0))
-    near = np.random.default_rng(0).uniform(0.01, 0.1, (5, 20))
-    far = np.where(np.arange(20) < 12, np.array(None), near)
-    ends = {"erm": rows_of(near), "sd": rows_of(far), cifar_margin.SUMMED: rows_of(near)}
+    finite = np.random.default_rng(0).uniform(0.01, 0.1, (5, 20))
+    censored = np.where(np.arange(20) < 12, np.array(None), finite)
+    ends = {"erm": seed_rows(finite), "sd": seed_rows(censored), cifar_margin.SUMMED: seed_rows(finite)}
     lines = {row["name"]: row for row in cifar_margin.summarise(ends, config, [100, 20])}
     row = lines["threes and eights, SD: median margin (L-infinity)"]
     assert row["measured"] == pytest.approx(0.11)
@@ -107,7 +107,7 @@ def test_medians_beyond_the_radius_are_flagged_and_not_judged():
     assert lines["threes and eights, SD: margins (L-infinity) censored, as they lie beyond 0.11"]["measured"] == 0.6
     judged = {entry["name"] for entry in cifar_margin.judge(ends, config)}
     assert not any("median" in name for name in judged)
-    ends["sd"] = rows_of(2 * near)
+    ends["sd"] = seed_rows(2 * finite)
     assert sum("median" in entry["name"] for entry in cifar_margin.judge(ends, config)) == 2
 
 
@@ -116,9 +116,9 @@ def test_what_is_judged_of_margins(times, holds):
     """Margins that are a third wider are seen as that, the same ones are not; a failure says why, with its numbers."""
     config = dataclasses.replace(SMOKE, data="cifar10", radius=(0.11, 3.0), bisections=10)
     generator = np.random.default_rng(0)
-    near = np.linspace(0.0, 0.08, 50) * generator.uniform(0.9, 1.1, (8, 1))
+    margins = np.linspace(0.0, 0.08, 50) * generator.uniform(0.9, 1.1, (8, 1))
     noise = generator.uniform(0.98, 1.02, (8, 1))
-    ends = {"erm": rows_of(near), "sd": rows_of(times * noise * near, height=0.1, slope=10.0)}
+    ends = {"erm": seed_rows(margins), "sd": seed_rows(times * noise * margins, height=0.1, slope=10.0)}
     found = {entry["name"]: entry for entry in _rows.judged(cifar_margin.judge(ends, config))}
     for name in ("median margin (L-infinity)", "median margin (L-infinity), correctly classified images"):
         entry = found[f"cats and dogs: {name}, SD minus ERM"]
@@ -130,7 +130,7 @@ def test_what_is_judged_of_margins(times, holds):
     lines = {row["name"]: row for row in cifar_margin.resolution(ends, config)}
     step = lines["cats and dogs: quantum of the margins (L-infinity), 10 bisections"]["measured"]
     assert step == pytest.approx(0.11 / 1024)
-    scale = np.median(near, axis=1).mean()
+    scale = np.median(margins, axis=1).mean()
     relative = lines["cats and dogs: over the median margin of ERM (L-infinity): the quantum"]["measured"]
     assert relative == pytest.approx(step / scale)
     ratio = lines["cats and dogs: median margin (L-infinity), SD over ERM"]
@@ -171,7 +171,7 @@ def test_the_text_says_what_the_records_say():
     def figure(name, form="{:.4f}", place=1):
         return [quoted("gpu", f"{ABOUT}, {arm}{name}", form)[place] for arm in ("ERM", "SD")]
 
-    def of(name, form):
+    def single(name, form):
         return quoted("gpu", f"{ABOUT}: {name}", form)[0]
 
     def shrunk(epoch, form):
@@ -185,13 +185,13 @@ def test_the_text_says_what_the_records_say():
         what = "median margin (L-infinity) with 4 times the steps, over that without, 100 images"
         return [f"{1 - float(number):.1%}" for number in figure(f": {what}", "{:.6f}", 0)]
 
-    over, flipped = "over the median margin of ERM (L-infinity)", "flipped within 0.057 (L-infinity)"
+    relative, flipped = "over the median margin of ERM (L-infinity)", "flipped within 0.057 (L-infinity)"
     seen = "the least difference that is seen, quantum and half interval"
     accuracy, ratio = (
         figure(": test accuracy", "{:.1%}", 0),
         quoted("gpu", f"{ABOUT}: {linf}, SD over ERM", "{:.2f}")[1],
     )
-    early, within = figure(f", epoch 1: {flipped}", "{:.0%}", 0), figure(f": {flipped}", "{:.1%}", 0)
+    early, late = figure(f", epoch 1: {flipped}", "{:.0%}", 0), figure(f": {flipped}", "{:.1%}", 0)
     step = figure(f": {flipped} by one step along the sign of the gradient", "{:.1%}", 0)
     loss = figure(f": {flipped} by 10 steps along the gradient of the loss, not its sign", "{:.1%}", 0)
     first = figure(": median ratio of the two, of correctly classified images", "{:.4f}", 0)
@@ -199,11 +199,11 @@ def test_the_text_says_what_the_records_say():
         "is {} (ERM) and {} (SD), a ratio of {}".format(*figure(f": {linf}"), ratio),
         "correctly classified images it is {} and {}.".format(*figure(f": {correct}")),
         f"Test accuracies are {accuracy[0]} and {accuracy[1]}.",
-        f"Within 0.057, {within[0]} of the images are flipped under ERM and {within[1]} under SD",
-        f"quantum is {of('quantum of the margins (L-infinity), 10 bisections', '{:.5f}')}, "
-        f"{of(f'{over}: the quantum', '{:.1%}')} of ERM's median",
-        f"a difference of {of(f'{over}: {seen}', '{:.1%}')} is seen "
-        f"({of(f'{over}, correctly classified images: {seen}', '{:.1%}')} among",
+        f"Within 0.057, {late[0]} of the images are flipped under ERM and {late[1]} under SD",
+        f"quantum is {single('quantum of the margins (L-infinity), 10 bisections', '{:.5f}')}, "
+        f"{single(f'{relative}: the quantum', '{:.1%}')} of ERM's median",
+        f"a difference of {single(f'{relative}: {seen}', '{:.1%}')} is seen "
+        f"({single(f'{relative}, correctly classified images: {seen}', '{:.1%}')} among",
         f"logits {logits('|f_0 - f_1|')} smaller, and its gradient {logits('l1 norm of its gradient')}.",
         f"to first order: {first[0]} and {first[1]}, the same.",
         f"from {shrunk(1, '{:.3f}')} after the first epoch, and {shrunk(8, '{:.4f}')} after the eighth",

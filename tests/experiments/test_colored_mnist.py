@@ -71,8 +71,8 @@ def test_the_two_halves_of_the_schedule():
     c, switch = 2e-5, round(450 * config.stretch)
     updates = {name: jax.jit(arm.method.update) for name, arm in arms.items() if name.startswith("sd")}
     for step, (scale, factor) in {switch - 1: (1.0, c), switch: (c, 1.0)}.items():
-        at = state._replace(step=jnp.asarray(step, jnp.int32))
-        infos = {name: update(at, batch)[1] for name, update in updates.items()}
+        current = state._replace(step=jnp.asarray(step, jnp.int32))
+        infos = {name: update(current, batch)[1] for name, update in updates.items()}
         logits = np.asarray(arms["sd"].network.apply({"params": state.params}, batch.x))
         loss, square = np.mean(np.log1p(np.exp(-np.asarray(batch.y) * logits))), np.mean(logits**2)
         expected = {
@@ -129,7 +129,9 @@ def test_a_temperature_undoes_a_scale():
     logits = rng.normal(size=(5, 200))  # validation and the four environments
 
     def row(scale):
-        cooled = [[np.mean(_calibration.entropy(scale * of / t)) for of in logits] for t in _calibration.TEMPERATURES]
+        cooled = [
+            [np.mean(_calibration.entropy(scale * part / t)) for part in logits] for t in _calibration.TEMPERATURES
+        ]
         return {"cooled": cooled}
 
     one, seven = row(1.0), row(7.0)

@@ -50,8 +50,8 @@ def rows():
     rng, made = np.random.default_rng(0), []
     cells = [cell._asdict() for cell in _random_bases.grid(SMOKE)]
     for number, task in enumerate(SEVEN.tasks):
-        of = {"task": task, "network": "mlp", "n": 16, "number": number}
-        cells += [{**of, "strength": strength} for strength in SMOKE.real_strengths]
+        base = {"task": task, "network": "mlp", "n": 16, "number": number}
+        cells += [{**base, "strength": strength} for strength in SMOKE.real_strengths]
     for cell in cells:
         for draw in range(SMOKE.draws):
             noise = 0.001 * rng.normal()
@@ -120,12 +120,12 @@ def test_networks_and_lambdas_of_a_task_are_no_further_tasks(rows):
     more = [{**row, "network": "cnn"} for row in rows if "task" in row]
     both = dataclasses.replace(SEVEN, networks=("mlp", "cnn"))
     after = _ensemble_signatures.judge(Rows([*rows, *more]), both, SEVEN.tasks)
-    of = [
+    compared = [
         [entry for entry in found if "support" in entry["name"] or "carry" in entry["name"]]
         for found in (before, after)
     ]
-    assert of[0][0]["interval"] == of[1][0]["interval"]
-    assert of[0][0]["p"] == of[1][0]["p"]
+    assert compared[0][0]["interval"] == compared[1][0]["interval"]
+    assert compared[0][0]["p"] == compared[1][0]["p"]
 
 
 @pytest.mark.parametrize("tasks", [7, 27])
@@ -136,8 +136,8 @@ def test_the_interval_of_a_rank_correlation_covers_as_often_as_it_says(tasks):
     y = rho * x + np.sqrt(1 - rho**2) * noise
     truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's, of normal numbers
     found = [_ranks.correlation(*pair) for pair in zip(x, y, strict=True)]
-    inside = np.mean([low <= truth <= high for _, low, high in found])
-    assert 0.93 < inside < 0.98
+    coverage = np.mean([low <= truth <= high for _, low, high in found])
+    assert 0.93 < coverage < 0.98
 
 
 def test_a_permutation_test_is_wrong_as_often_as_it_says():

@@ -42,11 +42,11 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     monkeypatch.setattr(records.Table, "add", stop)
     draw, drawn = groups.from_colored, []
 
-    def once(config, keys):  # the same images, without compiling their program again
+    def draw_once(config, keys):  # the same images, without compiling their program again
         drawn.extend([] if drawn else [draw(config, keys)])
         return drawn[0]
 
-    monkeypatch.setattr(groups, "from_colored", once)
+    monkeypatch.setattr(groups, "from_colored", draw_once)
     arms = ["erm", "sd"]
     command = ["groups", "--preset", "smoke", "--out", str(tmp_path), "--arms", *arms]
     assert main(command) == 130
@@ -60,7 +60,7 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in arms for seed in (0, 1)]
     assert all(row["finite"] and np.shape(row["none"]["test"]) == (6, 4) for row in rows)
     for row in rows:  # what an offset is selected for gets no worse by it
-        for kind, score in {"groups": worst, "classes": balanced_by(row["shares"])}.items():
+        for kind, score in {"groups": worst, "classes": balanced_score(row["shares"])}.items():
             for after, before in zip(row[kind]["validation"], row["none"]["validation"], strict=True):
                 assert score(after) >= score(before) - 1e-6
         sizes = summary["data"]["train"]
@@ -91,7 +91,7 @@ def worst(accuracies):
     return min(accuracies)
 
 
-def balanced_by(shares):
+def balanced_score(shares):
     """The mean of both classes' accuracies over images drawn with these shares of groups."""
 
     def score(accuracies):
@@ -130,8 +130,12 @@ def test_the_best_offset_is_the_one_of_a_search_of_all(score, ties, shift):
     y = np.where(group > 1, 1.0, -1.0)
     logits = (y + 1.5 * generator.normal(size=len(y)) + shift).astype(np.float32)
     logits = np.round(logits) + 0.25 if ties else logits
-    own = worst if score == "worst" else balanced_by(shares)
-    given = (lambda of: of.min(axis=0)) if score == "worst" else lambda of: _offsets.class_balance(of, shares)
+    own = worst if score == "worst" else balanced_score(shares)
+    given = (
+        (lambda values: values.min(axis=0))
+        if score == "worst"
+        else lambda values: _offsets.class_balance(values, shares)
+    )
     best, smallest, accuracies = brute_force(logits.astype(float), y, group, own)
     found = float(_offsets.best_offset(_photographs.Outputs(*map(jnp.asarray, (logits, y, group))), given))
     assert own(accuracies(found)) == pytest.approx(best, abs=1e-6)
@@ -152,7 +156,7 @@ def test_an_epoch_is_selected_together_with_its_offset():
 def test_sd_is_judged_beside_an_offset_on_erm(moved):
     """SD gains .2 over ERM: more than ERM's own offset of 0 does, less than one of .3; each is said as it is."""
 
-    def of(worst, offset):
+    def arm_rows(worst, offset):
         test = [[[0.9, 0.9, 0.9, value]] for value in worst]
         return [
             row(seed, [[1] * 4], each, groups=([[1] * 4], [[0.9, 0.9, 0.9, each[0][3] + offset]]))
@@ -161,7 +165,7 @@ def test_sd_is_judged_beside_an_offset_on_erm(moved):
 
     erm = np.array([0.3, 0.31, 0.29, 0.305, 0.295])
     jitter = np.array([0.01, -0.01, 0.0, 0.005, -0.005])
-    found = {"erm": of(erm, moved), "sd": of(erm + 0.2 + jitter, 0.0)}
+    found = {"erm": arm_rows(erm, moved), "sd": arm_rows(erm + 0.2 + jitter, 0.0)}
     holds = {signature["name"]: signature["holds"] for signature in _rows.judged(groups.judge(found))}
     assert holds["SD beats ERM on the worst group"]
     assert holds["worst group, SD minus (ERM + offset)"] == (moved == 0)
@@ -198,14 +202,18 @@ def test_the_first_step_of_adam_has_one_length_everywhere(arm, learning_rate):
 
 
 def test_signatures_are_of_paired_differences():
-    def of(worst):
+    def arm_rows(worst):
         return [row(seed, [[1, 1, 1, 1]], [[0.9, 0.9, 0.9, value]]) for seed, value in enumerate(worst)]
 
-    found = {"erm": of([0.1, 0.5, 0.3, 0.7]), "sd": of([0.2, 0.6, 0.4, 0.8]), "lff": of([0.7, 0.3, 0.5, 0.1])}
+    found = {
+        "erm": arm_rows([0.1, 0.5, 0.3, 0.7]),
+        "sd": arm_rows([0.2, 0.6, 0.4, 0.8]),
+        "lff": arm_rows([0.7, 0.3, 0.5, 0.1]),
+    }
     judged = _rows.judged(groups.judge(found))
-    of_worst, rarest, *of_lff = (signature for signature in judged if "beats ERM" in signature["name"])
-    assert of_worst["value"] == rarest["value"] == pytest.approx(0.1)
-    assert [signature["holds"] for signature in (of_worst, rarest, *of_lff)] == [True, True, False, False]
+    worst_group, rarest, *lff = (signature for signature in judged if "beats ERM" in signature["name"])
+    assert worst_group["value"] == rarest["value"] == pytest.approx(0.1)
+    assert [signature["holds"] for signature in (worst_group, rarest, *lff)] == [True, True, False, False]
     assert groups.judge({"sd": found["sd"]}) == []
 
 
@@ -269,7 +277,9 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
         return methods.Batch(x, jnp.asarray(portraits.y[rows]), jnp.asarray(portraits.group[rows]))
 
     def evaluate(state, held_out):
-        return [_offsets.by_group(methods.predict(network, state, of.x) * of.y > 0, of.group) for of in held_out]
+        return [
+            _offsets.by_group(methods.predict(network, state, batch.x) * batch.y > 0, batch.group) for batch in held_out
+        ]
 
     run = methods.train(
         method,
@@ -336,7 +346,7 @@ def test_pretrained_weights_reach_every_learner_that_begins_like_the_main_one():
     state = state.with_learners(teacher=state.main._replace(optimizer=None), readout=small)
     after = _photographs.pretrained(state, lambda variables: jax.tree.map(lambda leaf: leaf + 1, variables))
     for name, added in {"main": 1, "biased": 1, "teacher": 0, "readout": 0}.items():
-        old, new = (jax.tree.leaves(of.learners[name].params) for of in (state, after))
+        old, new = (jax.tree.leaves(version.learners[name].params) for version in (state, after))
         for leaf, changed in zip(old, new, strict=True):
             np.testing.assert_array_equal(changed, leaf + added)
 
@@ -378,8 +388,8 @@ def test_the_text_says_what_the_records_say():
 
     (erm, _), (sd, _), (lff, _), (dro, _) = methods = [worst_group(groups.LABELS[arm]) for arm in groups.PUBLISHED]
     names = ("ERM has", "of SD", "of Learning from Failure", "of Group DRO")
-    first = ", ".join(f"{name} {' '.join(of)}" for name, of in zip(names, (erm, sd, lff, dro), strict=True))
-    shirts = [of[1][0] for of in methods]
+    first = ", ".join(f"{name} {' '.join(texts)}" for name, texts in zip(names, (erm, sd, lff, dro), strict=True))
+    shirts = [texts[1][0] for texts in methods]
     assert f"The worst group of {first}; with shirts {', '.join(shirts[:3])} and {shirts[3]}." in text
     moved, decoupled = worst_group("ERM + offset"), worst_group("SD + offset")
     assert f"it takes ERM to {' '.join(moved[0])}, with shirts {' '.join(moved[1])}" in text
@@ -392,13 +402,13 @@ def test_the_text_says_what_the_records_say():
         "takes ERM to {} and {}: the optimiser": "ERM by Adam",
     }.items():
         assert phrase.format(*(mean for mean, _ in worst_group(label))) in text
-    points_of = text.replace(" points", "")
+    unitless = text.replace(" points", "")
     for phrase, name in {
         "the difference is {}, with shirts {},": "worst group, (SD + offset) minus (ERM + offset)",
         "without an offset it is {} and {}.": "SD beats ERM on the worst group",
         "SD is {} and {} above that": "worst group, SD minus (ERM + offset by class balance)",
         "Group DRO with one is {} and {} above": "worst group, (Group DRO + offset) minus (ERM + offset)",
     }.items():
-        assert phrase.format(*points(name)) in points_of
+        assert phrase.format(*points(name)) in unitless
     _, last = points("worst group, (SD, no group labels) minus (ERM + offset, no group labels)")
-    assert f"one of {last} for shirts" in points_of
+    assert f"one of {last} for shirts" in unitless

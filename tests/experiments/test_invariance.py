@@ -16,7 +16,7 @@ from experiments.__main__ import main
 from gsjax.objectives import Ridge, SpectralDecoupling
 
 CONFIG = invariance.Config()
-OF = invariance.problem(CONFIG, 3, 2.0)
+PROBLEM = invariance.problem(CONFIG, 3, 2.0)
 RECORD = Path(invariance.__file__).parent / "records" / "invariance" / "laptop" / "summary.json"
 
 
@@ -54,7 +54,7 @@ def test_smoke_run(tmp_path):
 
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.1)])
 def test_the_optimum_is_that_of_scipy(penalty):
-    x, y = invariance.draw_points(OF, np.random.default_rng(0), 30)
+    x, y = invariance.draw_points(PROBLEM, np.random.default_rng(0), 30)
 
     def objective(theta):
         yhat = x @ theta
@@ -71,18 +71,21 @@ def test_the_error_is_that_of_drawn_points(shift, mean):
     theta, rng, n = np.array([0.3, 1.0, 0.5, -0.2, 0.1]), np.random.default_rng(1), 200_000
     x = rng.normal([mean, 1, 0, 0, 0], [5 * 0.7, 2, 1, 1, 1], (n, 5))  # of the class +1
     measured = np.mean(x @ theta < 0)
-    assert invariance.error(OF, theta, shift) == pytest.approx(measured, abs=5 * 0.5 / n**0.5)
+    assert invariance.error(PROBLEM, theta, shift) == pytest.approx(measured, abs=5 * 0.5 / n**0.5)
 
 
 def test_the_density_is_that_of_a_mixture():
-    x, _ = invariance.draw_points(OF, np.random.default_rng(2), 50)
+    x, _ = invariance.draw_points(PROBLEM, np.random.default_rng(2), 50)
     mean, scale = np.array([5.0, 1, 0, 0, 0]), np.array([3.5, 2, 1, 1, 1])
     both = [stats.norm.pdf(x, sign * mean, scale).prod(axis=1) for sign in (1, -1)]
-    np.testing.assert_allclose(invariance.log_density(OF, x), np.log(np.mean(both, axis=0)))
+    np.testing.assert_allclose(invariance.log_density(PROBLEM, x), np.log(np.mean(both, axis=0)))
 
 
 def test_points_are_of_the_kind_that_they_are_called():
-    drawn = {p: invariance.draw_points(OF, np.random.default_rng(3), 20_000, place=p, far=5) for p in invariance.PLACES}
+    drawn = {
+        p: invariance.draw_points(PROBLEM, np.random.default_rng(3), 20_000, place=p, far_differences=5)
+        for p in invariance.PLACES
+    }
     expected = {"in distribution": [5, 1], "contradicted": [5, -1], "far": [25, 5]}
     for place, (x, y) in drawn.items():
         scale = 5 if place == "far" else 1
@@ -101,9 +104,9 @@ def test_descent_goes_down_to_the_minimum():
 @pytest.mark.parametrize("target", [0.6, 0.9, 0.99])
 def test_a_temperature_brings_confidence_to_its_target(target):
     logits = np.random.default_rng(5).normal(0, 3, 1000)
-    at = invariance.temperature(logits, target)
-    assert invariance.confidence(logits, at) == pytest.approx(target)
-    assert invariance.temperature(10 * logits, target) == pytest.approx(10 * at)
+    calibrated = invariance.temperature(logits, target)
+    assert invariance.confidence(logits, calibrated) == pytest.approx(target)
+    assert invariance.temperature(10 * logits, target) == pytest.approx(10 * calibrated)
 
 
 @pytest.mark.parametrize(
@@ -131,8 +134,8 @@ def test_what_the_docstring_quotes_is_in_the_record():
     quoted = re.findall(r"[+-]\d\.\d{3}\s\[[^\]]*\]", invariance.__doc__ or "")
     assert len(quoted) >= 6
     assert {re.sub(r"\s+", " ", text) for text in quoted} <= known.keys()
-    far = [entry["value"] for entry in summary["signatures"] if "far out" in entry["name"]]
-    assert max(map(abs, far)) < 0.0035  # "0.003 at most"
+    far_differences = [entry["value"] for entry in summary["signatures"] if "far out" in entry["name"]]
+    assert max(map(abs, far_differences)) < 0.0035  # "0.003 at most"
     values = {row["name"]: row["measured"] for row in summary["rows"]}
     assert all(value > 0.97 for name, value in values.items() if "confidence far, at 0.9" in name)
     assert all(values[f"starved deviation {s}, 30 of noise: SD, error, reversed"] > 0.5 for s in ("0.7", "2"))

@@ -233,7 +233,7 @@ def test_an_interruption_is_one_line(folder, capsys, monkeypatch):
     assert one_line(capsys).startswith("experiments: interrupted")
 
 
-def in_two_processes(folder, *arguments):
+def run_two_processes(folder, *arguments):
     """`python -m experiments fake ARGUMENTS` in two processes; their exit statuses and what they say on stderr."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -254,7 +254,7 @@ def in_two_processes(folder, *arguments):
 
 
 def test_two_processes_compute_together_and_one_writes(folder):
-    statuses, said = in_two_processes(folder, "--out", "both")
+    statuses, said = run_two_processes(folder, "--out", "both")
     assert statuses == [0, 0], said
     assert json.loads(Path("both/summary.json").read_text())["rows"][0]["measured"] == 3
     [provenance] = json.loads(Path("both/provenance.json").read_text())["runs"]
@@ -273,7 +273,7 @@ def test_two_processes_compute_together_and_one_writes(folder):
 def test_a_failure_of_process_0_ends_both_at_once(folder, number, status, complaint):
     """At an ordinary exit it would wait for the other, which waits for it, for minutes."""
     begin = time.monotonic()
-    statuses, said = in_two_processes(folder, "--numbers", number)
+    statuses, said = run_two_processes(folder, "--numbers", number)
     assert time.monotonic() - begin < 45
     assert statuses[0] == status
     assert statuses[1] != 0

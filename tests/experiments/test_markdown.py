@@ -120,13 +120,13 @@ def test_one_table_of_several_experiments(root, capsys):
 def test_records_that_are_none_are_refused(root, capsys):
     (root / "README.md").write_text("x\n")
     record(root)
-    records_of = root / "experiments" / "records"
-    path = records_of / "fake" / "laptop" / "summary.json"
-    (records_of / "fake" / "smoke").mkdir()
-    shutil.copy(path, records_of / "fake" / "smoke")
+    records_folder = root / "experiments" / "records"
+    path = records_folder / "fake" / "laptop" / "summary.json"
+    (records_folder / "fake" / "smoke").mkdir()
+    shutil.copy(path, records_folder / "fake" / "smoke")
     assert main(["report", "--check"]) == 2
     assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
-    shutil.rmtree(records_of / "fake" / "smoke")
+    shutil.rmtree(records_folder / "fake" / "smoke")
     whole = path.read_text()
     for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
         path.write_text(damaged)

@@ -44,10 +44,10 @@ def results(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "results" / "fake" / "laptop")
     write(tmp_path / "results" / "deep" / "er" / "run", name="toy_dynamics", preset="paper", differs=None, seeds=4321)
-    beside = tmp_path / "results" / "fake" / "laptop"
-    (beside / "timing.json").write_text('{"seconds": 12.34}\n')
+    folder = tmp_path / "results" / "fake" / "laptop"
+    (folder / "timing.json").write_text('{"seconds": 12.34}\n')
     figure, _ = plotting.panels()
-    figure.savefig(beside / "curve.png", dpi=20)
+    figure.savefig(folder / "curve.png", dpi=20)
     return tmp_path / "results"
 
 
@@ -165,12 +165,12 @@ def test_a_time_that_is_none_is_named(results, capsys, text):
     assert "experiments: results/fake/laptop/timing.json is damaged" in one_line(capsys)
 
 
-def places(value, at=()):
+def places(value, keys=()):
     """The places of all values in JSON."""
-    yield at
+    yield keys
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(entry, (*at, key))
+            yield from places(entry, (*keys, key))
 
 
 def test_whatever_else_stands_in_a_summary_is_shown_or_refused(results, capsys):
@@ -178,14 +178,14 @@ def test_whatever_else_stands_in_a_summary_is_shown_or_refused(results, capsys):
     path = results / "fake" / "laptop" / "summary.json"
     whole = json.loads(path.read_text())
     refused = 0
-    for at in places(whole):
+    for keys in places(whole):
         for other in (None, 3, -2.5, True, "x", [], {}, [None], {"x": []}, [1.0, 2.0, 3.0]):
             content = json.loads(json.dumps({"": whole}))
-            *before, last = ("", *at)
-            within = content
+            *before, last = ("", *keys)
+            inner = content
             for key in before:
-                within = within[key]
-            within[last] = other
+                inner = inner[key]
+            inner[last] = other
             path.write_text(json.dumps(content[""]))
             try:
                 _page.page([_page.read(path)], {})
@@ -234,7 +234,7 @@ def test_nothing_in_a_summary_becomes_part_of_the_page(results):
     [image] = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert image["alt"] == f"Figure a\"><script>&' of fake{PLANT}/laptop{PLANT}"
     text = "".join(reader.text)
-    strings = [at[-1] for at in places(content) if at and isinstance(at[-1], str) and PLANT in at[-1]]
+    strings = [keys[-1] for keys in places(content) if keys and isinstance(keys[-1], str) and PLANT in keys[-1]]
     assert len(strings) > 12
     for string in [*strings, f"a title{PLANT}", str(folder), f"fake{PLANT}", f"accuracy{PLANT}", f"8x8 digits{PLANT}"]:
         assert string in text, string

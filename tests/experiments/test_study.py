@@ -23,9 +23,9 @@ class Config:
 class Squares:
     """An experiment that squares numbers, and writes down which it has computed and drawn."""
 
-    def __init__(self, out, *, fails_at=None):
+    def __init__(self, out, *, failing=None):
         """In a folder; one of the numbers is perhaps too much for it."""
-        self.out, self.fails_at, self.computed, self.drawn = out, fails_at, [], []
+        self.out, self.failing, self.computed, self.drawn = out, failing, [], []
 
     def study(self, config, *, out, seed):
         """A cell per number, with a file beside each, and further ones in a folder of their own."""
@@ -38,7 +38,7 @@ class Squares:
 
     def square(self, n, seed):
         """One row."""
-        if n == self.fails_at:
+        if n == self.failing:
             raise KeyboardInterrupt
         self.computed.append(n)
         (self.out / f"{n:g}").write_text("kept")
@@ -70,13 +70,13 @@ def test_a_run_leaves_rows_a_summary_and_figures(tmp_path):
 def test_what_is_finished_is_not_computed_again_and_ends_with_the_same_bytes(tmp_path):
     (tmp_path / "stopped").mkdir()
     (tmp_path / "whole").mkdir()
-    first = Squares(tmp_path / "stopped", fails_at=3.0)
+    first = Squares(tmp_path / "stopped", failing=3.0)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    again = Squares(tmp_path / "stopped")
-    again.run()
+    rerun = Squares(tmp_path / "stopped")
+    rerun.run()
     Squares(tmp_path / "whole").run()
-    assert (first.computed, again.computed) == ([1, 2], [3])
+    assert (first.computed, rerun.computed) == ([1, 2], [3])
     for name in ("rows.jsonl", "summary.json", "config.json", "cubes/rows.jsonl"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -85,9 +85,9 @@ def test_a_cell_whose_file_is_lost_is_computed_again_and_its_rows_kept(tmp_path)
     Squares(tmp_path).run()
     before = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "2").unlink()
-    again = Squares(tmp_path)
-    again.run()
-    assert again.computed == [2]
+    rerun = Squares(tmp_path)
+    rerun.run()
+    assert rerun.computed == [2]
     assert (tmp_path / "rows.jsonl").read_bytes() == before
 
 
@@ -108,13 +108,13 @@ def test_rows_that_were_changed_are_refused_by_the_name_of_their_file(tmp_path, 
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     change(rows[1])
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    again = Squares(tmp_path)
+    rerun = Squares(tmp_path)
     if said.endswith("got 0"):  # then it is another cell, and the one that is missing is computed again
-        again.run()
-        assert again.computed == [2]
+        rerun.run()
+        assert rerun.computed == [2]
     else:
         with pytest.raises(ValueError, match=rf"rows.jsonl is damaged \(expected {said} in {{'n': 2.0}}\); delete all"):
-            again.run()
+            rerun.run()
 
 
 def test_a_cell_with_other_rows_than_it_should_have_is_refused(tmp_path):

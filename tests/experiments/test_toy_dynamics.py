@@ -70,7 +70,7 @@ def test_the_paths_are_those_of_the_published_recipe(rows):
 
 def test_a_smaller_step_follows_the_flow_more_closely(rows):
     """The distance between gradient descent and its flow falls like the step size."""
-    config, flow, apart = toy_dynamics.PRESETS["smoke"], one(rows, "sd", 3)["predicted"], []
+    config, flow, distances = toy_dynamics.PRESETS["smoke"], one(rows, "sd", 3)["predicted"], []
     s = np.array([3.0, 2.0])
     for factor in (1, 4):
         theta, path = np.zeros(2), [np.zeros(2)]
@@ -79,8 +79,8 @@ def test_a_smaller_step_follows_the_flow_more_closely(rows):
             theta = theta + 0.05 / factor * s * (U.T @ (1 / (1 + np.exp(margins)) - config.sd * margins))
             path.append(s * theta)
         keep = [step for step in toy_dynamics.at(config) if step <= 100]
-        apart.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
-    assert 3 < apart[0] / apart[1] < 6
+        distances.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
+    assert 3 < distances[0] / distances[1] < 6
 
 
 def test_under_spectral_decoupling_the_dual_does_not_know_s1(rows):

@@ -270,10 +270,10 @@ def test_colours_are_as_in_colored_mnist(tasks):
     batch, test, gray = fields(tasks["colored_digits"].train), *map(fields, tasks["colored_digits"].held_out.values())
     np.testing.assert_array_equal(batch["index"], np.arange(100))
     np.testing.assert_array_equal(np.bincount(batch["environment"]), [50, 50])
-    for of in (batch, test):
-        np.testing.assert_array_equal(of["group"] // 2, of["y"] > 0)
-        np.testing.assert_array_equal(of["group"] % 2, of["x"].sum(axis=(1, 2)).argmax(axis=1))
-    agree = [((of["y"] > 0) == of["group"] % 2).mean() for of in (batch, test)]
+    for part in (batch, test):
+        np.testing.assert_array_equal(part["group"] // 2, part["y"] > 0)
+        np.testing.assert_array_equal(part["group"] % 2, part["x"].sum(axis=(1, 2)).argmax(axis=1))
+    agree = [((part["y"] > 0) == part["group"] % 2).mean() for part in (batch, test)]
     assert abs(agree[0] - 0.85) < 0.15  # four standard deviations of 100 and of 50 examples
     assert abs(agree[1] - 0.1) < 0.17
     np.testing.assert_array_equal(gray["x"][..., 0], gray["x"][..., 1])

@@ -90,9 +90,9 @@ def test_the_interval_of_a_quotient_covers_it_as_often_as_it_says():
     rng = np.random.default_rng(0)
     covers = []
     for _ in range(2000):
-        below = 1 + 0.3 * rng.normal(size=6)
-        above = below / 2 + 0.2 * rng.normal(size=6)
-        found = two_moons.quotient(above, below)
+        denominators = 1 + 0.3 * rng.normal(size=6)
+        numerators = denominators / 2 + 0.2 * rng.normal(size=6)
+        found = two_moons.quotient(numerators, denominators)
         assert found is not None
         covers.append(found.low < 0.5 < found.high)
     assert np.mean(covers) == pytest.approx(0.95, abs=4 * np.sqrt(0.95 * 0.05 / 2000))
@@ -129,7 +129,7 @@ def test_the_arrays_of_an_arm_are_read_as_they_were_written(tmp_path, arrays):
         np.testing.assert_array_equal(found[name], array, strict=True)
 
 
-def of_numpy(array):
+def numpy_file(array):
     content = io.BytesIO()
     np.save(content, array)
     return content.getvalue()
@@ -145,8 +145,8 @@ def of_numpy(array):
         two_moons.packed(FOLLOWED),
         two_moons.packed({**ARRAYS, "grid": np.ones((CONFIG.seeds, 100, 99))}),
         two_moons.packed({**ARRAYS, "logits": np.array([["a"] * CONFIG.n] * CONFIG.seeds)}),
-        of_numpy(np.ones(3)),
-        of_numpy(np.ones(3))[:40],
+        numpy_file(np.ones(3)),
+        numpy_file(np.ones(3))[:40],
     ],
 )
 def test_arrays_that_are_damaged_are_named(tmp_path, content):

@@ -89,7 +89,7 @@ def layer(spec: Any, params: Any, statistics: Any) -> Any:
             return functools.partial(attention, spec, params)
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     statistics = variables.get("batch_stats", {})
 
     def apply_fn(params, x):

@@ -45,11 +45,11 @@ def mean(h: Any) -> Any:
     return h.mean(tuple(range(1, h.ndim - 1)))
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     return Model(network).apply, variables
 
 
-def variables_of(network: Network, seed: int = 0) -> Any:
+def draw_variables(network: Network, seed: int = 0) -> Any:
     """Variables off their initial values, running variances positive, of the size that initial ones have."""
     random = np.random.default_rng(seed)
 

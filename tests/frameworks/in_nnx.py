@@ -51,7 +51,7 @@ def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
     return nn.dot_product_attention(query, key, value)
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     model = nnx.eval_shape(lambda: Model(network, variables["params"]))  # no values are drawn
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     nnx.replace_by_pure_dict(params, variables["params"])

@@ -18,7 +18,7 @@ def variables(learner):
     return {"params": learner.params, **learner.collections}
 
 
-def at(network, learner, x, position):
+def stage_value(network, learner, x, position):
     """A stage of a learner's network, not in training mode."""
     return stages.apply(network, variables(learner), x, (position,))[1][position]
 
@@ -44,7 +44,7 @@ def sieve(network, optimizer, *, position, rate=0.0, every=1):
 
     def init(key, batch):
         state = methods.init_state(network, optimizer, key, batch)
-        stage = at(network, state.main, batch.x, position)
+        stage = stage_value(network, state.main, batch.x, position)
         return state.with_learners(readout=methods.init_learner(readout, optimizer, jax.random.fold_in(key, 1), stage))
 
     def update(state, batch):
@@ -65,10 +65,10 @@ def sieve(network, optimizer, *, position, rate=0.0, every=1):
             return Info(size, size, size), ()
 
         dropout = {"dropout": state.key}
-        below = stages.upto(network, variables(main), batch.x, position, train=True, rngs=dropout)
-        alone = main._replace(optimizer=forgetting.init(main.params))
+        mask = stages.upto(network, variables(main), batch.x, position, train=True, rngs=dropout)
+        plain = main._replace(optimizer=forgetting.init(main.params))
         forgot, _, _ = methods.minimise(
-            network, forgetting, alone, batch.x, forgotten, step=state.step, stages=(position,), only=below
+            network, forgetting, plain, batch.x, forgotten, step=state.step, stages=(position,), only=mask
         )
         due = (state.step + 1) % every == 0
         params = jax.tree.map(lambda new, old: jnp.where(due, new, old), forgot.params, main.params)
@@ -92,7 +92,7 @@ def taught(network, optimizer, *, weight, position=None):
         if position is None:
             aim = methods.predict(network, teacher, batch.x)
         else:
-            aim = at(network, teacher, batch.x, position)
+            aim = stage_value(network, teacher, batch.x, position)
 
         def objective(logits, ridge, *found):
             loss = methods.terms.losses(logits, batch.y).mean()

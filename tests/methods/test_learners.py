@@ -15,7 +15,7 @@ import pytest
 
 from gsjax import methods
 from gsjax.methods import Info, Method
-from tests.methods.learners import TOYS, at, sieve, taught, variables
+from tests.methods.learners import TOYS, sieve, stage_value, taught, variables
 from tests.methods.toys import Noisy, batch, compiled, leaves
 
 DATA, KEY = batch(), jax.random.key(0)
@@ -49,7 +49,7 @@ def paths(tree, *names: str) -> set[str]:
     """The paths of the leaves that belong to a layer, or to no layer for no name."""
     layers = ("Dense_0", "BatchNorm_0", "Dense_1")
     found = {path: [name for name in layers if f"'{name}'" in path] for path in by_path(tree)}
-    return {path for path, of in found.items() if (of[0] in names if of else not names)}
+    return {path for path, owners in found.items() if (owners[0] in names if owners else not names)}
 
 
 def squares(logits, ridge):
@@ -82,7 +82,7 @@ def test_a_partial_step_touches_what_it_names(optimizer):
     step = functools.partial(methods.minimise, network, optimizer, x=DATA.x, objective=squares, weight_decay=0.1)
 
     def steps(learner):
-        only = {name: jax.tree.map(lambda _, name=name: name in BELOW, of) for name, of in learner.params.items()}
+        only = {name: jax.tree.map(lambda _, name=name: name in BELOW, tree) for name, tree in learner.params.items()}
         learner, _, _ = step(learner=learner, step=0)
         return learner, step(learner=learner, step=1, only=only)[0], step(learner=learner, step=1)[0]
 
@@ -91,9 +91,9 @@ def test_a_partial_step_touches_what_it_names(optimizer):
     assert changed(learner.params, partial.params) == paths(learner.params, *BELOW)
     assert changed(learner.params, whole.params) == set(by_path(learner.params))
     # Of the optimiser's state, what belongs to these layers; what belongs to none, the counts, goes on.
-    of_layers = paths(learner.optimizer, *BELOW)
-    assert of_layers
-    assert changed(learner.optimizer, partial.optimizer) == of_layers | paths(learner.optimizer)
+    layer_paths = paths(learner.optimizer, *BELOW)
+    assert layer_paths
+    assert changed(learner.optimizer, partial.optimizer) == layer_paths | paths(learner.optimizer)
     assert changed(learner.optimizer, whole.optimizer) == set(by_path(learner.optimizer))
     assert not changed(learner.collections, partial.collections)
     assert changed(learner.collections, whole.collections)
@@ -146,7 +146,7 @@ def test_forgetting_changes_only_layers_up_to_its_stage(course):
     # What the readout reads has become smaller than without, which it has not been told of.
     readout = second.others["readout"].params["Dense_0"]
     sizes = [
-        float(((at(Noisy(), state.main, DATA.x, "Dense_0") @ readout["kernel"] + readout["bias"]) ** 2).mean())
+        float(((stage_value(Noisy(), state.main, DATA.x, "Dense_0") @ readout["kernel"] + readout["bias"]) ** 2).mean())
         for state in (course[2], second)
     ]
     assert sizes[1] < sizes[0]
@@ -168,7 +168,7 @@ def test_a_teacher_stays_as_it_is_and_draws_the_student_near(position):
         def shown(learner):
             if position is None:
                 return methods.predict(Noisy(), learner, DATA.x)
-            return at(Noisy(), learner, DATA.x, position)
+            return stage_value(Noisy(), learner, DATA.x, position)
 
         distances.append(float(((shown(state) - shown(teacher)) ** 2).mean()))
     assert distances[0] < distances[1] / 2

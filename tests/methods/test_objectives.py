@@ -44,10 +44,10 @@ def stepper(name: str, shape: tuple[int, ...] = (6,), **options) -> Callable:
     method = methods.get(name)(Outputs(shape), optax.sgd(RATE), **options)
     update = compiled(method.update)
 
-    def step(batch: Batch, logits: np.ndarray = LOGITS, at: int = 0, memory: Any = None):
+    def step(batch: Batch, logits: np.ndarray = LOGITS, step_number: int = 0, memory: Any = None):
         with jax.enable_x64(True):
             state: State = method.init(jax.random.key(0), batch)
-            state = state._replace(params={"f": jnp.asarray(logits)}, step=jnp.array(at, jnp.int32))
+            state = state._replace(params={"f": jnp.asarray(logits)}, step=jnp.array(step_number, jnp.int32))
             if memory is not None:
                 state = state._replace(memory=memory)
             after, info = update(state, batch)
@@ -92,11 +92,11 @@ def test_the_published_schedule():
     same = stepper("spectral_decoupling", strength=2 * c, switch=450)
     before = lambda f: losses(f).mean() + c * (f**2).mean()  # noqa: E731
     after = lambda f: c * (losses(f).mean() + (f**2).mean())  # noqa: E731
-    for at, objective in ((0, before), (449, before), (450, after), (1000, after)):
-        _, info, gradient = step(batch(), at=at)
+    for step_number, objective in ((0, before), (449, before), (450, after), (1000, after)):
+        _, info, gradient = step(batch(), step_number=step_number)
         np.testing.assert_allclose(info.objective, objective(LOGITS), rtol=1e-10)
         gradient_is(gradient, objective, h=1e-4)
-        np.testing.assert_array_equal(same(batch(), at=at)[2], gradient)
+        np.testing.assert_array_equal(same(batch(), step_number=step_number)[2], gradient)
     with pytest.raises(ValueError, match=r"^c: expected a finite positive number"):
         methods.spectral_decoupling.published_schedule(c=0)
     with pytest.raises(ValueError, match=r"^switch: expected a whole number"):
@@ -151,12 +151,12 @@ def variance(f: np.ndarray) -> float:
 @pytest.mark.parametrize(("name", "penalty"), [("irm", invariance), ("vrex", variance)])
 def test_penalties_over_environments(name, penalty):
     step = stepper(name, penalty_weight=50.0, anneal=10, environments=4, weight_decay=0.2)
-    for at, weight in ((9, 1.0), (10, 50.0)):
+    for step_number, weight in ((9, 1.0), (10, 50.0)):
 
         def objective(f, weight=weight):
             return (risks(f).mean() + weight * penalty(f) + 0.1 * (f**2).sum()) / weight
 
-        _, info, gradient = step(batch(environment=ENVIRONMENT), at=at)
+        _, info, gradient = step(batch(environment=ENVIRONMENT), step_number=step_number)
         np.testing.assert_allclose(info, (objective(LOGITS), risks(LOGITS).mean(), penalty(LOGITS)), rtol=1e-6)
         gradient_is(gradient, objective, h=1e-4)
 
@@ -187,8 +187,8 @@ def test_v_rex_is_half_of_what_the_published_code_minimises():
         return (first + second + l2 * (f**2).sum() + weight * (first - second) ** 2) / max(weight, 1)
 
     step = stepper("vrex", penalty_weight=1e4, anneal=100, weight_decay=1e-3)
-    for at, weight in ((0, 1), (100, 1e4)):
-        _, info, _ = step(batch(environment=ENVIRONMENT), at=at)
+    for step_number, weight in ((0, 1), (100, 1e4)):
+        _, info, _ = step(batch(environment=ENVIRONMENT), step_number=step_number)
         np.testing.assert_allclose(2 * info.objective, published(LOGITS, weight, 1e-3), rtol=1e-12)
 
 
@@ -244,21 +244,21 @@ BIASED = RNG.normal(0, 2, 6)
 
 
 def test_learning_from_failure():
-    memory, info, (of_biased, of_debiased) = failing(BIASED)
+    memory, info, (biased_gradient, debiased_gradient) = failing(BIASED)
     weight = losses(BIASED) / (losses(BIASED) + losses())
-    np.testing.assert_allclose(of_debiased, weight * -Y * expit(-Y * LOGITS) / 6, rtol=1e-6)
+    np.testing.assert_allclose(debiased_gradient, weight * -Y * expit(-Y * LOGITS) / 6, rtol=1e-6)
     penalty = lambda f: ((1 - expit(Y * f) ** 0.7) / 0.7).mean()  # noqa: E731
-    gradient_is(of_biased, penalty, BIASED)
+    gradient_is(biased_gradient, penalty, BIASED)
     expected = (penalty(BIASED) + (weight * losses()).mean(), losses().mean(), penalty(BIASED))
     np.testing.assert_allclose(info, expected, rtol=1e-6)
     assert memory == ()
 
 
 def test_moving_averages_of_the_examples():
-    index, now = np.array([7, 0, 3, 8, 4, 1]), np.stack([losses(BIASED), losses()])
+    index, current = np.array([7, 0, 3, 8, 4, 1]), np.stack([losses(BIASED), losses()])
     averages, _, _ = failing(BIASED, examples=10, index=index)
     expected = np.zeros((2, 10))
-    expected[:, index] = now  # at first sight
+    expected[:, index] = current  # at first sight
     np.testing.assert_allclose(averages.losses, expected, rtol=1e-12)
     assert np.flatnonzero(averages.seen).tolist() == sorted(index)
 
@@ -270,7 +270,7 @@ def test_moving_averages_of_the_examples():
             label=averages.label.at[9].set(1),
         )
     averages, _, (_, gradient) = failing(BIASED[::-1], examples=10, before=before, index=index)
-    followed = 0.7 * now + 0.3 * np.stack([losses(BIASED[::-1]), losses()])
+    followed = 0.7 * current + 0.3 * np.stack([losses(BIASED[::-1]), losses()])
     np.testing.assert_allclose(averages.losses[:, index], followed, rtol=1e-12)
     largest = np.where(Y > 0, 20, followed[:, Y < 0].max(axis=1, keepdims=True))
     biased, debiased = followed / largest

@@ -113,8 +113,8 @@ def test_cnn_is_the_convolution_of_its_docstring(x64, padding):
                 for i in range(3):
                     for j in range(3):
                         row, column = top + i, left + j
-                        inside = 0 <= row < height and 0 <= column < width
-                        if inside or padding == "CIRCULAR":
+                        is_inside = 0 <= row < height and 0 <= column < width
+                        if is_inside or padding == "CIRCULAR":
                             f[:, a, b] += h[:, row % height, column % width] @ weight[i, j] / 3
         h = np.sqrt(networks.gamma("tanh") / channels) * np.tanh(f)
     expected = h.mean(axis=(1, 2)) @ weights[-1]

@@ -49,7 +49,7 @@ def torchvision(blocks, classes, *, rng):
     }
 
 
-def by_hand(entries, x, blocks):
+def forward_pass(entries, x, blocks):
     """The forward pass of the entries, in evaluation mode."""
 
     def conv(h, name, stride=1):
@@ -89,7 +89,7 @@ def test_loaded_network_by_hand(small, tmp_path):
     entries, network, variables, x = small
     save_file(entries, tmp_path / "r.safetensors")
     loaded = resnet.load(tmp_path / "r.safetensors", variables)
-    expected = by_hand(entries, x, (2, 1))
+    expected = forward_pass(entries, x, (2, 1))
     np.testing.assert_allclose(jax.jit(network.apply)(loaded, x), expected, rtol=2e-5, atol=1e-5)
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
 
@@ -156,7 +156,9 @@ def test_files_of_another_network(small, tmp_path, change, complaint):
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_weights_of_another_precision(small, tmp_path, dtype):
     entries, _, variables, _ = small
-    save_file({k: of if of.dtype == np.int64 else of.astype(dtype) for k, of in entries.items()}, tmp_path / "r")
+    save_file(
+        {k: array if array.dtype == np.int64 else array.astype(dtype) for k, array in entries.items()}, tmp_path / "r"
+    )
     loaded = resnet.load(tmp_path / "r", variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(

@@ -230,9 +230,11 @@ def test_outputs_bit_by_bit_and_any_choice_of_stages(name):
 @rows
 def test_seeds_in_a_batch(name):
     seeds, outputs, found = perturbed(name)
-    alone = drawn(name).every(jax.tree.map(lambda leaf: leaf[1], seeds))
+    single = drawn(name).every(jax.tree.map(lambda leaf: leaf[1], seeds))
     jax.tree.map(
-        lambda stacked, one: np.testing.assert_allclose(stacked[1], one, rtol=1e-9, atol=1e-12), (outputs, found), alone
+        lambda stacked, one: np.testing.assert_allclose(stacked[1], one, rtol=1e-9, atol=1e-12),
+        (outputs, found),
+        single,
     )
 
 
@@ -251,9 +253,9 @@ def test_gradients_through_stages_are_differences(name):
         _, found = every({**variables, "params": params})
         return sum((weights[stage] * found[stage]).sum() for stage in names)
 
-    (ahead, _), (behind, _), (_, slope) = map(total, (1e-7, -1e-7, 0.0))
+    (upper, _), (lower, _), (_, slope) = map(total, (1e-7, -1e-7, 0.0))
     assert abs(slope) > 1e-4
-    np.testing.assert_allclose((ahead - behind) / 2e-7, slope, rtol=1e-5)
+    np.testing.assert_allclose((upper - lower) / 2e-7, slope, rtol=1e-5)
 
 
 @rows
@@ -270,7 +272,7 @@ def test_a_stage_depends_on_what_changes_it(name):
         assert stages.upto(row.network, variables, x, stage) == expected
 
 
-def in_training(name: str) -> tuple[Any, Any]:
+def training_functions(name: str) -> tuple[Any, Any]:
     """What `apply` and the network itself give for variables in training mode."""
     network, x, options = drawn(name).row.network, drawn(name).x, {"rngs": {"dropout": KEY}, "mutable": ["batch_stats"]}
     apply: Any = network.apply
@@ -282,7 +284,7 @@ def in_training(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.train and name != "nnx"])
 def test_the_program_of_training_is_that_of_the_network(name):
-    apply, plain = in_training(name)
+    apply, plain = training_functions(name)
 
     def with_collections(variables):
         (outputs, _), collections = apply(variables)
@@ -294,7 +296,7 @@ def test_the_program_of_training_is_that_of_the_network(name):
 @pytest.mark.parametrize("name", ["fully_connected", "plain", "nnx"])
 def test_numbers_in_training_mode(name):
     """Dropout draws, and batch norm takes the statistics of the batch and updates its averages."""
-    (apply, plain), variables = in_training(name), drawn(name).variables
+    (apply, plain), variables = training_functions(name), drawn(name).variables
     before = jax.tree.map(jnp.array, variables)
     (outputs, found), collections = apply(variables)
     jax.tree.map(np.testing.assert_array_equal, variables, before)  # NumPy's arrays could have been written to
@@ -450,8 +452,10 @@ def test_a_collection_of_intermediates_is_kept_apart():
     row, _, variables, x, _, outputs, found = drawn("plain")
     _, earlier = row.network.apply(variables, x, mutable=["intermediates"])
     for mutable in (True, ["intermediates", "batch_stats"], "intermediates"):
-        (again, stage), collections = stages.apply(row.network, {**variables, **earlier}, x, ("last",), mutable=mutable)
-        np.testing.assert_allclose(again, outputs, rtol=1e-12)
+        (repeated, stage), collections = stages.apply(
+            row.network, {**variables, **earlier}, x, ("last",), mutable=mutable
+        )
+        np.testing.assert_allclose(repeated, outputs, rtol=1e-12)
         np.testing.assert_allclose(stage["last"], found["last"], rtol=1e-12)
         assert "intermediates" not in collections
 

@@ -96,8 +96,10 @@ def test_dropout_and_batch_norm_are_for_training():
     variables = drawn(network, x)
     dense, norm, last = (variables["params"][name] for name in ("Dense_0", "BatchNorm_0", "Dense_1"))
     before = x @ dense["kernel"] + dense["bias"]
-    still = relu(normalised(before, norm, variables["batch_stats"]["BatchNorm_0"]))
-    np.testing.assert_allclose(applied(network, variables, x), still @ last["kernel"][:, 0] + last["bias"], rtol=1e-4)
+    evaluated = relu(normalised(before, norm, variables["batch_stats"]["BatchNorm_0"]))
+    np.testing.assert_allclose(
+        applied(network, variables, x), evaluated @ last["kernel"][:, 0] + last["bias"], rtol=1e-4
+    )
 
     options = {"train": True, "mutable": ["batch_stats"], "capture_intermediates": True}
     outputs, state = applied(network, variables, x, rngs={"dropout": KEY}, **options)

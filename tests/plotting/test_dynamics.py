@@ -21,7 +21,7 @@ def grid() -> Trajectories:
     )
 
 
-def lines_of(ax):
+def panel_lines(ax):
     """The lines of a panel of trajectories, by what they are."""
     return {
         "primal": [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() == "None"],
@@ -69,7 +69,7 @@ def test_trajectories_have_a_panel_for_each_ratio_and_delta():
     axes = plotting.trajectories({"ridge": ridge})
     assert axes.shape == (2, 3)
     for (row, column), ax in np.ndenumerate(axes):
-        *lines, end = (lines_of(ax)[name] for name in ("primal", "dual", "optimum"))
+        *lines, end = (panel_lines(ax)[name] for name in ("primal", "dual", "optimum"))
         for line, values in zip(lines, (ridge.primal, ridge.dual), strict=True):
             np.testing.assert_array_equal(
                 [points(path) for path in line],
@@ -88,7 +88,7 @@ def test_trajectories_without_the_dual_flow_have_one_clock():
     ridge = grid()
     axes = plotting.trajectories({"ridge": ridge}, dual=False)
     for (row, column), ax in np.ndenumerate(axes):
-        lines = lines_of(ax)
+        lines = panel_lines(ax)
         assert lines["dual"] == []
         np.testing.assert_array_equal([points(line)[:, 1] for line in lines["primal"]], ridge.primal[row, column, 1:].T)
     (key,) = axes[0, 0].figure.legends
@@ -106,7 +106,7 @@ def test_panels_of_trajectories_share_their_limits_and_have_labels_only_outside(
 
 def test_two_penalties_are_told_apart_even_where_they_coincide():
     axes = plotting.trajectories({"ridge": grid(), "SD": grid()})
-    lines = lines_of(axes[0, 0])["primal"]
+    lines = panel_lines(axes[0, 0])["primal"]
     widths, colors = ([getattr(line, f"get_{what}")() for line in lines] for what in ("linewidth", "color"))
     assert widths == sorted(widths, reverse=True)
     assert len(set(widths)) == len(set(colors)) == 4
@@ -125,9 +125,9 @@ def test_trajectories_that_have_not_converged_say_so():
     lost[0, 1] = True
     primal = np.where(lost[:, :, None, None], np.nan, ridge.primal)
     axes = plotting.trajectories({"ridge": ridge._replace(primal=primal, converged=~lost)})
-    for at, ax in np.ndenumerate(axes):
-        assert bool(ax.lines) != lost[at]
-        assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[at])
+    for index, ax in np.ndenumerate(axes):
+        assert bool(ax.lines) != lost[index]
+        assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[index])
 
 
 def starving() -> Trajectory:

@@ -88,9 +88,9 @@ def test_signs_part_between_the_points_of_a_grid_that_misses_the_zeros():
     diagram = diagram._replace(delta=DELTA[keep], starvation=diagram.starvation[:, keep], converged=TRUE[:, keep])
     points = np.concatenate(parting(plotting.phase_diagram(diagram)))
     before, after = DELTA[DELTA < 0].max(), DELTA[DELTA > 0].min()
-    inside = (before <= points[:, 0]) & (points[:, 0] <= after)
-    np.testing.assert_allclose(points[~inside, 1], 0, atol=1e-5)
-    assert np.ptp(points[inside, 1]) > 0.99 * np.log(RATIO[-1] / RATIO[0])
+    is_between = (before <= points[:, 0]) & (points[:, 0] <= after)
+    np.testing.assert_allclose(points[~is_between, 1], 0, atol=1e-5)
+    assert np.ptp(points[is_between, 1]) > 0.99 * np.log(RATIO[-1] / RATIO[0])
 
 
 def test_regions_are_named_by_their_sign():
@@ -118,13 +118,13 @@ def test_the_lines_of_the_theory_are_marked_where_they_are_inside():
     np.testing.assert_allclose([points(line)[0, 1] for line in level], [1])
     (top,) = (child for child in ax.child_axes if isinstance(child, SecondaryAxis))
     np.testing.assert_allclose(top.get_xticks(), [-np.sqrt(0.5), 0, np.sqrt(0.5)])
-    inside = (DELTA > 0) & (DELTA < 0.6), RATIO > 1
+    kept = (DELTA > 0) & (DELTA < 0.6), RATIO > 1
     diagram = checkerboard()
     diagram = diagram._replace(
-        ratio=RATIO[inside[1]],
-        delta=DELTA[inside[0]],
-        starvation=diagram.starvation[inside[1]][:, inside[0]],
-        converged=TRUE[inside[1]][:, inside[0]],
+        ratio=RATIO[kept[1]],
+        delta=DELTA[kept[0]],
+        starvation=diagram.starvation[kept[1]][:, kept[0]],
+        converged=TRUE[kept[1]][:, kept[0]],
     )
     assert not plotting.phase_diagram(diagram).lines
 

@@ -58,14 +58,14 @@ def test_margins_of_a_linear_network_are_exact(norm, logits_fn):
     reach = float(np.sort(exact)[-2:].mean())
     y = jnp.asarray(Y if logits_fn is linear else (Y > 0).astype(int))
     found = jax.jit(lambda x: margins.margins(logits_fn, x, y, max_radius=reach, norm=norm, steps=5))(X)
-    near = exact <= reach
-    np.testing.assert_array_equal(found.flipped, near)
-    np.testing.assert_allclose(found.distance[near], exact[near], atol=1.1 * reach / 2**10)
-    assert np.all(np.asarray(found.distance)[near] >= exact[near] - 1e-5)  # an upper bound
-    assert np.isinf(found.distance[~near]).all()
+    within_reach = exact <= reach
+    np.testing.assert_array_equal(found.flipped, within_reach)
+    np.testing.assert_allclose(found.distance[within_reach], exact[within_reach], atol=1.1 * reach / 2**10)
+    assert np.all(np.asarray(found.distance)[within_reach] >= exact[within_reach] - 1e-5)  # an upper bound
+    assert np.isinf(found.distance[~within_reach]).all()
     np.testing.assert_array_equal(found.adversarial[9:], X[9:].astype(np.float32))
-    np.testing.assert_array_equal(found.adversarial[~near], X[~near].astype(np.float32))
-    assert not margins.correct(logits_fn(found.adversarial), y)[near].any()
+    np.testing.assert_array_equal(found.adversarial[~within_reach], X[~within_reach].astype(np.float32))
+    assert not margins.correct(logits_fn(found.adversarial), y)[within_reach].any()
 
 
 def test_margins_within_bounds_are_exact():
@@ -112,10 +112,10 @@ def test_adversarial_examples_are_as_near_as_said_and_flip(norm):
     assert nearer[:, found.flipped & ~wrong].all()  # none of a hundred random directions flips within .9 of that
 
     @jax.jit
-    def backwards(x, y):
+    def in_reverse(x, y):
         return margins.margins(network, x, y, max_radius=2.0, norm=norm, bounds=(-1, 1))
 
-    for one, other in zip(found, backwards(IMAGES[::-1], LABELS[::-1]), strict=True):
+    for one, other in zip(found, in_reverse(IMAGES[::-1], LABELS[::-1]), strict=True):
         np.testing.assert_allclose(one, other[::-1], atol=1e-5)
 
 
@@ -176,24 +176,24 @@ def test_a_radius_in_pixels_is_exact_on_normalised_inputs():
     @jax.jit
     def both(pixels):
         norm = (pixels - mean) / std
-        inside = margins.pgd(network, norm, LABELS, radius=radius / std, step_size=step / std, bounds=bounds)
-        through = margins.pgd(
+        normalised_attack = margins.pgd(network, norm, LABELS, radius=radius / std, step_size=step / std, bounds=bounds)
+        pixel_attack = margins.pgd(
             lambda p: network((p - mean) / std), pixels, LABELS, radius=radius, step_size=step, bounds=(0, 1)
         )
-        return inside * std + mean, through
+        return normalised_attack * std + mean, pixel_attack
 
-    inside, through = both(np.clip(pixels, 0.01, 0.99))
-    np.testing.assert_allclose(inside, through, atol=1e-6)
-    assert np.abs(inside - pixels).max() == pytest.approx(5 / 255, abs=0.011)
+    normalised_attack, pixel_attack = both(np.clip(pixels, 0.01, 0.99))
+    np.testing.assert_allclose(normalised_attack, pixel_attack, atol=1e-6)
+    assert np.abs(normalised_attack - pixels).max() == pytest.approx(5 / 255, abs=0.011)
 
 
 def test_many_networks_at_once():
     def one(weights):
         return margins.margins(lambda x: network(x, weights), IMAGES, LABELS, max_radius=2.0, steps=4, bisections=3)
 
-    together, apart = jax.jit(lambda w: (jax.vmap(one)(w), jax.lax.map(one, w)))(WEIGHTS)
-    assert together.distance.shape == (3, 20)
-    np.testing.assert_allclose(together.distance, apart.distance, atol=1e-5)
+    batched, looped = jax.jit(lambda w: (jax.vmap(one)(w), jax.lax.map(one, w)))(WEIGHTS)
+    assert batched.distance.shape == (3, 20)
+    np.testing.assert_allclose(batched.distance, looped.distance, atol=1e-5)
 
 
 def test_dtype_is_that_of_the_input():

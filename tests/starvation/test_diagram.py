@@ -97,11 +97,13 @@ def test_boundaries_are_where_theory_puts_them():
     """No coupling at delta = 0, none between equal strengths; z_2 changes its sign at delta = 1 / sqrt(2)."""
     ratio, strength, half = np.array([0.3, 1.0, 5.0]), np.array([0.01, 1.0]), np.sqrt(0.5)
     found = solved(ratio, np.array([0.0, half - 1e-6, half, half + 1e-6]), strength)
-    off = found.starvation[..., [0, 1], [1, 0]]
-    assert np.all(off[:, 0] == 0)
+    off_diagonal = found.starvation[..., [0, 1], [1, 0]]
+    assert np.all(off_diagonal[:, 0] == 0)
     scale = np.abs(found.starvation).max()
-    assert np.abs(off[1]).max() < 1e-12 * scale
-    assert np.abs(off[::2, 1:]).min() == pytest.approx(0, abs=1e-12)  # at 1 / sqrt(2) the two examples are alike
+    assert np.abs(off_diagonal[1]).max() < 1e-12 * scale
+    assert np.abs(off_diagonal[::2, 1:]).min() == pytest.approx(
+        0, abs=1e-12
+    )  # at 1 / sqrt(2) the two examples are alike
     z2 = found.response[..., 1]
     assert np.all(z2[:, 1] > 0)
     assert np.all(z2[:, 3] < 0)

@@ -64,13 +64,13 @@ def test_a_random_basis_is_uniform():
 
 
 def test_a_perturbed_identity_is_as_far_from_it_as_its_size():
-    near, positive = drawn()["near"], drawn()["positive"]
-    off, lower = ~np.eye(N, dtype=bool), np.tril(np.ones((N, N), bool), -1)
-    np.testing.assert_allclose(near[:, off].std(), 0.001, rtol=0.02)
-    np.testing.assert_allclose(near, np.broadcast_to(np.eye(N), near.shape), atol=0.01)
-    assert 0.48 < np.mean(near[:, lower] > 0) < 0.52
+    perturbed, positive = drawn()["near"], drawn()["positive"]
+    off_diagonal, lower = ~np.eye(N, dtype=bool), np.tril(np.ones((N, N), bool), -1)
+    np.testing.assert_allclose(perturbed[:, off_diagonal].std(), 0.001, rtol=0.02)
+    np.testing.assert_allclose(perturbed, np.broadcast_to(np.eye(N), perturbed.shape), atol=0.01)
+    assert 0.48 < np.mean(perturbed[:, lower] > 0) < 0.52
     assert np.mean(positive[:, lower] > 0) > 0.99
-    np.testing.assert_allclose(np.abs(positive), np.abs(near), atol=1e-4)
+    np.testing.assert_allclose(np.abs(positive), np.abs(perturbed), atol=1e-4)
 
 
 def test_blocks_share_no_example():

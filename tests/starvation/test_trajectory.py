@@ -164,14 +164,14 @@ def test_it_is_the_same_for_examples_in_another_order_and_for_features_of_the_ot
         (other.u, 3 * other.s, other.y, stiff),
     ]
     with jax.enable_x64(True):
-        alone = trajectory(penalty)
+        single = trajectory(penalty)
         found, end = jax.tree.map(np.asarray, _oriented(*jax.tree.map(lambda *leaves: np.stack(leaves), *problems)))
-    toward = np.sign(alone.response[-1])
+    toward = np.sign(single.response[-1])
     assert set(toward) == {-1, 1}
     assert found.converged.all()
     for sensitivity, response, sign in zip(found.sensitivity, found.response, (1, 1, signs), strict=False):
-        np.testing.assert_allclose(sensitivity, toward[:, None] * alone.sensitivity, rtol=1e-5, atol=1e-10)
-        np.testing.assert_allclose(response, sign * alone.response, atol=1e-9)
+        np.testing.assert_allclose(sensitivity, toward[:, None] * single.sensitivity, rtol=1e-5, atol=1e-10)
+        np.testing.assert_allclose(response, sign * single.response, atol=1e-9)
     np.testing.assert_allclose(found.sensitivity[:, -1], end, atol=1e-7)
     assert np.abs(found.sensitivity[3] - found.sensitivity[0]).max() > 1e-2
 

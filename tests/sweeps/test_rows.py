@@ -121,7 +121,7 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     phi, moved = (scale * np.asarray(tangent.ntrf(network.apply, params, x)) for params in (start, fit.params))
     theta = np.asarray(ravel_pytree(fit.params)[0] - ravel_pytree(start)[0])
     limit = scale**2 * np.asarray(tangent.infinite_ntk(network, x))
-    at_end, at_start = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
+    final, initial = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
     logits = np.asarray(fit.logits)
     u, s, _ = np.linalg.svd(y[:, None] * phi)
     s2, v = np.linalg.eigh(y[:, None] * limit * y)
@@ -138,7 +138,7 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     star = equilibrium(u, s, y, term).response
     expected["error_parameters"] = np.linalg.norm(u.T @ (y * (phi @ theta)) - star) / np.linalg.norm(star)
     expected["drift"] = np.linalg.norm(after - before) / np.linalg.norm(before)
-    expected["test_accuracy"] = np.mean(TEST.y * (at_end - at_start) > 0)
+    expected["test_accuracy"] = np.mean(TEST.y * (final - initial) > 0)
     expected["initial_gradient_norm"] = fit.initial_gradient_norm
     for key, value in expected.items():
         np.testing.assert_allclose(row[key], value, rtol=1e-6, atol=1e-6, err_msg=key)

@@ -181,7 +181,7 @@ noisy("only the largest", lambda h: jnp.where(jax.nn.one_hot(h.argmax(-1), h.sha
 
 @ACTIVATIONS.add("derivative of its own")
 def custom_jvp(d, shape):
-    slope = d.one_of([1.0, 0.3, -2.0])
+    slope = d.choice([1.0, 0.3, -2.0])
 
     @jax.custom_jvp
     def activation(h):
@@ -197,7 +197,7 @@ def custom_jvp(d, shape):
 
 @ACTIVATIONS.add("gradient of its own", needs="reverse")
 def custom_vjp(d, shape):
-    slope = d.one_of([1.0, 0.3, -2.0])
+    slope = d.choice([1.0, 0.3, -2.0])
 
     @jax.custom_vjp
     def activation(h):

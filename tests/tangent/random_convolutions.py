@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .random_draws import LAYERS, Draw, Layer, Shape, option
-from .random_vectors import of_flax
+from .random_vectors import flax_layer
 from .random_weights import weight
 
 option(
@@ -34,7 +34,7 @@ def convolution(d: Draw, shape, out, *, plain=False, groups=None):
     rank = len(spatial)
     kernel = [d.whole(1, 3) for _ in spatial]
     if groups is None:
-        groups = d.one_of([g for g in range(1, channels + 1) if channels % g == 0])
+        groups = d.choice([g for g in range(1, channels + 1) if channels % g == 0])
     out = -(-out // groups) * groups
     if plain:
         strides, rhs, lhs = [1] * rank, [1] * rank, [1] * rank
@@ -120,7 +120,7 @@ def depthwise(d, shape, out):
 @LAYERS.add("convolution in batch groups", "image", keeps=True, needs="whole")
 def batch_groups(d, shape, out):
     """Each group of output channels reads a version of its own of every example."""
-    groups = d.one_of([g for g in (2, 3, 1) if out % g == 0])
+    groups = d.choice([g for g in (2, 3, 1) if out % g == 0])
     d.mark("batch groups")
     w, factors = weight(d, 2, 2, shape[-1], out), 1 + d.constant(groups) ** 2
 
@@ -137,7 +137,7 @@ def batch_groups(d, shape, out):
 @LAYERS.add("transposed convolution", "image", needs="whole")
 def transposed_convolution(d, shape, out):
     strides, turned = (d.whole(1, 2), d.whole(1, 2)), d.chance()
-    padding = d.one_of(["SAME", "VALID", [(0, 1), (1, 0)]])
+    padding = d.choice(["SAME", "VALID", [(0, 1), (1, 0)]])
     kernel = (d.whole(1, 3), d.whole(1, 3))
     if turned:
         d.mark("kernel transposed")
@@ -243,14 +243,14 @@ def flax_conv(d, shape, out):
         out,
         (d.whole(1, 3), d.whole(1, 2)),
         strides=d.whole(1, 2),
-        padding=d.one_of(["SAME", "CIRCULAR", "REFLECT"] if min(shape[:2]) > 2 else ["SAME"]),
+        padding=d.choice(["SAME", "CIRCULAR", "REFLECT"] if min(shape[:2]) > 2 else ["SAME"]),
         use_bias=d.chance(),
     )
-    made = of_flax(d, module, shape)
+    made = flax_layer(d, module, shape)
     return made, shape_after(d, made, shape)
 
 
 @LAYERS.add("flax transposed convolution", "image", needs="whole")
 def flax_transposed(d, shape, out):
-    made = of_flax(d, nn.ConvTranspose(out, (2, 2), strides=(2, 1), transpose_kernel=d.chance()), shape)
+    made = flax_layer(d, nn.ConvTranspose(out, (2, 2), strides=(2, 1), transpose_kernel=d.chance()), shape)
     return made, shape_after(d, made, shape)

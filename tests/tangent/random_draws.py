@@ -80,7 +80,7 @@ class Draw:
         """Of an axis; 1 often enough."""
         return int(self.rng.choice([1, 2, 2, 3, 3, 4]))
 
-    def one_of(self, options: Sequence[Any]) -> Any:
+    def choice(self, options: Sequence[Any]) -> Any:
         return options[int(self.rng.integers(len(options)))]
 
     def constant(self, *shape: int) -> np.ndarray:
@@ -123,9 +123,9 @@ class Draw:
         if name is not None and fits(pieces[name]):
             del self.due[family]
         elif common and self.chance(0.6):
-            name = self.one_of(common)
+            name = self.choice(common)
         else:
-            name = self.one_of([piece.name for piece in pieces.values() if fits(piece)])
+            name = self.choice([piece.name for piece in pieces.values() if fits(piece)])
         self.pieces.add(name)
         return pieces[name]
 

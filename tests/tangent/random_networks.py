@@ -59,7 +59,7 @@ def draw(seed: int) -> Network:
     d.due = {family: list(pieces)[seed % len(pieces)] for family, pieces in FAMILIES.items()}
     tree, output = d.pick("tree"), d.pick("output")
 
-    kind = LAYERS[d.due["layer"]].kind if d.chance() else d.one_of([*KINDS])
+    kind = LAYERS[d.due["layer"]].kind if d.chance() else d.choice([*KINDS])
     shape = tuple(d.size() for _ in range(KINDS[kind]))
     x = d.rng.integers(-VOCABULARY, VOCABULARY + 3, (N, *shape)) if kind == "tokens" else d.rng.normal(size=(N, *shape))
 
@@ -69,7 +69,7 @@ def draw(seed: int) -> Network:
     function, depth = identity, 0
     while depth < 1 or (d.due and depth < 8):
         due = d.due.get("layer")
-        target = LAYERS[due].kind if due else d.one_of(["vector", "series", "image", kind])
+        target = LAYERS[due].kind if due else d.choice(["vector", "series", "image", kind])
         step, shape = converted(d, shape, target, kind)
         function, kind = chain_of_tokens(function, step), target
         wrap = kind != "tokens" and not due and ("wrapper" in d.due or d.chance(0.4))
@@ -181,13 +181,13 @@ def raveled(d):
 
 
 @TREES.add("of NumPy, with floats of Python")
-def of_numpy(d):
+def numpy_tree(d):
     kept = jnp.result_type(float)
 
-    def leaf_of(leaf):
+    def numpy_leaf(leaf):
         return float(leaf) if leaf.shape == () else leaf.astype(kept) if leaf.dtype == np.float64 else leaf
 
-    return {name: leaf_of(leaf) for name, leaf in d.leaves.items()}, dict
+    return {name: numpy_leaf(leaf) for name, leaf in d.leaves.items()}, dict
 
 
 @TREES.add("variables of flax")
@@ -263,8 +263,8 @@ def faults(network: Network, *, further: str = "one") -> list[str]:
             return
         wrong = np.abs(kernel - expected) - network.tolerance * size
         if not (wrong <= 0).all():
-            beyond = np.abs(kernel - expected) / np.maximum(size, np.finfo(float).tiny)
-            found.append(f"{name}: {np.max(beyond):.1e} off (allowed {network.tolerance:.1e})")
+            excess = np.abs(kernel - expected) / np.maximum(size, np.finfo(float).tiny)
+            found.append(f"{name}: {np.max(excess):.1e} off (allowed {network.tolerance:.1e})")
 
     def structured():
         kernel = as_matrix(ntk(apply_fn, params, x))

@@ -102,7 +102,7 @@ option("recurrence, reversed", "recurrence, unrolled", "recurrence, first state 
 def recurrence(d, shape, out):
     w, v = weight(d, shape[1], out), weight(d, out, out)
     start = d.leaf(out) if d.chance() else None
-    reverse, unroll, inside = d.chance(), d.whole(1, 2), d.chance()
+    reverse, unroll, inner = d.chance(), d.whole(1, 2), d.chance()
     if reverse:
         d.mark("recurrence, reversed")
     if unroll > 1:
@@ -114,10 +114,10 @@ def recurrence(d, shape, out):
         read, mix = w(p).astype(h.dtype), v(p).astype(h.dtype)
         state = jnp.zeros((len(h), out), h.dtype)
         state = state + p[start].astype(h.dtype) if start else state
-        driven = h.swapaxes(0, 1) if inside else (h @ read).swapaxes(0, 1)
+        driven = h.swapaxes(0, 1) if inner else (h @ read).swapaxes(0, 1)
 
         def step(state, x):
-            state = jnp.tanh(state @ mix + (x @ read if inside else x))
+            state = jnp.tanh(state @ mix + (x @ read if inner else x))
             return state, state
 
         return lax.scan(step, state, driven, reverse=reverse, unroll=unroll)[1].swapaxes(0, 1)

@@ -18,7 +18,7 @@ from .random_weights import weight
 VOCABULARY = 5
 
 
-def within(ids):
+def valid(ids):
     """Ids that are there, some counted from the end: of others JAX's derivatives forwards and backwards differ."""
     return jnp.clip(ids, -VOCABULARY, VOCABULARY - 1)
 
@@ -37,9 +37,9 @@ def embedding(name):
     return register
 
 
-embedding("embedding by indexing")(lambda table, ids: table[within(ids)])
+embedding("embedding by indexing")(lambda table, ids: table[valid(ids)])
 embedding("embedding by indexing, half the ids")(
-    lambda table, ids: jnp.where((ids > 0)[..., None], table[within(ids)], 0.3)
+    lambda table, ids: jnp.where((ids > 0)[..., None], table[valid(ids)], 0.3)
 )
 embedding("embedding by take")(lambda table, ids: jnp.take(table, ids % VOCABULARY, 0))
 embedding("embedding by take, clip")(lambda table, ids: jnp.take(table, ids, 0, mode="clip"))
@@ -51,11 +51,11 @@ embedding("embedding by at, promised")(
 embedding("embedding by at, filled")(lambda table, ids: table.at[ids].get(mode="fill", fill_value=0))
 embedding("embedding by one-hot vectors")(lambda table, ids: jax.nn.one_hot(ids, VOCABULARY, dtype=table.dtype) @ table)
 embedding("embedding of columns")(lambda table, ids: jnp.take(table.T, ids % VOCABULARY, 1).transpose(1, 2, 0))
-embedding("embedding twice")(lambda table, ids: table[within(ids)] * jnp.tanh(table[(ids + 1) % VOCABULARY]))
-embedding("embedding of pairs")(lambda table, ids: table[within(ids)] - table[jnp.roll(within(ids), 1, 1)] / 2)
-embedding("embedding mapped")(lambda table, ids: jax.vmap(jax.vmap(lambda i: table[i]))(within(ids)))
+embedding("embedding twice")(lambda table, ids: table[valid(ids)] * jnp.tanh(table[(ids + 1) % VOCABULARY]))
+embedding("embedding of pairs")(lambda table, ids: table[valid(ids)] - table[jnp.roll(valid(ids), 1, 1)] / 2)
+embedding("embedding mapped")(lambda table, ids: jax.vmap(jax.vmap(lambda i: table[i]))(valid(ids)))
 embedding("embedding by a scan")(
-    lambda table, ids: lax.scan(lambda _, i: (None, table[i]), None, within(ids).T)[1].swapaxes(0, 1)
+    lambda table, ids: lax.scan(lambda _, i: (None, table[i]), None, valid(ids).T)[1].swapaxes(0, 1)
 )
 
 
@@ -63,13 +63,13 @@ embedding("embedding by a scan")(
 def embedding_of_cells(d, shape, out):
     """Both axes of the table are looked up."""
     table, column = weight(d, VOCABULARY, 3, out), d.rng.integers(0, 3, shape)
-    return lambda p, ids: table(p)[within(ids), column], (*shape, out)
+    return lambda p, ids: table(p)[valid(ids), column], (*shape, out)
 
 
 @LAYERS.add("embedding that reads out", "tokens")
 def embedding_tied(d, shape, out):
     table = weight(d, VOCABULARY, out)
-    return lambda p, ids: jnp.tanh(table(p)[within(ids)]) @ table(p).T, (*shape, VOCABULARY)
+    return lambda p, ids: jnp.tanh(table(p)[valid(ids)]) @ table(p).T, (*shape, VOCABULARY)
 
 
 @LAYERS.add("counts of tokens", "tokens")
@@ -93,7 +93,7 @@ def flax_embedding(d, shape, out):
 # From one kind of shape to another
 
 
-def size_of(shape) -> int:
+def entry_count(shape) -> int:
     return math.prod(shape)
 
 
@@ -103,15 +103,15 @@ def converted(d: Draw, shape: Shape, kind: str, before: str) -> tuple[Layer, Sha
         return lambda p, h: h, shape
     if before == "tokens":
         made, shape = layer(d, shape, "tokens")
-        then, shape = converted(d, shape, kind, "series")
-        return chain_of_tokens(made, then), shape
+        following, shape = converted(d, shape, kind, "series")
+        return chain_of_tokens(made, following), shape
     if kind == "tokens":
         noise, (flat, (size,)) = d.constant(), converted(d, shape, "vector", before)
         return lambda p, h: jnp.floor(5 * flat(p, h)[:, :4] + noise).astype(int), (min(size, 4),)
     if kind == "vector":
-        if size_of(shape) <= 12 and d.chance():
-            return lambda p, h: h.reshape(len(h), -1), (size_of(shape),)
-        how = d.one_of(["mean", "sum", "largest", "last", "by a parameter"])
+        if entry_count(shape) <= 12 and d.chance():
+            return lambda p, h: h.reshape(len(h), -1), (entry_count(shape),)
+        how = d.choice(["mean", "sum", "largest", "last", "by a parameter"])
         noise, name = 0.1 * d.constant(*shape), d.leaf(*shape[:-1]) if how == "by a parameter" else ""
 
         def pooled(p, h):
@@ -138,5 +138,5 @@ def converted(d: Draw, shape: Shape, kind: str, before: str) -> tuple[Layer, Sha
     return lambda p, h: h.reshape(len(h), -1, h.shape[-1]), (shape[0] * shape[1], shape[2])
 
 
-def chain_of_tokens(embed: Layer, then: Layer) -> Layer:
-    return lambda p, ids: then(p, embed(p, ids))
+def chain_of_tokens(embed: Layer, following: Layer) -> Layer:
+    return lambda p, ids: following(p, embed(p, ids))

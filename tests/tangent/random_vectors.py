@@ -36,14 +36,14 @@ def dense_from_the_left(d, shape, out):
 @LAYERS.add("einsum of an image", "image", keeps=True)
 def einsum(d, shape, out):
     """Some axes contracted, others shared with the weight, all letters of either side in any order."""
-    kinds = [d.one_of(["contracted", "shared", "free"]) for _ in shape[:-1]] + ["contracted"]
+    kinds = [d.choice(["contracted", "shared", "free"]) for _ in shape[:-1]] + ["contracted"]
     letters = [*LETTERS[: len(shape)]]
-    here = [c for c, kind in zip(letters, kinds, strict=True) if kind != "free"]
+    joined = [c for c, kind in zip(letters, kinds, strict=True) if kind != "free"]
     lost = [c for c, kind in zip(letters[:-1], kinds, strict=False) if kind == "contracted"]
     # What is contracted has a new axis in its place: the shape is kept where `out` asks for it.
     new = {c: c.upper() for c in lost}
     sizes = dict(zip(letters, shape, strict=True)) | {"o": out} | {new[c]: shape[letters.index(c)] for c in lost}
-    mine = d.rng.permutation([*here, *new.values(), "o"])
+    mine = d.rng.permutation([*joined, *new.values(), "o"])
     w = weight(d, *(sizes[c] for c in mine))
     result = "".join(new.get(c, c) for c in letters[:-1])
     formula = [f"n{''.join(letters)}", "".join(mine)]
@@ -62,7 +62,7 @@ def einsum(d, shape, out):
 @LAYERS.add("dot_general", "vector", keeps=True)
 def dot_general(d, shape, out):
     """Contracted axes of the weight apart from one another, in another order than those of the values."""
-    a = d.one_of([i for i in range(1, shape[0] + 1) if shape[0] % i == 0])
+    a = d.choice([i for i in range(1, shape[0] + 1) if shape[0] % i == 0])
     b, first = shape[0] // a, d.chance()
     w = weight(d, b, out, a)
 
@@ -77,15 +77,15 @@ def dot_general(d, shape, out):
 
 @LAYERS.add("dot_general with a batch of weights", "vector", keeps=True)
 def heads(d, shape, out):
-    groups = d.one_of([i for i in range(1, out + 1) if out % i == 0])
-    how, apart = d.whole(0, 3), shape[0] % groups == 0 and d.chance()
-    size = shape[0] // groups if apart else shape[0]
+    groups = d.choice([i for i in range(1, out + 1) if out % i == 0])
+    how, separate = d.whole(0, 3), shape[0] % groups == 0 and d.chance()
+    size = shape[0] // groups if separate else shape[0]
     each = out // groups
     order = d.rng.permutation(3)
     w = weight(d, *np.array([groups, size, each])[order])
 
     def batched(p, h):
-        h = h.reshape(-1, groups, size) if apart else jnp.broadcast_to(h[:, None], (len(h), groups, size))
+        h = h.reshape(-1, groups, size) if separate else jnp.broadcast_to(h[:, None], (len(h), groups, size))
         heads = w(p).transpose(np.argsort(order))
         if how == 0:
             y = lax.dot_general(h, heads, (((2,), (1,)), ((1,), (0,)))).transpose(1, 0, 2)
@@ -203,7 +203,7 @@ def empty(d, shape, out):
 
 
 @LAYERS.add("beside its input", "vector")
-def beside(d, shape, out):
+def parallel(d, shape, out):
     w = weight(d, *shape, out)
     return lambda p, h: jnp.concatenate([h, jnp.tanh(h @ w(p))], -1)[:, -4:], (min(4, shape[0] + out),)
 
@@ -230,8 +230,8 @@ def autoencoder(d, shape, out):
     w, v = weight(d, *shape, 3), weight(d, *shape, out)
 
     def tied(p, h):
-        back = jnp.tanh(h @ w(p)) @ w(p).T
-        return back @ v(p)
+        decoded = jnp.tanh(h @ w(p)) @ w(p).T
+        return decoded @ v(p)
 
     return tied, (out,)
 
@@ -250,7 +250,7 @@ def deep_linear(d, shape, out):
 
 @LAYERS.add("half precision product", "vector", keeps=True)
 def half_precision(d, shape, out):
-    w, dtype, wide = weight(d, *shape, out), d.one_of([jnp.float16, jnp.bfloat16]), d.chance()
+    w, dtype, wide = weight(d, *shape, out), d.choice([jnp.float16, jnp.bfloat16]), d.chance()
     d.lower(dtype)
     preferred = jnp.float32 if wide else None
 
@@ -267,7 +267,7 @@ def single_precision(d, shape, out):
     return lambda p, h: h.astype(np.float32) @ w(p).astype(np.float32), (out,)
 
 
-def of_flax(d: Draw, module: nn.Module, shape: Shape, **values) -> Layer:
+def flax_layer(d: Draw, module: nn.Module, shape: Shape, **values) -> Layer:
     """A layer of flax, its parameters out of weights drawn here."""
     like = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape), **values))["params"]
     paths, tree = jax.tree.flatten(like)
@@ -277,13 +277,13 @@ def of_flax(d: Draw, module: nn.Module, shape: Shape, **values) -> Layer:
 
 @LAYERS.add("flax dense", "vector", keeps=True)
 def flax_dense(d, shape, out):
-    return of_flax(d, nn.Dense(out), shape), (out,)
+    return flax_layer(d, nn.Dense(out), shape), (out,)
 
 
 @LAYERS.add("flax dense, intercepted", "vector", keeps=True)
 def flax_intercepted(d, shape, out):
     factor, gain = d.constant(), d.leaf()
-    module = of_flax(d, nn.Dense(out), shape)
+    module = flax_layer(d, nn.Dense(out), shape)
 
     def intercepted(p, h):
         def interceptor(call, args, kwargs, context):

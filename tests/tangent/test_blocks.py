@@ -302,7 +302,7 @@ def test_rows_over_devices(n):
         kernel = ntk(network.apply, params, x, mesh=mesh)
         np.testing.assert_allclose(kernel, expected, rtol=1e-10)
         np.testing.assert_array_equal(kernel, kernel.transpose(1, 0, 3, 2))
-        between = ntk(network.apply, params, x, x[:5], mesh=mesh, batch_size=1)
-        np.testing.assert_allclose(between, expected[:, :5], rtol=1e-10)
+        rectangular = ntk(network.apply, params, x, x[:5], mesh=mesh, batch_size=1)
+        np.testing.assert_allclose(rectangular, expected[:, :5], rtol=1e-10)
         if n == 16:
             assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 2, 2)}

@@ -273,7 +273,7 @@ HIDDEN = [
 ]
 
 
-def of_one_example_at_a_time(apply_fn):
+def per_example_kernel(apply_fn):
     phi = features(apply_fn, w, x)
     return phi @ phi.T
 
@@ -281,13 +281,13 @@ def of_one_example_at_a_time(apply_fn):
 @pytest.mark.parametrize("network", HIDDEN)
 def test_networks_that_differ_in_a_constant_are_told_apart(network, tmp_path):
     """Also where programs are shared, and where the folder has the blocks of one; the same network finds its own."""
-    one, two, again = network(2.0), network(3.0), network(2.0)
-    np.testing.assert_allclose(ntk(one, w, x), of_one_example_at_a_time(one), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(ntk(two, w, x), of_one_example_at_a_time(two), rtol=1e-4, atol=1e-4)
+    one, two, repeated = network(2.0), network(3.0), network(2.0)
+    np.testing.assert_allclose(ntk(one, w, x), per_example_kernel(one), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ntk(two, w, x), per_example_kernel(two), rtol=1e-4, atol=1e-4)
     first = ntk(one, w, x, batch_size=2, cache=tmp_path)
     with pytest.raises(ValueError, match=r"^cache: expected blocks of this kernel"):
         ntk(two, w, x, batch_size=2, cache=tmp_path)
-    np.testing.assert_array_equal(ntk(again, w, x, batch_size=2, cache=tmp_path), first)
+    np.testing.assert_array_equal(ntk(repeated, w, x, batch_size=2, cache=tmp_path), first)
 
 
 def called_back(c):
@@ -336,11 +336,11 @@ def widened_by_a_constant(w, x):
     return jnp.tanh(x * np.full(3, 0.1)) @ (w * np.arange(1.0, 4.0))
 
 
-def of_a_linear_layer(w, x):
+def linear_layer(w, x):
     return jnp.tanh(applied(nn.Dense(2), {"kernel": jnp.outer(w, w[:2]), "bias": w[:2]}, x)).sum(1)
 
 
-NARROWER = [widened, widened_by_a_constant, of_a_linear_layer]
+NARROWER = [widened, widened_by_a_constant, linear_layer]
 
 
 @pytest.mark.parametrize("wide_first", [False, True])
@@ -363,9 +363,9 @@ def test_the_types_in_force_at_an_earlier_call_do_not_matter(apply_fn, way, wide
         np.testing.assert_allclose(kernel, phi @ phi.T, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(exact, phi @ phi.T, rtol=1e-12 if wide else 1e-5, atol=1e-12 if wide else 1e-5)
     with jax.enable_x64(not wide_first):
-        alone = np.asarray(WAYS[way](fresh, w, x))
-    assert alone.dtype == kernel.dtype
-    np.testing.assert_array_equal(alone, kernel)
+        fresh_kernel = np.asarray(WAYS[way](fresh, w, x))
+    assert fresh_kernel.dtype == kernel.dtype
+    np.testing.assert_array_equal(fresh_kernel, kernel)
 
 
 def test_parameters_of_other_types_one_after_the_other():

@@ -276,18 +276,18 @@ def linen():
     return Transformer().apply, jax.eval_shape(Transformer().init, jax.random.key(0), tokens), tokens
 
 
-def of_nnx():
+def nnx_network():
     graph, params, rest = nnx.split(Nnx(nnx.Rngs(0)), nnx.Param, ...)
     return lambda params, x: nnx.merge(graph, params, rest)(x), params, weights(4, 8, 8, 3)
 
 
-def of_equinox():
+def equinox_network():
     network = eqx.filter_eval_shape(Equinox, jax.random.key(0))
     params, static = eqx.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     return lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, weights(4, 6, 8)
 
 
-@pytest.mark.parametrize("network", [linen, of_nnx, of_equinox])
+@pytest.mark.parametrize("network", [linen, nnx_network, equinox_network])
 def test_networks_of_all_kinds_of_layers_are_proved(network):
     apply_fn, params, x = network()
     found = verdict(apply_fn, params, x)
@@ -491,7 +491,7 @@ def check_axes(eqn, random):
     operands = [drawn(random, atom) for atom in eqn.invars]
     before = run(operands)
     for axis in range(min((rows.ndim for rows in before), default=0)):
-        sources = [[at for at, into in kept.items() if into == axis] for kept in acts.kept]
+        sources = [[source for source, target in kept.items() if target == axis] for kept in acts.kept]
         for rows in before if axis in acts.new else ():
             np.testing.assert_array_equal(rows, np.broadcast_to(rows.take([0], axis), rows.shape))
         count = before[0].shape[axis]
@@ -499,12 +499,12 @@ def check_axes(eqn, random):
             continue
         order, first, others = np.roll(np.arange(count), 1), np.arange(1), np.arange(1, count)
         turned, changed = list(operands), list(operands)
-        for k, at in ((k, at[0]) for k, at in enumerate(sources) if at):
-            index = (slice(None),) * at
+        for k, source in ((k, source[0]) for k, source in enumerate(sources) if source):
+            index = (slice(None),) * source
             turned[k] = operands[k][(*index, order)]
             new = drawn(random, eqn.invars[k])
             parts = [new[(*index, first)], operands[k][(*index, others)]]
-            changed[k] = (np if isinstance(new, np.ndarray) else jnp).concatenate(parts, at)
+            changed[k] = (np if isinstance(new, np.ndarray) else jnp).concatenate(parts, source)
         for rows, ones, twos in zip(before, run(turned), run(changed), strict=True):
             np.testing.assert_allclose(ones, rows.take(order, axis), rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(twos.take(others, axis), rows.take(others, axis), rtol=1e-5, atol=1e-5)
@@ -561,8 +561,8 @@ def check_random_program(seed):
     if found is Kind.SEPARATE:
         assert random_programs.shown(function, n) != "mixed", seed
         if alike(traced(function, x), traced(function, x, n=1), n, 1):
-            together, alone = (jax.jit(function)(rows) for rows in (x, x[:1]))
-            np.testing.assert_allclose(together[:1], alone, rtol=1e-7, err_msg=str(seed))
+            batched, single = (jax.jit(function)(rows) for rows in (x, x[:1]))
+            np.testing.assert_allclose(batched[:1], single, rtol=1e-7, err_msg=str(seed))
     return found
 
 

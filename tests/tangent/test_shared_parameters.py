@@ -211,8 +211,8 @@ def bias_over_other_axes(p, x):
 def heads_and_whole(p, x):
     """Once with a batch of heads, once with all of it contracted."""
     h = x.mean(1)  # (n, 3, 3)
-    apart = jnp.einsum("nhi,hio->nho", h, p["cube"])
-    return jnp.tanh(apart).sum(1) + jnp.tanh(jnp.einsum("nhi,hio->no", h, p["cube"]))
+    by_head = jnp.einsum("nhi,hio->nho", h, p["cube"])
+    return jnp.tanh(by_head).sum(1) + jnp.tanh(jnp.einsum("nhi,hio->no", h, p["cube"]))
 
 
 def parts_that_overlap(p, x):

@@ -30,5 +30,5 @@ def test_no_error_goes_unnoticed():
     with ThreadPoolExecutor(2) as pool:
         untouched, *caught = pool.map(lambda case: mutations.caught_by(*case), cases)
     assert not untouched  # the claims hold on a copy without any error
-    survivors = [mutation.name for mutation, by in zip(mutations.MUTATIONS, caught, strict=True) if not by]
+    survivors = [mutation.name for mutation, claims in zip(mutations.MUTATIONS, caught, strict=True) if not claims]
     assert not survivors
