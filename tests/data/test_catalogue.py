@@ -1,6 +1,6 @@
-"""What every entry of the catalogue keeps to: shapes, labels, dtypes, the order of examples, and numbers of them.
+"""Every entry of the catalogue: shapes, labels, dtypes, and the order and number of examples.
 
-Files are made up, a few images in the official formats, by the kind of an entry's files.
+The files are made up: a few images in the official format of each entry.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gsjax.data import catalogue, sources
 from gsjax.data.folders import Photographs
 from gsjax.data.images import Cifar, Idx
 
-TRAIN, TEST = 600, 100  # made-up images, every label in turn
-SIZE = 8  # of photographs
+TRAIN, TEST = 600, 100  # numbers of made-up images, with all labels in turn
+SIZE = 8  # pixels of photographs
 
 
 def write_idx(folder, files):
@@ -46,7 +46,7 @@ def write_cifar(folder, files):
 
 
 def write_photographs(folder, name):
-    """40 photographs, in both classes with both attributes, in the three splits."""
+    """Writes 40 photographs of both classes with both attributes, in the three splits."""
     rng = np.random.default_rng(0)
     known = [(k, k % 2, k // 2 % 2, k // 4 % 3) for k in range(40)]
     if name == "celeba":
@@ -68,7 +68,7 @@ def write_photographs(folder, name):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    """A folder with files of every entry that has some."""
+    """A folder with the files of every entry that reads files."""
     folder = tmp_path_factory.mktemp("made-up")
     for entry in map(data.get, data.NAMES):
         if isinstance(entry.files, Idx):
@@ -95,7 +95,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def counts(name: str) -> dict[str, Any]:
-    """So many examples to train and to test on as every made-up set has."""
+    """Numbers of training and test examples that every made-up data set has."""
     n, test = (12, 6) if data.get(name).shape[0] is None else (50, 20)
     return {"n": n, "test": test, "size": SIZE}
 
@@ -104,7 +104,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def test_the_float_type_is_the_one_in_force(made_up_data, x64):
+def test_the_float_type_is_the_default_one(made_up_data, x64):
     for name in ("two_moons", "digits", "colored_digits", "celeba"):
         found = data.load(jax.random.key(0), name, **counts(name))
         for part in (found.train, *found.held_out.values()):
@@ -151,20 +151,20 @@ def test_the_key_decides_the_examples_and_their_order(name, made_up_data):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_numbers_of_examples_that_cannot_be_are_named(name, made_up_data):
+def test_bad_numbers_of_examples_are_named(name, made_up_data):
     for argument in ("n", "test", "size"):
         for value in (0, 2.0, True):
             with pytest.raises(ValueError, match=rf"^{argument}: expected a whole number of at least 1, got"):
                 data.load(jax.random.key(0), name, **{**counts(name), argument: value})
     entry = data.get(name)
-    if entry.files or entry.bases:  # what is drawn has no end
+    if entry.files or entry.bases:  # data that is drawn has no limit
         for argument in ("n", "test"):
             with pytest.raises(ValueError, match=rf"^{argument}: expected at most \d+, the examples there are, got"):
                 data.load(jax.random.key(0), name, **{**counts(name), argument: 10**6})
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_classes_are_two_labels_where_there_are_more(name, made_up_data):
+def test_two_classes_can_be_chosen_where_there_are_more(name, made_up_data):
     entry = data.get(name)
     if len(entry.classes) == 2:
         with pytest.raises(ValueError, match=rf"^classes: expected none, as {name} has two of its own"):
@@ -192,7 +192,7 @@ def test_missing_files_are_named_with_what_to_fetch(name, nowhere):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_files_that_are_there_are_read_split_by_split(name, made_up_data):
+def test_every_split_is_read(name, made_up_data):
     entry = data.get(name)
     assert data.available(name)
     if entry.files is None:
@@ -213,7 +213,7 @@ def test_files_that_are_there_are_read_split_by_split(name, made_up_data):
 
 
 @pytest.mark.parametrize("name", [name for name in data.IMAGES if data.available(name)])
-def test_what_is_on_this_machine_is_of_the_official_sizes_or_a_part_of_it(name):
+def test_data_on_this_machine_has_at_most_the_official_sizes(name):
     entry = data.get(name)
     for split, official in entry.sizes.items():
         if entry.available(split):
@@ -234,7 +234,7 @@ def test_names_are_exported_and_listed(name):
     assert all(f"{size:,} {split}" in line for split, size in entry.sizes.items())
 
 
-def test_a_name_that_is_none():
+def test_an_unknown_name():
     with pytest.raises(AttributeError, match=r"^module 'gsjax.data' has no attribute 'moons_of_mars'"):
         getattr(data, "moons_of_mars")  # noqa: B009
     with pytest.raises(ValueError, match=r"^name: expected one of two_moons, digits, mnist"):

@@ -10,7 +10,7 @@ import pytest
 from gsjax.data import Dataset, split
 
 
-def test_split_parts_the_examples():
+def test_a_split_keeps_every_example_once():
     whole = Dataset(jnp.arange(20.0).reshape(10, 2), jnp.arange(10.0))
     train, test = split(jax.random.key(0), whole, 7)
     assert train.x.shape == (7, 2)
@@ -22,6 +22,6 @@ def test_split_parts_the_examples():
 
 
 @pytest.mark.parametrize("n_train", [0, 10, 11])
-def test_split_leaves_no_part_empty(n_train):
+def test_no_part_of_a_split_is_empty(n_train):
     with pytest.raises(ValueError, match=r"^n_train: expected 1 to 9"):
         split(jax.random.key(0), Dataset(jnp.ones((10, 2)), jnp.ones(10)), n_train)

@@ -1,4 +1,4 @@
-"""The 8 x 8 digits: what is read, how it is normalised, and how it is drawn and split."""
+"""The 8 x 8 digits: what is read, how it is normalised, and how it is drawn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_every_example_of_both_classes_with_its_label(x64):
     assert x.shape == (357, 8, 8, 1)
     assert int((y == -1).sum()) == (target == 3).sum()
     assert int((y == 1).sum()) == (target == 8).sum()
-    # Up to a shift and a factor of its own, every example is its image.
+    # Every example is its image up to the mean image and a factor.
     chosen = pixels[np.isin(target, (3, 8))] - pixels.mean(axis=0)
     flat = np.asarray(x.reshape(357, 64), float)
     factor = (flat * chosen).sum(axis=1) / (flat**2).sum(axis=1)
@@ -30,13 +30,13 @@ def test_unit_mean_square():
     np.testing.assert_allclose((x**2).mean(axis=(1, 2, 3)), 1, rtol=1e-5)
 
 
-def test_the_order_of_the_classes_is_the_sign():
+def test_the_order_of_the_classes_sets_the_sign():
     first, second = digits((4, 9)), digits((9, 4))
     np.testing.assert_array_equal(first.x, second.x)
     np.testing.assert_array_equal(first.y, -second.y)
 
 
-def test_an_example_is_the_same_whatever_is_drawn_beside_it():
+def test_an_example_does_not_depend_on_the_others():
     whole, some = digits(), digits(n=200)
     np.testing.assert_array_equal(some.x, whole.x[:200])
     drawn = digits(n=50, key=jax.random.key(0))

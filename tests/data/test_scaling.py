@@ -8,7 +8,7 @@ from gsjax import data
 
 
 def test_published_scalings():
-    """By hand, of three images of two channels."""
+    """By hand, for three images of three channels."""
     pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     whole = pixels.astype(float)
     mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

@@ -49,7 +49,7 @@ def test_the_feature_matrix_and_its_kernel_have_the_same_features(x64):
 
 def test_responses_are_the_same_from_outputs_and_from_parameters(x64):
     problem = instance(1)
-    theta = np.random.default_rng(0).standard_normal((3, 8))  # three times, or three networks
+    theta = np.random.default_rng(0).standard_normal((3, 8))  # three points in time, or three networks
     logits = theta @ problem.phi.T
     feats = features.from_ntrf(problem.phi, problem.y)
     assert feats.vt is not None
@@ -69,7 +69,7 @@ def test_a_repeated_input_lowers_the_rank_by_one(x64, label):
         assert feats.rank == 5
         assert feats.u.shape == (6, 5)
         assert feats.s.shape == (5,)
-        # The two copies weigh alike in every feature, up to the label.
+        # Both copies have the same weight in every feature, up to the label.
         np.testing.assert_allclose(feats.u[5], label * feats.u[0], atol=1e4 * ROUNDING[x64])
 
 
@@ -77,7 +77,7 @@ def test_the_tolerance_of_the_rank_can_be_stated():
     phi = np.diag([1.0, 1e-2, 1e-3])
     y = np.ones(3)
     assert [features.from_ntrf(phi, y, rtol=rtol).rank for rtol in (None, 5e-3, 1e-1)] == [3, 2, 1]
-    # For a kernel the tolerance is one on the strengths, the squares.
+    # For a kernel the tolerance applies to the strengths s^2.
     assert [features.from_ntk(phi**2, y, rtol=rtol).rank for rtol in (1e-7, 5e-5, 1e-2)] == [3, 2, 1]
 
 
@@ -89,7 +89,7 @@ def test_a_kernel_resolves_strengths_down_to_rounding(x64):
     assert features.from_ntrf(jnp.diag(jnp.array([1.0, eps])), jnp.ones(2)).rank == 1
 
 
-def test_the_order_of_examples_orders_the_rows_of_u_alone():
+def test_the_order_of_examples_only_permutes_the_rows_of_u():
     problem = instance(3)
     order = np.random.default_rng(0).permutation(5)
     with jax.enable_x64(True):
@@ -100,7 +100,7 @@ def test_the_order_of_examples_orders_the_rows_of_u_alone():
         np.testing.assert_allclose(permuted.u * signs, feats.u[order], atol=1e-11)
 
 
-def test_a_spectrum_is_taken_as_it_is(x64):
+def test_a_spectrum_is_not_changed(x64):
     u = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
     feats = features.from_spectrum(u, [1, 3, 0])
     np.testing.assert_array_equal(feats.u, u)
@@ -130,7 +130,7 @@ def test_tracing_hides_the_rank_from_the_shapes_and_changes_nothing_else(x64):
         np.testing.assert_allclose(square_root(traced), square_root(eager), atol=100 * ROUNDING[x64])
 
 
-def test_features_without_strength_take_no_part_in_the_equilibrium():
+def test_features_without_strength_do_not_change_the_equilibrium():
     problem = instance(4, rank=3)
 
     def solve(feats):

@@ -1,4 +1,4 @@
-"""Derivatives in the kernel or the feature matrix: right where they exist, NaN where not, never another number."""
+"""Derivatives by the kernel or the feature matrix: correct where they exist, and NaN elsewhere."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -64,7 +64,7 @@ def all_smooth(feats, state):
 
 @pytest.fixture(scope="module")
 def jacobians():
-    """Of all smooth functions at once; the same programs serve all spectra."""
+    """The Jacobians of all smooth functions at once; one program serves all spectra."""
     return {
         "kernel": jax.jit(jax.jacrev(kernel_function(all_smooth, PENALTY))),
         "matrix": jax.jit(jax.jacrev(matrix_function(all_smooth, PENALTY))),
@@ -78,7 +78,7 @@ def slope(value, x, direction, step):
 
 
 def direct_function(function, y):
-    """The same function of any symmetric kernel, without eigenvectors: the margins by Newton's method."""
+    """The same function of a symmetric kernel without eigenvectors; the margins come from Newton's method."""
 
     def value(kernel):
         signed = y[:, None] * kernel * y / PENALTY.strength
@@ -91,7 +91,7 @@ def direct_function(function, y):
     return value
 
 
-# The same functions of alpha and margins. At full rank, and at lost rank on the span, U U^T m = m.
+# The same functions of alpha and margins. U U^T m = m at full rank, and on the span below it.
 PLAIN = {
     "alpha": lambda alpha, m: V @ alpha,
     "squares of alpha": lambda alpha, m: alpha @ alpha,
@@ -113,7 +113,7 @@ def test_the_plain_functions_are_the_same():
 
 
 @spectra
-def test_what_is_smooth_in_the_kernel_is_differentiated_as_such(name, jacobians):
+def test_smooth_functions_of_the_kernel_are_differentiated(name, jacobians):
     phi, kernel, y, rng = problem(name)
     plain = direct_function(all_plain, y)
     with jax.enable_x64(True):
@@ -129,12 +129,12 @@ def test_what_is_smooth_in_the_kernel_is_differentiated_as_such(name, jacobians)
         expected_phi_slopes = slope(lambda phi: plain(phi @ phi.T), phi, turn @ phi, 1e-3)
         for one, other in ((found, slope(plain, kernel, direction, 1e-3)), (phi_slopes, expected_phi_slopes)):
             np.testing.assert_allclose(one[:3], other[:3], atol=1e-8)  # of alpha and margins
-            # Put together out of features and responses: eps over the gap of two strengths, 1e-9.
+            # Sums over features and responses: their error is eps over the gap of two strengths, 1e-9.
             np.testing.assert_allclose(one[3:], other[3:], atol=5e-6 if name == "close" else 1e-8)
     assert (np.abs(kernel_jacobians).max(axis=(1, 2)) > 1e-3).all()
 
 
-def test_directions_in_which_rank_grows_count_as_well(jacobians):
+def test_derivatives_in_directions_that_raise_the_rank(jacobians):
     """Ridge's optimum is smooth in the kernel, whatever its rank."""
     _, kernel, y, rng = problem("rank lost and ties")
     a = rng.standard_normal((N, N))
@@ -145,8 +145,8 @@ def test_directions_in_which_rank_grows_count_as_well(jacobians):
     np.testing.assert_allclose(found[:3], expected[:3], atol=1e-8)  # alpha and margins
 
 
-def test_eagerly_as_under_jit():
-    """Outside of jit the features beyond the rank are cut off."""
+def test_eager_derivatives_equal_those_under_jit():
+    """Outside jit, features beyond the rank are cut off."""
     _, kernel, y, _ = problem("rank lost and ties")
     value = kernel_function(SMOOTH["responses summed with their features"], PENALTY)
     with jax.enable_x64(True):
@@ -196,7 +196,7 @@ def test_one_of_several_features_of_equal_strength_has_no_derivative(construct):
 
 
 @pytest.mark.parametrize("construct", ["kernel", "matrix"])
-def test_features_apart_from_a_tie_have_derivatives(construct):
+def test_features_outside_a_tie_have_derivatives(construct):
     """The first and the last feature of `ties`, and the sum of the strengths that are equal."""
     phi, kernel, y, rng = problem("ties")
     value, x = (kernel_function, kernel) if construct == "kernel" else (matrix_function, phi)
@@ -262,8 +262,8 @@ def test_several_classes():
             assert np.sum(np.asarray(both(stacked)[1]) * direction) == pytest.approx(expected, abs=1e-7)
 
 
-def test_changed_features_forget_where_they_come_from():
-    """A derivative in strengths that were put in by hand must not be that of the kernel, which is zero."""
+def test_changed_features_lose_their_origin():
+    """The derivative by strengths that the user sets is not that of the kernel, which is zero here."""
     _, kernel, y, _ = problem("distinct")
     feats = features.from_ntk(kernel, y)
     assert feats.origin is not None

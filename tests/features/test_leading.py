@@ -23,7 +23,7 @@ def as_operator(kernel, *, tags: object = lx.positive_semidefinite_tag) -> lx.Ma
 
 
 def counted(operator):
-    """The same operator, and a list that grows with the products it makes."""
+    """The same operator, and a list that grows by one entry per product."""
     calls = []
 
     def product(v):
@@ -59,7 +59,7 @@ def test_krylov_spaces_grow_until_the_tolerance_is_met():
         operator, calls = counted(lx.DiagonalLinearOperator(jnp.asarray(s2)))
         feats = features.from_operator(operator, np.ones(n), top=top, tolerance=tolerance)
         jax.effects_barrier()
-        # Each space and the vectors found in it; then one of up to half the dimension, to see that none was missed.
+        # Each space and the vectors found in it; then a space of up to half the dimension as a check for missed ones.
         assert 68 + top + 136 + top + 17 <= len(calls) <= 68 + top + 136 + top + 68
         for most, found in (
             (71, "none are yet"),
@@ -74,8 +74,8 @@ def test_krylov_spaces_grow_until_the_tolerance_is_met():
 
 
 @pytest.mark.parametrize("top", [1, 5])
-def test_spaces_end_with_what_they_have_to_show(x64, top):
-    """Strengths that fall off fast take a few products a feature, and some 20 to see that none was missed."""
+def test_fast_decay_needs_few_products(x64, top):
+    """Strengths that decay fast take a few products per feature, and about 20 to check that none was missed."""
     n = 500
     s2 = np.asarray(0.7 ** np.arange(n), x64)
     operator, calls = counted(lx.DiagonalLinearOperator(jnp.asarray(s2)))
@@ -87,8 +87,8 @@ def test_spaces_end_with_what_they_have_to_show(x64, top):
 
 @pytest.mark.parametrize("excess", [1.02, 1.1, 3.0])
 @pytest.mark.parametrize("top", [1, 3])
-def test_a_copy_among_many_others_escapes_no_second_start(x64, excess, top):
-    """One direction of n, hardly stronger than the rest of the spectrum, which is as crowded as it can be."""
+def test_a_second_start_finds_a_repeated_strength(x64, excess, top):
+    """Repeated strengths barely above a dense spectrum of n strengths."""
     n = 2000
     s2 = np.linspace(1, 0, n)
     s2[: 2 * top] = excess + np.repeat(np.arange(top)[::-1], 2)
@@ -97,8 +97,8 @@ def test_a_copy_among_many_others_escapes_no_second_start(x64, excess, top):
 
 
 @pytest.mark.parametrize(("scale", "held"), [(1.0, True), (1e-14, False), (1e19, False), (1e-18, False)])
-def test_the_kernel_of_a_network_is_held_where_its_entries_are_normal(scale, held):
-    """Then no products are made with the network; elsewhere they are, and scaled."""
+def test_the_kernel_of_a_network_is_stored_if_its_entries_are_normal(scale, held):
+    """A stored kernel makes no products with the network; otherwise products are made, and scaled."""
     made = []
 
     def product(v):
@@ -134,7 +134,7 @@ COPIES = np.repeat(POINTS[:10], 30, axis=0)
     ids=["repeated strengths", "one strength", "copies", "low rank"],
 )
 def test_an_exhausted_krylov_space_hides_no_feature(x64, kernel, rank):
-    """In exact arithmetic it is as large as there are different strengths."""
+    """In exact arithmetic its dimension is the number of different strengths."""
     y = np.random.default_rng(2).choice([-1, 1], 300)
     feats = features.from_operator(as_operator(kernel), y, top=6)
     assert feats.rank == rank
@@ -148,7 +148,7 @@ def test_an_exhausted_krylov_space_hides_no_feature(x64, kernel, rank):
 @pytest.mark.parametrize(
     ("scale", "expected"), [(0, "at least one feature"), (-1, "a positive semi"), (np.nan, "finite")]
 )
-def test_an_operator_that_is_no_kernel_shows_in_its_krylov_space(scale, expected):
+def test_an_operator_that_is_not_a_kernel_is_refused(scale, expected):
     with pytest.raises(ValueError, match=f"^operator: expected {expected}"):
         features.from_operator(as_operator(scale * np.eye(300)), np.ones(300), top=6)
 
@@ -158,7 +158,7 @@ def test_an_operator_that_is_no_kernel_shows_in_its_krylov_space(scale, expected
 def test_leading_features_do_not_depend_on_the_scale(x64, exponent, n):
     scale = 10.0**exponent
     if not float(jnp.finfo(x64).tiny) < scale < float(jnp.finfo(x64).max):
-        return  # no number of this type
+        return  # not representable in this type
     s2 = np.asarray(scale / np.arange(1, n + 1), x64)
     feats = features.from_operator(as_operator(np.diag(s2)), np.ones(n), top=3)
     tolerance = 10 * float(jnp.finfo(x64).eps)

@@ -1,8 +1,8 @@
 """The same networks, with the same parameters, in every framework.
 
-A network (`networks`) is its layers and what it does with them. A framework is a file here: `build(network, variables)`
-gives `apply_fn` and `params` of the network, made of that framework's own layers, with the parameters that `variables`
-of the one in flax.linen hold, in the framework's own layout: transposed, flattened or fused, but never changed.
+A network (`networks`) consists of layers and a forward pass. Every framework has a file whose `build(network, variables)`
+gives `apply_fn` and `params`, made of the framework's own layers. The parameters are those in the `variables` of
+flax.linen, in the framework's own layout: transposed, flattened or fused, but with the same values.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from tests.frameworks import in_equinox, in_haiku, in_jax, in_linen, in_nnx
 
 Build = Callable[..., tuple[Callable[[Any, Any], Any], Any]]
 
-# All but flax.linen, with which they are compared.
+# All frameworks except flax.linen, the reference.
 OTHERS: dict[str, Build] = {
     "nnx": in_nnx.build,
     "Equinox": in_equinox.build,

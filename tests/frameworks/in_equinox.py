@@ -1,4 +1,4 @@
-"""Networks in Equinox: for one example, channels first, under `jax.vmap`."""
+"""Networks in Equinox: written for one example with channels first, and mapped with `jax.vmap`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Model(eqx.Module):
 
 
 def each(layer: Any, h: Any) -> Any:
-    """Position by position."""
+    """Applies a layer at every position."""
     single = 0 if isinstance(layer, eqx.nn.Embedding) else 1
     return layer(h) if h.ndim == single else jax.vmap(layer)(h)
 
 
 def mean(h: Any) -> Any:
-    """Over the pixels of an image `(c, h, w)`, or the steps of a series `(t, c)`."""
+    """The mean over the pixels of an image `(c, h, w)`, or over the steps of a series `(t, c)`."""
     return h.mean((1, 2)) if h.ndim == 3 else h.mean(0)
 
 

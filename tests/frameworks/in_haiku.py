@@ -12,7 +12,7 @@ from tests.frameworks import networks
 from tests.frameworks.in_linen import mean
 from tests.frameworks.networks import Network
 
-# What flax.linen calls it.
+# Names of parameters in Haiku and in flax.linen.
 LEAVES = {"w": "kernel", "b": "bias", "offset": "bias", "scale": "scale", "embeddings": "embedding"}
 STATISTICS = {"mean_ema": "mean", "var_ema": "var"}
 
@@ -29,7 +29,7 @@ def layer(spec: Any, name: str) -> Any:
             return hk.LayerNorm(-1, create_scale=True, create_offset=True, eps=1e-6, name=name)
         case networks.BatchNorm():
             norm = hk.BatchNorm(create_scale=True, create_offset=True, decay_rate=0.9, name=name)
-            # Only what is initialised has a place for its statistics, and that in training mode.
+            # Haiku creates the statistics when it initialises in training mode.
             return lambda h: norm(h, is_training=hk.running_init())
         case networks.Embed(tokens, features):
             return hk.Embed(tokens, features, name=name)

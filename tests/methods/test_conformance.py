@@ -1,4 +1,4 @@
-"""What every method does: one table that all of them pass."""
+"""Properties of every method, in one table."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false, reportOptionalSubscript=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -56,7 +56,7 @@ def test_names():
 
 
 @every_method
-def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
+def test_batched_seeds_equal_single_seeds_and_learn(variant):
     instance, data = method(variant, Linear()), batch()
     states = [instance.init(key, data) for key in jax.random.split(jax.random.key(0))]
     course = compiled(
@@ -87,8 +87,8 @@ def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
         ("lff_averaged", "lff_averaged"),
     ],
 )
-def test_two_outputs_are_one(one_output, two_outputs):
-    """With outputs (-f / 2, f / 2), whose squares sum to f^2 / 2."""
+def test_two_outputs_are_equivalent_to_one(one_output, two_outputs):
+    """The two outputs are (-f / 2, f / 2), whose squares sum to f^2 / 2."""
     data, key = batch(), jax.random.key(0)
     classes = data._replace(y=(data.y > 0).astype(np.int32))
     one, two = method(one_output, Linear()).init(key, data), method(two_outputs, Linear(pair=True)).init(key, classes)
@@ -106,7 +106,7 @@ def test_running_statistics_and_dropout():
     hidden = data.x @ state.params["Dense_0"]["kernel"] + state.params["Dense_0"]["bias"]
     np.testing.assert_allclose(mean, 0.1 * hidden.mean(axis=0), rtol=1e-4, atol=1e-6)
 
-    # Dropout draws anew for another key and for another step, and not at all in predictions.
+    # Dropout depends on the key and on the step; predictions have none.
     for other in (state._replace(key=jax.random.key(1)), state._replace(step=state.step + 1)):
         assert float(compute(other, data)[1].loss) != float(info.loss)
     predictions = [methods.predict(Noisy(), after._replace(key=key), data.x) for key in jax.random.split(after.key)]
@@ -122,7 +122,7 @@ def test_precision_follows_the_data(variant, x64):
     state = jax.eval_shape(instance.init, jax.random.key(0), data)
     after, info = jax.eval_shape(instance.update, state, data)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, info))} == {np.dtype(x64)}
-    # What a loop carries keeps its type.
+    # The state keeps its types, so that a loop can carry it.
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
@@ -158,7 +158,7 @@ def test_bad_batches_are_refused_by_init_and_by_the_loop(variant, spoil, message
 
 
 @pytest.mark.parametrize("name", methods.NAMES)
-def test_a_method_needs_what_its_entry_says_and_nothing_else(name):
+def test_a_method_needs_exactly_the_fields_of_its_entry(name):
     instance, data = method(name, Linear()), batch()
     needs = methods.REGISTRY[name].needs
     blank = {field: None for field in Batch._fields if field not in ("x", "y", *needs)}
@@ -202,7 +202,7 @@ def test_bad_options_are_refused_by_the_constructor(name, options, message):
 
 
 @pytest.mark.parametrize("field", ["strength", "target"])
-def test_options_by_class_have_one_entry_a_class(field):
+def test_options_by_class_have_one_entry_per_class(field):
     options = {"strength": 0.1, field: [0.1, 0.2, 0.3]}
     instance = methods.get("spectral_decoupling")(Linear(), optax.sgd(0.1), **options)
     with pytest.raises(ValueError, match=rf"^{field}: expected one number or 2, one a class, got shape \(3,\)"):

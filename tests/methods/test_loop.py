@@ -1,4 +1,4 @@
-"""The loop: what a plain loop computes, whatever the number of seeds, devices and records."""
+"""The loop gives the results of a plain loop, for any number of seeds, devices and records."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -17,7 +17,7 @@ from gsjax.methods import Batch, Method
 from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, batch, close, compiled, leaves
 
-SIZE, STEPS = 5, 7  # two batches an epoch, two examples left over
+SIZE, STEPS = 5, 7  # two batches per epoch; two examples are left over
 KEYS = jax.random.split(jax.random.key(3), 3)
 DATA = batch()
 PLAIN = methods.get("erm")(Linear(), optax.sgd(0.3, momentum=0.5))
@@ -56,7 +56,7 @@ def run() -> methods.Run:
     return train(record=[0, 2, STEPS])
 
 
-def test_the_loop_is_a_plain_loop_over_updates(run):
+def test_the_loop_equals_a_plain_loop_over_updates(run):
     update = compiled(PLAIN.update)
     for seed, key in enumerate(KEYS):
         state_key, order_key = jax.random.split(key)
@@ -92,7 +92,7 @@ def test_programs_are_compiled_once(run):
 
 
 def test_data_of_each_seed(run):
-    # The examples of all seeds are those in common: nothing changes. Those of one are spoilt: it alone changes.
+    # With the same examples for all seeds nothing changes. With other examples for one seed, only that seed changes.
     own = jax.tree.map(lambda leaf: np.stack([leaf] * 3), DATA)
     x = np.stack([DATA.x] * 3)
     same(run.state, train(data=own, held_out=x, per_seed=True).state)
@@ -102,7 +102,7 @@ def test_data_of_each_seed(run):
     assert not np.array_equal(run.records["logits"][1, -1], other.records["logits"][1, -1])
 
 
-def test_full_batches_and_an_objective_that_was_not_finite_once():
+def test_an_objective_that_was_not_finite_in_one_step():
     def update(state, batch):
         after, info = PLAIN.update(state, batch)
         spoilt = (state.step == 1) & (batch.x[0, 0] > 0)
@@ -141,7 +141,7 @@ def test_bad_arguments(options, message):
 
 
 @pytest.mark.parametrize(("name", "constructor", "options"), STREAMED)
-def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructor, options):
+def test_a_stream_equals_the_loop_for_one_seed(name, constructor, options):
     method = constructor(Linear(), optax.sgd(0.3, momentum=0.5), **options)
     expected = train(KEYS[:1], method=method, steps=4, record=[2, 4])
     state_key, order_key = jax.random.split(KEYS[0])
@@ -150,7 +150,7 @@ def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructo
         order = jax.random.permutation(jax.random.fold_in(order_key, epoch), N)
         for rows in np.split(np.asarray(order)[: 2 * SIZE], 2):
             yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], DATA)
-        raise AssertionError("more than was asked for")
+        raise AssertionError("more batches were requested than needed")
 
     state = method.init(state_key, DATA)
     start = leaves(state)
@@ -160,14 +160,14 @@ def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructo
     assert run.steps.tolist() == [2, 4]
     assert run.finite.shape == ()
     assert run.finite
-    same(state, start)  # and can be begun from again
+    same(state, start)  # the initial state is unchanged
     half = methods.stream(method, state, batches, epochs=1, steps=2)
     assert half.records is None
     rest = methods.stream(method, half.state, lambda epoch: batches(epoch + 1), epochs=1, steps=2)
     same(rest.state, run.state)
 
 
-def test_a_stream_says_when_its_objective_was_not_finite_once():
+def test_a_stream_reports_an_objective_that_was_not_finite():
     state = PLAIN.init(KEYS[0], DATA)
     spoilt = [DATA, DATA._replace(x=DATA.x * np.float32(np.nan)), DATA]
     assert not methods.stream(PLAIN, state, lambda _: spoilt, epochs=1, steps=3).finite

@@ -1,4 +1,4 @@
-"""The objective of each method against its formula, by hand, in NumPy or through an identity."""
+"""The objective of each method against its formula: by hand, in NumPy or through an identity."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 # NumPy's arrays stand for JAX's.
@@ -30,7 +30,7 @@ RATE = 0.5
 
 
 class Outputs(nn.Module):
-    """A network that is its outputs, whatever the input: steps of SGD show the gradient in them."""
+    """A network whose parameters are its outputs: a step of SGD shows the gradient by the outputs."""
 
     shape: tuple[int, ...]
 
@@ -40,7 +40,7 @@ class Outputs(nn.Module):
 
 
 def stepper(name: str, shape: tuple[int, ...] = (6,), **options) -> Callable:
-    """Updates from given outputs: the state after one, its info, and the gradient in the outputs."""
+    """A function that updates given outputs: the next state, its info, and the gradient by the outputs."""
     method = methods.get(name)(Outputs(shape), optax.sgd(RATE), **options)
     update = compiled(method.update)
 
@@ -65,7 +65,7 @@ def losses(logits: np.ndarray = LOGITS, y: np.ndarray = Y) -> np.ndarray:
 
 
 def gradient_is(found: np.ndarray, objective, logits: np.ndarray = LOGITS, h: float = 1e-6) -> None:
-    """The gradient of the objective, by central differences."""
+    """Compares a gradient with central differences of the objective."""
     shifts = h * np.eye(logits.size).reshape(-1, *logits.shape)
     expected = [(objective(logits + shift) - objective(logits - shift)) / (2 * h) for shift in shifts]
     np.testing.assert_allclose(found, np.reshape(expected, logits.shape), rtol=1e-5, atol=1e-8)
@@ -140,7 +140,7 @@ def risks(f: np.ndarray) -> np.ndarray:
 
 
 def invariance(f: np.ndarray, h: float = 1e-4) -> float:
-    """IRM's penalty, the derivative in the scale by differences."""
+    """The penalty of IRM, with differences for the derivative by the scale."""
     return (((risks((1 + h) * f) - risks((1 - h) * f)) / (2 * h)) ** 2).mean()
 
 
@@ -227,7 +227,7 @@ def test_generalised_cross_entropy():
 
 
 def failing(biased: np.ndarray, examples: int | None = None, before: Any = None, **fields):
-    """A step of LfF from outputs of the biased network and of the other, and the gradients in both."""
+    """A step of LfF from given outputs of the biased network; gives the gradients by the outputs of both networks."""
     with jax.enable_x64(True):
         method = methods.get("lff")(Outputs(LOGITS.shape), optax.sgd(RATE), q=0.7, examples=examples)
         state = method.init(jax.random.key(0), batch(**fields))
@@ -258,11 +258,11 @@ def test_moving_averages_of_the_examples():
     index, current = np.array([7, 0, 3, 8, 4, 1]), np.stack([losses(BIASED), losses()])
     averages, _, _ = failing(BIASED, examples=10, index=index)
     expected = np.zeros((2, 10))
-    expected[:, index] = current  # at first sight
+    expected[:, index] = current  # the first loss of an example is its average
     np.testing.assert_allclose(averages.losses, expected, rtol=1e-12)
     assert np.flatnonzero(averages.seen).tolist() == sorted(index)
 
-    # Once more, after a large loss of an example of class +1 that is not in the batch: it is the maximum of its class.
+    # A second step. An example of class +1 outside the batch has a large average, which is the maximum of its class.
     with jax.enable_x64(True):
         before = averages._replace(
             losses=averages.losses.at[:, 9].set(20.0),

@@ -14,14 +14,14 @@ from theory.report import to_json
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
-def test_equal_is_absolute_near_zero_and_relative_far_from_it(shape):
+def test_equal_is_absolute_near_zero_and_relative_elsewhere(shape):
     for scale, gap in ((0.0, 0.009), (1000.0, 9.0)):
         predicted = np.full(shape, scale)
         assert Observation.equal(predicted, predicted + gap, 0.01).holds
         assert not Observation.equal(predicted, predicted + 1.2 * gap + 0.002, 0.01).holds
 
 
-def test_equal_can_be_judged_again_from_the_three_numbers():
+def test_equal_can_be_recomputed_from_its_three_numbers():
     rng = np.random.default_rng(0)
     for shape in ((), (4,), (2, 3)):
         for tolerance in (1e-3, 1e-1):
@@ -31,7 +31,7 @@ def test_equal_can_be_judged_again_from_the_three_numbers():
             assert seen.holds == (abs(o - p) <= tolerance * (1 + abs(p)))
 
 
-def test_equal_notices_one_wrong_entry_and_takes_one_number_for_all():
+def test_equal_notices_one_wrong_entry_and_broadcasts_a_scalar():
     observed = np.zeros((20, 20))
     assert Observation.equal(0.0, observed, 1e-6).holds
     observed[3, 4] = -1.0
@@ -52,7 +52,7 @@ def test_below_is_strict_without_a_tolerance():
     ("slope", "holds"),
     [
         (Slope(-0.5, -0.55, -0.45), True),
-        (Slope(-0.5, -0.9, -0.1), False),  # says nothing
+        (Slope(-0.5, -0.9, -0.1), False),  # too wide to support the claim
         (Slope(-0.55, -0.62, -0.5), False),
         (Slope(-0.9, -0.92, -0.88), False),
     ],
@@ -78,7 +78,7 @@ def test_a_slope_holds_if_its_whole_interval_is_within_tolerance(slope, holds):
         lambda bad: Observation.slope(-0.5, Slope(bad, bad, bad), 0.1),
     ],
 )
-def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
+def test_numbers_that_are_not_finite_never_hold_and_are_valid_json(check, bad):
     with np.errstate(invalid="ignore"):  # inf - inf
         record = run(claim(check=lambda shift=0.0: check(bad)))
     assert record.verdict == "fails"
@@ -88,18 +88,18 @@ def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
 
 
 @pytest.mark.parametrize("observed", [np.zeros(3), np.zeros((2, 1)), np.zeros((0,))])
-def test_shapes_that_differ_are_an_error_not_a_broadcast(observed):
+def test_different_shapes_are_an_error(observed):
     with pytest.raises(ValueError, match=r"^observed: expected shape \(2,\)"):
         Observation.equal(np.zeros(2), observed, 1.0)
 
 
-def test_nothing_to_compare_is_an_error():
+def test_an_empty_comparison_is_an_error():
     for compare in (Observation.equal, Observation.below):
         with pytest.raises(ValueError, match="at least one entry"):
             compare(0.0, [], 1.0)
 
 
 @pytest.mark.parametrize("name", ["", "two words", "../up", "-option", "a/b"])
-def test_a_name_that_is_no_file_name_is_refused(name):
+def test_a_name_that_is_not_a_file_name_is_refused(name):
     with pytest.raises(ValueError, match=r"^name: expected"):
         claim(name)

@@ -55,7 +55,7 @@ def raising(**options):
 
 @pytest.fixture
 def install(monkeypatch):
-    """Puts invented claims in the place of the real ones, each keyword a file."""
+    """Replaces the real claims by invented ones, one file per keyword."""
 
     def put(**modules):
         for name, content in modules.items():
@@ -127,7 +127,7 @@ def test_claims_json_has_the_keys_that_tools_rely_on(install, tmp_path):
     ],
     ids=["claim fails", "control holds", "check raises", "control raises", "no observation", "figure raises"],
 )
-def test_one_faulty_claim_exits_1_and_the_others_go_on(install, tmp_path, capsys, faulty, expected, word):
+def test_one_faulty_claim_exits_1_and_the_others_still_run(install, tmp_path, capsys, faulty, expected, word):
     install(numbers=[claim("before"), faulty, claim("after")])
     assert main(["--out", str(tmp_path)]) == 1
     assert verdicts(tmp_path / "claims.json") == {
@@ -162,7 +162,7 @@ def test_checks_run_in_float64_and_the_switch_is_left_as_it_was(install, tmp_pat
 # Selection.
 
 
-def test_only_takes_names_of_claims_and_of_files(install, tmp_path):
+def test_only_accepts_names_of_claims_and_of_files(install, tmp_path):
     install(sums=[claim("one"), claim("two")], products=[claim("three"), claim("four")])
     for only, expected in (
         (["two"], ["two"]),
@@ -173,7 +173,7 @@ def test_only_takes_names_of_claims_and_of_files(install, tmp_path):
         assert list(verdicts(tmp_path / "claims.json")) == expected
 
 
-def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, capsys):
+def test_an_unknown_name_is_one_line_with_similar_names(install, tmp_path, capsys):
     install(sums=[claim("theorem_2"), claim("theorem_2_slope")])
     assert main(["--only", "theorem_2", "thoerem_2", "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
@@ -182,7 +182,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
-def test_the_module_exits_2_for_a_name_that_no_real_claim_has(tmp_path):
+def test_an_unknown_name_exits_2(tmp_path):
     command = [sys.executable, "-m", "theory", "--only", "zzzz", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(theory.__file__).parents[1])
     assert (done.returncode, done.stdout) == (2, "")
@@ -210,7 +210,7 @@ def test_two_claims_of_one_name_are_refused(install):
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, sources and text of a page."""
+    """Tags, sources, links and text of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -231,7 +231,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_report_needs_no_other_file_and_escapes_what_it_shows(install, tmp_path):
+def test_the_report_needs_no_other_file_and_escapes_its_text(install, tmp_path):
     nasty = "<script>alert(1)</script> & λ < s²"
     details = {nasty: [{nasty: nasty}], "norm": 1.5e-13, "many\nlines": "a\n<b>"}
     shown = Claim(
@@ -258,7 +258,7 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(install, tmp_p
     assert base64.b64decode(image) == (tmp_path / "shown.png").read_bytes()
 
 
-def test_the_report_says_what_it_was_made_with(install, tmp_path):
+def test_the_report_names_versions_and_devices(install, tmp_path):
     install(numbers=[claim()])
     main(["--out", str(tmp_path)])
     text = Page((tmp_path / "report.html").read_text()).text
@@ -266,7 +266,7 @@ def test_the_report_says_what_it_was_made_with(install, tmp_path):
         assert part in text
 
 
-def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys):
+def test_an_interrupted_run_keeps_its_finished_claims(install, tmp_path, capsys):
     def interrupt(shift=0.0):
         raise KeyboardInterrupt
 
@@ -291,7 +291,7 @@ def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys
         (["--list", "--only", "two"], "no claim or file of claims is called 'two'; see --list"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(install, tmp_path, monkeypatch, capsys, arguments, complaint):
+def test_bad_arguments_are_one_line(install, tmp_path, monkeypatch, capsys, arguments, complaint):
     install(numbers=[claim("one", raising)])
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -299,13 +299,13 @@ def test_what_cannot_be_done_is_one_line(install, tmp_path, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
-def test_more_jobs_than_claims_are_as_many_as_claims(install, tmp_path, capsys):
+def test_there_are_at_most_as_many_jobs_as_claims(install, tmp_path, capsys):
     install(numbers=[claim("one"), claim("two")])
     assert main(["--jobs", "1000", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("2 claims, 2 at a time\n")  # nobody knows how long invented ones take
+    assert capsys.readouterr().out.startswith("2 claims, 2 at a time\n")  # no time is known for invented claims
 
 
-def test_a_run_says_at_its_start_how_long_it_will_take(monkeypatch):
+def test_a_run_estimates_its_time_at_the_start(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     known = json.loads(Path(theory.__file__).with_name("seconds.json").read_text())
     chosen = [claim for _, claim in theory.claims().values()]
@@ -321,19 +321,19 @@ def test_a_run_says_at_its_start_how_long_it_will_take(monkeypatch):
     ("jobs", "first", "second"),
     [
         (1, "Observation.equal(0.0, x, 0.1)", "os._exit(9)"),
-        (2, "once_there_is_a_report(lambda: os._exit(9))", "Observation.equal(0.0, x, 0.1)"),
+        (2, "when_there_is_a_report(lambda: os._exit(9))", "Observation.equal(0.0, x, 0.1)"),
     ],
-    ids=["one after the other", "the later one is done first"],
+    ids=["one job", "the second claim is done first"],
 )
-def test_a_killed_run_leaves_what_it_has_checked(tmp_path, jobs, first, second):
+def test_a_killed_run_keeps_its_finished_claims(tmp_path, jobs, first, second):
     code = f"""
 import os, pathlib, sys, time, types, theory
 from theory.__main__ import main
 from theory.claim import *
-def once_there_is_a_report(then):
+def when_there_is_a_report(action):
     while not pathlib.Path({str(tmp_path)!r}, "report.html").exists():
         time.sleep(0.01)
-    then()
+    action()
 control = Control("c", "c", {{"x": 1.0}})
 module = types.ModuleType("theory.killed")
 module.CLAIMS = (Claim("one", "", "", lambda x=0.0: {first}, control),
@@ -347,7 +347,7 @@ main(["--jobs", "{jobs}", "--out", {str(tmp_path)!r}])
     assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_line_and_keeps_the_last_complete_files(install, tmp_path, capsys, monkeypatch):
     install(numbers=[claim("one"), claim("two"), claim("three")])
     replace = Path.replace
     written = []
@@ -370,7 +370,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_pat
 PLANT = "<script>alert('1')</script>&\"'<b>"
 
 
-def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
+def test_text_in_a_claim_does_not_become_markup(install, tmp_path):
     details = {f"key{PLANT}": f"value{PLANT}", "rows": [{f"column{PLANT}": [[1, 2], [f"cell{PLANT}", PLANT]]}]}
 
     def check(shift=0.0):
@@ -410,18 +410,18 @@ def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
 
 
 @pytest.mark.parametrize("interval", [(1.0,), (1.0, 2.0, 3.0), 3.0, "ab", [], {"a": 1.0}, ("low", None)])
-def test_an_interval_that_is_none_stops_no_run(install, tmp_path, interval):
+def test_a_bad_interval_does_not_stop_a_run(install, tmp_path, interval):
     install(numbers=[claim("one", lambda shift=0.0: two_plus(shift, details={"interval": interval}))])
     assert main(["--out", str(tmp_path)]) == 0
     assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
 
 
-def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
+def test_an_error_that_is_not_unicode_is_written_escaped(install, tmp_path):
     def check(shift=0.0):
         raise RuntimeError("in caf\udce9")
 
     install(numbers=[claim("one", check)])
-    with contextlib.redirect_stdout(io.StringIO()):  # which takes what a terminal does not
+    with contextlib.redirect_stdout(io.StringIO()):  # it accepts characters that a terminal does not
         assert main(["--out", str(tmp_path)]) == 1
     [record] = strict_json(tmp_path / "claims.json")
     assert record["error"] == "RuntimeError: in caf\\udce9"
@@ -429,7 +429,7 @@ def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--out", "--json"])
-def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(install, tmp_path, capsys, option):
+def test_a_path_that_cannot_be_written_is_refused_before_any_claim_runs(install, tmp_path, capsys, option):
     install(numbers=[claim("one", raising)])
     taken = tmp_path / "taken"
     if option == "--out":
@@ -443,7 +443,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(inst
     assert not printed.out
 
 
-def test_a_terminal_gets_a_bar_and_a_log_gets_plain_lines(install, tmp_path, capsys, monkeypatch):
+def test_a_terminal_shows_a_bar_and_a_log_plain_lines(install, tmp_path, capsys, monkeypatch):
     install(numbers=[claim("one")])
     main(["--out", str(tmp_path)])
     assert "\x1b" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Errors planted in a copy of the sources: the claim that is named for each notices it."""
+"""Errors planted in a copy of the sources: the claim named for each error notices it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
