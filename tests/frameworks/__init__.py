@@ -1,8 +1,9 @@
 """The same networks, with the same parameters, in every framework.
 
-A network (`networks`) consists of layers and a forward pass. Every framework has a file whose `build(network, variables)`
-gives `apply_fn` and `params`, made of the framework's own layers. The parameters are those in the `variables` of
-flax.linen, in the framework's own layout: transposed, flattened or fused, but with the same values.
+A network (`networks`) consists of layers and a forward pass. Every framework has a file with a function
+`build(network, variables)` that gives `apply_fn` and `params`, made of the framework's own layers. The parameters are
+those in the `variables` of flax.linen, in the framework's own layout: transposed, flattened or fused, but with the same
+values.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The residual network with bottlenecks against numpy, and its pretrained weights from files."""
+"""The residual network with bottlenecks against NumPy, and its pretrained weights from files."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_another_head_keeps_its_initialisation(small, tmp_path):
     np.testing.assert_array_equal(loaded["batch_stats"]["bn1"]["var"], entries["bn1.running_var"])
 
 
-def test_all_names_of_resnet50_are_read():
+def test_all_names_of_resnet50_are_known():
     variables = jax.eval_shape(ResNet(outputs=1000).init, KEY, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     names = {resnet._torch_name(keys) for keys, _ in jax.tree.leaves_with_path(variables)}
     expected = torchvision((3, 4, 6, 3), 1000, rng=_Zeros())
@@ -113,7 +113,7 @@ def test_all_names_of_resnet50_are_read():
 
 
 class _Zeros:
-    """In the place of a generator where only names and shapes matter."""
+    """Replaces a random generator where only names and shapes matter."""
 
     def normal(self, size):
         return np.broadcast_to(np.float32(0), size)
@@ -191,7 +191,7 @@ def test_other_arguments_are_named(small, tmp_path):
 
 
 def test_damaged_headers(small, tmp_path):
-    """A flipped bit of the header is noticed; of a file without a checksum, one of the numbers may not be."""
+    """A flipped bit of the header is noticed. One in the numbers may not be, as the file has no checksum."""
     entries, _, variables, _ = small
     path = tmp_path / "r.safetensors"
     save_file({name: entry for name, entry in entries.items() if "tracked" not in name}, path)
