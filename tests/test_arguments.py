@@ -1,7 +1,7 @@
-"""What counts as a number, a network, parameters: the same rule in every public function.
+"""Numbers, networks and parameters: every public function accepts and refuses the same values.
 
-A new argument is a line of `ARGUMENTS`; a function whose signature has one that is not there fails
-`test_every_argument_is_in_the_table`. A new function that takes a network is a line of `NETWORKS`.
+Every numeric argument has a line in `ARGUMENTS`; a missing one fails `test_every_argument_is_in_the_table`. Every
+function that takes a network has a line in `NETWORKS`.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -63,7 +63,7 @@ def linear(w, x):
 
 
 class OneUnit(nn.Module):
-    """The most common network there is: its outputs are (n, 1), or (n, k)."""
+    """A network with outputs (n, 1), the most common kind, or (n, k)."""
 
     outputs: int = 1
 
@@ -104,7 +104,7 @@ BAD: dict[str, list[Any]] = {
     FLAG: [1, 0, "no", None, jnp.array([True]), [True]],
     CHOICE: [1, "nonsense", ["relu"], True, None],
 }
-# What stands for a value of Python: it must be taken as that is.
+# Conversions of a Python value that must be accepted like the value itself.
 SAME: dict[str, list[Callable[[Any], Any]]] = {
     WHOLE: [np.int64, np.uint8, jnp.asarray, np.asarray],
     NUMBER: [np.float32, np.float64, jnp.asarray, np.asarray],
@@ -116,7 +116,7 @@ SAME: dict[str, list[Callable[[Any], Any]]] = {
 
 
 class Argument(NamedTuple):
-    """An argument of a public function: what kind it is of, a call with a value of it, a good one, whether None is."""
+    """An argument of a public function: its kind, a call with a value, a good value, and whether None is good."""
 
     kind: str
     call: Callable[[Any], Any]
@@ -397,17 +397,17 @@ ARGUMENTS: dict[str, Argument] = {
         baseline=(*DECAY, True),
     ),
 }
-# Compiled anew for every call: one call with all of their numbers has a test of its own.
+# Compiled for every call: a separate test makes one call with all of their numbers.
 COMPILED = ("methods.train", "sweeps.run", "sweeps.starvation", "sweeps.program")
-# Computed or drawn: one value of another type shows that the rest is the rule's.
+# Expensive calls: one value of another type is enough.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
-# These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
+# The tests of these rooms check their arguments.
 ELSEWHERE = ("data", "files", "pages", "records")
-PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
+PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # dataclasses, whose arguments are their fields
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_what_is_no_such_number_is_refused_by_name(name):
+def test_a_value_of_another_kind_is_refused_by_the_name_of_its_argument(name):
     argument = ARGUMENTS[name]
     bad = [*BAD[argument.kind], *([] if argument.none or argument.kind in (FLAG, CHOICE) else [None])]
     for value in bad:
@@ -416,14 +416,14 @@ def test_what_is_no_such_number_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ARGUMENTS if not name.startswith(COMPILED)])
-def test_numbers_of_numpy_and_jax_count(name):
+def test_numbers_of_numpy_and_jax_are_accepted(name):
     argument = ARGUMENTS[name]
     same = SAME[argument.kind][: 1 if name.startswith(SLOW) else None]
     for value in [*(convert(argument.good) for convert in same), *([None] if argument.none and not same else [])]:
         argument.call(value)
 
 
-def test_training_takes_numbers_of_numpy_and_jax():
+def test_training_accepts_numbers_of_numpy_and_jax():
     erm = methods.get("erm")(Squeezed(), optax.sgd(0.1), weight_decay=np.float32(0.1))
     given = {"steps": np.int64(2), "batch_size": jnp.int32(2), "record": np.array([0, 2]), "per_seed": np.False_}
     run = methods.train(erm, KEYS, Batch(X, Y), **given)
@@ -432,14 +432,14 @@ def test_training_takes_numbers_of_numpy_and_jax():
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
-    """The arguments of `function` that take a number or a flag, or several."""
+    """The names of the arguments of `function` that take numbers or flags."""
     numeric = re.compile(r"\b(int|float|bool)\b")
     found = inspect.signature(function).parameters.values()
     return [p.name for p in found if p.name != "parent" and numeric.search(str(p.annotation))]
 
 
 def public() -> dict[str, Callable[..., Any]]:
-    """All functions, networks and configurations that the rooms have in `__all__`."""
+    """All functions, networks and configurations in the `__all__` of the rooms."""
     found = {}
     for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling"}:
         modules = {room: getattr(gsjax, room)}
@@ -461,7 +461,7 @@ def public() -> dict[str, Callable[..., Any]]:
 
 
 def test_every_argument_is_in_the_table():
-    arrays = {  # of real numbers in any form, which their functions' own tests look at
+    arrays = {  # arrays of real numbers, which the tests of these functions check
         *(f"probes.boundary.{name}" for name in ("zero_level.first", "zero_level.second", "zero_level.logits")),
         *(f"probes.boundary.{name}" for name in ("distances.x", "positions.second")),
         *(f"statistics.{name}" for name in ("mean.values", "within.values", "holm.p", "loglog_slope.x")),
@@ -471,7 +471,7 @@ def test_every_argument_is_in_the_table():
     assert not missing
     assert {name.rpartition(".")[0] for name in ARGUMENTS if not name.startswith(ELSEWHERE)} <= set(public())
     drawn = {name for name in wanted if name.startswith("plotting.")} - set(ARGUMENTS)
-    for name in drawn:  # the rest of what is drawn are arrays
+    for name in drawn:  # the other arguments of plotting functions are arrays
         annotation = str(inspect.signature(public()[name.rpartition(".")[0]]).parameters[name.rpartition(".")[2]])
         assert "Real[" in annotation or "Sequence[" in annotation, annotation
 
@@ -578,7 +578,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
 
 
 @pytest.mark.parametrize("call", NETWORKS.values(), ids=list(NETWORKS))
-def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
+def test_a_network_with_outputs_n_1_is_refused_with_advice(call):
     with pytest.raises(
         ValueError, match=rf"^\w+: expected .*got shape \({N}, ({N}, )?1(, \d)?\): squeeze the output to \(n,\)"
     ):
@@ -586,7 +586,7 @@ def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
     call(Squeezed())
 
 
-def test_the_line_that_squeezes_is_one():
+def test_the_advised_line_works():
     network = OneUnit()
     variables = drawn(network)
     with pytest.raises(ValueError, match="squeeze") as error:
@@ -602,7 +602,7 @@ def test_the_line_that_squeezes_is_one():
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_the_logits_of_classes_are_sent_to_multiclass(k):
+def test_logits_of_several_classes_are_referred_to_multiclass(k):
     network = OneUnit(outputs=k)
     with pytest.raises(ValueError, match=rf"^apply_fn: expected outputs .*\({N}, {k}\).*gsjax.multiclass") as error:
         check_problem(network.apply, drawn(network), X, Y)
@@ -615,7 +615,7 @@ def test_the_logits_of_classes_are_sent_to_multiclass(k):
 
 @pytest.mark.parametrize(
     "name", sorted(set(NETWORKS) - {"correct", "response"})
-)  # of logits, which may be whole numbers
+)  # these take logits, which may be whole numbers
 def test_outputs_are_one_array_of_floating_point_numbers(name):
     class Wrong(Squeezed):
         change: Any = None
@@ -629,7 +629,7 @@ def test_outputs_are_one_array_of_floating_point_numbers(name):
             NETWORKS[name](Wrong(change))
 
 
-# ---- what takes apply_fn, params and x
+# ---- functions of apply_fn, params and x
 
 TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
     "ntk": tangent.ntk,
@@ -638,7 +638,7 @@ TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
     "check_problem": lambda apply_fn, params, x: check_problem(apply_fn, params, x, Y),
 }
 tangents = pytest.mark.parametrize("call", TANGENT.values(), ids=list(TANGENT))
-# For what takes longer: the same check of params stands before all of them.
+# For expensive calls; all functions share the check of params.
 some_tangents = pytest.mark.parametrize("call", [TANGENT[name] for name in ("ntrf", "check_problem")])
 
 
@@ -664,12 +664,12 @@ def test_arguments_in_another_order(call):
 
 
 @tangents
-def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
+def test_differentiated_outputs_are_an_array_of_floating_point_numbers(call):
     for wrong in (
         lambda w, x: x @ w > 0,
         lambda w, x: (x @ w).astype(int),
         lambda w, x: x @ w + 1j,
-        lambda w, x: (x @ w, {}),  # as of a network with mutable collections
+        lambda w, x: (x @ w, {}),  # as from a network with mutable collections
         lambda w, x: None,
     ):
         with pytest.raises(ValueError, match=r"^apply_fn: expected outputs in "):
@@ -677,7 +677,7 @@ def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
 
 
 @pytest.mark.parametrize("bad", [0, jnp.zeros(2), KEYS, [0, 1], "key", np.uint32([0, 1, 2])], ids=str)
-def test_keys_are_keys(bad):
+def test_bad_keys_are_named(bad):
     with pytest.raises(ValueError, match=r"^key: expected a key, such as jax\.random\.key\(0\), got "):
         probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=bad)
     if bad is not KEYS:
@@ -685,7 +685,7 @@ def test_keys_are_keys(bad):
             methods.train(methods.erm.erm(Squeezed(), optax.sgd(0.1)), bad, Batch(X, Y), steps=1)
 
 
-def test_both_kinds_of_keys_count():
+def test_both_kinds_of_keys_are_accepted():
     for key in (jax.random.key(0), jax.random.PRNGKey(0)):
         assert probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=key).shape == X.shape
 
@@ -751,13 +751,13 @@ def test_sweeps_and_meshes_of_another_kind():
 
 
 class Normed(nnx.Module):
-    """With batch norm in inference mode; its dropout holds a counter and a key."""
+    """A network with batch norm in inference mode, and dropout that holds a counter and a key."""
 
     def __init__(self, dropout: bool):
         rngs = nnx.Rngs(0)
         self.hidden = nnx.Linear(3, 4, rngs=rngs)
         self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
-        self.params = nnx.Linear(4, 1, rngs=rngs)  # a name that flax has for a collection
+        self.params = nnx.Linear(4, 1, rngs=rngs)  # also the name of a collection in flax
         self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs) if dropout else None
 
     def __call__(self, x):
@@ -768,7 +768,7 @@ class Normed(nnx.Module):
 class WithStatistics(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
-        own = self.variable("counts", "calls", jnp.zeros, ())  # a collection that flax does not know
+        own = self.variable("counts", "calls", jnp.zeros, ())  # a collection with a name of the user
         return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(x))[:, 0] + 0 * own.value
 
 
@@ -787,7 +787,7 @@ def test_modules_of_nnx_are_split_into_parameters_and_the_rest(call, dropout):
 
 
 @some_tangents
-def test_statistics_and_modules_within_a_tree_are_no_parameters(call):
+def test_statistics_and_modules_in_a_tree_are_not_parameters(call):
     _, statistics, _ = nnx.split(Normed(False), nnx.BatchStat, ...)
     with pytest.raises(ValueError, match=r"^params: .* one of BatchStat at norm/mean"):
         call(lambda state, x: x @ state["norm"]["mean"][:3], statistics, X)
@@ -830,7 +830,7 @@ def test_models_of_equinox_are_partitioned(call):
 
 
 @some_tangents
-def test_of_flax_variables_the_collection_params_is_differentiated(call):
+def test_only_the_collection_params_of_flax_variables_is_differentiated(call):
     network = WithStatistics()
     variables = network.init(jax.random.key(0), X)
     assert set(variables) == {"params", "batch_stats", "counts"}
@@ -858,13 +858,13 @@ def test_of_flax_variables_the_collection_params_is_differentiated(call):
     "others",
     [{"scale": jnp.float32(2)}, {"scale": 2.0, "shift": {"b": W}}, {"batch_stats": W}, {"head": {"kernel": W}}],
 )
-def test_no_key_of_the_users_own_is_dropped_in_silence(call, others):
+def test_no_other_key_beside_params_is_dropped_silently(call, others):
     params = {"params": W, **others}
     with pytest.raises(ValueError, match=rf"^params: .* got 'params' beside '{next(iter(others))}'"):
         call(lambda params, x: x @ params["params"] + sum(map(jnp.sum, jax.tree.leaves(others))), params, X)
 
 
-def test_without_the_key_params_all_of_a_dict_is_differentiated():
+def test_a_dict_without_the_key_params_is_differentiated_completely():
     def apply_fn(params, x):
         return params["scale"] * (x @ params["weight"])
 
@@ -886,7 +886,7 @@ def test_without_the_key_params_all_of_a_dict_is_differentiated():
         (object(), "object"),
     ],
 )
-def test_what_is_no_floating_point_number_is_no_parameter(call, leaf, said):
+def test_leaves_of_other_types_are_refused(call, leaf, said):
     params = {"layer": [W, leaf]}
     with pytest.raises(
         ValueError, match=rf"^params: expected floating point numbers, got a leaf of {said} at layer/1: "
@@ -909,7 +909,7 @@ constants = pytest.mark.parametrize("constant", CONSTANTS.values(), ids=list(CON
 
 
 def with_constant(params, x):
-    """A linear network whose output shows that it has the constant, and in its own type."""
+    """A linear network whose output depends on the constant, which keeps its type."""
     weight, constant = params["layer"]
     if isinstance(constant, jax.Array) and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
         constant = jax.random.key_data(constant)
@@ -918,7 +918,7 @@ def with_constant(params, x):
 
 
 @constants
-def test_what_cannot_be_differentiated_is_left_out(constant):
+def test_constants_are_not_differentiated(constant):
     params = {"layer": [W, constant]}
     factor = with_constant(params, X)[0] / (X @ W)[0]
     phi = factor * X
@@ -929,7 +929,7 @@ def test_what_cannot_be_differentiated_is_left_out(constant):
     np.testing.assert_allclose(operator.as_matrix(), phi @ phi.T, rtol=1e-4)
 
 
-def test_what_cannot_be_differentiated_is_not_trained():
+def test_constants_are_not_trained():
     def apply_fn(params, x):
         pairs = ({"layer": [params["weight"], constant]} for constant in params["constants"].values())
         return jnp.stack([with_constant(pair, x) for pair in pairs]).mean(0)
@@ -948,7 +948,7 @@ def test_what_cannot_be_differentiated_is_not_trained():
                 assert jnp.all(found["constants"][name] == constant), name
 
 
-def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
+def test_a_cached_kernel_belongs_to_its_constants(tmp_path):
     for name, other in (("a whole number of Python", 4), ("bools", jnp.zeros(3, bool)), ("a key", jax.random.key(1))):
         params, changed = ({"layer": [W, constant]} for constant in (CONSTANTS[name], other))
         kernel = tangent.ntk(with_constant, params, X, cache=tmp_path / name)
@@ -958,7 +958,7 @@ def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
 
 
 @some_tangents
-def test_constants_alone_are_no_parameters(call):
+def test_constants_alone_are_refused(call):
     only = r"^params: expected at least one parameter .*, got a leaf of key<fry>, a leaf of int32 alone"
     with pytest.raises(ValueError, match=only):
         call(lambda params, x: x[:, 0], {"steps": jnp.arange(3), "key": jax.random.key(0)}, X)
@@ -966,7 +966,7 @@ def test_constants_alone_are_no_parameters(call):
 
 @some_tangents
 def test_counters_and_keys_beside_the_collection_params(call):
-    """Whether such a dict is one of variables or not: the same is differentiated."""
+    """`params` is differentiated whether the dict holds flax variables or not."""
     for others in ({"step": 3, "key": jax.random.key(0)}, {"batch_stats": {"mean": W}, "step": jnp.int32(3)}):
         call(lambda params, x: x @ params["params"]["w"], {"params": {"w": W, "calls": 0}, **others}, X)
     with pytest.raises(ValueError, match=r"^params: .* got 'params' beside 'name'"):
@@ -975,7 +975,7 @@ def test_counters_and_keys_beside_the_collection_params(call):
 
 @some_tangents
 def test_counters_and_keys_of_nnx_and_equinox(call):
-    """Of nnx, the counters and keys of dropout hold nothing that could be meant; a model of Equinox is partitioned."""
+    """Counters and keys of nnx are left out; an Equinox model with a counter has to be partitioned."""
 
     class Dropped(nnx.Module):
         def __init__(self):
@@ -1003,7 +1003,7 @@ def test_counters_and_keys_of_nnx_and_equinox(call):
 
 @some_tangents
 def test_running_statistics_of_equinox(call):
-    """They are initial values in the model until `make_with_state` takes them out."""
+    """The model holds their initial values until `make_with_state` removes them."""
 
     class Norm(eqx.Module):
         weight: jax.Array
@@ -1037,8 +1037,8 @@ def test_params_without_parameters_and_with_numbers_that_are_not_finite(call):
     call(lambda params, x: x @ params["w"], {"w": np.asarray(W)}, X)
 
 
-def test_types_are_looked_at_under_tracing_too():
-    """Values are not; those of `jit` and `grad` are right, and of another type are refused as they are outside."""
+def test_types_are_checked_under_tracing():
+    """Values are not checked under `jit`; other types are refused as they are outside."""
     kernel = jax.jit(lambda w: tangent.ntk(linear, w, X))
     np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of complex64"):

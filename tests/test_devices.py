@@ -1,4 +1,4 @@
-"""Eight simulated devices: what is sharded computes what one device computes."""
+"""Eight simulated devices: a sharded program gives the numbers of one device."""
 
 from __future__ import annotations
 

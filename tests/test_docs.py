@@ -32,13 +32,13 @@ def commands() -> list[tuple[str, str]]:
 
 
 def anchors(path: Path) -> set[str]:
-    """The headings of a page, as GitHub and MyST make addresses of them."""
+    """The anchors that GitHub and MyST make of the headings of a page."""
     headings = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def targets(text: str) -> list[str]:
-    """Where the links and pictures of a page lead, apart from those to other sites."""
+    """The targets of links and pictures on a page, except for other sites."""
     prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
     found = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
     return [target for target in found if not re.match(r"[a-z]+:", target)]
@@ -60,7 +60,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     assert jax.config.read("jax_enable_x64") == before
 
 
-def test_code_is_in_a_language_that_is_tried():
+def test_code_blocks_are_python_or_bash():
     for path in PAGES.values():
         fences = re.findall(r"^```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(fences[::2]) <= {"python", "bash"}, path
@@ -68,8 +68,8 @@ def test_code_is_in_a_language_that_is_tried():
 
 
 @pytest.mark.parametrize("command_line", sorted({line for _, line in commands()}))
-def test_a_command_can_be_given(command_line):
-    """Targets of make exist, and programs of the project take these flags; nothing is run."""
+def test_a_command_exists(command_line):
+    """Targets of make exist, and programs of the project accept these flags; nothing is run."""
     first, *rest = command_line.split()
     if first == "make":
         assert re.search(rf"^{rest[0]}: ", (ROOT / "Makefile").read_text(), re.MULTILINE)

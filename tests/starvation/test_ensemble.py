@@ -1,4 +1,4 @@
-"""How much starves in higher dimension: against the starvation matrix, pair by pair, and against what theory says."""
+"""Starvation in higher dimension: against the starvation matrix, pair by pair, and against theory."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -18,7 +18,7 @@ from gsjax import Ridge, SpectralDecoupling, dual, features, starvation
 from gsjax.starvation.ensemble import Ensemble, elasticity, ensemble
 from tests.instances import orthogonal, rotation
 
-K, N = 8, 6  # of every ensemble: one program for all of them
+K, N = 8, 6  # of every ensemble, so that one program serves all
 S2 = np.array([5.0, 3.0, 2.0, 1.0, 0.5, 0.2])
 
 
@@ -34,8 +34,8 @@ def bases() -> np.ndarray:
     return np.stack([orthogonal(rng, N) for _ in range(K)])
 
 
-def beginning(first) -> np.ndarray:
-    """Bases whose first column is along `first (K, N)`, random otherwise."""
+def bases_with_first(first) -> np.ndarray:
+    """Random bases whose first column is parallel to `first (K, N)`."""
     columns = np.random.default_rng(1).normal(size=(K, N, N))
     columns[:, :, 0] = first
     q, r = np.linalg.qr(columns)
@@ -68,10 +68,10 @@ def test_elasticities_are_the_starvation_matrix_without_dimensions(form):
         np.testing.assert_allclose(e.sum(axis=1), np.log(lower / upper) / 2e-4, rtol=1e-4, atol=1e-6)
 
 
-def test_an_ensemble_counts_what_the_starvation_matrices_say():
+def test_an_ensemble_agrees_with_its_starvation_matrices():
     ensembles = found(bases())
     for k, u in enumerate(bases()):
-        # The equilibrium by SciPy; the closed form of the starvation matrix, oriented and without dimensions, by NumPy.
+        # The equilibrium by SciPy, and the closed form of the dimensionless, oriented starvation matrix in NumPy.
         kernel = (u * S2) @ u.T / 0.3
         margins = scipy.optimize.root(lambda m, k: m - k @ expit(-m), np.zeros(N), args=(kernel,), tol=1e-13).x
         z, alpha = u.T @ margins, expit(-margins)
@@ -134,15 +134,15 @@ def test_two_features_follow_theorem_2():
 
 
 def test_a_feature_that_agrees_with_the_labels_starves_exactly_the_weaker_ones():
-    rest, order = np.random.default_rng(2).normal(size=(K, N)), [1, 2, 0, 3, 4, 5]  # two features are stronger than it
-    u = beginning(1 + 1e-4 * rest)[:, :, order]
+    rest, order = np.random.default_rng(2).normal(size=(K, N)), [1, 2, 0, 3, 4, 5]  # two features are stronger
+    u = bases_with_first(1 + 1e-4 * rest)[:, :, order]
     for strength in (1e-2, 1.0):
         np.testing.assert_array_equal(found(u, strength=strength).by_aligned, 1)
-        # With the strengths turned round, three features are stronger.
+        # With reversed strengths, three features are stronger.
         turned = found(u, S2[::-1], strength)
         np.testing.assert_array_equal(turned.by_aligned, 1)
         assert (turned.by_strongest < 1).all()  # the strongest is another one
-    assert np.mean(found(beginning(0.3 + rest)).by_strongest) < 0.8  # a control
+    assert np.mean(found(bases_with_first(0.3 + rest)).by_strongest) < 0.8  # a control
 
 
 def test_in_a_perturbed_identity_a_positive_loading_starves():
@@ -155,15 +155,15 @@ def test_in_a_perturbed_identity_a_positive_loading_starves():
 
 def test_features_that_compete_for_one_example_starve_each_other():
     s2 = np.array([5.0, 1, 1, 1, 1, 1])
-    u = beginning([-1.0, 1, 1, 1, 1, 1])
+    u = bases_with_first([-1.0, 1, 1, 1, 1, 1])
     for strength in (1e-2, 1.0, 10.0):
         one = found(u, s2, strength)
         others = N * (N - 1) * one.share - 2 * (N - 1) * one.by_strongest
         np.testing.assert_allclose(others, (N - 1) * (N - 2))
 
 
-def test_examples_that_are_equally_hard_couple_no_features():
-    half = beginning([-1.0, -1, -1, 1, 1, 1])
+def test_equally_hard_examples_do_not_couple_features():
+    half = bases_with_first([-1.0, -1, -1, 1, 1, 1])
     for uncoupled in (found(half, np.array([5.0, 1, 1, 1, 1, 1])), found(bases(), np.ones(N))):
         np.testing.assert_array_equal(uncoupled.coupled, 0)
 
@@ -173,7 +173,7 @@ def test_under_spectral_decoupling_nothing_starves():
     np.testing.assert_array_equal(elasticity(feats(bases()[0]), SpectralDecoupling(0.1)), 0)
 
 
-def test_no_equilibrium_no_numbers():
+def test_without_an_equilibrium_all_numbers_are_nan():
     *numbers, converged = found(bases(), S2 * 1e300, 1e-300)
     assert not converged.any()
     assert np.isnan(numbers).all()

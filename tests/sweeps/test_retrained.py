@@ -36,14 +36,14 @@ def test_starvation_in_a_linear_model_is_the_matrix_to_second_order_in_the_chang
 
 
 @pytest.mark.slow
-def test_the_wider_the_network_the_better_its_starvation_is_predicted():
+def test_starvation_of_wider_networks_is_predicted_better():
     narrow, wide = (missed(starvation(width, 1)) for width in (8, 512))
     assert wide < 0.03 < 0.1 < narrow
 
 
 @pytest.mark.slow
 @jax.enable_x64(True)
-def test_in_mean_field_scaling_a_wide_network_starves_otherwise_than_predicted():
+def test_in_mean_field_scaling_starvation_differs_from_the_prediction():
     cell, found = sweeps.Cell(512, 1, "ridge", 2.0), {}
     for scaling in ("ntk", "mean-field"):
         sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10, scaling=scaling)

@@ -59,7 +59,7 @@ class Compilations(logging.Handler):
 
 
 def close(found: list[dict], expected: list[dict], tolerance: float) -> None:
-    """Rows agree: words, whole numbers and verdicts exactly, numbers to the tolerance."""
+    """Compares rows: text, whole numbers and flags exactly, other numbers up to the tolerance."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
@@ -70,7 +70,7 @@ def close(found: list[dict], expected: list[dict], tolerance: float) -> None:
                 assert value == other[key], key
 
 
-def test_there_is_a_row_for_every_seed_of_every_cell_in_order(rows):
+def test_there_is_one_row_per_seed_and_cell_in_order(rows):
     keys = ("width", "depth", "penalty", "strength")
     expected = [(*cell, seed) for cell in sweeps.cells(SWEEP) for seed in range(3)]
     assert [(*(row[key] for key in keys), row["seed"]) for row in rows] == expected
@@ -112,7 +112,7 @@ def scaled_rows(rows) -> dict[str, list[dict]]:
     ],
 )
 @jax.enable_x64(True)
-def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
+def test_a_row_matches_training_and_theory(scaled_rows, scaling, penalty):
     x, y = TRAIN
     network = networks.MLP((6,), activation="tanh")
     scale = {"ntk": 1.0, "mean-field": 1 / np.sqrt(6)}[scaling]
@@ -146,22 +146,22 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     assert abs(row["iterations"] - int(fit.iterations)) <= 1
 
 
-def test_the_same_again_is_the_same_bytes_and_compiles_nothing(rows):
+def test_a_second_run_gives_the_same_bytes_and_compiles_nothing(rows):
     with Compilations() as compiled:
         assert json.dumps(run()) == json.dumps(rows)
     assert compiled == []
 
 
-def test_a_width_is_compiled_once_whatever_is_swept_over_it(rows):
+def test_each_width_is_compiled_once(rows):
     sweep = dataclasses.replace(SWEEP, widths=(6, 7), strengths=(1.0, 2.0, 3.0), max_steps=3, tolerance=1e-3, seed=5)
     with Compilations() as compiled:
         assert len(run(sweep)) == 36
-    assert compiled.count("train") == 1  # of width 7
+    assert compiled.count("train") == 1  # for width 7
     assert not {"compare", "infinite"} & set(compiled)
-    assert len(compiled) < 10, compiled  # the rest is single operations, met in tracing
+    assert len(compiled) < 10, compiled  # the rest are single operations outside of programs
 
 
-def test_training_that_has_not_converged_is_not_called_so(rows):
+def test_training_that_has_not_converged_is_reported(rows):
     short = run(dataclasses.replace(SWEEP, max_steps=3, penalties=("ridge",), strengths=(2.0,)))
     assert [(row["iterations"], row["converged"]) for row in short] == [(3, False)] * 3
 
@@ -175,7 +175,7 @@ def test_numbers_that_are_not_finite_are_none(rows):
 
 
 @pytest.mark.parametrize("scaling", ["ntk", "mean-field"])
-def test_the_theory_is_exact_at_depth_zero(scaling):
+def test_theory_is_exact_at_depth_zero(scaling):
     sweep = dataclasses.replace(SWEEP, widths=(4,), depths=(0,), strengths=(2.0,), scaling=scaling)
     for row in run(sweep):
         assert row["converged"]
@@ -214,7 +214,7 @@ class Death(Exception):
 
 
 class Mortal:
-    """A table that dies before it has a certain number of cells."""
+    """A table that raises `Death` after a given number of cells."""
 
     def __init__(self, rows: list[dict], cells: int) -> None:
         self.rows, self.left = rows, cells
@@ -228,7 +228,7 @@ class Mortal:
         self.left -= 1
 
 
-def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
+def test_a_sweep_resumes_after_its_finished_cells(rows):
     kept: list[dict] = []
     for cells in (0, 1, 2):
         with pytest.raises(Death):
@@ -237,7 +237,7 @@ def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
     assert run(table=Mortal(kept, 1)) == rows
     assert kept == rows
     assert run(table=Mortal(kept, 0)) == rows  # nothing is left to add
-    with pytest.raises(Death):  # other data has rows of its own
+    with pytest.raises(Death):  # other data has its own rows
         run(name="more digits", table=Mortal(kept, 0))
 
 
@@ -256,7 +256,7 @@ def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
         (("error_infinite",), "a number or None as 'error_infinite' of the cell .*got nothing"),
     ],
 )
-def test_rows_that_a_sweep_has_not_written_are_refused(rows, tmp_path, change, complaint):
+def test_rows_that_do_not_belong_to_the_sweep_are_refused(rows, tmp_path, change, complaint):
     cell = {name: rows[0][name] for name in ("data", "width", "depth", "penalty", "strength")}
     first, *others = rows[:3]
     if change is None:
@@ -272,7 +272,7 @@ def test_rows_that_a_sweep_has_not_written_are_refused(rows, tmp_path, change, c
     assert f"in {tmp_path}; delete all its lines from rows.jsonl" in str(caught.value)
 
 
-# A network of three points, in processes of their own, in which most of the time goes into compiling.
+# A sweep over three points, for separate processes, in which compilation takes most of the time.
 SMALL = """
 import os, signal, sys
 import jax
@@ -289,7 +289,7 @@ def table(folder):
     return records.Table(folder, {"of": "a test"})
 """
 
-# Children, forked before jax has a thread: each is killed in the place of its write number so many to the folder.
+# Children, forked before jax starts threads; each is killed at the write with its number.
 KILLED = """
 replace, (folder, *deadlines) = os.replace, sys.argv[1:]
 
@@ -319,7 +319,7 @@ jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 assert len(jax.devices()) == 2
 kept = table(folder) if process == "0" else None
 first = run(kept)
-assert run(kept) == first  # process 1, too, has rows of the table that it has not
+assert run(kept) == first  # process 1 gets the rows as well, although it has no table
 if process == "1":
     print(json.dumps(first))
 """
@@ -334,15 +334,15 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> str:
-    """The rows of a sweep in a process of its own, which nobody killed."""
+    """The rows of an uninterrupted sweep in another process."""
     folder = tmp_path_factory.mktemp("whole")
     python(WHOLE, folder).communicate()
     return (folder / "rows.jsonl").read_text()
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
-    # Writes are config and provenance, then clock and rows of every cell: killed with one cell, then with two of them.
+def test_a_sweep_that_is_killed_repeatedly_ends_with_the_same_bytes(whole, tmp_path):
+    # Writes are config and provenance, then times and rows of every cell: it is killed after one cell, then after two.
     killed = python(KILLED, tmp_path, 5, 1, 99)
     assert killed.communicate()[0].split() == [str(-signal.SIGKILL)] * 2 + ["0"]
     assert (tmp_path / "rows.jsonl").read_text() == whole
@@ -398,7 +398,7 @@ def test_a_bad_argument_is_named(argument, arguments):
         run(**arguments)
 
 
-def test_a_tolerance_below_rounding_is_warned_of():
+def test_a_tolerance_below_rounding_warns():
     train, test = data(np.float32)
     with pytest.warns(UserWarning, match="tolerance 1e-07 is below what float32 holds"):
         sweeps.program(dataclasses.replace(SWEEP, tolerance=1e-7), 6, 1, train, test)

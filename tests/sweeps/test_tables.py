@@ -14,7 +14,7 @@ def made(width: int, seed: int, **others) -> dict:
     return row | {"error_empirical": error, "error_parameters": 2 * error, "drift": None, "converged": True} | others
 
 
-def test_a_column_against_the_width():
+def test_a_column_by_width():
     rows = [made(width, seed, converged=(width, seed) != (8, 1)) for width in (8, 2, 4) for seed in (1, 0)]
     widths, values = sweeps.against_width(rows)
     assert widths == [2, 4]  # not every seed of width 8 has converged
@@ -37,6 +37,6 @@ def test_a_column_against_the_width():
         ([made(2, 0)], "error", "column: expected one of data, .*got error"),
     ],
 )
-def test_rows_that_make_no_table_are_refused(rows_, column, complaint):
+def test_incomplete_or_mixed_rows_are_refused(rows_, column, complaint):
     with pytest.raises(ValueError, match=rf"^{complaint}"):
         sweeps.against_width(rows_, column)
