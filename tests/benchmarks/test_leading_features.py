@@ -1,9 +1,9 @@
 """The strongest features of a convolutional network by `from_operator`, against the full kernel and its features.
 
-All in one run, compiled before, in float32; what can be compared between machines is the ratio. Where the kernel can be
-held, `from_operator` computes it; from products alone, it takes a few tens of these, each about as long as the kernel
-at n = 500. On CPUs XLA runs convolutions in a compiled loop without its fast kernels, so products are made one by one;
-the same products in a `fori_loop` are shown beside.
+All ways are compiled beforehand and timed in one run, in float32; ratios can be compared between machines. Where the
+kernel fits into memory, `from_operator` computes it. From products alone it needs a few tens of products. On CPUs, XLA
+runs convolutions in a compiled loop without its fast kernels, so products are made one by one; the table also shows the
+same products in a `fori_loop`.
 """
 
 # pyright: reportArgumentType=false

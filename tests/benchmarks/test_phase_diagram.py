@@ -1,11 +1,11 @@
 """A phase diagram of 200 x 200 x 5 points against loops over its points.
 
-    make bench          a table: microseconds a point, and how many times longer the others take
+    make bench          a table: microseconds per point, and how many times longer the others take
 
 All solve Eq. 9 for two features and differentiate the responses with respect to both strengths, in float64. The loops,
 over a random sample of the same points, are `scipy.optimize.root` (MINPACK's hybr) with the analytic Jacobian, on the
-dual in logit coordinates, started as well as that can be (from the equilibrium of uncoupled features); and our general
-solver for any number of features, vmapped. Timed in turns after warm-up; the table shows the fastest of several rounds.
+dual in logit coordinates, started at the equilibrium of uncoupled features; and our general solver for any number of
+features, vmapped. They are timed in turns after warm-up; the table shows the fastest of several rounds.
 """
 
 # pyright: reportArgumentType=false
@@ -30,7 +30,7 @@ SAMPLE, ROUNDS = 2000, 5
 def solve_with_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Responses and sensitivities of points (ratio, delta, strength), and how many were not solved.
 
-    On floats of Python wherever that is faster than on arrays of two numbers.
+    Uses Python floats where these are faster than arrays of two numbers.
     """
     responses, slopes, failed = [], [], 0
     starts = scipy.special.lambertw(np.stack([points[:, 0], np.ones(len(points))], 1) / points[:, 2:]).real

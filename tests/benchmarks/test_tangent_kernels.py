@@ -1,12 +1,12 @@
-"""Tangent kernels against their peers and against their floor, the matrix products that they are made of.
+"""Tangent kernels against other implementations and against a lower bound, their matrix products alone.
 
-    make bench                                        everything, a table a network
+    make bench                                        everything, one table per network
     .venv/bin/python -m pytest tests/benchmarks/test_tangent_kernels.py -k "linen or transformer"
                                                       other frameworks, and a transformer
     .venv/bin/pip install torch && make bench         with PyTorch's torch.func among the peers
 
-All ways to a kernel are timed in turns in one run, compiled and synchronised, in float32; the table shows the
-fastest round of each and its ratio to `gsjax.tangent.ntk`. Ratios are what can be compared between machines. The
+All ways to a kernel are timed in turns in one run, compiled and synchronised, in float32. The table shows the
+fastest round of each and its ratio to `gsjax.tangent.ntk`. Ratios can be compared between machines. The
 NTK-vector products of neural-tangents are left out for plain CNNs, where they took 60 to 160 times as long as ours.
 """
 
@@ -95,7 +95,7 @@ def neural_tangents_kernel(apply_fn, implementation):
 
 
 def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]:
-    """The matrix products and convolutions alone, of operands that lie ready: forwards, backwards, and of the kernel.
+    """Only the matrix products and convolutions, with given operands: forward, backward, and of the kernel.
 
     Dense layers: a product each way, and two Gram matrices. Convolutions: one each way, the products of cotangents and
     patches, one by one, and the Gram matrix of what these give.
@@ -129,7 +129,7 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
         results = []
         for number, (h, g, w, patches) in enumerate(operands):
             results.append(forward(h, w, g))
-            if number > 0:  # nothing is asked of the gradient by the examples
+            if number > 0:  # no gradient by the examples is needed
                 results += jax.linear_transpose(lambda h, w=w, g=g: forward(h, w, g), h)(g)
             if patches is None:
                 results += [h @ h.T, g @ g.T]
@@ -170,7 +170,7 @@ def torch_kernel(x: jax.Array, params: Any) -> Callable[[], Any] | None:
 
 
 def seconds(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The fastest of several rounds, in which all ways have their turn; the first, untimed one compiles."""
+    """The fastest of several rounds over all ways, after an untimed one that compiles."""
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         jax.block_until_ready(way())
@@ -250,7 +250,7 @@ def test_a_transformer(capsys):
 
 
 def single_precision(network, n):
-    """Variables and examples in float32, which are the same in every framework."""
+    """Variables and examples in float32, the same for every framework."""
     return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.draw_variables(network)), network.examples(n)
 
 
@@ -298,7 +298,7 @@ def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: 
 
 
 def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any) -> None:
-    """All ways give the same kernel; how long they take, and their ratio to the one that is the unit."""
+    """Checks that all ways give the same kernel; prints their times and ratios to the way `unit`."""
     expected = np.asarray(ways[unit]())
     for name in ways.keys() - {unit, "floor"}:
         np.testing.assert_allclose(ways[name](), expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
@@ -310,7 +310,7 @@ def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any)
 
 
 def test_many_examples_in_bounded_memory(capsys):
-    """20,000 examples; the peak is that of a process of its own."""
+    """The peak memory of a separate process, for 20,000 examples."""
     n, width = 20_000, 128
     script = textwrap.dedent(f"""
         import pathlib, re, time, jax

@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Family(dict[str, Piece]):
-    """Pieces that can stand in one another's place."""
+    """Pieces that can replace each other."""
 
     def add(self, name: str, kind: str = "", *, keeps: bool = False, needs: str = "") -> Callable[..., Any]:
         def register(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,7 @@ def option(*names: str) -> None:
 
 @dataclasses.dataclass
 class Draw:
-    """One network on its way: what is still due, what it has."""
+    """A network while it is drawn: pieces that still have to occur, and its parameters."""
 
     rng: np.random.Generator
     due: dict[str, str] = dataclasses.field(default_factory=dict)  # family -> the piece that has to occur
@@ -101,7 +101,7 @@ class Draw:
         return name
 
     def sub(self, *, own: bool = False, avoid: str = "") -> Draw:
-        """A draw for what is within a wrapper; its leaves are its `own`, or among those here. `used` is its own.
+        """A draw for the inside of a wrapper. Its leaves are its `own` or those of this draw; `used` is its own.
 
         No convolutions ("whole") in branches that examples choose: mapped over examples, both branches are computed,
         the other one from zeros, and where it divides zero by zero, XLA's grouped convolution, which adds up zeros

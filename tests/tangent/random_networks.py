@@ -1,4 +1,4 @@
-"""Random networks out of all that networks are made of, and the truth about their kernels from JAX alone.
+"""Random networks of many kinds of pieces, and their kernels by JAX's own derivatives.
 
 `draw(seed)` is one network: a chain of layers, some of them wrapped (in `jit`, loops, branches, rules of their own),
 whose weights come out of the parameters in many ways. A seed decides which piece of every family has to occur, so that
@@ -90,7 +90,7 @@ def draw(seed: int) -> Network:
     return Network(seed, apply_fn, params, jnp.asarray(x), frozenset(d.pieces), max(d.eps))
 
 
-# What comes out at the end
+# Outputs
 
 
 @OUTPUTS.add("(n,)")
@@ -142,7 +142,7 @@ def centred(d, size):
     return lambda p, h: h @ w(p) - h @ origin
 
 
-# How the parameters are kept
+# Trees of parameters
 
 
 @TREES.add("flat dict")
@@ -203,7 +203,7 @@ def unused(d):
     )
 
 
-# The truth and what is held against it
+# The true kernel and comparisons with it
 
 
 def rows(network: Network) -> np.ndarray:

@@ -21,7 +21,7 @@ def program(seed: int, steps: int = 5) -> Callable[[Any], Any]:
         random = np.random.default_rng(seed)
         pool = [x]
         for _ in range(steps):
-            # The later ones more often, else most of what is computed is not used.
+            # Later values more often; otherwise most results would not be used.
             h = pool[-1 - min(random.geometric(0.6) - 1, len(pool) - 1)]
             name = list(STEPS)[random.integers(len(STEPS))]
             made = STEPS[name](random, h, pool)
@@ -295,7 +295,7 @@ STEPS: dict[str, Callable[..., Any]] = {
 
 
 def shown(function: Callable[[Any], Any], n: int, seed: int = 0) -> str:
-    """What numbers show: that examples are "mixed", that they are not ("separate"), or nothing ("")."""
+    """What numbers show: examples are "mixed", they are "separate", or neither is shown ("")."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(n, 3, 4))
     others = [np.where(np.arange(n)[:, None, None] == j, random.normal(size=x.shape), x) for j in range(n)]

@@ -1,4 +1,4 @@
-"""Ways in which a weight of a given shape comes out of parameters."""
+"""Ways to make a weight of a given shape from parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def weight(d: Draw, *shape: int) -> Get:
 
 
 def base(d: Draw, *shape: int) -> Get:
-    """What a form is applied to: mostly a leaf, at times a form itself."""
+    """The argument of a form: usually a leaf, sometimes another form."""
     if shape and d.depth < 3 and d.chance(0.15):
         inner = d.sub()
         get = weight(inner, *shape)

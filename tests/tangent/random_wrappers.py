@@ -1,4 +1,4 @@
-"""What is done to layers of random networks: transformations of JAX, loops, branches, rules of one's own, sharing."""
+"""Wrappers of layers in random networks: transformations of JAX, loops, branches, custom rules, sharing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .random_draws import WRAPPERS, Draw, Layer, Shape, chosen
 
 
 def inner_layer(d: Draw, shape: Shape, kind: str, *, keeps: bool = False, own: bool = False, avoid: str = ""):
-    """A layer for within a wrapper, or a wrapped one; the names of its leaves beside it."""
+    """A layer for the inside of a wrapper, perhaps wrapped itself, with the names of its leaves."""
     inner = d.sub(own=own, avoid=avoid)
     if d.depth < 1 and d.chance(0.25):
         made, out = wrapped(inner, shape, kind) if not keeps else kept(inner, shape, kind)

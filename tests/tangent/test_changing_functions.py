@@ -142,7 +142,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=list(WAYS))
 @pytest.mark.parametrize("changing", CHANGING)
-def test_what_the_function_depends_on_changes(changing, way):
+def test_changes_of_what_the_function_depends_on(changing, way):
     apply_fn, change = changing()
     np.testing.assert_allclose(way(apply_fn, w, x), x @ x.T, rtol=1e-4, atol=1e-5)
     change(3.0)
@@ -150,8 +150,8 @@ def test_what_the_function_depends_on_changes(changing, way):
 
 
 @pytest.mark.parametrize("changing", CHANGING)
-def test_an_operator_stays_one_operator(changing):
-    """Its products and its matrix are of the same network, whatever became of the function since."""
+def test_an_operator_does_not_change_with_its_function(changing):
+    """Products and matrix belong to the network at the time of construction, even if the function has changed."""
     apply_fn, change = changing()
     operator = ntk_operator(apply_fn, w, x)
     change(3.0)
@@ -169,7 +169,7 @@ def test_blocks_of_a_function_that_has_changed_are_refused(changing, tmp_path):
         ntk(apply_fn, w, x, batch_size=2, cache=tmp_path)
 
 
-# Networks that differ in a number that is out of sight: each of these takes it and gives a network.
+# Networks that differ in a hidden constant: each function takes the constant and gives a network.
 
 
 def constant_in_jit(c):
@@ -328,7 +328,7 @@ def test_callbacks_are_right_or_refused(network, tmp_path):
 
 
 def widened(w, x):
-    """A float type inside that is the one in force, whatever that of the arguments."""
+    """The function uses the default float type, whatever the type of its arguments."""
     return jnp.sin(x.astype(float) @ w.astype(float))
 
 
@@ -346,7 +346,7 @@ NARROWER = [widened, widened_by_a_constant, linear_layer]
 @pytest.mark.parametrize("wide_first", [False, True])
 @pytest.mark.parametrize("way", [name for name in WAYS if name != "under jit"])
 @pytest.mark.parametrize("apply_fn", NARROWER)
-def test_the_types_in_force_at_an_earlier_call_do_not_matter(apply_fn, way, wide_first):
+def test_the_default_types_at_an_earlier_call_do_not_matter(apply_fn, way, wide_first):
     def fresh(w, x):
         return apply_fn(w, x)
 
@@ -387,7 +387,7 @@ def test_parameters_of_other_types_one_after_the_other():
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32", "highest", "tensorfloat32"])
-def test_a_precision_in_force_at_one_call_is_not_kept_for_the_next(precision):
+def test_the_precision_of_one_call_is_not_kept_for_the_next(precision):
     def apply_fn(w, x):
         return jnp.tanh(x @ w)
 

@@ -25,7 +25,7 @@ def rule_of_a_gradient(p, x):
 
 
 def safe_root(p, x):
-    """Where JAX's rule for a function keeps infinities out of second derivatives."""
+    """A function whose derivative rule in JAX avoids infinities in second derivatives."""
     return jax.nn.relu(x @ p["w"]) @ p["v"] + jax.nn.logsumexp(x @ p["w"], -1) + jax.nn.silu(x @ p["w"]).sum(-1)
 
 

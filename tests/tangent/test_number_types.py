@@ -15,7 +15,7 @@ from jax import lax
 from gsjax.tangent import ntk, ntk_operator, ntrf
 from tests.tangent.derivatives import HALF, METHODS, N, applied, check, conv, features, initial, normal
 
-# 3. Complex numbers
+# Complex numbers
 
 
 def dense_after_fft(p, x):
@@ -96,7 +96,7 @@ def test_complex_outputs_are_refused(apply_fn, function):
         function(apply_fn, jnp.asarray(normal(3, 3)), jnp.asarray(normal(N, 3)))
 
 
-# 4. Layers in half precision, parameters in single precision
+# Layers in half precision with parameters in single precision
 
 
 class Narrow(nn.Module):
@@ -149,7 +149,7 @@ NARROW = (
     ("layer", "size"), [*((layer, 1.0) for layer in NARROW), ("dense", 60.0), ("convolution", 60.0)]
 )
 def test_half_precision_within_layers(layer, dtype, size):
-    """In the precision of the parameters, positive, and where the derivatives, which are rounded themselves, are."""
+    """The kernel has the precision of the parameters, is positive, and agrees with the rounded derivatives."""
     module = Narrow(layer, dtype)
     x = jnp.asarray(size * normal(6, 4, 4, 4), jnp.float32)
     params = jax.tree.map(lambda leaf: leaf / 2, {"params": initial(module, x)})

@@ -1,4 +1,4 @@
-"""Programs: evaluated in part, equal where they compute the same, and products found where they are."""
+"""Programs: partial evaluation, equality, and the products that they contain."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_explained_leaf_by_leaf():
         assert leaf.reason in str(found)
 
 
-def test_a_slow_kernel_is_warned_of(monkeypatch):
+def test_a_slow_kernel_warns(monkeypatch):
     def apply_fn(params, x):
         return jnp.tanh(x @ (params / jnp.linalg.norm(params))).sum(1)
 

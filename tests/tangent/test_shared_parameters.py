@@ -14,7 +14,7 @@ from jax import lax
 from gsjax.tangent import ntk
 from tests.tangent.derivatives import N, applied, check, conv, initial, normal
 
-# 1. What stands between a layer and its call
+# Interceptors of the calls of layers
 
 
 def times_three(p, call, args, kwargs, context):
@@ -36,7 +36,7 @@ def low_rank(p, call, args, kwargs, context):
 
 
 def kernel_as_penalty(p, call, args, kwargs, context):
-    """The parameters of the layer are used beside the call, too."""
+    """The parameters of the layer are also used outside the call."""
     kernel = context.module.variables["params"]["kernel"]
     return call(*args, **kwargs) * (1 + jnp.sum(kernel**2))
 
@@ -124,7 +124,7 @@ def test_a_dense_layer_of_thrice_its_output():
     np.testing.assert_allclose(ntk(tripled, params, x), 9 * (x @ x.T + 1), rtol=1e-5)
 
 
-# 2. One parameter in uses of different forms
+# One parameter in operations of different forms
 
 
 def grouped_bias(p, x):

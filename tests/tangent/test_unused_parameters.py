@@ -36,7 +36,7 @@ UNUSED = {
 
 
 @pytest.mark.parametrize("name", UNUSED)
-def test_a_kernel_of_nothing_is_zero(name):
+def test_the_kernel_of_unused_parameters_is_zero(name):
     apply_fn, params = UNUSED[name], {"w": w, "more": [jnp.ones((0, 2)), jnp.ones(())]}
     k = jax.eval_shape(apply_fn, params, x).shape[1:]
     ways: list[dict[str, Any]] = [{}, {"method": "jacobian"}, {"batch_size": 3}]
@@ -50,7 +50,7 @@ def test_a_kernel_of_nothing_is_zero(name):
     assert not np.asarray(operator.as_matrix()).any()
 
 
-def test_what_is_not_used_beside_what_is():
+def test_unused_parameters_beside_used_ones():
     params = {"w": w, "not": jnp.ones(2)}
     for apply_fn in (lambda p, x: x @ p["w"], lambda p, x: x @ p["w"] + lax.stop_gradient(p["not"]).sum()):
         np.testing.assert_allclose(ntk(apply_fn, params, x), x @ x.T, rtol=1e-5, atol=1e-6)
@@ -60,7 +60,7 @@ def test_what_is_not_used_beside_what_is():
 @pytest.mark.parametrize("function", [ntk, ntrf, ntk_operator, functools.partial(ntk, method="jacobian")])
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.int8, jnp.uint8, jnp.bool_])
 @pytest.mark.parametrize("several", [False, True])
-def test_outputs_that_are_no_floating_point_numbers_are_refused(function, dtype, several):
+def test_outputs_of_other_types_are_refused(function, dtype, several):
     with pytest.raises(ValueError, match=rf"^apply_fn: .*{jnp.dtype(dtype).name}"):
         function(lambda w, x: ((x * w) if several else x @ w).astype(dtype), w, x)
 
