@@ -1,17 +1,17 @@
 """Validation at the public boundary: a bad argument raises a `ValueError` that names it.
 
-Values can only be looked at outside of tracing; shapes and types always. Under `jit`, `vmap` or `grad` the value checks
+Shapes and types can always be checked; values only outside of tracing. Under `jit`, `vmap` or `grad` the value checks
 pass silently, and solvers report through their status instead.
 
-What counts, everywhere:
+The same conventions hold everywhere:
 
-- a whole number is one of Python, NumPy or jax; a bool is none, nor is 3.0;
-- a real number is a whole or floating point one of Python, NumPy or jax; a bool, a string, None and a complex number
-  are none. It is finite, unless an interval says otherwise;
-- a sequence is a list, a tuple, a range or an array of one axis; a string is none;
-- the outputs of a network with one output are `(n,)`. Those of shape `(n, 1)` are refused with the line that makes them
-  `(n,)`, and those of two logits or more with what there is for them. Only the kernels and features of `tangent` take
-  outputs `(n, k)`, and keep k = 1 in their shapes.
+- a whole number is an integer of Python, NumPy or JAX; a bool or 3.0 does not count;
+- a real number is an integer or floating point number of Python, NumPy or JAX; a bool, a string, None or a complex
+  number does not count. It has to be finite, unless an interval says otherwise;
+- a sequence is a list, a tuple, a range or an array with one axis; a string does not count;
+- the outputs of a network with one output have shape `(n,)`. Shape `(n, 1)` is refused with the line of code that makes
+  it `(n,)`, and two or more logits are refused with a pointer to `gsjax.multiclass`. Only the kernels and features of
+  `tangent` accept outputs `(n, k)`, and keep k = 1 in their shapes.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ __all__ = [
 
 
 def is_concrete(*values: Any) -> bool:
-    """Whether every leaf of `values` can be looked at, i.e. none is being traced."""
+    """Whether every leaf of `values` has a known value, i.e. none is being traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
 def require(condition: Any, name: str, expected: str, got: Any) -> None:
-    """Raises `ValueError` naming the argument unless `condition` holds; a traced condition passes."""
+    """Raises a `ValueError` that names the argument unless `condition` holds; a traced condition passes."""
     if is_concrete(condition) and not bool(condition):
         raise ValueError(f"{name}: expected {expected}, got {got}")
 
 
 def whole(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
-    """`value` as an int: a whole number of Python, NumPy or jax counts as one, a bool or a float does not.
+    """`value` as an int; integers of Python, NumPy and JAX are accepted, bools and floats are not.
 
     >>> whole("top", np.int64(3), least=1)
     3
@@ -83,13 +83,13 @@ def whole(name: str, value: Any, *, least: int | None = None, most: int | None =
         number = operator.index(value)
     except TypeError:
         raise ValueError(f"{name}: expected {expected}, got {_told(value)}") from None
-    within = (least is None or number >= least) and (most is None or number <= most)
-    require(within, name, expected, number)
+    in_range = (least is None or number >= least) and (most is None or number <= most)
+    require(in_range, name, expected, number)
     return number
 
 
 def wholes(name: str, values: Any, *, least: int | None = None) -> tuple[int, ...]:
-    """`values` as a tuple of ints: a sequence, or an array of one axis, of what `whole` takes.
+    """`values` as a tuple of ints: a sequence, or an array with one axis, of numbers that `whole` accepts.
 
     >>> wholes("widths", np.array([8, 8]), least=1)
     (8, 8)
@@ -101,16 +101,16 @@ def wholes(name: str, values: Any, *, least: int | None = None) -> tuple[int, ..
         raise ValueError(f"{name}: expected whole numbers{_range(least, None)}, got {_told(values)}") from None
 
 
-def sequence(name: str, values: Any, of: str) -> Any:
-    """`values` is a list, a tuple, a range or an array of one axis; `of` says of what."""
-    arrays = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1 and is_concrete(values)
-    listed = isinstance(values, Sequence) and not isinstance(values, str | bytes)
-    require(arrays or listed, name, f"a sequence of {of}", _told(values))
+def sequence(name: str, values: Any, entries: str) -> Any:
+    """`values` is a list, a tuple, a range or an array with one axis; the message calls its entries `entries`."""
+    is_array = isinstance(values, np.ndarray | jax.Array) and values.ndim == 1 and is_concrete(values)
+    is_sequence = isinstance(values, Sequence) and not isinstance(values, str | bytes)
+    require(is_array or is_sequence, name, f"a sequence of {entries}", _told(values))
     return values
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value` as a bool of Python: those of NumPy count, numbers do not."""
+    """`value` as a Python bool; NumPy bools are accepted, numbers are not."""
     require(isinstance(value, bool | np.bool_), name, "True or False", _told(value))
     return bool(value)
 
@@ -122,27 +122,28 @@ def choice(name: str, value: Any, options: Iterable[str]) -> None:
 
 
 def real(name: str, value: Any, expected: str = "real numbers") -> None:
-    """`value`, traced or not, is a real number, an array of them, or nested sequences."""
+    """`value`, traced or not, is a real number, an array of real numbers, or nested sequences of them."""
     if not _is_real(value):
         raise ValueError(f"{name}: expected {expected}, got {_told(value)}")
 
 
 def array(name: str, value: Any) -> Array:
-    """`value` as an array of jax, if it is one of real numbers, or nested sequences of them.
+    """`value`, an array or nested sequences of real numbers, as a JAX array.
 
-    What NumPy holds can be looked at within a trace, but not what this returns there: check values before.
+    Within a trace, the values of a NumPy array can be read, but not those of the array that this returns: check values
+    before.
     """
     real(name, value, "an array of real numbers")
     return jnp.asarray(value)
 
 
 def floating(name: str, value: Any) -> Array:
-    """`value` as `as_float` gives it, if it is of real numbers, or nested sequences of them."""
+    """`value`, an array or nested sequences of real numbers, converted by `as_float`."""
     return as_float(array(name, value))
 
 
 def floats(name: str, value: Any) -> np.ndarray:
-    """`value` as an array of NumPy in float64, if it is one of real numbers, or nested sequences of them."""
+    """`value`, an array or nested sequences of real numbers, as a NumPy array in float64."""
     real(name, value, "an array of real numbers")
     return np.asarray(value, dtype=float)
 
@@ -155,12 +156,12 @@ def finite(name: str, value: Any) -> None:
         require(bad == 0, name, "finite numbers", f"{bad} NaN or infinite entries")
 
 
-def number(name: str, value: Any, within: str = "(-inf, inf)") -> None:
-    """`value` is one real number in an interval, such as "(0, 1]"."""
-    expected = _IN_WORDS.get(within, f"a number in {within}")
+def number(name: str, value: Any, interval: str = "(-inf, inf)") -> None:
+    """`value` is a single real number in an interval such as "(0, 1]"."""
+    expected = _IN_WORDS.get(interval, f"a number in {interval}")
     real(name, value, expected)
     scalar(name, value)
-    numbers(name, value, within, expected)
+    numbers(name, value, interval, expected)
 
 
 _IN_WORDS = {
@@ -170,16 +171,19 @@ _IN_WORDS = {
 }
 
 
-def numbers(name: str, value: Any, within: str, expected: str | None = None) -> None:
-    """Every entry of `value` is a real number in an interval, such as "(0, 1]"; `expected` says so in other words."""
-    expected = expected or f"numbers in {within}"
+def numbers(name: str, value: Any, interval: str, expected: str | None = None) -> None:
+    """Every entry of `value` is a real number in an interval such as "(0, 1]".
+
+    `expected` replaces the interval in the message.
+    """
+    expected = expected or f"numbers in {interval}"
     real(name, value, expected)
     if is_concrete(value):
         given = _host(value)
-        low, high = (float(end) for end in within[1:-1].split(","))
-        above = given >= low if within[0] == "[" else given > low
-        below = given <= high if within[-1] == "]" else given < high
-        if not np.all(above & below):
+        low, high = (float(end) for end in interval[1:-1].split(","))
+        above_low = given >= low if interval[0] == "[" else given > low
+        below_high = given <= high if interval[-1] == "]" else given < high
+        if not np.all(above_low & below_high):
             raise ValueError(f"{name}: expected {expected}, got {np.array2string(given, threshold=5)}")
 
 
@@ -194,7 +198,7 @@ def not_negative(name: str, value: Any) -> None:
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    """The shape of an array, a number, or nested sequences of numbers, of which jax would not tell it."""
+    """The shape of an array, of a number, or of nested sequences, which `jnp.shape` does not accept."""
     return np.shape(value) if isinstance(value, list | tuple | range) else jnp.shape(value)
 
 
@@ -220,13 +224,13 @@ def labels(name: str, y: Any, n: int) -> None:
 
 
 def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> NoReturn:
-    """Refuses what a network with outputs `(n, k)` gave where one with outputs `(n,)` is meant, and says what to do.
+    """Refuses the result of a network with outputs `(n, k)` where outputs `(n,)` are needed, and says what to do.
 
     Args:
-        name: of the argument: "apply_fn", "logits_fn", "network", or an array such as "ntk" (n, n, k, k).
-        expected: the shape that is.
-        got: the shape that came.
-        k: the number of outputs in it.
+        name: name of the argument: "apply_fn", "logits_fn", "network", or an array such as "ntk" (n, n, k, k).
+        expected: the expected shape, in words.
+        got: the actual shape.
+        k: the number of outputs.
 
     Raises:
         ValueError: always.
@@ -234,15 +238,15 @@ def one_output(name: str, expected: str, got: tuple[int, ...], k: int) -> NoRetu
     if k == 1:
         advice = f"squeeze the output to (n,), {_SQUEEZED.get(name, f'{name}[:, 0]')}"
     else:
-        advice = "for the logits of classes see gsjax.multiclass, whose features take outputs (n, k)"
+        advice = "for the logits of classes see gsjax.multiclass, whose features accept outputs (n, k)"
         if k == 2:
             advice += (
-                "; two logits are one output by their difference, f[:, 1] - f[:, 0], with the classes as -1 and +1"
+                "; two logits become one output by their difference, f[:, 1] - f[:, 0], with the classes as -1 and +1"
             )
     raise ValueError(f"{name}: expected {expected}, got shape {got}: {advice}")
 
 
-# The line that makes one output of a network `(n,)`, by the argument that it is given as.
+# For each argument, the line of code that gives a single output the shape `(n,)`.
 _SQUEEZED = {
     "apply_fn": "apply_fn=lambda params, x: network.apply(params, x)[:, 0]",
     "logits_fn": "logits_fn=lambda x: network.apply(params, x)[:, 0]",
@@ -254,7 +258,7 @@ _SQUEEZED = {
 
 
 def output(name: str, value: Any) -> tuple[int, ...]:
-    """The shape of what a network has given, or would give, if that is an array of floating point numbers."""
+    """The shape of a network's output, actual or abstract, which has to be one array of floating point numbers."""
     is_array = hasattr(value, "shape") and hasattr(value, "dtype")
     require(is_array, name, "outputs in one array", type(value).__name__)
     require(jnp.issubdtype(value.dtype, jnp.floating), name, "outputs in floating point", value.dtype)
@@ -262,7 +266,7 @@ def output(name: str, value: Any) -> tuple[int, ...]:
 
 
 def outputs(name: str, got: tuple[int, ...], n: int, *, classes: bool = False) -> None:
-    """`got` is the shape `(n,)` of the outputs for n examples, or, for `classes`, also `(n, k)` with k > 1.
+    """`got` is the shape `(n,)` of the outputs for n examples; with `classes`, `(n, k)` with k > 1 is accepted as well.
 
     >>> outputs("apply_fn", (3, 1), 3)
     Traceback (most recent call last):
@@ -276,7 +280,7 @@ def outputs(name: str, got: tuple[int, ...], n: int, *, classes: bool = False) -
 
 
 def key(name: str, value: Any) -> None:
-    """`value` is one PRNG key of jax, traced or not; the older ones, two numbers of type uint32, count too."""
+    """`value` is a single JAX PRNG key, traced or not, either typed or of the older kind, two numbers in uint32."""
     is_array = isinstance(value, np.ndarray | jax.Array)
     typed = is_array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key) and value.shape == ()
     older = is_array and value.dtype == np.uint32 and value.shape == (2,)
@@ -284,19 +288,19 @@ def key(name: str, value: Any) -> None:
 
 
 def as_float(value: Any) -> Array:
-    """`value` as an array of floating point numbers: of its own dtype, or the default one if it has whole numbers."""
+    """`value` as an array of floating point numbers: of its own dtype, or of the default dtype if it holds integers."""
     array = jnp.asarray(value)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def single(name: str, value: Any) -> Array:
-    """`value` as `floating` gives it, in float32 where it is of half precision, in which sums lose their digits."""
+    """`value` converted by `floating`; half precision becomes float32, since its sums lose digits."""
     array = floating(name, value)
     return array if jnp.finfo(array.dtype).bits >= 32 else array.astype(jnp.float32)
 
 
 def moments(value: Any, dtype: Any) -> Array:
-    """`times` as an array of `dtype`, once it is an increasing sequence of them both as given and in `dtype`."""
+    """`times` as an array of `dtype`; the times have to increase from zero upwards both as given and in `dtype`."""
     if not is_concrete(value):
         value = jnp.asarray(value, dtype)
         shape("times", value, ndim=1)
@@ -304,14 +308,14 @@ def moments(value: Any, dtype: Any) -> Array:
     given = np.asarray(value)
     shape("times", given, ndim=1)
     finite("times", given)
-    # By NumPy: jnp would cast first, where 64-bit types are off.
+    # In NumPy, since jnp would cast first where 64-bit types are off.
     increasing = given[0] >= 0 and bool(np.all(np.diff(given) > 0))
     require(increasing, "times", "an increasing sequence from 0 upwards", given)
-    with np.errstate(over="ignore"):  # named by the check that follows
+    with np.errstate(over="ignore"):  # the next check reports it
         cast = given.astype(dtype)
     finite("times", cast)
     equal = int(np.sum(np.diff(cast) <= 0))
-    require(equal == 0, "times", f"times that {cast.dtype} tells apart", f"{equal} equal to the one before")
+    require(equal == 0, "times", f"times that are distinct in {cast.dtype}", f"{equal} equal to the one before")
     return jnp.asarray(cast)
 
 
@@ -329,7 +333,7 @@ def _is_real(value: Any) -> bool:
     if isinstance(value, bool):
         return False
     if isinstance(value, list | tuple):
-        # Rows of several lengths make an array of objects.
+        # Rows of unequal lengths give an array of objects.
         return all(map(_is_real, value)) and not (is_concrete(value) and _host(value).dtype == object)
     dtype = getattr(value, "dtype", None)
     if dtype is None:
@@ -340,10 +344,10 @@ def _is_real(value: Any) -> bool:
 
 
 def _host(value: Any) -> np.ndarray:
-    """`value` on the host."""
+    """`value` as a NumPy array on the host."""
     try:
         found = np.asarray(value)
-        # A whole number of Python that no type of NumPy holds is one nevertheless.
+        # A Python int that is too large for any NumPy type is a number nevertheless.
         return np.asarray(value, float) if isinstance(value, int) and found.dtype == object else found
     except OverflowError:
         return np.asarray(np.inf)
@@ -358,7 +362,7 @@ def _range(least: int | None, most: int | None) -> str:
 
 
 def _told(value: Any) -> str:
-    """`value` for a message, which an array does not fill."""
+    """A short text of `value` for a message: arrays appear as dtype and shape."""
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
     if dtype is not None and (shape != () or not isinstance(dtype, np.dtype)):
         return f"{dtype} of shape {shape}"

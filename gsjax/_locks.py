@@ -1,4 +1,4 @@
-"""Folders that one process at a time writes to."""
+"""Locks that let one process at a time write to a folder."""
 
 from __future__ import annotations
 
@@ -22,19 +22,20 @@ except ImportError:  # Windows
 
 __all__ = ["LOCK", "Lock", "lock"]
 
-LOCK = ".lock"  # the name of the file that is locked in the place of its folder
+LOCK = ".lock"  # the file that is locked on behalf of its folder
 
-# What a file system says that has no locks: NFS without its lock service, Lustre without -o flock, some of FUSE.
+# Errors of file systems without locks: NFS without its lock service, Lustre without -o flock, some of FUSE.
 _WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 class Lock:
-    """The right to write to a folder: it belongs to this process as long as anything refers to this object.
+    """The right to write to a folder, held by this process as long as anything refers to this object.
 
-    An advisory lock of the system (`flock`) on the file `.lock` in the folder, which says who holds it. The lock ends
-    with the process, however that ends; a `.lock` that stays behind a killed process holds nothing.
+    It is an advisory lock of the operating system (`flock`) on the file `.lock` in the folder. The file names the
+    holder. The lock ends with the process, however that ends; a `.lock` left behind by a killed process locks nothing.
 
-    `shared` is for what all who write to the folder in this process have in common; `turn` keeps their threads apart.
+    `shared` holds the state that all writers to the folder in this process have in common. `turn` is the mutex of their
+    threads.
     """
 
     def __init__(self, path: Path, descriptor: int | None) -> None:
@@ -45,13 +46,13 @@ class Lock:
         self._release = weakref.finalize(self, _release, path, descriptor)
 
     def valid(self) -> bool:
-        """Whether the folder is still the one that was locked; False in a process that was forked from ours."""
+        """Whether the folder is still the one that was locked; False in a process forked from the holder."""
         if self.pid != os.getpid():
             return False
         return self._descriptor is None or _same(self.path, self._descriptor)
 
     def abandon(self) -> None:
-        """In a forked process: it stays our parent's, and ends with that."""
+        """Gives up this object in a forked process; the lock stays with the parent."""
         self._release.detach()
         if self._descriptor is not None:
             os.close(self._descriptor)
@@ -63,16 +64,16 @@ _TURN = threading.Lock()
 
 
 def lock(folder: str | os.PathLike[str], name: str) -> Lock:
-    """The lock of a folder: a new one, or the one that this process has already.
+    """The lock of a folder: a new one, or the one that this process already holds.
 
-    Where the file system has no locks, a warning says so, and nothing keeps other processes out.
+    On a file system without locks, a warning says so, and other processes are not kept out.
 
     Args:
-        folder: it exists.
-        name: of the argument that the error names.
+        folder: an existing folder.
+        name: name of the argument, for the error.
 
     Raises:
-        ValueError: another process has it; the error says which, if it can.
+        ValueError: another process holds the lock; the message says which, if known.
         OSError: the folder cannot be written to.
     """
     with _TURN:
@@ -92,7 +93,7 @@ def _acquire(folder: Path, name: str) -> Lock:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The one who had it deletes its file: what was opened before and locked after that is no longer there.
+            # A holder deletes its file on release, so a file that was opened before that may be gone by now.
             if _same(path, descriptor):
                 _write_holder(descriptor)
                 return Lock(path, descriptor)
@@ -110,8 +111,8 @@ def _acquire(folder: Path, name: str) -> Lock:
                 raise OSError(error.errno, error.strerror, str(path)) from error
             with contextlib.suppress(OSError):
                 path.unlink()
-            what = f"{folder} cannot be locked ({error.strerror}): see to it that one process alone writes to it"
-            warnings.warn(what, stacklevel=4)
+            message = f"{folder} cannot be locked ({error.strerror}): make sure that only one process writes to it"
+            warnings.warn(message, stacklevel=4)
             return Lock(path, None)
 
 
@@ -123,21 +124,21 @@ def _same(path: Path, descriptor: int) -> bool:
 
 
 def _write_holder(descriptor: int) -> None:
-    since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    content = files.json_document({"pid": os.getpid(), "host": platform.node(), "since": since})
-    with contextlib.suppress(OSError):  # on a full disk: others will not know who it is
+    time = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    content = files.json_document({"pid": os.getpid(), "host": platform.node(), "since": time})
+    with contextlib.suppress(OSError):  # on a full disk, others cannot see who holds the lock
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, content.encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    """Who has the lock, and since when, as far as its file says that."""
+    """Who has the lock, and since when, if its file says so."""
     try:
         content = files.parse(os.pread(descriptor, 4096, 0))
-        pid, host, since = (content[key] for key in ("pid", "host", "since"))
+        pid, host, time = (content[key] for key in ("pid", "host", "since"))
     except (OSError, ValueError, KeyError, TypeError):
         return "another process has"
-    return f"process {pid} on {host} has had since {since}"
+    return f"process {pid} on {host} has had since {time}"
 
 
 def _release(path: Path, descriptor: int | None) -> None:

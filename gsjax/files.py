@@ -1,7 +1,7 @@
-"""Files that are written as a whole or not at all, and JSON as RFC 8259 defines it.
+"""Atomic writing of files, and JSON as RFC 8259 defines it.
 
-JSON has no NaN and no infinity. Every JSON file of this project goes through `json_document` or `json_lines`, in which
-each number that is not finite is null.
+JSON has no NaN and no infinity. Every JSON file of this project is written by `json_document` or `json_lines`, which
+write numbers that are not finite as null.
 """
 
 from __future__ import annotations
@@ -17,46 +17,47 @@ from typing import IO, Any
 
 __all__ = ["UNFINISHED", "Sink", "json_document", "json_lines", "parse", "plain", "replacing", "write"]
 
-UNFINISHED = ".unfinished-"  # how the names of files begin that are being written, or were when a process was killed
+UNFINISHED = ".unfinished-"  # prefix of temporary files; they stay behind if the process is killed while it writes
 
 
 class Sink:
-    """What `replacing` gives to write to.
+    """The target that `replacing` yields, with a method `write`.
 
-    No file object: NumPy and Pillow would write to its descriptor themselves, and on a full disk their errors say
-    neither what is wrong nor where.
+    It is not a file object on purpose: NumPy and Pillow would write to the descriptor themselves, and on a full disk
+    their errors name neither the cause nor the file.
     """
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
         self._write = write
 
     def write(self, content: bytes, /) -> None:
-        """All of it."""
+        """Writes all of `content`."""
         self._write(content)
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Sink]:
-    """What is written takes the place of the file `path` in the end; `path` stays as it is until then, and on errors.
+    """Replaces the file `path` atomically when the block ends; until then, and on errors, `path` stays as it is.
 
-    A link stays a link, to the new content. What is no regular file, such as a pipe, is written to directly.
+    A symbolic link stays a link, to the new content. A path that is not a regular file, such as a pipe, is written to
+    directly.
 
     Raises:
-        OSError: the file cannot be written; its `filename` is `path`.
+        OSError: the file cannot be written; the error's `filename` is `path`.
     """
     try:
         with _open(Path(path)) as file:
             yield Sink(file.write)
     except OSError as error:
-        # The name that the user knows, in the place of the temporary one or of none.
+        # The error names the user's path, not the temporary file.
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
 
 
 def write(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Writes a file, atomically; text as UTF-8.
+    """Writes a file atomically; text is encoded as UTF-8.
 
     Raises:
-        OSError: it cannot be written, and what was there before is left as it was.
+        OSError: the file cannot be written; its former content is unchanged.
     """
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -83,16 +84,16 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
 
 
 def plain(value: Any, name: str = "value") -> Any:
-    """`value` in the types of JSON, as it would be read from a file: mappings become dicts, sequences and arrays lists.
+    """`value` in the types of JSON, as they would be read from a file.
 
-    NaN and the infinities become None.
+    Mappings become dicts, sequences and arrays become lists, NaN and the infinities become None.
 
     Args:
         value: numbers, text, paths and arrays, in mappings and sequences.
-        name: of the argument that the error names.
+        name: name of the argument, for the error.
 
     Raises:
-        ValueError: it holds something else, text that is not Unicode, or keys that are the same as text.
+        ValueError: `value` holds anything else, text that is not Unicode, or keys that are equal as text.
 
     >>> plain({"widths": (32, 64), "loss": float("nan"), "bound": float("inf")})
     {'widths': [32, 64], 'loss': None, 'bound': None}
@@ -123,10 +124,10 @@ def plain(value: Any, name: str = "value") -> Any:
 
 
 def json_document(value: Any, name: str = "value") -> str:
-    r"""`plain(value)` as one indented JSON document that ends with a line break; the keys keep their order.
+    r"""`plain(value)` as one indented JSON document that ends with a newline; keys keep their order.
 
     Raises:
-        ValueError: like `plain`.
+        ValueError: as for `plain`.
 
     >>> json_document({"loss": float("nan")})
     '{\n "loss": null\n}\n'
@@ -135,10 +136,10 @@ def json_document(value: Any, name: str = "value") -> str:
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]], name: str = "rows") -> str:
-    r"""Each of `rows` as one line of JSON with sorted keys, so that equal rows have equal bytes.
+    r"""One line of JSON per row, with sorted keys, so that equal rows have equal bytes.
 
     Raises:
-        ValueError: like `plain`.
+        ValueError: as for `plain`.
 
     >>> json_lines([{"seed": 1, "loss": 0.5}, {"loss": float("-inf"), "seed": 2}])
     '{"loss": 0.5, "seed": 1}\n{"loss": null, "seed": 2}\n'
@@ -148,26 +149,26 @@ def json_lines(rows: Iterable[Mapping[str, Any]], name: str = "rows") -> str:
 
 
 def parse(content: bytes) -> Any:
-    """The value of JSON, as RFC 8259 has it: in UTF-8, without NaN, infinity and names that come twice.
+    """Parses JSON as RFC 8259 defines it: in UTF-8, without NaN, infinity or repeated names.
 
     Raises:
-        ValueError: it is none.
+        ValueError: `content` is not such JSON.
 
     >>> parse(b'{"a": [1, 0.5, null]}')
     {'a': [1, 0.5, None]}
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) < len(pairs):
-            raise ValueError(f"a name comes twice among {[name for name, _ in pairs][:8]}")
+            raise ValueError(f"a name occurs twice among {[name for name, _ in pairs][:8]}")
         return found
 
     try:
         value = json.loads(
-            content.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, object_pairs_hook=once
+            content.decode("utf-8-sig"), parse_constant=_number, parse_float=_number, object_pairs_hook=without_repeats
         )
-        if b"\\u" in content:  # half of a pair of surrogates is no text, and could not be written again
+        if b"\\u" in content:  # a lone surrogate is not valid text, and could not be written again
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -176,5 +177,5 @@ def parse(content: bytes) -> Any:
 
 def _number(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is no number of JSON")
+        raise ValueError(f"{text} is not a JSON number")
     return number

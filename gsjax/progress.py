@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, plain lines otherwise, and nothing where there is nothing to wait for."""
+"""Progress of long loops: a bar on a terminal, plain lines elsewhere, and nothing for short loops."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["stop", "track"]
 
 T = TypeVar("T")
 
-_PATIENCE = 3.0  # seconds before the first sign
+_PATIENCE = 3.0  # seconds before anything is shown
 _INTERVAL = 30.0  # seconds between plain lines
 _shown: list[Progress] = []
 
 
 class _Console(Console):
-    """Standard error, for signs of progress: where nobody reads them any more, the work goes on without."""
+    """Standard error, for progress; if its pipe breaks, output stops and the loop continues."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
 
 
 def stop() -> None:
-    """Takes all bars away, and leaves the terminal as it was."""
+    """Removes all bars and restores the terminal."""
     for progress in reversed(_shown):
         progress.stop()
 
 
 def track(items: Sequence[T], what: str) -> Iterator[T]:
-    """The items one after another; once that has taken a few seconds, standard error says how many are done.
+    """Yields the items; after a few seconds, standard error shows how many are done, with `what` as the label.
 
     >>> list(track("abc", "letters"))
     ['a', 'b', 'c']

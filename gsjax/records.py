@@ -1,10 +1,10 @@
-"""What a run leaves behind in its folder: configuration, rows, summary, and where all that was computed.
+"""The files of a run in its folder: configuration, rows, summary, provenance and timing.
 
-`config.json`, `rows.jsonl` and `summary.json` depend on configuration and seed alone: the same run gives the same
-bytes, killed or not. Where and how it ran is in `provenance.json`, and clocks are in `timing.jsonl`. JSON has no NaN
-and no infinity: such numbers become null.
+`config.json`, `rows.jsonl` and `summary.json` depend only on configuration and seed: the same run gives the same bytes,
+whether or not it was interrupted. `provenance.json` says where and how it ran, and `timing.jsonl` holds the wall-clock
+times. JSON has no NaN and no infinity: such numbers become null.
 
-Whatever is read back is checked: a file that is damaged, or was changed to something else, is refused by its name.
+All files are checked when they are read back. The error for a damaged or altered file names the file.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ _START_AGAIN = "delete all lines of that cell, or the file, and start again"
 
 
 class Table:
-    """Rows of the finished cells of a sweep, in a folder, so that a sweep that was killed goes on from there.
+    """Rows of the finished cells of a sweep in a folder, from which an interrupted sweep resumes.
 
-    `rows.jsonl` is replaced as a whole when a cell is added: it holds all rows of a cell or none, at any instant. Only
-    process 0 of a run of several makes a table; the others have nothing to do with files.
+    `rows.jsonl` is replaced atomically when a cell is added: at any time it holds all rows of a cell or none. In a run
+    of several processes only process 0 opens a table; the others do not touch files.
 
-    One process at a time has tables of a folder: it is locked, by a lock of the system that ends with the process,
-    until they are closed, or nothing refers to them any more. Tables of one folder in the same process have the same
-    rows. Readers need no table.
+    One process at a time has tables of a folder. A lock of the operating system, which ends with the process, holds
+    the folder until its tables are closed or no longer referenced. Tables of one folder in the same process share their
+    rows. Reading the files needs no table.
 
     Args:
-        folder: made if it is not there; else it is one of the same configuration, and its rows are kept.
-        config: all that the rows depend on: numbers, text, paths and arrays, in mappings and sequences.
+        folder: created if it does not exist; an existing one must have the same configuration, and its rows are kept.
+        config: everything that the rows depend on: numbers, text, paths and arrays, in mappings and sequences.
 
     Raises:
-        ValueError: the folder is of another configuration, or has rows of an unknown one; a file in it is damaged;
+        ValueError: the folder has another configuration, or rows without a configuration; one of its files is damaged;
             another process has a table of it; this is not process 0.
-        OSError: a file cannot be read or written; what was there before is left as it was.
+        OSError: a file cannot be read or written; its former content is unchanged.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,123 +86,125 @@ class Table:
         self.close()
 
     def close(self) -> None:
-        """Leaves the folder to other processes; the rows can still be looked at, but none added."""
+        """Releases the folder to other processes; the rows can still be read, but none added."""
         self._lock = None
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """All rows so far, as they are read from the file, in the order in which they were added.
+        """All rows so far, as read from the file, in the order in which they were added.
 
-        A row raises a `ValueError` that names the file when it is asked for a key that it has not.
+        Looking up a missing key of a row raises a `ValueError` that names the file.
         """
-        return [_Row(row, self.folder / "rows.jsonl") for row in self._kept.now()]
+        return [_Row(row, self.folder / "rows.jsonl") for row in self._kept.rows()]
 
     def has(self, cell: Mapping[str, Any]) -> bool:
-        """Whether a finished cell agrees with `cell` in all its keys."""
+        """Whether a finished cell agrees with `cell` on every key of `cell`."""
         key = files.plain(cell, "cell")
-        return any(_agrees(row, key) for row in self._kept.now())
+        return any(_agrees(row, key) for row in self._kept.rows())
 
     def add(self, cell: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
         """Writes all rows of a finished cell at once.
 
         Args:
-            cell: what tells it from other cells, e.g. width, depth, penalty and strength.
-            rows: one or more, e.g. one a seed; each repeats the keys and values of `cell`.
-            seconds: the time that it took; it goes to `timing.jsonl`.
+            cell: the values that identify the cell, e.g. width, depth, penalty and strength.
+            rows: one or more, e.g. one per seed; each repeats the keys and values of `cell`.
+            seconds: the computing time, written to `timing.jsonl`.
 
         Raises:
-            ValueError: there are no rows, one of them is not of this cell, or the cell is there already; the table is
-                closed, or its folder has been replaced or belongs to another process.
-            OSError: the rows cannot be written; those of other cells are left as they were.
+            ValueError: there are no rows, a row does not belong to this cell, or the cell is already in the table; the
+                table is closed, or its folder was replaced or belongs to another process.
+            OSError: the rows cannot be written; those of other cells are unchanged.
         """
         _check.require(isinstance(cell, Mapping), "cell", "a mapping", type(cell).__name__)
         for row in (rows := list(rows)):
             _check.require(isinstance(row, Mapping), "rows", "mappings", type(row).__name__)
         key, added = files.plain(cell, "cell"), [files.plain(row, "rows") for row in rows]
-        strangers = [row for row in added if not _agrees(row, key)]
-        took = files.plain(seconds, "seconds")
-        good = took is None or (_is_number(took) and took >= 0)
-        _check.require(good, "seconds", "a number, 0 or more", took)
+        foreign = [row for row in added if not _agrees(row, key)]
+        duration = files.plain(seconds, "seconds")
+        good = duration is None or (_is_number(duration) and duration >= 0)
+        _check.require(good, "seconds", "a number, 0 or more", duration)
         _check.require(len(added) > 0, "rows", f"one row or more of {key}", "none")
-        _check.require(not strangers, "rows", f"rows with the keys and values of {key}", strangers[:1])
+        _check.require(not foreign, "rows", f"rows with the keys and values of {key}", foreign[:1])
         self._own()
         with self._kept.turn:
-            _check.require(not self.has(key), "cell", f"one that is not in {self.folder} yet", key)
-            self._kept.add(added, {**key, "seconds": took})
+            _check.require(not self.has(key), "cell", f"a cell that is not in {self.folder} yet", key)
+            self._kept.add(added, {**key, "seconds": duration})
 
     def _own(self) -> None:
-        """Whether the folder is still locked for this table."""
+        """Checks that the folder is still locked for this table."""
         lock = self._lock
-        _check.require(lock is not None, "folder", "an open table of it", f"{self.folder}, whose table was closed")
+        _check.require(lock is not None, "folder", "an open table", f"{self.folder}, whose table was closed")
         assert lock is not None
         same = lock.pid == os.getpid()
-        _check.require(same, "folder", f"process {lock.pid}, which opened it, to write it", f"process {os.getpid()}")
-        expected = "what was opened; open a table again"
+        expected = f"to be written by process {lock.pid}, which opened it"
+        _check.require(same, "folder", expected, f"process {os.getpid()}")
+        expected = "the folder that was opened; open a table again"
         _check.require(lock.valid(), "folder", expected, f"{self.folder}, which was deleted or replaced meanwhile")
 
     def _settle(self, config: dict[str, Any]) -> None:
-        """Makes the folder one of `config`, unless it is one of another."""
+        """Writes `config` to the folder, or checks that the folder has this configuration."""
         path, rows = self.folder / "config.json", self.folder / "rows.jsonl"
         if not path.exists():
-            _check.require(not rows.exists(), "folder", "a new one or one with its config.json", f"{rows} without it")
+            expected = "a new folder or one with a config.json"
+            _check.require(not rows.exists(), "folder", expected, f"{rows} without it")
             files.write(path, files.json_document(config))
-        there, here = (dict(_leaves(one)) for one in (_read(path, _is_object), config))
+        stored, given = (dict(_leaves(settings)) for settings in (_read(path, _is_object), config))
         absent = _Absent()
-        for name in {**here, **there}:
-            old, new = there.get(name, absent), here.get(name, absent)
+        for name in {**given, **stored}:
+            old, new = stored.get(name, absent), given.get(name, absent)
             expected = f"a new folder or one of the same configuration, in which {name} is {new}"
             _check.require(old == new, "folder", expected, f"{self.folder}, in which it is {old}")
 
     def _sign(self) -> None:
-        """Adds this run to `provenance.json`, unless the one before was the same."""
+        """Adds this run to `provenance.json`, unless it equals the last entry."""
         path, devices = self.folder / "provenance.json", jax.devices()
-        this = {
+        run = {
             "command": shlex.join(sys.orig_argv),
             "versions": versions(),
             "platform": platform.platform(),
             "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         }
         runs = _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
-        if runs[-1:] != [this]:
-            files.write(path, files.json_document({"runs": [*runs, this]}))
+        if runs[-1:] != [run]:
+            files.write(path, files.json_document({"runs": [*runs, run]}))
 
 
 class _Absent:
-    """Beside a value of another configuration: equal to no text, not even to its own."""
+    """Stands for a missing value of a configuration; unequal to every value, even to the text that it prints."""
 
     def __str__(self) -> str:
         return "nothing"
 
 
 class _Kept:
-    """The rows of a folder in this process: in the files, and as they were read from there.
+    """The rows of a folder, shared by the tables of this process, in step with the files.
 
-    `turn` is for the thread that reads or adds.
+    `turn` is the mutex of the threads that read or add.
     """
 
     def __init__(self, folder: Path, turn: threading.RLock) -> None:
         self.folder, self.turn = folder, turn
         self._rows: list[dict[str, Any]] = []
-        self._text = ""  # kept, as a cell is added in less time than all rows are put into JSON again
+        self._text = ""  # kept, since formatting all rows anew would take longer than adding a cell
         self._timing: list[dict[str, Any]] = []
         self._current = False
-        for leftover in folder.glob(f"{files.UNFINISHED}*"):  # of a process that was killed while it wrote
+        for leftover in folder.glob(f"{files.UNFINISHED}*"):  # left by a process that was killed while writing
             leftover.unlink(missing_ok=True)
 
     def read(self) -> None:
         rows, timing = _read_lines(self.folder / "rows.jsonl"), _read_clocks(self.folder / "timing.jsonl")
         self._rows, self._text, self._timing, self._current = rows, files.json_lines(rows), timing, True
 
-    def now(self) -> list[dict[str, Any]]:
-        """The rows; from the file again if writing to it was interrupted."""
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows; they are read again if a write was interrupted."""
         if not self._current:
             with self.turn:
                 self.read()
         return self._rows
 
     def add(self, rows: list[dict[str, Any]], clock: dict[str, Any]) -> None:
-        self.now()
-        # The clock comes first: a cell that is computed again after a kill in between has two, and both are true.
+        self.rows()
+        # The time is written first: a cell that is computed again after an interruption in between has two, both true.
         timing = [*self._timing, clock]
         text = self._text + files.json_lines(rows)
         self._current = False
@@ -212,7 +214,7 @@ class _Kept:
 
 
 class _Row(dict[str, Any]):
-    """A row of a file, which names that when a key is missing."""
+    """A row of a file; the error for a missing key names the file."""
 
     def __init__(self, row: Mapping[str, Any], path: Path) -> None:
         super().__init__(row)
@@ -241,21 +243,21 @@ def summary(
     rows: Sequence[Mapping[str, Any]],
     signatures: Sequence[Mapping[str, Any]],
 ) -> None:
-    """Writes `summary.json`: what an experiment found, in numbers that can be quoted.
+    """Writes `summary.json`: the results of an experiment, in numbers that can be quoted.
 
     Args:
-        folder: where to; it exists.
-        experiment: its name.
-        preset: the name of the preset that was run.
-        config: all that the numbers depend on.
-        data: name and sizes of the data, and whether they stand in for others; several as a sequence.
+        folder: an existing folder, in which the file is written.
+        experiment: name of the experiment.
+        preset: name of the preset that was run.
+        config: everything that the numbers depend on.
+        data: name and sizes of the data, and whether they stand in for others; a sequence if there are several.
         rows: each with `name, measured, interval, seeds, published, differs`: a number, its interval [low, high] or
-            None, over how many seeds, and beside a published number what differs from its setting (or None).
-        signatures: each with `name, value, interval, holds, why`: a number that shows an effect or does not.
+            None, the number of seeds, the published number, and how its setting differs (or None).
+        signatures: each with `name, value, interval, holds, why`: a number, and whether it shows the effect.
 
     Raises:
-        ValueError: a row or a signature lacks one of these keys or has another one, or one of them is of another type;
-            an interval that is not one; the same of the other arguments.
+        ValueError: a row or a signature has missing or unknown keys, values of the wrong type, or an invalid interval;
+            another argument has the wrong type.
         OSError: the file cannot be written.
     """
     given = {
@@ -273,11 +275,11 @@ def summary(
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a `summary.json`, checked as `summary` checks its arguments; it may have further keys.
+    """The content of a `summary.json`, checked in the way of `summary`; further keys are allowed.
 
     Raises:
-        ValueError: it is damaged, or something else.
-        OSError: it cannot be read.
+        ValueError: the file is damaged or not a summary.
+        OSError: the file cannot be read.
     """
 
     def check(content: Any) -> None:
@@ -288,18 +290,18 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def seconds(folder: str | os.PathLike[str]) -> float:
-    """The seconds of all cells in `folder` and the folders below, of each `timing.jsonl`.
+    """The total seconds of all cells in every `timing.jsonl` in `folder` and its subfolders.
 
     Raises:
-        ValueError: one of them is damaged.
-        OSError: it cannot be read.
+        ValueError: a `timing.jsonl` is damaged.
+        OSError: a `timing.jsonl` cannot be read.
     """
     clocks = [clock for path in sorted(Path(folder).rglob("timing.jsonl")) for clock in _read_clocks(path)]
     return math.fsum(clock["seconds"] or 0 for clock in clocks)
 
 
 def _check_summary(content: Mapping[str, Any]) -> None:
-    """Whether all is there, and of its type."""
+    """Checks that every entry is present and has its type."""
     for name, (expected, good) in _SUMMARY.items():
         _check.require(name in content, name, expected, "nothing")
         _check.require(good(content[name]), name, expected, _short(content[name]))
@@ -307,8 +309,8 @@ def _check_summary(content: Mapping[str, Any]) -> None:
         for entry in content[name]:
             _check.require(set(entry) == set(columns), name, f"the keys {sorted(columns)}", sorted(entry))
             for key, (expected, good) in columns.items():
-                of = "" if key == "name" else f" in {_short(entry['name'])}"
-                _check.require(good(entry[key]), name, f"{expected} as {key!r}", f"{_short(entry[key])}{of}")
+                location = "" if key == "name" else f" in {_short(entry['name'])}"
+                _check.require(good(entry[key]), name, f"{expected} as {key!r}", f"{_short(entry[key])}{location}")
 
 
 def _is_number(value: Any) -> bool:
@@ -332,7 +334,7 @@ def _is(*types: type) -> Callable[[Any], bool]:
 
 
 _TEXT = ("text", _is(str))
-_NUMBER = ("a number or None", _or_none(_is(int, float)))  # a truth value is one, too
+_NUMBER = ("a number or None", _or_none(_is(int, float)))  # accepts bools too
 _INTERVAL = ("an interval [low, high] or None", _or_none(_is_interval))
 _SUMMARY = {
     "experiment": _TEXT,
@@ -365,7 +367,7 @@ def _agrees(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of what is in nested mappings."""
+    """Dotted names and values of the entries of nested mappings."""
     if isinstance(value, dict) and (value or not name):
         for key, entry in value.items():
             yield from _leaves(entry, f"{name}.{key}" if name else key)
@@ -385,8 +387,10 @@ def _is_provenance(content: Any) -> None:
 
 def _is_clock(content: Any) -> None:
     _is_object(content)
-    took = content.get("seconds", "nothing")
-    _check.require(took is None or (_is_number(took) and took >= 0), "seconds", "a number, 0 or more", _short(took))
+    duration = content.get("seconds", "nothing")
+    _check.require(
+        duration is None or (_is_number(duration) and duration >= 0), "seconds", "a number, 0 or more", _short(duration)
+    )
 
 
 def _short(value: Any) -> str:

@@ -176,6 +176,10 @@ DECAY = (NUMBER, 0.5)
 
 FEATS = features.planar(0.6, jnp.array([4.0, 1.0]))
 CLASSES = multiclass.from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
+_Z = np.ones((1, 1, 2, 2))
+PLANE = linearized.Trajectories(
+    np.array([4.0]), np.array([0.1]), np.array([0.1, 1.0]), _Z, _Z, _Z[:, :, -1], np.ones((1, 1), bool)
+)
 TIMES = jnp.array([0.0, 1.0])
 KERNEL = lx.MatrixLinearOperator(jnp.diag(jnp.array([4.0, 2.0, 1.0])), lx.positive_semidefinite_tag)
 KEY = jax.random.key(0)
@@ -383,6 +387,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows(
         "plotting.starvation_over_time", call_with(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)
     ),
+    **rows("plotting.trajectories", call_with(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
     **rows(
         "plotting.error_against_width",
         call_with(plotting.error_against_width, [1, 2], ERRORS),
@@ -454,6 +459,8 @@ def public() -> dict[str, Callable[..., Any]]:
         for prefix, module in modules.items():
             for name in module.__all__:
                 value = getattr(module, name)
+                if getattr(value, "__name__", name) != name:
+                    continue  # a former name
                 network = isinstance(value, type) and issubclass(value, nn.Module)
                 if inspect.isfunction(value) or network or value in PLAIN:
                     found[f"{prefix}.{name}"] = value
@@ -959,7 +966,7 @@ def test_a_cached_kernel_belongs_to_its_constants(tmp_path):
 
 @some_tangents
 def test_constants_alone_are_refused(call):
-    only = r"^params: expected at least one parameter .*, got a leaf of key<fry>, a leaf of int32 alone"
+    only = r"^params: expected at least one parameter .*, got only a leaf of key<fry>, a leaf of int32"
     with pytest.raises(ValueError, match=only):
         call(lambda params, x: x[:, 0], {"steps": jnp.arange(3), "key": jax.random.key(0)}, X)
 
@@ -1043,7 +1050,7 @@ def test_types_are_checked_under_tracing():
     np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of complex64"):
         kernel(W + 1j)
-    with pytest.raises(ValueError, match=r"^params: expected at least one parameter .*, got a leaf of int32 alone"):
+    with pytest.raises(ValueError, match=r"^params: expected at least one parameter .*, got only a leaf of int32"):
         kernel(jnp.arange(3))
     with pytest.raises(ValueError, match=r"^x1: expected an array of real numbers, got complex64 of shape \(5, 3\)"):
         jax.jit(lambda x: tangent.ntk(linear, W, x))(X + 1j)

@@ -166,7 +166,7 @@ def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(_locks, "fcntl", type("fcntl", (), {"flock": flock, "LOCK_EX": 2, "LOCK_NB": 4}))
-    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*one process alone"):
+    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*only one process"):
         lock = _locks.lock(tmp_path, "folder")
     assert lock.valid()
     assert names(tmp_path) == []
@@ -174,7 +174,7 @@ def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, number):
 
 def test_a_platform_without_locks_warns(tmp_path, monkeypatch):
     monkeypatch.setattr(_locks, "fcntl", None)
-    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*one process alone"):
+    with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*only one process"):
         assert _locks.lock(tmp_path, "folder").valid()
 
 

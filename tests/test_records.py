@@ -292,7 +292,7 @@ def test_tables_of_one_folder_in_one_process_lose_nothing(tmp_path):
     fill(one, 1)
     fill(other, 2)
     assert one.rows == other.rows == rows(0) + rows(1) + rows(2)
-    with pytest.raises(ValueError, match=r"cell: expected one that is not in .* yet"):
+    with pytest.raises(ValueError, match=r"cell: expected a cell that is not in .* yet"):
         fill(one, 2)
     one.close()
     fill(other, 3)
@@ -322,7 +322,7 @@ def test_a_closed_table_accepts_no_rows(tmp_path):
     assert set(before) == set(FILES)
     assert table.rows == rows(32)
     assert table.has({"width": 32})
-    with pytest.raises(ValueError, match=rf"^folder: expected an open table of it, got {tmp_path}, whose table was cl"):
+    with pytest.raises(ValueError, match=rf"^folder: expected an open table, got {tmp_path}, whose table was cl"):
         fill(table, 64)
     assert contents(tmp_path) == before
 
@@ -333,7 +333,9 @@ def test_a_table_whose_folder_was_replaced_accepts_no_rows(tmp_path):
     fill(old, 32)
     shutil.rmtree(folder)
     new = Table(folder, CONFIG)
-    with pytest.raises(ValueError, match=rf"^folder: expected what was opened; .*{folder}, which was deleted or repl"):
+    with pytest.raises(
+        ValueError, match=rf"^folder: expected the folder that was opened; .*{folder}, which was deleted or repl"
+    ):
         fill(old, 64)
     fill(new, 128)
     assert new.rows == Table(folder, CONFIG).rows == rows(128)
@@ -394,7 +396,7 @@ def test_a_forked_process_cannot_add(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "getpid", lambda: 1)  # as in a fork, without the warning of jax
         with pytest.raises(
-            ValueError, match=r"^folder: expected process \d+, which opened it, to write it, got process 1"
+            ValueError, match=r"^folder: expected to be written by process \d+, which opened it, got process 1"
         ):
             fill(table, 32)
     fill(table, 32)
@@ -405,7 +407,7 @@ def test_a_cell_is_added_once_and_completely(tmp_path):
     table = Table(tmp_path, CONFIG)
     fill(table, 32)
     before = contents(tmp_path)
-    with pytest.raises(ValueError, match=r"cell: expected one that is not in .* yet"):
+    with pytest.raises(ValueError, match=r"cell: expected a cell that is not in .* yet"):
         fill(table, 32)
     with pytest.raises(ValueError, match="rows: expected one row or more"):
         table.add({"width": 64}, [], 1.0)

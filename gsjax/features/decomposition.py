@@ -1,8 +1,8 @@
 """Tangent features: the singular value decomposition of `Y Phi_0`, and responses to them (Definition 1).
 
 With labels `Y = diag(y)` and the feature matrix `Phi_0` (`n` examples, `m` parameters), Eq. 4 of Pezeshki et al.
-(2021) reads `Y Phi_0 = U S V^T`, `z = U^T Y yhat = S V^T theta`: column `u_j` weighs the examples that make up feature
-`j`, `s_j^2` is the feature's strength, `z_j` how far the network has learned it.
+(2021) reads `Y Phi_0 = U S V^T`, `z = U^T Y yhat = S V^T theta`. Column `u_j` holds the weights of the examples in
+feature `j`, `s_j^2` is the strength of the feature, and `z_j` is how far the network has learned it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = [
 
 
 class Origin(NamedTuple):
-    """Where features come from: the `matrix` Phi `(n, m)` or K `(n, n)`, which of the two, and labels `y (n,)`."""
+    """The input of a decomposition: the `matrix`, Phi `(n, m)` or K `(n, n)`, which of the two, and labels `y (n,)`."""
 
     matrix: Float[Array, "n _"]
     is_kernel: bool
@@ -58,13 +58,16 @@ class _Fields(NamedTuple):
 class Features(_Fields):
     """The decomposition `Y Phi_0 = U S V^T` of Eq. 4: a named tuple.
 
-    `u (n, r)` has orthonormal columns, `s (r,)` are singular values (`s2`, their squares, are the strengths), `vt
-    (r, m)` are directions in parameter space (None where only a kernel or a spectrum was given), `y (n,)` the labels,
-    and `rank` counts the features that carry strength. Of a feature matrix or a kernel, `r == rank` outside of tracing;
-    under `jit`, where shapes cannot depend on values, the features beyond `rank` are kept, with `s` exactly zero.
+    - `u (n, r)` has orthonormal columns;
+    - `s (r,)` holds the singular values; their squares `s2` are the strengths;
+    - `vt (r, m)` holds directions in parameter space; it is None if only a kernel or a spectrum was given;
+    - `y (n,)` holds the labels;
+    - `rank` is the number of features with positive strength. For a feature matrix or a kernel, `r == rank` outside of
+      tracing. Under `jit`, where shapes cannot depend on values, the features beyond `rank` are kept, with `s` exactly
+      zero.
 
-    `origin` is the matrix they were made from, for derivatives that need no eigenvectors (see `dual.equilibrium`). It
-    is no field: features that are changed by `_replace`, or passed into a transformed function, are their fields alone.
+    `origin` is the matrix that was decomposed, for derivatives that need no eigenvectors (see `dual.equilibrium`). It
+    is not a field: features lose it when they are changed by `_replace` or passed into a transformed function.
     """
 
     origin: Origin | None = None
@@ -82,19 +85,18 @@ class Features(_Fields):
 def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
     """Features of a tangent feature matrix `phi (n, m)` and labels `y (n,)` in {-1, +1} (Eq. 4), strongest first.
 
-    Singular values up to `rtol` times the largest count as zero; the default `max(n, m) * eps` is the rounding of
-    the decomposition itself. Signs of singular vectors are those of the routine, hence arbitrary. Half precision
-    is computed in float32.
+    Singular values up to `rtol` times the largest count as zero; the default `max(n, m) * eps` is the rounding error of
+    the decomposition itself. The signs of singular vectors are arbitrary. Half precision is computed in float32.
 
-    Derivatives are those of the features where they exist. A strength that is another one's, and its feature, have
-    none, and NaN in their place; what does not depend on the basis among such features has.
+    Equal strengths and their features have no derivatives, which are NaN. Functions that do not depend on the choice of
+    a basis among such features have their right derivatives.
 
     Raises:
-        ValueError: `phi` is not a finite, non-empty, real matrix, `y` is not `n` labels -1 or +1, or no feature has
-            any strength.
+        ValueError: `phi` is not a finite, non-empty, real matrix, `y` is not `n` labels -1 or +1, or all strengths
+            are zero.
 
     Warns:
-        UserWarning: singular values go on down to the rounding, so that the precision decides on the rank.
+        UserWarning: the singular values have no gap above the rounding error, so the rank depends on the precision.
 
     >>> feats = from_ntrf(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), jnp.array([1.0, -1.0]))
     >>> feats.s.tolist(), feats.rank
@@ -112,23 +114,23 @@ def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | 
     rounding = max(phi.shape) * float(jnp.finfo(phi.dtype).eps)
     keep = s > (rounding if rtol is None else rtol) * s[0]
     if rtol is None:
-        _warn_of_cut("phi", s, keep, rounding)
+        _warn_without_gap("phi", s, keep, rounding)
     return _truncate(u, s, vt, Origin(phi, False, y), keep, "phi")
 
 
 def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | None = None) -> Features:
     """Features of a tangent kernel `ntk (n, n)` and labels `y (n,)` in {-1, +1}, strongest first; `vt` is None.
 
-    Eigenvalues `s^2` of `Y K Y` up to `rtol` times the largest count as zero; the default is `n * eps`, so a kernel
-    resolves singular values only down to `sqrt(n * eps)` of the largest, the feature matrix down to `max(n, m) * eps`.
-    Half precision is computed in float32. Derivatives as in `from_ntrf`.
+    Eigenvalues `s^2` of `Y K Y` up to `rtol` times the largest count as zero. With the default `n * eps`, a kernel
+    resolves singular values down to `sqrt(n * eps)` times the largest, where a feature matrix resolves them down to
+    `max(n, m) * eps`. Half precision is computed in float32. Derivatives are as in `from_ntrf`.
 
     Raises:
         ValueError: `ntk` is not a finite, real, symmetric, positive semi-definite matrix (to rounding), `y` is not `n`
-            labels -1 or +1, or no feature has any strength.
+            labels -1 or +1, or all strengths are zero.
 
     Warns:
-        UserWarning: eigenvalues go on down to the rounding, so that the precision decides on the rank.
+        UserWarning: the eigenvalues have no gap above the rounding error, so the rank depends on the precision.
 
     >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
     [3.0, 2.0]
@@ -146,13 +148,13 @@ def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | N
     rounding = n * float(jnp.finfo(ntk.dtype).eps)
     keep = s2 > (rounding if rtol is None else rtol) * s2[0]
     if rtol is None:
-        _warn_of_cut("ntk", s2, keep, rounding)
+        _warn_without_gap("ntk", s2, keep, rounding)
     s = jnp.where(keep, jnp.sqrt(jnp.where(keep, s2, 1)), 0)
     return _truncate(u, s, None, Origin(ntk, True, y), keep, "ntk")
 
 
 def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues, largest first, and eigenvectors of a kernel that is checked to be one.
+    """Eigenvalues, largest first, and eigenvectors of a kernel, which is checked.
 
     Raises:
         ValueError: `kernel` (named `ntk`) is not finite, not symmetric, or has an eigenvalue below `-sqrt(eps)` times
@@ -170,9 +172,9 @@ def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Floa
 
 
 def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array, " n"] | None = None) -> Features:
-    """Features of an analytic instance: `u (n, r)` orthonormal, `s (r,)` >= 0; order and signs stay as given.
+    """Features given by orthonormal `u (n, r)` and singular values `s (r,)` >= 0; order and signs stay as given.
 
-    `y` defaults to ones, i.e. logits are read as margins. Every `s_j > 0` counts towards the rank.
+    `y` defaults to ones, i.e. logits are taken as margins. Every `s_j > 0` counts towards the rank.
 
     Raises:
         ValueError: `u` has columns that are not orthonormal (to `sqrt(eps)`), `s` is negative, not finite or not
@@ -187,7 +189,7 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
     _check.shape("u", u, ndim=2)
     n, r = u.shape
     _check.require(r <= n, "u", "at most n columns", f"shape {u.shape}")
-    _check.require(s.shape == (r,), "s", f"shape ({r},), one singular value a column of u", f"shape {s.shape}")
+    _check.require(s.shape == (r,), "s", f"shape ({r},), one singular value per column of u", f"shape {s.shape}")
     _check.finite("u", u)
     _check.finite("s", s)
     _check.require(jnp.all(s >= 0), "s", "singular values >= 0 (strengths are their squares)", jnp.min(s))
@@ -203,7 +205,7 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
 def planar(delta: float | Float[Array, ""], s2: Float[Array, " 2"]) -> Features:
     """Two coupled features (Eq. 15): `U = [[sqrt(1 - delta^2), -delta], [delta, sqrt(1 - delta^2)]]`, strengths `s2`.
 
-    Labels are ones. The coupling vanishes at `delta = 0`, where each feature has an example of its own.
+    All labels are 1. At `delta = 0` the coupling vanishes, and each feature has its own example.
 
     Raises:
         ValueError: `delta` is not a scalar in (-1, 1), or `s2` is not two finite numbers >= 0.
@@ -224,7 +226,7 @@ def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, 
     """Responses `z = U^T Y yhat (..., r)` of centred outputs `logits (..., n)` to the features (Eq. 4).
 
     Raises:
-        ValueError: the last axis of `logits` is not one output an example.
+        ValueError: the last axis of `logits` does not have one output per example.
 
     >>> response(from_spectrum(jnp.eye(2), jnp.ones(2), jnp.array([1.0, -1.0])), jnp.array([0.5, -0.5])).tolist()
     [0.5, 0.5]
@@ -240,10 +242,10 @@ def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, 
 
 
 def require_binary(feats: object) -> None:
-    """`feats` are features of binary labels.
+    """Checks that `feats` are features of binary labels.
 
     Raises:
-        ValueError: they are those of several classes, or none at all.
+        ValueError: they are features of several classes, or not features at all.
     """
     if not isinstance(feats, Features):
         raise ValueError(
@@ -256,15 +258,15 @@ def _check_rtol(rtol: float | None) -> None:
         _check.number("rtol", rtol, "[0, inf)")
 
 
-def _warn_of_cut(name: str, values: Float[Array, " k"], keep: Bool[Array, " k"], rounding: float) -> None:
-    """Warns where the values that are kept have no gap to those that are not: rounding has cut a spectrum short."""
+def _warn_without_gap(name: str, values: Float[Array, " k"], keep: Bool[Array, " k"], rounding: float) -> None:
+    """Warns if there is no gap between the kept and the dropped values: rounding truncated the spectrum."""
     if not _check.is_concrete(values):
         return
-    kept, all_of_them = int(jnp.sum(keep)), len(values)
-    if 0 < kept < all_of_them and values[kept - 1] < 16 * rounding * values[0]:
+    kept, total = int(jnp.sum(keep)), len(values)
+    if 0 < kept < total and values[kept - 1] < 16 * rounding * values[0]:
         warnings.warn(
-            f"{name}: {values.dtype} resolves {kept} of {all_of_them} features; the others are below its rounding. "
-            "What is counted over features depends on that: compute the kernel in float64, or choose rtol",
+            f"{name}: {values.dtype} resolves {kept} of {total} features; the others are below its rounding error. "
+            "Quantities that count features depend on this: compute the kernel in float64, or choose rtol",
             stacklevel=3,
         )
 

@@ -1,14 +1,17 @@
-"""Singular vectors and values with derivatives that are right, or NaN.
+"""Singular vectors and values whose derivatives are either right or NaN.
 
-A single eigenvector is differentiable where its eigenvalue is apart from the others, and what does not depend on the
-choice of a basis among eigenvectors of equal eigenvalues is differentiable there as well: the sum of their eigenvalues,
-the projection on their span. Textbook rules divide by the difference of eigenvalues in both cases.
+A single eigenvector is differentiable if its eigenvalue is distinct from all others. At equal eigenvalues (a tie),
+functions that do not depend on the choice of a basis among the tied eigenvectors are still differentiable, e.g. the sum
+of their eigenvalues or the projection on their span. Textbook rules divide by the difference of eigenvalues in both
+cases.
 
-Here the rules are `du = U Z` with `Z_ij = M_ij / (s_j^2 - s_i^2)`, `M = U^T dK U`, and zero in place of the quotient at
-a tie: a choice of the basis there, which what does not depend on it does not see. What does depend on it must not come
-out as a number. In reverse mode all uses of u and s have arrived at the rule as cotangents X of Z and sigma of s, and a
-function is invariant under a rotation among tied features only if X is symmetric there and the entries of sigma are
-equal; otherwise the derivative is NaN. In forward mode, where the use is not known, tangents of tied features are NaN.
+Here the rule is `du = U Z` with `Z_ij = M_ij / (s_j^2 - s_i^2)` and `M = U^T dK U`. At a tie, zero replaces the
+quotient, which amounts to a choice of the basis. A function that depends on this choice must not get a number:
+
+- In reverse mode, all uses of u and s have reached the rule as cotangents, X of Z and sigma of s. A function is
+  invariant under rotations among tied features only if X is symmetric there and the entries of sigma are equal;
+  otherwise the derivative is NaN.
+- In forward mode, where the use is not known, the tangents of tied features are NaN.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ __all__ = ["eigh", "svd"]
 
 @jax.custom_jvp
 def eigh(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Float[Array, "n n"]]:
-    """Eigenvalues of a symmetric matrix, largest first, and eigenvectors; derivatives as the module says."""
+    """Eigenvalues of a symmetric matrix, largest first, and eigenvectors; for derivatives see the module."""
     values, vectors = jnp.linalg.eigh(kernel)
     return values[::-1], vectors[:, ::-1]
 
@@ -42,7 +45,7 @@ def _eigh_jvp(primals, tangents):
 
 @jax.custom_jvp
 def svd(a: Float[Array, "n m"]) -> tuple[Float[Array, "n k"], Float[Array, " k"], Float[Array, "k m"]]:
-    """The thin singular value decomposition, largest first; derivatives as the module says."""
+    """The thin singular value decomposition, largest first; for derivatives see the module."""
     u, s, vt = jnp.linalg.svd(a, full_matrices=False)
     return u, s, vt
 
@@ -66,7 +69,7 @@ def _svd_jvp(primals, tangents):
 
 
 def _close(values: Float[Array, " k"]) -> float:
-    """The relative gap up to which values are tied: a quotient by a smaller one would be wrong by 0.1% and more."""
+    """The relative gap up to which values count as tied; dividing by a smaller gap would be wrong by 0.1% or more."""
     return max(len(values), 1000) * float(jnp.finfo(values.dtype).eps)
 
 
@@ -77,14 +80,15 @@ def _turn(
     moved: Float[Array, "k k"],
     shift: Float[Array, " k"],
 ) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
-    """`Z (k, k)` of the module's rule, and the derivatives of the values from their diagonal `shift (k,)`.
+    """The matrix `Z (k, k)` of the rule in the module docstring, and the derivatives of the values.
 
-    `gaps (k, k)` has `s_i^2 - s_j^2` at `[i, j]`, `close` says where that is a tie, and `moved` is M. Values not
-    `known` from zero are no features: their vectors fill up the space, and their turns among themselves count as zero.
+    `gaps (k, k)` has `s_i^2 - s_j^2` at `[i, j]`, `close` marks ties, `moved` is M, and `shift (k,)` holds the
+    derivatives of the values. Values that cannot be told from zero (not `known`) are not features: their vectors only
+    complete the basis, and rotations among them count as zero.
     """
-    apart = ~close & (known[:, None] | known)
+    distinct = ~close & (known[:, None] | known)
     tied = close & known[:, None] & known & ~jnp.eye(len(known), dtype=bool)
-    turn = jnp.where(apart, moved / jnp.where(apart, -gaps, 1), 0)
+    turn = jnp.where(distinct, moved / jnp.where(distinct, -gaps, 1), 0)
     poison, poison_shift = _poison((moved, shift), tied)
     return turn + poison, shift + poison_shift
 
@@ -92,7 +96,7 @@ def _turn(
 def _poison(
     change: tuple[Float[Array, "k k"], Float[Array, " k"]], tied: Bool[Array, "k k"]
 ) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
-    """Zeros, as a linear function of M and `shift`; NaN, in both modes, where the module says so."""
+    """Zeros, as a linear function of M and `shift`; NaN, in both modes, in the cases of the module docstring."""
 
     def forward(_, change):
         changes = jnp.any(change[0] != 0) | jnp.any(change[1] != 0)
@@ -106,11 +110,11 @@ def _poison(
         projects = (jnp.abs(jnp.diagonal(x)) > rounding)[:, None] | (jnp.abs(jnp.diagonal(x)) > rounding)
         turned = jnp.abs(x - x.T) > rounding
         uneven = jnp.abs(sigma[:, None] - sigma) > eps * jnp.max(jnp.abs(sigma))
-        # A projection on tied features (s is not used) leaves x symmetric, and their span, hence the kernel's entries
-        # among them, out of it. So does the kernel made of u and s again, which however is all about these entries.
+        # A projection on tied features does not use s, gives a symmetric x, and does not depend on the kernel's entries
+        # among them. The kernel recomputed from u and s gives a symmetric x as well, but depends on these entries.
         unclear = (jnp.abs(x + x.T) > rounding) & ~(unused & projects)
         bad = tied & (turned | uneven | unclear)
         return jnp.where(bad, jnp.nan, 0), jnp.zeros_like(sigma)
 
-    # The one public operation with a transpose of one's own that also works under vmap, jvp and jit.
+    # The only public operation with a custom transpose that also works under vmap, jvp and jit.
     return lax.custom_linear_solve(lambda x: x, change, forward, reverse)

@@ -1,4 +1,4 @@
-"""The strongest features of a kernel that is known by its products with vectors alone."""
+"""The strongest features of a kernel that is only known through its products with vectors."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gsjax.tangent.operator import TangentKernel
 
 __all__ = ["from_operator"]
 
-# How many numbers the kernel of a network may have to be held whole: 256 MiB in float32, n = 8192.
+# The most entries of a network's kernel for which the full matrix is held: 256 MiB in float32, n = 8192.
 _HELD = 2**26
 
-# A second start shows a feature that is stronger than the weakest one found by this much, save with this probability.
+# A second start misses a feature this much stronger than the weakest one found with at most this probability.
 _EXCESS, _MISS = 0.1, 1e-3
 
 
@@ -37,48 +37,51 @@ def from_operator(
 ) -> Features:
     """The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
 
-    For n so large that K cannot be decomposed: the leading eigenpairs of `Y K Y`, strongest first, by Lanczos'
-    algorithm with full reorthogonalisation, in Krylov spaces of growing dimension until every feature is resolved,
+    This is for n so large that K cannot be decomposed. The leading eigenpairs of `Y K Y`, strongest first, are computed
+    by Lanczos' algorithm with full reorthogonalisation, in Krylov spaces of growing dimension, until every feature is
+    resolved,
 
         |Y K Y u_j - s_j^2 u_j| <= tolerance s_j^2,
 
-    by a product made for the u_j returned. Each s_j^2 is then within `tolerance s_j^2` of a strength of the kernel,
-    and u_j at an angle of about `tolerance s_j^2` over the distance to the next one. With `tolerance=None` it is
-    `sqrt(eps)`, and the rounding of a product, up to `4 sqrt(n) eps s_1^2`, is accepted where that is larger, if within
-    `eps^(1/4) s_j^2`. What is below rounding has no strength: of a kernel of rank below `top`, r is the rank.
+    where the residual is computed by a product with the returned u_j. Each s_j^2 is then within `tolerance s_j^2` of a
+    strength of the kernel, and the angle of u_j is about `tolerance s_j^2` over the distance to the next strength. With
+    `tolerance=None`, the tolerance is `sqrt(eps)`; a larger residual is accepted up to the rounding error of a product,
+    `4 sqrt(n) eps s_1^2`, but not above `eps^(1/4) s_j^2`. Strengths below the rounding error count as zero: if the
+    rank of the kernel is below `top`, r is the rank.
 
-    No residual tells that these are the *leading* features, and a Krylov space holds one vector of each eigenspace.
-    So another one, orthogonal to what was found, has to show nothing stronger; both starts are random, of fixed seeds.
-    A feature whose s^2 is 10% above that of the weakest one found escapes it with a probability below 1e-3, whatever
-    the spectrum, and closer ones do only where neither space resolves them from their neighbours.
+    Residuals do not show that these are the *leading* features, and a Krylov space holds only one vector of each
+    eigenspace. So a second space, orthogonal to the features found, has to show nothing stronger; both starts are
+    random with fixed seeds. A feature whose s^2 is 10% above that of the weakest one found is missed with a probability
+    below 1e-3, for any spectrum. Closer ones are missed only if neither space resolves them from their neighbours.
 
-    The features beyond r are left out, as if they had no strength. `dual.equilibrium` is then that of the best
-    approximation of rank r to the kernel: close under a `Ridge` well above the strengths left out. Under
-    `SpectralDecoupling` strengths do not count, and what is left out is left out whatever the penalty: outputs stay in
-    the span of u (`decoupled=False`).
+    The features beyond r are left out, as if their strengths were zero. `dual.equilibrium` is then that of the best
+    approximation of rank r to the kernel, which is close under a `Ridge` well above the strengths left out. Under
+    `SpectralDecoupling` strengths do not matter: for any penalty, outputs stay in the span of u (`decoupled=False`).
 
-    Takes a product for each dimension of the Krylov spaces and one or two for each feature; and memory for twice the
-    last. The first space ends once the Ritz pairs are resolved by their own estimates, at `2 top + 60` at most and from
-    there on doubling; the second once nothing in it reaches the weakest feature, at half of that. Where n products are
-    no more, K itself is decomposed. How many it takes depends on values, so this does not work under `jit`. Products
-    are made one by one, each a compiled program (XLA runs convolutions several times slower in a compiled loop on
-    CPUs), of vectors that are scaled such that no product over- or underflows, and are otherwise handled in NumPy.
+    Cost: one product for each dimension of the Krylov spaces, and one or two for each feature; memory for twice the
+    last space. The first space ends once the Ritz pairs are resolved by their own estimates, at dimension `2 top + 60`
+    at the latest, which is doubled as long as they are not resolved. The second space ends once nothing in it reaches
+    the weakest feature, at half that dimension at the latest. If n products are not more, K itself is decomposed. The
+    number of products depends on values, so this does not work under `jit`. Each product is a call of one compiled
+    program, since XLA runs convolutions several times slower in a compiled loop on CPUs. Vectors are scaled such that
+    no product over- or underflows; all other computations on them are in NumPy.
 
-    A product with the kernel of a network costs about as much as a few hundred rows of `tangent.ntk`. So up to n = 8192
-    (2^26 numbers, 256 MiB in float32) the kernel of a `tangent.ntk_operator` is computed as such, and the products are
-    made with that matrix, unless its entries are no normal numbers where products still are.
+    A product with the kernel of a network costs as much as many rows of `tangent.ntk`. So up to n = 8192 (2^26 numbers,
+    256 MiB in float32) the matrix of a `tangent.ntk_operator` is computed, and the products are made with it, unless
+    its entries are not normal numbers where the products still are.
 
     Args:
         operator: on vectors `(n,)`, tagged symmetric; positive semi-definite.
         y: `(n,)`, labels in {-1, +1}.
-        top: how many features.
+        top: number of features.
         tolerance: the largest residual of a feature, relative to its strength.
-        max_products: how many products may be made altogether; what a space may take at most has to be left.
+        max_products: the largest total number of products; a space is only begun if its largest number of products
+            remains.
 
     Raises:
         ValueError: `operator` is not a symmetric lineax operator on vectors `(n,)`, is traced, has products that are
-            not finite, is not positive semi-definite (to rounding) or has rank 0, is not one in float32 or float64, or
-            is so small that features among the wanted are below the normal numbers; `y` is not `n` labels -1 or +1;
+            not finite, is not positive semi-definite (to rounding), has rank 0, is not in float32 or float64, or is so
+            small that some of the wanted features are below the normal numbers; `y` is not `n` labels -1 or +1;
             `top` is not within 1 to n; `tolerance` is not positive; `max_products` do not resolve the features.
 
     >>> kernel = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 9.0, 4.0])), lx.positive_semidefinite_tag)
@@ -96,7 +99,7 @@ def from_operator(
     _check.require(dtype in (jnp.float32, jnp.float64), "operator", "one in float32 or float64", dtype)
     y = jnp.asarray(y)
     _check.labels("y", y, n)
-    _check.require(_check.is_concrete(operator, y), "operator", "one outside of tracing, see the docstring", "a tracer")
+    _check.require(_check.is_concrete(operator, y), "operator", "one that is not traced, see the docstring", "a tracer")
     top = _check.whole("top", top, least=1)
     _check.require(top <= n, "top", f"a whole number from 1 to n = {n}", top)
     max_products = _check.whole("max_products", max_products, least=1)
@@ -106,14 +109,14 @@ def from_operator(
     y, feats = y.astype(dtype), None
     kernel = _Kernel(_held(operator, n, dtype), np.asarray(y))
     kept, strongest, threshold = np.zeros((n, 0), dtype), 0.0, -np.inf
-    dimension, products, progress = 2 * top + 60, 0, "none are yet"
-    early = True
+    dimension, products, status = 2 * top + 60, 0, "none are resolved yet"
+    may_stop = True
     while True:
-        # A Ritz value converges twice as fast as its vector: a stronger feature would show in a space of half the size.
+        # A Ritz value converges twice as fast as its vector, so half the dimension suffices to show a stronger feature.
         depth = dimension if feats is None else dimension // 2
         cost = min(n, depth + top + kept.shape[1])
         expected = f"{products + cost} or more, to resolve {top} features"
-        _check.require(products + cost <= max_products, "max_products", expected, f"{max_products}; {progress}")
+        _check.require(products + cost <= max_products, "max_products", expected, f"{max_products}; {status}")
         if cost == n:
             basis = np.eye(n, dtype=dtype)
         else:
@@ -122,15 +125,15 @@ def from_operator(
             def enough(
                 values: np.ndarray, residual: np.ndarray, first: bool = feats is None, threshold: float = threshold
             ) -> bool:
-                """Whether the Ritz pairs that would be returned are resolved, or cannot be among these."""
+                """Whether every Ritz pair is resolved, or certainly not among those to be returned."""
                 largest = max(values[0], strongest)  # noqa: B023
-                # Twice: what a product shows is this estimate and rounding.
+                # Doubled, since the residual from a product is this estimate plus rounding.
                 resolved, weightless, _ = _judge(values, 2 * residual, n, dtype, tolerance, largest)
                 return bool(np.all(resolved | weightless | (not first and values + residual <= threshold)))
 
             least = top + 1 if feats is None else min(_least(n), depth)
-            # What was stopped on an estimate that did not hold is not stopped on an estimate again.
-            stop = enough if early else None
+            # After an estimate that did not hold, a space is not ended early on an estimate again.
+            stop = enough if may_stop else None
             values, vectors, made = _lanczos(kernel, kept, strongest, start, depth, least, top, stop)
             products += made
             _check_ritz(values, strongest, dtype)
@@ -145,27 +148,27 @@ def from_operator(
         resolved, weightless, accuracy = _judge(s2, residual, n, dtype, tolerance, s2[0])
         if not np.all(resolved | weightless):
             worst = np.max(residual[~weightless] / s2[~weightless])
-            progress = f"{resolved.sum()} are after {products}, the largest residual is {worst:.1e} of its strength"
-            _check.require(cost < n, "top", f"features that {dtype} resolves to the tolerance", f"{top}; {progress}")
-            dimension, early = 2 * dimension, False
+            status = f"{resolved.sum()} are resolved after {products}, the largest relative residual is {worst:.1e}"
+            _check.require(cost < n, "top", f"features that {dtype} resolves to the tolerance", f"{top}; {status}")
+            dimension, may_stop = 2 * dimension, False
             continue
         rank = int(resolved.sum())
         _check.require(rank > 0, "operator", "at least one feature of positive strength", "an operator of rank 0")
-        # What is below the normal numbers may have been taken for zero.
+        # Strengths below the normal numbers may have been flushed to zero.
         tiny = np.ldexp(float(jnp.finfo(dtype).tiny), -kernel.exponent)
         lost = s2[rank - 1] < n * tiny or (rank < top and s2[0] * float(jnp.finfo(dtype).eps) < n * tiny)
         expected = f"{top} features whose strengths are normal numbers of {dtype} (scale the kernel, or use float64)"
-        _check.require(not lost, "operator", expected, f"a largest one of {np.ldexp(s2[0], kernel.exponent):.1e}")
+        _check.require(not lost, "operator", expected, f"a largest strength of {np.ldexp(s2[0], kernel.exponent):.1e}")
         u, s = u[:, resolved], np.ldexp(np.sqrt(s2[resolved]), kernel.exponent // 2)
         feats = Features(jnp.asarray(u), jnp.asarray(s, dtype), None, y, rank)
         if cost == n:
             return feats
-        progress = f"they are after {products}, but there may be stronger ones"
-        kept, strongest, threshold, early = u, s2[0], s2[-1] + accuracy[-1], True
+        status = f"they are resolved after {products}, but there may be stronger ones"
+        kept, strongest, threshold, may_stop = u, s2[0], s2[-1] + accuracy[-1], True
 
 
 def _held(operator: lx.AbstractLinearOperator, n: int, dtype: Any) -> lx.AbstractLinearOperator:
-    """The kernel of a network as a matrix, if that is small enough to be held: it takes as long as a few products."""
+    """The kernel of a network as a matrix if that is small enough, since it takes as long as a few products."""
     if not isinstance(operator, TangentKernel) or n**2 > _HELD:
         return operator
     matrix, info = operator.as_matrix(), jnp.finfo(dtype)
@@ -176,34 +179,34 @@ def _held(operator: lx.AbstractLinearOperator, n: int, dtype: Any) -> lx.Abstrac
 
 
 def _least(n: int) -> int:
-    """The dimension d of a Krylov space of a random start that shows an eigenvalue `_EXCESS` above what is known.
+    """The dimension d at which a Krylov space from a random start shows an eigenvalue `_EXCESS` above a known one.
 
-    Its largest Ritz value is then within the factor 1 + _EXCESS of the largest eigenvalue, save with probability _MISS.
-    Kuczynski and Wozniakowski 1992: the probability of a relative error above e is at most
-    1.648 sqrt(n) exp(-sqrt(e) (2 d - 1)).
+    Its largest Ritz value is then within the factor 1 + _EXCESS of the largest eigenvalue, except with probability
+    _MISS. The probability of a relative error above e is at most 1.648 sqrt(n) exp(-sqrt(e) (2 d - 1)) (Kuczynski and
+    Wozniakowski 1992).
     """
     excess = _EXCESS / (1 + _EXCESS)
     return math.ceil((math.log(1.648 * math.sqrt(n) / _MISS) / math.sqrt(excess) + 1) / 2)
 
 
 class _Kernel:
-    """Products with Y K Y, made on the device one by one; vectors, their scale and their arithmetic are the host's.
+    """Products with Y K Y, made on the device one by one; the vectors are scaled and combined on the host.
 
-    In a loop that is compiled as a whole XLA would run convolutions without its fast kernels on CPUs.
+    In a compiled loop, XLA would run convolutions without its fast kernels on CPUs.
     """
 
     def __init__(self, operator: lx.AbstractLinearOperator, y: Float[np.ndarray, " n"]) -> None:
         self._operator, self._y = operator, y
-        self._power = 0  # of two: what vectors are multiplied with
-        self.exponent = 0  # of the power of two, even, that products are divided by: about the norm of the kernel
+        self._power = 0  # vectors are multiplied by 2^_power
+        self.exponent = 0  # even; products are divided by 2^exponent, about the norm of the kernel
         self._balanced = False
 
     def product(self, vector: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """In float64, for a vector of about unit length, divided by `2^exponent`."""
+        """The product with a vector of about unit length, divided by `2^exponent`, in float64."""
         if self._balanced:
             return self._image(vector, self._power)
-        # Such that vectors and products are as far above 1 as below it. Where nothing, or too much, comes out at first,
-        # much longer, or shorter, vectors may still have a product.
+        # The scale puts vectors and products at equal distances from 1, on either side. Where the first product
+        # underflows or overflows, much longer or shorter vectors may still have one.
         info = np.finfo(vector.dtype)
         image = self._image(vector, 0)
         for power in (0, info.maxexp * 2 // 3, -info.maxexp * 2 // 3):
@@ -214,9 +217,9 @@ class _Kernel:
                 binary = int(np.frexp(size)[1]) - power
                 limit = info.maxexp * 3 // 4
                 self.exponent, self._power = 2 * (binary // 2), int(np.clip(-binary // 2, -limit, limit))
-                # The small entries of a small product may be lost.
-                again = power or size < info.tiny / info.eps**2
-                return self._image(vector, self._power) if again else np.ldexp(trial, -self.exponent)
+                # In a small product, the smallest entries may have underflowed.
+                inaccurate = power or size < info.tiny / info.eps**2
+                return self._image(vector, self._power) if inaccurate else np.ldexp(trial, -self.exponent)
         return image
 
     def _image(self, vector: Float[np.ndarray, " n"], power: int) -> Float[np.ndarray, " n"]:
@@ -227,7 +230,7 @@ class _Kernel:
 
 @functools.cache
 def _product() -> Callable[..., Float[Array, " n"]]:
-    """One jitted function for all operators, so that they share its programs."""
+    """One jitted function for all operators, so that they share its compiled programs."""
 
     def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " n"]) -> Float[Array, " n"]:
         with jax.default_matmul_precision("highest"):
@@ -248,16 +251,16 @@ def _lanczos(
 ) -> tuple[Float[np.ndarray, " depth"], Float[np.ndarray, "n top"], int]:
     """Ritz values of Y K Y, largest first, and `top` vectors in the Krylov space of `start`, orthogonal to `kept`.
 
-    The third of what is returned is how many products were made. `strongest` is the largest eigenvalue among those of
-    `kept`, or zero. The space is of dimension `depth`, or from `least` on of one where `enough` holds for the `top`
-    largest Ritz values and their residuals.
+    The third value returned is the number of products made. `strongest` is the largest eigenvalue of the vectors
+    `kept`, or zero. The space has dimension `depth`, or ends at a dimension from `least` on at which `enough` holds for
+    the `top` largest Ritz values and their residuals.
     """
     n, dtype = len(start), start.dtype
     krylov = np.zeros((depth, n), dtype)
-    diagonal, beside = np.zeros(depth), np.zeros(depth)
+    diagonal, off_diagonal = np.zeros(depth), np.zeros(depth)
 
     def orthogonal(v: np.ndarray, dimension: int) -> np.ndarray:
-        for _ in range(2):  # what rounding leaves the first time, the second takes
+        for _ in range(2):  # the second pass removes what rounding left in the first
             for basis in (kept, krylov[:dimension].T):
                 v = v - basis @ (basis.T @ v.astype(dtype)).astype(np.float64)
         return v
@@ -269,34 +272,34 @@ def _lanczos(
         image = kernel.product(krylov[k])
         diagonal[k] = krylov[k].astype(np.float64) @ image
         image = orthogonal(image, k + 1)
-        beside[k] = np.linalg.norm(image)
-        if not np.isfinite(diagonal[k] + beside[k]):
+        off_diagonal[k] = np.linalg.norm(image)
+        if not np.isfinite(diagonal[k] + off_diagonal[k]):
             return np.array([np.nan]), krylov.T[:, :top], k + 1
-        # A Krylov space that is exhausted ends here; zeros in its place add only zeros to the Ritz values.
+        # An exhausted Krylov space ends here; the remaining zeros only add zeros to the Ritz values.
         scale = max(strongest, diagonal[: k + 1].max())
-        if k + 1 == depth or beside[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
+        if k + 1 == depth or off_diagonal[k] <= np.sqrt(n) * np.finfo(dtype).eps * scale:
             break
         if enough is not None and k + 1 >= least and (k + 1 - least) % 4 == 0:
-            values, vectors = _tridiagonal(diagonal[: k + 1], beside[:k])
-            if enough(values[:top], beside[k] * np.abs(vectors[-1, :top])):
+            values, vectors = _tridiagonal(diagonal[: k + 1], off_diagonal[:k])
+            if enough(values[:top], off_diagonal[k] * np.abs(vectors[-1, :top])):
                 break
-        krylov[k + 1] = image / beside[k]
-    values, vectors = _tridiagonal(diagonal, np.where(np.arange(depth) < k, beside, 0)[:-1])
+        krylov[k + 1] = image / off_diagonal[k]
+    values, vectors = _tridiagonal(diagonal, np.where(np.arange(depth) < k, off_diagonal, 0)[:-1])
     return values, krylov.T @ vectors[:, :top].astype(dtype), k + 1
 
 
 def _tridiagonal(
-    diagonal: Float[np.ndarray, " d"], beside: Float[np.ndarray, " e"]
+    diagonal: Float[np.ndarray, " d"], off_diagonal: Float[np.ndarray, " e"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Eigenvalues, largest first, and vectors."""
-    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    """Eigenvalues, largest first, and eigenvectors of a symmetric tridiagonal matrix."""
+    values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
     return values[::-1], vectors[:, ::-1]
 
 
 def _rayleigh_ritz(
     kernel: _Kernel, basis: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
-    """Ritz values of Y K Y, largest first, vectors and residuals in a space that holds the span of `basis`."""
+    """Ritz values of Y K Y, largest first, Ritz vectors and residuals in a space that contains the span of `basis`."""
     basis, _ = np.linalg.qr(basis)
     columns = progress.track(range(basis.shape[1]), "products with the kernel")
     image = np.stack([kernel.product(basis[:, column]) for column in columns], axis=1)
@@ -305,7 +308,7 @@ def _rayleigh_ritz(
     matrix = basis.T.astype(np.float64) @ image
     values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
     u = (basis @ vectors).astype(basis.dtype)
-    # Of the vectors as they are rounded: that can add eps times the largest strength.
+    # The residuals are those of the rounded vectors: rounding can add eps times the largest strength.
     residual = np.linalg.norm(image @ vectors - u * values, axis=0) + np.finfo(u.dtype).eps * values[-1]
     return values[::-1], u[:, ::-1], residual[::-1]
 
@@ -319,7 +322,7 @@ def _check_ritz(values: Float[np.ndarray, " d"], strongest: float, dtype: Any) -
 def _judge(
     s2: np.ndarray, residual: np.ndarray, n: int, dtype: Any, tolerance: float | None, largest: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Which Ritz pairs are resolved, which are rounding errors, and how well the Ritz values are known."""
+    """Which Ritz pairs are resolved, which are only rounding errors, and the accuracy of the Ritz values."""
     eps = float(jnp.finfo(dtype).eps)
     rounding = 4 * np.sqrt(n) * eps * largest
     attainable = np.maximum(np.sqrt(eps) * s2, np.minimum(rounding, eps**0.25 * s2))

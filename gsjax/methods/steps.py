@@ -32,10 +32,7 @@ def init_learner(
     >>> jax.tree.map(jnp.shape, learner.params)
     {'W1': {'kernel': (2, 4)}, 'W2': {'kernel': (4, 1)}}
     """
-    _check.real("x", x)
-    shape = _check.shape_of(x)
-    _check.require(shape and 0 not in shape, "x", "a non-empty array (n, ...)", shape)
-    _check.finite("x", x)
+    _check_inputs(x)
     of_params, of_dropout = jax.random.split(key)
     variables = dict(network.init(of_params, jnp.asarray(x)[:1]))  # shapes and dtype alone matter
     _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
@@ -52,9 +49,10 @@ def init_state(network: nn.Module, optimizer: optax.GradientTransformation, key:
         ValueError: no `Batch`; what `init_learner` raises; labels that are not `(n,)`.
     """
     check_batch("batch", batch)
+    _check_inputs(batch.x)
+    n, labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
+    _check.require(labels == (n,), "y", f"shape ({n},), one label per example", f"shape {labels}")
     main = init_learner(network, optimizer, key, batch.x)
-    n, of_labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
-    _check.require(of_labels == (n,), "y", f"shape ({n},), one label an example", f"shape {of_labels}")
     return State(**main._asdict(), step=jnp.zeros((), jnp.int32), memory=())
 
 
@@ -169,3 +167,10 @@ def _kept(only: PyTree[bool], optimizer: PyTree) -> PyTree[bool]:
 def _where(take: PyTree[bool], new: PyTree, old: PyTree) -> PyTree:
     """The leaves of `new` where `take` says so, those of `old` elsewhere."""
     return jax.tree.map(lambda take, new, old: new if take else old, take, new, old)
+
+
+def _check_inputs(x: Any) -> None:
+    _check.real("x", x)
+    shape = _check.shape_of(x)
+    _check.require(shape and 0 not in shape, "x", "a non-empty array (n, ...)", shape)
+    _check.finite("x", x)

@@ -1,4 +1,4 @@
-"""Tangent features and kernels: of a network at its parameters, and in the limit of infinite width."""
+"""Tangent features and kernels, of a network at its parameters and in the limit of infinite width."""
 
 from gsjax.tangent.empirical import ntk, ntrf
 from gsjax.tangent.explanation import explain

@@ -1,4 +1,4 @@
-"""How the primitives of JAX act along the axes of their operands."""
+"""Rules for how the primitives of JAX act along the axes of their operands."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Axes", "Kind", "Part", "axes", "holds", "merged", "same", "shape_of"
 
 
 class Kind(enum.IntEnum):
-    """What is known, the worst last."""
+    """What is known about the dependence on examples, from best to worst."""
 
     SEPARATE = 0
-    PART = 1  # some of the examples, taken out of the batch: mixed, unless they are put back
+    PART = 1  # some of the examples, taken out of the batch; mixed, unless they are put back
     UNKNOWN = 2
     MIXED = 3
 
 
 class Part(NamedTuple):
-    """The middle one of the axes `(outer, size, inner)` into which an axis of an array can be reshaped."""
+    """The middle axis if `axis` of an array is reshaped to `(outer, size, inner)`."""
 
     axis: int
     outer: int
@@ -35,10 +35,10 @@ class Axes(NamedTuple):
     """How a primitive acts along the axes of its operands.
 
     Args:
-        kept: for each operand, its axes along which the primitive acts entry by entry, and where they are in the
+        kept: for each operand, the axes along which the primitive acts entry by entry, with their position in the
             results.
-        new: axes of the results along which they are equal.
-        lost: what becomes of examples along any other axis.
+        new: axes of the results along which their entries are equal.
+        lost: what happens to examples along any other axis.
     """
 
     kept: Sequence[Mapping[int, int]]
@@ -47,23 +47,23 @@ class Axes(NamedTuple):
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:
-    """The shape of a variable or literal, `()` of what has none."""
+    """The shape of a variable or literal, or `()` if it has none."""
     return tuple(getattr(atom.aval, "shape", ()))
 
 
 def same(kept: Iterable[int]) -> dict[int, int]:
-    """Axes that stay where they are."""
+    """A mapping for axes that stay in place."""
     return {axis: axis for axis in kept}
 
 
 def whole(shape: Sequence[int], axes: Iterable[int] | None = None) -> frozenset[Part]:
-    """Axes as parts of themselves, all of them by default."""
+    """Whole axes as parts, all axes by default."""
     axes = range(len(shape)) if axes is None else axes
     return frozenset(Part(axis, 1, shape[axis], 1) for axis in axes if shape[axis] > 1)
 
 
 def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Ranges of strides `(low, high)`, those joined that are adjacent or overlap."""
+    """Ranges of strides `(low, high)`; adjacent or overlapping ones are merged."""
     merged: list[tuple[int, int]] = []
     for low, high in sorted(spans):
         first, last = merged[-1] if merged else (0, 0)
@@ -76,13 +76,13 @@ def merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def holds(uniform: Iterable[Part], part: Part) -> bool:
-    """Whether what is equal along each of `uniform` is equal along `part`."""
+    """Whether an array whose entries are equal along each of `uniform` has equal entries along `part`."""
     spans = merged((one.inner, one.inner * one.size) for one in uniform if one.axis == part.axis)
     return any(part.inner % low == 0 and high % (part.inner * part.size) == 0 for low, high in spans)
 
 
 def spread(spans: Iterable[tuple[int, int]], shape: Sequence[int]) -> frozenset[Part]:
-    """The parts of axes of an array of this shape that lie within ranges of its strides."""
+    """The parts of the axes of an array of this shape that lie within the given ranges of strides."""
     parts, base = set(), 1
     for axis in reversed(range(len(shape))):
         top = base * shape[axis]
@@ -95,7 +95,7 @@ def spread(spans: Iterable[tuple[int, int]], shape: Sequence[int]) -> frozenset[
 
 
 def _elementwise(eqn: JaxprEqn) -> Axes:
-    """Operands are scalars, or of the shape of the result but for axes of size one."""
+    """Operands are scalars or have the shape of the result, except for axes of size one."""
     shape = shape_of(eqn.outvars[0])
 
     def kept(operand: tuple[int, ...]) -> dict[int, int]:
@@ -105,26 +105,24 @@ def _elementwise(eqn: JaxprEqn) -> Axes:
 
 
 def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
-    """All axes but those that the parameter names; results as the operands."""
+    """All axes except those that the parameter names; results have the axes of the operands."""
 
     def rule(eqn: JaxprEqn) -> Axes:
         gone = next(eqn.params[name] for name in names if name in eqn.params)
         count = len(shape_of(eqn.invars[0]))
-        gone = {
-            axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)
-        }  # some are below zero
+        gone = {axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)}  # some are negative
         return Axes([same(set(range(count)) - gone)] * len(eqn.invars))
 
     return rule
 
 
 def _reduced(eqn: JaxprEqn) -> Axes:
-    """All axes but those that go; scalars are what sums start with."""
+    """All axes except the reduced ones; scalar operands are initial values."""
     gone, count = (
         next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params),
         len(shape_of(eqn.invars[0])),
     )
-    if any(isinstance(axis, str) for axis in gone):  # a name, which may stand for anything
+    if any(isinstance(axis, str) for axis in gone):  # a named axis, which may be any axis
         return Axes([{}] * len(eqn.invars), lost=Kind.UNKNOWN)
     stay = sorted(set(range(count)) - {axis % count for axis in gone})
     kept = {axis: place for place, axis in enumerate(stay)}
@@ -132,32 +130,32 @@ def _reduced(eqn: JaxprEqn) -> Axes:
 
 
 def _leading(eqn: JaxprEqn) -> Axes:
-    """The axes that operands and results have in common, from the first on."""
+    """The leading axes that operands and results have in common."""
     count = min(len(shape_of(variable)) for variable in eqn.outvars)
     return Axes([same(range(min(count, len(shape_of(atom))))) for atom in eqn.invars])
 
 
 def _matrices(eqn: JaxprEqn) -> Axes:
-    """All axes but the two of a matrix."""
+    """All axes except the last two, those of a matrix."""
     count = max(len(shape_of(atom)) for atom in eqn.invars) - 2
     return Axes([same(range(count))] * len(eqn.invars))
 
 
 def _solved(eqn: JaxprEqn) -> Axes:
-    """As of matrices, and in what is solved for the axis along which right hand sides lie."""
+    """As for matrices; of the last operand, also the axis along which the right-hand sides lie."""
     before = _matrices(eqn).kept[0]
     own = len(before) + (1 if eqn.params.get("left_side", True) else 0)
     return Axes([*[before] * (len(eqn.invars) - 1), {**before, own: own}])
 
 
 def _vectors(eqn: JaxprEqn) -> Axes:
-    """All axes but the last ones, as many as there are lengths of a transform."""
+    """All axes except the last ones, one for each length of the transform."""
     count = len(shape_of(eqn.invars[0])) - len(eqn.params.get("fft_lengths", "1"))
     return Axes([same(range(count))])
 
 
 def _windows(eqn: JaxprEqn) -> Axes:
-    """All axes along which a window is of one entry."""
+    """All axes along which the window has one entry."""
     p, count = eqn.params, len(eqn.params["window_dimensions"])
     plain = [p["window_dimensions"], p["window_strides"], p.get("base_dilation", (1,) * count)]
     kept = same(
@@ -196,7 +194,7 @@ def _tile(eqn: JaxprEqn) -> Axes:
 
 
 def _sliced(eqn: JaxprEqn) -> Axes:
-    """The axes that stay whole, of `slice`, `split` and, whatever its indices, `dynamic_slice`."""
+    """The axes that stay whole in `slice`, `split` and, for any indices, `dynamic_slice`."""
     shape, results = shape_of(eqn.invars[0]), [shape_of(variable) for variable in eqn.outvars]
     strides = eqn.params.get("strides") or [1] * len(shape)
     whole = same(axis for axis, size in enumerate(shape) if {r[axis] for r in results} == {size} and strides[axis] == 1)
@@ -215,7 +213,7 @@ def _concatenate(eqn: JaxprEqn) -> Axes:
 
 
 def _convolution(eqn: JaxprEqn) -> Axes:
-    """Without the groups."""
+    """The axes of the batch and, unless there are groups, of the output features."""
     numbers = eqn.params["dimension_numbers"]
     features = {numbers.rhs_spec[0]: numbers.out_spec[1]} if eqn.params["feature_group_count"] == 1 else {}
     if eqn.params["batch_group_count"] > 1:
@@ -249,7 +247,7 @@ def _dot(eqn: JaxprEqn) -> Axes:
 
 
 def _gather(eqn: JaxprEqn) -> Axes:
-    """Axes of the operand that are taken whole or paired with one of the indices, and the axes of the indices."""
+    """Axes of the operand that are taken whole or paired with an axis of the indices, and the axes of the indices."""
     numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], shape_of(eqn.invars[0])
     count = len(shape_of(eqn.outvars[0]))
     places = [axis for axis in range(count) if axis not in numbers.offset_dims]
@@ -262,7 +260,7 @@ def _gather(eqn: JaxprEqn) -> Axes:
 
 
 def _scatter(eqn: JaxprEqn) -> Axes:
-    """Axes of the operand that are covered whole or paired with one of the indices."""
+    """Axes of the operand that are covered whole or paired with an axis of the indices."""
     numbers, shape, updates = eqn.params["dimension_numbers"], shape_of(eqn.invars[0]), shape_of(eqn.invars[2])
     places = [axis for axis in range(len(updates)) if axis not in numbers.update_window_dims]
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
@@ -330,6 +328,6 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
 
 
 def axes(eqn: JaxprEqn) -> Axes | None:
-    """How a primitive acts along axes; None if there is no rule for it."""
+    """How a primitive acts along its axes; None if there is no rule for it."""
     rule = _AXES.get(eqn.primitive.name)
     return rule(eqn) if rule else None

@@ -1,7 +1,8 @@
-"""The tangent kernel, block after block: in one program, in steps that can be watched and kept, or over devices.
+"""The tangent kernel, block by block: in one program, in steps with progress and a cache, or over devices.
 
-Blocks have one size, as even as can be; the last one starts early enough to be full, and what it shares with the
-one before is computed twice. A symmetric kernel is computed on and above the diagonal of blocks and mirrored.
+All blocks have the same size, chosen such that they divide the kernel as evenly as possible. The last block starts
+early enough to be full, and its overlap with the previous one is computed twice. A symmetric kernel is computed on and
+above the diagonal of blocks and mirrored.
 """
 
 from __future__ import annotations
@@ -27,22 +28,22 @@ Kernel = Float[Array, "nk mk"]
 
 
 class Grid(NamedTuple):
-    """How a kernel is cut: where its blocks of rows and columns start, and how many examples they have."""
+    """The blocks of a kernel: the first rows and columns of the blocks, and their numbers of examples."""
 
     rows: tuple[int, ...]
-    columns: tuple[int, ...] | None  # None: those of a symmetric kernel, the rows
+    columns: tuple[int, ...] | None  # None for a symmetric kernel, whose columns start like its rows
     size: int
     width: int
 
     def pairs(self) -> list[tuple[int, int]]:
-        """The starts of all blocks to compute, in an order that needs factors of few rows."""
+        """The starts of all blocks to compute, ordered such that the factors of the rows are reused."""
         if self.columns is None:
             return list(itertools.combinations_with_replacement(self.rows, 2))
         return list(itertools.product(self.rows, self.columns))
 
 
 def grid(n: int, m: int | None, batch_size: int) -> Grid:
-    """Cuts a kernel of n by m examples, or a symmetric one (m None), into blocks of at most `batch_size`."""
+    """Divides a kernel of n by m examples, or a symmetric one (m None), into blocks of at most `batch_size`."""
 
     def cut(n: int) -> tuple[tuple[int, ...], int]:
         count = -(-n // batch_size)
@@ -67,7 +68,7 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
         i, j = pair
         columns = factors(plan, given, _block(others, j, grid.width))
         if symmetric:
-            # Every row of blocks starts on the diagonal: no factors are computed for the rows alone.
+            # Every row of blocks starts on the diagonal, so the factors of its rows are those of the first columns.
             rows = lax.cond(i == j, lambda: columns, lambda: rows)
         else:
             rows = lax.cond(j == 0, lambda: factors(plan, given, _block(x1, i, grid.size)), lambda: rows)
@@ -80,7 +81,7 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
 
 
 def in_two_programs(plan: Plan, given: Given, x1: Array, x2: Array | None) -> Kernel:
-    """A single block. Compiled with the products, factors might be computed twice, and rounded in two ways."""
+    """A single block; in one program with the products, factors might be computed twice and rounded differently."""
     compute = jax.jit(factors, static_argnums=0)
     rows = compute(plan, given, x1)
     if x2 is None:
@@ -93,7 +94,7 @@ def _square(rows: Factors) -> Kernel:
 
 
 def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, blocks: Blocks | None) -> Kernel:
-    """One compiled step per block, with a progress bar; blocks that are kept are not computed again."""
+    """One compiled step per block, with a progress bar; cached blocks are not computed again."""
     compute = jax.jit(factors, static_argnums=0)
     place = jax.jit(_place, static_argnums=0, donate_argnums=1)
     product = jax.jit(contract)
@@ -117,13 +118,14 @@ def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, 
 
 
 def over_devices(plan: Plan, grid: Grid, mesh: Mesh, given: Given, x1: Array, x2: Array | None) -> Kernel:
-    """Rows sharded over the first axis of `mesh`; `grid` is that of one device."""
-    mesh = Mesh(mesh.devices, mesh.axis_names)  # shardings are ours to choose here, also if its axes are explicit
+    """The kernel with rows sharded over the first axis of `mesh`; `grid` is the grid of one device."""
+    mesh = Mesh(mesh.devices, mesh.axis_names)  # drops explicit axis types: shardings are chosen here
     axis, n = mesh.axis_names[0], len(x1)
     spread, whole = PartitionSpec(axis), PartitionSpec()
     filled = jnp.pad(x1, [(0, -n % mesh.shape[axis])] + [(0, 0)] * (x1.ndim - 1), mode="edge")
     local = functools.partial(in_one_program, plan, grid)
-    # Nothing is communicated within, and what the loops carry starts as constants that vary over no axis.
+    # Nothing is communicated. The loops' carry starts from constants that do not vary over the mesh, which the check
+    # would refuse.
     shards = jax.shard_map(local, mesh=mesh, in_specs=(whole, spread, whole), out_specs=spread, check_vma=False)
     kernel = shards(given, filled, x1 if x2 is None else x2)
     kernel = kernel[: len(kernel) // len(filled) * n]
@@ -133,13 +135,13 @@ def over_devices(plan: Plan, grid: Grid, mesh: Mesh, given: Given, x1: Array, x2
 
 
 def symmetrise(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The upper triangle and its mirror image, equal to the last bit."""
+    """The upper triangle and its mirror image, symmetric to the last bit."""
 
     def mirror(_, kernel: Array) -> Array:
         return jnp.triu(kernel) + jnp.triu(kernel, 1).T
 
-    # Fused with what computes it, the kernel would be computed for either triangle apart, and rounded differently. XLA
-    # fuses nothing into a loop, but it dissolves a loop of one step.
+    # If XLA fused this with the computation of the kernel, it would compute both triangles separately, and round them
+    # differently. XLA fuses nothing into a loop, but it unrolls a loop of one step.
     return lax.fori_loop(0, 2, mirror, kernel)
 
 
@@ -148,7 +150,7 @@ def _block(x: Array, start: int | Array, size: int) -> Array:
 
 
 def _empty(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None) -> Kernel:
-    """A kernel of zeros of the type that its blocks have."""
+    """A kernel of zeros in the dtype of its blocks."""
 
     def block(given: Given, x1: Array, x2: Array) -> Kernel:
         return contract(factors(plan, given, x1[: grid.size]), factors(plan, given, x2[: grid.width]))
@@ -160,7 +162,7 @@ def _empty(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None) ->
 
 
 def _place(grid: Grid, kernel: Kernel, block: Kernel, i: int | Array, j: int | Array) -> Kernel:
-    """Writes the block of rows from i and columns from j into the kernel, and its mirror image if that is symmetric."""
+    """Writes the block of rows from i and columns from j into the kernel; also its mirror image if it is symmetric."""
     k = len(block) // grid.size
     if grid.columns is not None:
         return lax.dynamic_update_slice(kernel, block, (i * k, j * k))

@@ -1,4 +1,4 @@
-"""A folder that keeps the finished blocks of a kernel, so that an interrupted computation goes on from there."""
+"""A folder of the finished blocks of a kernel, from which an interrupted computation resumes."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Blocks"]
 
 
 class Blocks:
-    """Blocks of one kernel, each a file of `folder`: a block as NumPy writes it, and after that a checksum.
+    """The blocks of one kernel, one file of `folder` per block: the array in NumPy's format, followed by a checksum.
 
-    Several processes may share a folder: a block is there as a whole or not at all, and is the same whoever computed
-    it. The checksum is over the kernel and the place of the block as well, so no other block passes for it.
+    Several processes may share a folder, since blocks are written atomically and do not depend on the process that
+    computes them. The checksum includes the kernel and the position of the block, so no other block is mistaken for it.
 
     Raises:
-        ValueError: the folder holds blocks of another kernel, or something that is no block.
+        ValueError: the folder holds blocks of another kernel, or a file that is not a block.
         OSError: a file cannot be read or written; the error names it.
     """
 
@@ -43,7 +43,7 @@ class Blocks:
         _check.require(found == fingerprint, "cache", expected, f"those of {there}")
 
     def load(self, i: int, j: int, like: jax.ShapeDtypeStruct) -> np.ndarray | None:
-        """The block that begins in row i and column j, of the shape and type of `like`, or None."""
+        """The block that begins in row i and column j, with the shape and dtype of `like`; None if it is missing."""
         path = self._path(i, j)
         if not path.exists():
             return None
@@ -52,7 +52,7 @@ class Blocks:
             digest = self._checksum(i, j)
             digest.update(memoryview(content)[: -digest.digest_size])
             if content[-digest.digest_size :] != digest.digest():
-                raise ValueError("its checksum is that of something else")
+                raise ValueError("its checksum does not match")
             block = np.load(io.BytesIO(content), allow_pickle=False)
             if (block.shape, block.dtype) != (like.shape, like.dtype):
                 raise ValueError(f"expected {like.dtype}{list(like.shape)}, got {block.dtype}{list(block.shape)}")
@@ -61,7 +61,7 @@ class Blocks:
         return block
 
     def save(self, i: int, j: int, block: np.ndarray) -> None:
-        """Writes a block; it is there as a whole or not at all."""
+        """Writes a block atomically."""
         digest = self._checksum(i, j)
         with files.replacing(self._path(i, j)) as file:
 

@@ -1,4 +1,4 @@
-"""What every kernel here asks of a network before it differentiates it."""
+"""Checks of a network, its parameters and its examples that every kernel makes before it differentiates."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ __all__ = [
 ApplyFn = Callable[[Any, Any], Any]
 
 
-# Collections of flax beside "params", none of which holds parameters.
+# Collections of flax other than "params"; none of them holds parameters.
 _COLLECTIONS = ("batch_stats", "cache", "intermediates", "perturbations", "params_axes")
 
 
 def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
-    """What is differentiated, and how `params` is put together again around it.
+    """The part of `params` that is differentiated, and a function that puts it back into `params`.
 
-    Of flax variables that is the collection "params", of everything else all of it; `check_params` refuses what could
-    be meant as either. Leaves that cannot be differentiated are None in the tree that is returned.
+    For flax variables this is the collection "params", for any other tree the whole tree; `check_params` refuses
+    ambiguous cases. Leaves that cannot be differentiated are None in the returned tree.
 
     >>> tree, rebuild = trainable({"w": jnp.ones(2), "steps": 3})
     >>> tree, rebuild(jax.tree.map(jnp.negative, tree))
@@ -57,29 +57,27 @@ def trainable(params: PyTree) -> tuple[PyTree, Callable[[PyTree], PyTree]]:
 
 
 def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
-    """Every leaf that is differentiated is a parameter: floating point numbers, finite, and meant to be one.
+    """Checks that every leaf that is differentiated is meant as a parameter and holds finite floating point numbers.
 
-    - Of flax variables the collection "params" is differentiated. A dict with that key is one of variables if it goes
-      to a flax module's `apply` itself, or if all its other keys are collections that flax knows; else it is refused,
-      as keys of the user's own would be left out in silence.
-    - A state of nnx holds numbers in variables of the type `nnx.Param` alone, and an Equinox module inexact arrays
-      alone, as `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)` leave them.
-    - Whole numbers, bools and typed keys are left out: see `trainable`. Complex numbers and what holds no numbers are
+    - Of flax variables, the collection "params" is differentiated. A dict with that key counts as flax variables if it
+      is passed to a flax module's own `apply`, or if all its other keys are collections of flax. Any other such dict is
+      refused, since its other keys would silently be left out.
+    - A state of nnx may hold numbers in variables of the type `nnx.Param` only, and an Equinox module inexact arrays
+      only, as returned by `nnx.split(model, nnx.Param, ...)` and `eqx.partition(model, eqx.is_inexact_array)`.
+    - Whole numbers, bools and typed keys are left out: see `trainable`. Complex numbers and leaves without numbers are
       refused.
-    - A float of Python counts as a parameter in other trees. None counts as nothing.
+    - In other trees, a Python float counts as a parameter. None is ignored.
 
     Raises:
-        ValueError: named `params`, with the line to write.
+        ValueError: a leaf or the tree is refused; the message names `params` and says what to write.
     """
     if _has_params(params) and not _is_flax_apply(apply_fn):
         beside = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
         mappings = all(isinstance(params[key], Mapping) for key in ("params", *beside))
         others = [key for key in beside if not (mappings and key in _COLLECTIONS)]
-        expected = (
-            "flax variables, of which the collection 'params' alone is differentiated, or a tree without this key"
-        )
+        expected = "flax variables, of which only the collection 'params' is differentiated, or a tree without this key"
         advice = (
-            "rename 'params' if all of it is to be differentiated, or else close over the rest, "
+            "rename 'params' if the whole tree is to be differentiated; otherwise close over the rest, "
             "apply_fn=lambda params, x: network.apply({**rest, 'params': params}, x), params=variables['params']"
         )
         _check.require(not others, "params", expected, f"'params' beside {', '.join(map(repr, others))}: {advice}")
@@ -97,23 +95,23 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
             raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
     size = sum(math.prod(jnp.shape(leaf)) for _, leaf in parameters)
     constants = [leaf for leaf in jax.tree.leaves(tree) if _is_constant(leaf)]
-    found = f"{_named(constants)} alone" if constants else "none"
+    found = f"only {_named(constants)}" if constants else "none"
     _check.require(size, "params", "at least one parameter to differentiate", found)
     for _, leaf in parameters:
         if _check.is_concrete(leaf):
             _check.finite("params", leaf)
 
 
-_CLOSE_OVER = "what is not to be differentiated is no part of params, but closed over by apply_fn"
+_CLOSE_OVER = "values that are not differentiated do not belong in params; let apply_fn close over them"
 
 
 def _has_params(params: PyTree) -> bool:
-    # A state of nnx is a mapping, too; its keys are names of attributes.
+    # A state of nnx is a mapping too; its keys are names of attributes.
     return isinstance(params, Mapping) and "params" in params and not isinstance(params, _of_nnx("State"))
 
 
 def _is_flax_apply(apply_fn: Any) -> bool:
-    """Whether `apply_fn` is the method `apply` of a flax module, also compiled or with arguments bound."""
+    """Whether `apply_fn` is the method `apply` of a flax module, possibly compiled or with bound arguments."""
     while apply_fn is not None:
         if isinstance(getattr(apply_fn, "__self__", None), nn.Module):
             return apply_fn.__name__ == "apply"
@@ -123,13 +121,13 @@ def _is_flax_apply(apply_fn: Any) -> bool:
 
 
 def _of_nnx(*names: str) -> tuple[type, ...]:
-    """Classes of nnx, none while it has not been imported: then there are no objects of them."""
+    """Classes of nnx; none while nnx is not imported, since no objects of them exist then."""
     nnx = sys.modules.get("flax.nnx")
     return tuple(getattr(nnx, name) for name in names) if nnx else ()
 
 
 def _check_modules(tree: PyTree) -> None:
-    """No module of nnx or Equinox within `tree` holds what is no parameter."""
+    """Checks that modules of nnx or Equinox within `tree` hold parameters only."""
     variable, parameter = _of_nnx("Variable"), _of_nnx("Param")
     nodes = (*_of_nnx("Variable", "Module"), eqx.Module, eqx.nn.State)
 
@@ -140,7 +138,7 @@ def _check_modules(tree: PyTree) -> None:
         applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
         if isinstance(node, variable):
             good = isinstance(node, parameter) or _is_without_parameters(node)
-            expected = "floating point numbers in variables of the type nnx.Param alone"
+            expected = "floating point numbers in variables of type nnx.Param only"
             got = f"one of {type(node).__name__}{where}: {split}, {applied}"
             _check.require(good, "params", expected, got)
         elif isinstance(node, _of_nnx("Module")):
@@ -153,12 +151,12 @@ def _check_modules(tree: PyTree) -> None:
             partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
             combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
             got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
-            _check.require(not others, "params", "an Equinox module of inexact arrays alone", got)
+            _check.require(not others, "params", "an Equinox module of inexact arrays only", got)
             kept = jax.tree.leaves(node, is_leaf=lambda inner: isinstance(inner, eqx.nn.StateIndex))
             states = any(isinstance(inner, eqx.nn.StateIndex) and jax.tree.leaves(inner) for inner in kept)
             made = "model, state = eqx.nn.make_with_state(Model)(...)"
             got = f"{type(node).__name__} with initial values of a state{where}: {made}, {partition}"
-            _check.require(not states, "params", "an Equinox module of parameters alone", got)
+            _check.require(not states, "params", "an Equinox module of parameters only", got)
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
     for path, node in leaves:
@@ -166,7 +164,7 @@ def _check_modules(tree: PyTree) -> None:
 
 
 def _check_collections(paths: Sequence[tuple[Any, ...]]) -> None:
-    """No collection of flax other than "params" is among what the `paths` of a tree lead to."""
+    """Checks that the `paths` of a tree do not lead into a collection of flax other than "params"."""
     keys = [tuple(getattr(key, "key", None) for key in path) for path in paths]
     variables = {path[:depth] for path in keys for depth, key in enumerate(path) if key == "params"}
     for path in keys:
@@ -177,7 +175,7 @@ def _check_collections(paths: Sequence[tuple[Any, ...]]) -> None:
 
 
 def _is_array(leaf: Any) -> bool:
-    """Whether Equinox takes `leaf` for one of its inexact arrays, which those of NumPy and traced ones are, too."""
+    """Whether `leaf` is an inexact array in the sense of Equinox, which includes NumPy arrays and tracers."""
     return isinstance(leaf, np.ndarray | jax.Array) and jnp.issubdtype(leaf.dtype, jnp.inexact)
 
 
@@ -187,21 +185,21 @@ def _named(leaves: Sequence[Any]) -> str:
 
 
 def _kind(leaf: Any) -> Any:
-    """The type of the numbers of `leaf`, None if it holds none."""
+    """The dtype of `leaf`, None if it does not hold numbers."""
     if isinstance(leaf, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
         return leaf.dtype
     return jnp.result_type(leaf) if isinstance(leaf, bool | int | float | complex) else None
 
 
 def _is_constant(leaf: Any) -> bool:
-    """Whether `leaf` holds what cannot be differentiated and is no mistake: whole numbers, bools, typed keys."""
+    """Whether `leaf` cannot be differentiated but is allowed: whole numbers, bools, typed keys."""
     kind = _kind(leaf)
     kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
     return kind is not None and any(jnp.issubdtype(kind, of) for of in kinds)
 
 
 def _is_without_parameters(tree: PyTree) -> bool:
-    """Whether all that `tree` holds would be left out in any case."""
+    """Whether no leaf of `tree` would be differentiated in any case."""
     return all(map(_is_constant, jax.tree.leaves(tree)))
 
 
@@ -209,7 +207,7 @@ def check_examples(name: str, x: Any) -> Array:
     """`x` as a non-empty array `(n, ...)` of finite numbers.
 
     Raises:
-        ValueError: it is none, with a word on the order of the arguments where it looks like parameters.
+        ValueError: it is not; if it looks like parameters, the message gives the order of the arguments.
     """
     is_array = hasattr(x, "dtype") or isinstance(x, list | tuple | int | float)
     order = f"{type(x).__name__}: the arguments go in the order apply_fn, params, {name}"
@@ -226,10 +224,10 @@ def check_examples(name: str, x: Any) -> Array:
 
 
 def traced(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[ClosedJaxpr, jax.ShapeDtypeStruct]:
-    """The program of `apply_fn(params, x)`, with products as exact as they are in the kernel, and its output's shape.
+    """The program of `apply_fn(params, x)`, with products in the precision of the kernel, and its output's shape.
 
     Raises:
-        ValueError: `apply_fn` is no function of these arguments, or does not give floating point numbers.
+        ValueError: `apply_fn` cannot be called with these arguments, or does not return floating point numbers.
     """
     no_module = callable(apply_fn) and not isinstance(apply_fn, nn.Module)
     got = f"{type(apply_fn).__name__}"
@@ -244,10 +242,10 @@ def traced(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> tuple[Clos
 
 
 def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Array, Array]:
-    """Examples `x (n, ...)` and labels `y (n,)` of a network with outputs `(n,)`, as arrays, once all is checked.
+    """Checks the arguments of a problem with outputs `(n,)`; returns examples `x (n, ...)` and labels `y (n,)`.
 
     Raises:
-        ValueError: one of the arguments is not what it should be; where outputs are `(n, k)`, it says what to do.
+        ValueError: an argument is invalid; for outputs `(n, k)`, the message says what to do.
     """
     x = check_examples("x", x)
     _check.labels("y", y, len(x))
@@ -257,7 +255,7 @@ def check_problem(apply_fn: ApplyFn, params: PyTree, x: Any, y: Any) -> tuple[Ar
 
 
 def check_call(apply_fn: ApplyFn, params: PyTree, x: Array, name: str) -> jax.ShapeDtypeStruct:
-    """Checks what a kernel is asked of; returns one example's output, of shape `()` or `(k,)`."""
+    """Checks the arguments of a kernel; returns the output of one example, of shape `()` or `(k,)`."""
     check_params(apply_fn, params)
     program, output = traced(apply_fn, params, x, name)
     shape = output.shape

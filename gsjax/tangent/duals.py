@@ -1,4 +1,4 @@
-"""A layer of infinite width: what an activation makes of the covariances of Gaussian variables."""
+"""A layer of infinite width: the covariances of activations of Gaussian variables."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ __all__ = ["Layer", "layer", "variance"]
 
 
 class Layer(NamedTuple):
-    """Of h = sqrt(gamma) xi(u) and h' = sqrt(gamma) xi(v): their covariance, `slope` gamma E[xi'(u) xi'(v)], variances.
+    """Moments of h = sqrt(gamma) xi(u) and h' = sqrt(gamma) xi(v).
 
-    And the sine of the angle whose cosine is the correlation of h and h', at least 0.
+    `cov` is their covariance, `slope` is gamma E[xi'(u) xi'(v)], `q1` and `q2` are their variances, and `sine >= 0` is
+    the sine of the angle whose cosine is the correlation of h and h'.
     """
 
     cov: Float[Array, "..."]
@@ -38,10 +39,10 @@ def layer(
     q2: Float[Array, "..."],
     sine: Float[Array, "..."],
 ) -> Layer:
-    """Of Gaussian u and v of mean zero, from their covariance, their variances and the sine of their angle.
+    """The `Layer` of Gaussian u and v of mean zero, from their covariance, variances and the sine of their angle.
 
-    Where that is known relative to itself, no result suffers from cancellation, however large the variances. What
-    broadcasts against each other may be given as such.
+    If the sine is accurate relative to itself, no result suffers from cancellation, however large the variances. The
+    arguments may have different shapes that broadcast.
 
     >>> layer("relu", *map(jnp.asarray, (-2.0, 2.0, 2.0, 0.0))).cov.item()
     0.0
@@ -53,7 +54,7 @@ def layer(
 
 
 def variance(activation: str, q: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The variance gamma E[xi(u)^2] of h, of a Gaussian u of variance q.
+    """The variance gamma E[xi(u)^2] of h, for a Gaussian u of variance q.
 
     >>> variance("relu", jnp.asarray(3.0)).item()
     3.0
@@ -70,8 +71,9 @@ def _linear(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array
 def _relu(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, Array]:
     """Half the arc-cosine kernels of degrees 1 and 0 (Cho and Saul 2009).
 
-    With the angle t, J_1 = sin t + (pi - t) cos t is small between nearly opposite points, and 1 - J_1 / pi, where
-    J_1 / pi is the cosine of the next angle, between nearly equal ones. There neither is taken from a difference.
+    For an angle t, J_1 = sin t + (pi - t) cos t, and J_1 / pi is the cosine of the next angle. J_1 is small between
+    nearly opposite points, and 1 - J_1 / pi between nearly equal ones. In these cases neither is computed as a
+    difference.
     """
     scale, cosine = root(q1) * root(q2), cosine_of(cov, q1, q2)
     angle, supplement = jnp.arctan2(sine, cosine), jnp.arctan2(sine, -cosine)
@@ -95,9 +97,9 @@ def _erf(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, N
 def _tanh(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, None]:
     """A mixture of arcsine kernels.
 
-    A logistic variable is Gaussian given its standard deviation 2 kappa, with kappa of Kolmogorov's distribution
-    (Andrews and Mallows 1974), hence tanh(f) = E[erf(f / (sqrt(2) kappa))]. What is left to integrate numerically
-    is as smooth for points that are equal, or far out, as for any others.
+    A logistic variable is Gaussian given its standard deviation 2 kappa, where kappa has Kolmogorov's distribution
+    (Andrews and Mallows 1974), hence tanh(f) = E[erf(f / (sqrt(2) kappa))]. The integrand of the remaining numerical
+    integral is equally smooth for all points, including equal or large ones.
     """
     squares, weights = _kolmogorov()
     pairs = np.stack(
@@ -109,7 +111,7 @@ def _tanh(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, 
         kappa, kappa_dot = _arcsine(cov, q1, q2, area, pair[0], pair[1])
         return (total[0] + pair[2] * kappa, total[1] + pair[2] * kappa_dot), None
 
-    # One pair of nodes after another, so that no more is held than a few arrays of the kernel's size.
+    # One pair of nodes at a time, so that only a few arrays of the kernel's size are held.
     zero = jnp.zeros(jnp.broadcast_shapes(*map(jnp.shape, (cov, q1, q2))), cov.dtype)
     return *lax.scan(add, (zero, zero), jnp.asarray(pairs.T, cov.dtype))[0], None
 
@@ -117,8 +119,8 @@ def _tanh(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, 
 def _arcsine(cov: Array, q1: Array, q2: Array, area: Array, a: Any, b: Any) -> tuple[Array, Array]:
     """The expectations of erf(u / sqrt(2 a)) and erf(v / sqrt(2 b)): (2/pi) asin(cov / sqrt((a + q1)(b + q2))).
 
-    Written as an arc tangent, with the determinant q1 q2 - cov^2, the square of `area`, apart: no cancellation where
-    the two points are nearly one, and no square of what may be large.
+    It is written as an arc tangent with a separate `area`, the root of the determinant q1 q2 - cov^2. So nothing
+    cancels where the two points are nearly equal, and nothing large is squared.
     """
     other = jnp.hypot(jnp.sqrt(a * b + a * q2 + b * q1), area)
     return 2 / jnp.pi * jnp.arctan2(cov, other), 2 / jnp.pi / other
@@ -126,10 +128,10 @@ def _arcsine(cov: Array, q1: Array, q2: Array, area: Array, a: Any, b: Any) -> t
 
 @functools.cache
 def _kolmogorov() -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and weights for an expectation over the square of a variable of Kolmogorov's distribution.
+    """Nodes and weights for an expectation over the square of a variable with Kolmogorov's distribution.
 
-    The trapezoid rule in the logarithm, where the density falls off at both ends like the exponential of an
-    exponential. These 27 nodes give tanh to a relative 1e-14.
+    This is the trapezoid rule in the logarithm, where the density decays doubly exponentially at both ends. The 27
+    nodes give tanh to a relative error of 1e-14.
     """
     kappa = np.exp(np.arange(-14, 13) / 8)
     k = np.arange(1, 51)[:, None]

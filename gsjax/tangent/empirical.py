@@ -27,7 +27,7 @@ __all__ = ["METHODS", "given_by", "kernel", "ntk", "ntrf"]
 
 METHODS = ("auto", "structured", "jacobian")
 
-# How many numbers the factors of a block may hold, 512 MiB in float32, and the block itself, 256 MiB.
+# The most numbers in the factors of a block, 512 MiB in float32, and in the block itself, 256 MiB.
 _FACTORS, _BLOCK = 2**27, 2**26
 
 
@@ -35,20 +35,20 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     """The matrix of neural tangent random features, Phi = d yhat / d theta (Pezeshki et al. 2021, Eq. 2).
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
-            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
+        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`; each output depends on its own example only.
+        params: the first argument of `apply_fn`. Of flax variables only the collection "params" is differentiated; for
+            modules of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be differentiated (whole
+            numbers, bools, typed PRNG keys) are passed to `apply_fn` unchanged.
         x: examples, `(n, ...)`.
 
     Returns:
-        `(n, m)`, or `(n, k, m)` when the network returns `(n, k)`; columns in the order in
-        which `jax.flatten_util.ravel_pytree` has what is differentiated.
+        `(n, m)`, or `(n, k, m)` if the network returns `(n, k)`. The columns are in the order of
+        `jax.flatten_util.ravel_pytree` for the differentiated leaves.
 
     Raises:
-        ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
-            the batch.
+        ValueError: x is empty; x or the parameters have NaN or infinite entries; there are no parameters, or some are
+            not floating point numbers or may not be meant as parameters; an output has the wrong shape, or depends on
+            other examples of the batch.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -77,42 +77,44 @@ def ntk(
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The empirical neural tangent kernel Phi(x1) Phi(x2)^T, with Phi of Eq. 2 (Pezeshki et al. 2021).
 
-    A sum over parameters, without a factor; exact for any function of JAX, of whatever framework. Phi is never formed:
-    the program that computes the gradients is read, and what a weight contributes, be it of a matrix product, a
-    convolution or an embedding, is contracted from what it acts on and the cotangents of what comes out. All other
-    parameters contribute through their gradients example by example; `explain` says which. Numbers are added up in the
-    precision of the parameters, in float32 at least. With `x2=None` the result is symmetric to the last bit.
+    The kernel is a sum over parameters, without a factor. It is exact for any JAX function of any framework. Phi is
+    never formed. Instead, the program that computes the gradients is read: the contribution of a weight of a matrix
+    product, a convolution or an embedding is contracted from the layer's inputs and the cotangents of its outputs. All
+    other parameters contribute through their gradients for each example; `explain` says which. Sums are accumulated in
+    the precision of the parameters, at least in float32. With `x2=None` the result is symmetric to the last bit.
 
-    The peak of memory is the kernel and a few blocks (twice the kernel for outputs `(n, k)`). Several blocks are
+    Peak memory is that of the kernel and a few blocks (twice the kernel for outputs `(n, k)`). Several blocks are
     computed in steps that show their progress; under a transformation such as `jax.jit`, and with `mesh`, in one
-    program. `apply_fn` is traced at every call, which takes milliseconds, so what it closes over counts as it is then;
-    compiled programs are kept for functions that compute the same, up to the values of arrays that they close over.
+    program. `apply_fn` is traced at every call, which takes milliseconds, so the current values of variables that it
+    closes over are used. Compiled programs are shared by functions that compute the same, up to the values of arrays
+    that they close over.
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
-            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
+        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`; each output depends on its own example only.
+        params: the first argument of `apply_fn`. Of flax variables only the collection "params" is differentiated; for
+            modules of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be differentiated (whole
+            numbers, bools, typed PRNG keys) are passed to `apply_fn` unchanged.
         x1: examples, `(n1, ...)`.
         x2: examples, `(n2, ...)`; x1 if None.
-        method: "structured" as above; "jacobian" forms the gradients by all parameters; "auto" is "structured".
-        batch_size: at most so many examples in a block; if None, as many as keep what is computed for a block
-            within 2^27 numbers (512 MiB in float32), but at least one.
-        mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its rows whole,
+        method: "structured" as above; "jacobian" forms the gradients with respect to all parameters; "auto" is
+            "structured".
+        batch_size: the largest number of examples in a block; if None, as many as keep the factors of a block within
+            2^27 numbers (512 MiB in float32), but at least one.
+        mesh: devices; the rows of the kernel are sharded over its first axis. Each device computes its full rows,
             without use of the symmetry.
-        cache: a folder in which finished blocks are kept. A call with the same arguments after an interruption
-            computes the missing ones only. The folder holds half of a symmetric kernel.
+        cache: a folder for finished blocks. After an interruption, a call with the same arguments computes only the
+            missing blocks. The folder holds half of a symmetric kernel.
 
     Returns:
-        `(n1, n2)`, or `(n1, n2, k, k)` when the network returns `(n, k)`, k = 1 included.
+        `(n1, n2)`, or `(n1, n2, k, k)` if the network returns `(n, k)`, including k = 1.
 
     Raises:
-        ValueError: x1 or x2 empty, or of different shapes beyond the first axis; NaN or infinity in them or the
-            parameters; no parameters, or some that are not floating point numbers or not meant to be any; an output of
-            another shape, or one that depends on other examples of the batch; a function that has no derivative in
-            reverse mode; an unknown method; a `batch_size` that is no whole number or below one; a `mesh` that is none;
-            a cache of another kernel, a damaged one, one asked for under a transformation or with a mesh, or one of a
-            network that calls functions of Python.
+        ValueError: x1 or x2 is empty, or they differ in shape beyond the first axis; they or the parameters have NaN or
+            infinite entries; there are no parameters, or some are not floating point numbers or may not be meant as
+            parameters; an output has the wrong shape, or depends on other examples of the batch; the function has no
+            derivative in reverse mode; the method is unknown; `batch_size` is not a whole number of at least one;
+            `mesh` is not a mesh; the cache holds another kernel or is damaged, or one is requested under a
+            transformation, with a mesh, or for a network that calls back Python functions.
 
     >>> def linear(w, x):
     ...     return x @ w
@@ -156,14 +158,14 @@ def kernel(
     cache: str | os.PathLike[str] | None = None,
     params: PyTree = None,
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
-    """The kernel from the program of gradients and what this is given; `params` names leaves in a warning.
+    """The kernel from the program of gradients and its inputs `given`; `params` only names the leaves in a warning.
 
-    Everything else is as in `ntk`, and has been checked.
+    All other arguments are those of `ntk`, already checked.
     """
     outputs = shaped(found.cotangent).shape
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
-        n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # of one device
+        n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # per device
     plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
         batch_size = max(1, min(_FACTORS // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
@@ -189,7 +191,7 @@ def kernel(
 
 
 def given_by(found: Gradients, params: PyTree) -> Given:
-    """What the program of gradients is given beside an example and a cotangent."""
+    """The inputs of the program of gradients other than an example and a cotangent."""
     return found.consts, [jnp.asarray(leaf) for leaf in jax.tree.leaves(trainable(params)[0])]
 
 
@@ -198,5 +200,5 @@ def _inline(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
 
 
 def _compiled(function: Callable[..., Any], *static: Any) -> Callable[..., Any]:
-    """The function compiled; compiled once for the same `static` arguments."""
+    """The compiled function; it is compiled once for equal `static` arguments."""
     return functools.partial(jax.jit(function, static_argnums=range(len(static))), *static)

@@ -1,4 +1,4 @@
-"""How the kernel of a network is computed, leaf by leaf, and what it costs."""
+"""How the kernel of a network is computed for each leaf of the parameters, and what it costs."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from gsjax.tangent.programs import shaped
 
 __all__ = ["Explanation", "LeafWork", "explain", "explained", "warn_if_slow"]
 
-_SLOW = 10**9  # multiplications, about a second: of less, no one needs to be warned
+_SLOW = 10**9  # multiplications, about a second; less work gives no warning
 
 
 class LeafWork(NamedTuple):
-    """What a leaf of the parameters contributes to a kernel, and how."""
+    """How the contribution of one leaf of the parameters to a kernel is computed."""
 
     path: str
     shape: tuple[int, ...]
     way: str  # "Gram matrices", "products", "sums", "gradients" or "zero", see `explain`
     structured: bool  # False for "gradients" alone
-    reason: str  # the operations that the gradient is made of, or why it is no product
+    reason: str  # the operations that the gradient consists of, or why it is not a product
     multiplications: int
 
 
 class Explanation(NamedTuple):
-    """The leaves in their order, and the share of all multiplications that is unstructured; printed as a table."""
+    """The leaves in order, and the unstructured share of all multiplications; printed as a table."""
 
     leaves: list[LeafWork]
     unstructured: float
@@ -52,28 +52,29 @@ class Explanation(NamedTuple):
 
 
 def explain(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Explanation:
-    """How `ntk(apply_fn, params, x)` comes by its kernel: leaf by leaf, in which way, why, and with what work.
+    """How `ntk(apply_fn, params, x)` computes the kernel: for each leaf, the method, the reason and the work.
 
-    The gradient of an output by a leaf of the parameters is read from the program that computes it. It may be had by
+    The gradient of an output with respect to a leaf of the parameters is read from the program that computes it. Its
+    contribution is computed in one of these ways:
 
-    - "Gram matrices": it is a sum of products of what a layer is applied to and cotangents of its output, and these
-      are contracted with each other, without the gradient;
-    - "products": the same, but to form the gradients as products takes fewer multiplications;
-    - "sums": it is a sum of cotangents, perhaps times something: the leaf is added, or is a scale;
-    - "gradients": it is none of these, and formed by ordinary differentiation for every example, which is slow;
+    - "Gram matrices": the gradient is a sum of products of a layer's inputs and the cotangents of its outputs. Inputs
+      and cotangents are contracted with each other, without forming the gradient;
+    - "products": the same, but forming the gradients as products takes fewer multiplications;
+    - "sums": the gradient is a sum of cotangents, possibly scaled: the leaf is added or is a scale;
+    - "gradients": anything else; the gradient is formed by ordinary differentiation for every example, which is slow;
     - "zero": the leaf is not used.
 
     Args:
-        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`, each example's output from that example alone.
-        params: what `apply_fn` takes, as in `ntk`.
-        x: examples, `(n, ...)`; of their values nothing is used but for the checks that `ntk` makes.
+        apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`; each output depends on its own example only.
+        params: the first argument of `apply_fn`, as in `ntk`.
+        x: examples, `(n, ...)`; their values are used only in the checks that `ntk` makes.
 
     Returns:
-        an `Explanation`; `print` shows it as a table. Counted are the multiplications of matrix products and
-        convolutions that make gradients and kernel, not those of the passes through the network.
+        an `Explanation`; `print` shows it as a table. It counts the multiplications of the matrix products and
+        convolutions that form gradients and kernel, not those of the passes through the network.
 
     Raises:
-        ValueError: as `ntk`.
+        ValueError: as for `ntk`.
 
     >>> import jax.numpy as jnp
     >>> def linear(params, x):
@@ -89,7 +90,7 @@ def explain(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Expla
 
 
 def explained(plan: Plan, params: PyTree, rows: int, columns: int) -> Explanation:
-    """What a plan does for the leaves of `params`."""
+    """How a plan treats the leaves of `params`."""
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in _leaves(params)]
     found = []
     for number, (path, leaf, var) in enumerate(zip(paths, plan.leaves, plan.program.jaxpr.invars, strict=False)):
@@ -109,7 +110,7 @@ def explained(plan: Plan, params: PyTree, rows: int, columns: int) -> Explanatio
 
 
 def warn_if_slow(plan: Plan, params: PyTree, rows: int, columns: int) -> None:
-    """Warns where most of the work on a large kernel is unstructured."""
+    """Warns if most of the work on a large kernel is unstructured."""
     found = explained(plan, params, rows, columns)
     slow = [leaf for leaf in found.leaves if not leaf.structured]
     if found.unstructured > 0.5 and sum(leaf.multiplications for leaf in slow) > _SLOW:

@@ -1,12 +1,12 @@
-"""The tangent kernel between two blocks of examples, contracted from what is computed for each block alone.
+"""The tangent kernel between two blocks of examples, contracted from factors that are computed per block.
 
-A leaf of the parameters contributes the inner products of its gradients. Where these are products, the gradient of
-output a of example i is a sum over positions of h_ip g_aip^T (see `products`), and
+A leaf of the parameters contributes the inner products of its gradients. If these are products, the gradient of output
+a of example i is a sum over positions of h_ip g_aip^T (see `products`), and
 
     sum_pq (h_ip . h_jq) (g_aip . g_bjq)  =  < sum_p h_ip g_aip^T, sum_q h_jq g_bjq^T >
 
-is computed from the side that takes fewer multiplications: Gram matrices on the left, gradients on the right. Numbers
-are added up in the precision of the parameters, in float32 at least.
+is computed from the side that takes fewer multiplications: Gram matrices on the left, gradients on the right. Sums are
+accumulated in the precision of the parameters, at least in float32.
 """
 
 from __future__ import annotations
@@ -36,40 +36,40 @@ Given: TypeAlias = tuple[Sequence[Any], Sequence[Array]]  # the constants of a p
 
 
 class Gram(NamedTuple):
-    """Inputs and output cotangents of the layers that share a weight; of an embedding, which rows are meant."""
+    """Inputs and output cotangents of the layers that share a weight; for an embedding, the inputs are row numbers."""
 
     inputs: Shaped[Array, "n positions groups fan_in"]
     cotangents: Float[Array, "n k positions groups fan_out"]
 
 
 class Factors(NamedTuple):
-    """What is computed for a block of examples alone: gradients, or the means to their inner products."""
+    """What is computed per block of examples: gradients, or the factors of their inner products."""
 
     gradients: list[Float[Array, "nk size"]]
     grams: list[Gram]
 
 
 class Group(NamedTuple):
-    """Entries of a leaf whose gradient is the sum of products."""
+    """Entries of a leaf whose gradient is a sum of products."""
 
     leaf: int
     products: tuple[Product, ...]
     alike: bool
-    by_gram: bool  # contracted as Gram matrices, else as gradients
+    by_gram: bool  # contracted as Gram matrices; otherwise as gradients
     work: int  # multiplications
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Plan:
-    """How the kernel of a network is computed; equal to another one that is computed in the same way."""
+    """How the kernel of a network is computed; plans are equal if the computations are."""
 
     program: Program
     k: int
     leaves: tuple[Leaf, ...]
     groups: tuple[Group, ...]
-    rest: tuple[int, ...]  # the leaves of which gradients are evaluated as they are
-    dtype: Any  # of the kernel, that of the parameters or float32
-    numbers: int  # that the factors of one example hold
+    rest: tuple[int, ...]  # the leaves whose gradients are evaluated as they are
+    dtype: Any  # dtype of the kernel, that of the parameters or float32
+    numbers: int  # the size of the factors per example
 
     def _key(self) -> Any:
         return self.program, self.k, tuple(group.by_gram for group in self.groups), self.rest
@@ -82,7 +82,7 @@ class Plan:
 
 
 def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan:
-    """The cheapest way to a kernel between blocks of `rows` and `columns` examples, given how gradients come about."""
+    """The cheapest plan for a kernel between blocks of `rows` and `columns` examples, given the form of gradients."""
     k = math.prod(shaped(found.cotangent).shape)
     variables = found.program.jaxpr.invars[:-2]
     dtype = functools.reduce(jnp.promote_types, (shaped(var).dtype for var in variables), jnp.float32)
@@ -97,13 +97,13 @@ def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan
             groups.append(Group(number, tuple(products), part.alike, by_gram, cost[0 if by_gram else 1]))
     rest = [number for number, leaf in enumerate(how) if leaf.sums is None]
     if not groups and not rest:
-        rest = [0]  # for the zeros of which the kernel then is made
+        rest = [0]  # its gradients are zero, and so is the kernel
     numbers += k * sum(shaped(variables[number]).size for number in rest)
     return Plan(found.program, k, tuple(how), tuple(groups), tuple(rest), dtype, numbers)
 
 
 def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Multiplications by Gram matrices and by gradients, and how many numbers either holds of an example."""
+    """Multiplications by Gram matrices and by gradients, and the numbers that either holds per example."""
     pairs, products = rows * columns, part.products
     positions = sum(product.sizes[0] for product in products)
     _, groups, fan_in, fan_out = products[0].sizes
@@ -119,7 +119,7 @@ def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int],
 
 
 def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
-    """What the block of examples x contributes to its kernel with any block."""
+    """The factors of the block of examples x in its kernels with any other block."""
     inputs, cotangents, rest = _pull_back(plan, given, x)
 
     grams, gradients, at = [], [], 0
@@ -146,7 +146,7 @@ def _stacked(product: Product, h: Array, g: Array, dtype: Any) -> tuple[Array, A
 
 
 def _formed(plan: Plan, group: Group, inputs: Sequence[Array], cotangents: Sequence[Array]) -> Float[Array, "n k ..."]:
-    """The gradients of all examples: sums over positions and products."""
+    """The gradients of all examples, as sums over positions and products."""
 
     def one(product: Product, h: Array, g: Array) -> Array:
         if product.kind == "windows":
@@ -155,7 +155,7 @@ def _formed(plan: Plan, group: Group, inputs: Sequence[Array], cotangents: Seque
             formed = jax.vmap(functools.partial(_by_rows, product))(h, g)
         else:
             formed = _by_matrices(jnp.concatenate(jax.vmap(product.inputs)(h), axis=-1).astype(plan.dtype), g)
-        if group.alike:  # the order of entries makes no difference
+        if group.alike:  # the order of entries does not matter
             return formed
         return jax.vmap(jax.vmap(product.placed))(formed.swapaxes(3, 4) if product.kind == "matrices" else formed)
 
@@ -163,12 +163,12 @@ def _formed(plan: Plan, group: Group, inputs: Sequence[Array], cotangents: Seque
 
 
 def _by_windows(product: Product, dtype: Any, h: Array, g: Array) -> Float[Array, "k groups out in"]:
-    """Of one example, whose patches are small enough to stay in the cache of a CPU."""
+    """The gradient for one example, whose patches are small enough to stay in the cache of a CPU."""
     return jnp.concatenate([_outer(g, piece.astype(dtype)) for piece in product.inputs(h)], axis=-1)
 
 
 def _by_rows(product: Product, h: Array, g: Array) -> Float[Array, "k 1 out in"]:
-    """Of one example of an embedding."""
+    """The gradient of an embedding for one example."""
     [places] = product.inputs(h)
     table = jnp.zeros((len(g), product.sizes[2], g.shape[-1]), g.dtype)
     return table.at[:, places[:, 0, 0]].add(g[:, :, 0], mode="drop").swapaxes(1, 2)[:, None]
@@ -177,7 +177,7 @@ def _by_rows(product: Product, h: Array, g: Array) -> Float[Array, "k 1 out in"]
 def _by_matrices(
     h: Float[Array, "n positions groups fan_in"], g: Float[Array, "n k positions groups fan_out"]
 ) -> Float[Array, "n k groups in out"]:
-    """Of all examples at once, as one batch of matrix products: axes of one entry would slow them on a CPU."""
+    """The gradients for all examples, as one batch of matrix products; axes of one entry would slow these on a CPU."""
     n, k, positions, groups, fan_out = g.shape
     fan_in = h.shape[3]
     left = h.transpose(0, 2, 1, 3).reshape(n * groups, positions, fan_in)
@@ -187,14 +187,14 @@ def _by_matrices(
 
 
 def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
-    """The kernel between two blocks; not in the reduced precision that accelerators default to."""
+    """The kernel between two blocks, not in the reduced default precision of accelerators."""
     return _sum(itertools.chain(map(_matmul, a.gradients, b.gradients), map(_product, a.grams, b.grams)))
 
 
 def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Array], list[Array]]:
-    """What products are made of, and the gradients by the remaining leaves.
+    """The factors of the products, and the gradients with respect to the remaining leaves, for every example.
 
-    Of every example, with axes `(n, ...)`, `(n, k, positions, groups, fan_out)` and `(n, k, ...)`.
+    Their axes are `(n, ...)`, `(n, k, positions, groups, fan_out)` and `(n, k, ...)`.
     """
     jaxpr = plan.program.jaxpr
     consts, variables = given
@@ -226,7 +226,7 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
                 h[number], g[number] = product.turned(h[number]), value
             return h, g, rest
 
-        # Nothing that a layer is applied to depends on the cotangent.
+        # The inputs of layers do not depend on the cotangent.
         return jax.vmap(by, out_axes=(None, 0, 0), axis_size=plan.k)(basis)
 
     return jax.vmap(one)(x)
@@ -239,8 +239,8 @@ def _number(scale: Any) -> Any:
 def _outer(
     g: Float[Array, "k positions groups fan_out"], h: Float[Array, "positions groups fan_in"]
 ) -> Float[Array, "k groups fan_out fan_in"]:
-    """The sum over positions of the outer products; fan_in, the larger one, goes last."""
-    if h.shape[1] == 1:  # a batch of one is slower than none
+    """The sum over positions of the outer products; fan_in comes last, since it is larger."""
+    if h.shape[1] == 1:  # a batch axis of one entry would be slower
         return jnp.einsum("kpo,pi->koi", g[:, :, 0], h[:, 0], precision="highest")[:, None]
     return jnp.einsum("kpco,pci->kcoi", g, h, precision="highest")
 
@@ -250,7 +250,7 @@ def _sum(terms: Iterable[Array]) -> Array:
 
 
 def _each(f: Callable[..., PyTree], *args: PyTree) -> PyTree:
-    """`f` of every example: batched on accelerators; one by one on a CPU, whose batched products are slow."""
+    """`f` for every example: batched on accelerators; one by one on a CPU, whose batched products are slow."""
     return lax.platform_dependent(
         *args, cpu=lambda *args: lax.map(lambda arg: f(*arg), args), default=lambda *args: jax.vmap(f)(*args)
     )
@@ -261,7 +261,7 @@ def _matmul(a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m
 
 
 def _product(a: Gram, b: Gram) -> Float[Array, "nk mk"]:
-    """Pair of positions after pair, so that nothing larger than the result is held."""
+    """One pair of positions at a time, so that nothing larger than the result is held."""
 
     def pair(p: int | Array, q: int | Array, group: int | Array) -> Array:
         left, right = a.inputs[:, p, group], b.inputs[:, q, group]

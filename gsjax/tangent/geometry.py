@@ -1,4 +1,4 @@
-"""Angles between examples without cancellation, also where two examples are nearly parallel, at whatever scale."""
+"""Angles between examples without cancellation, even for nearly parallel examples, at any scale."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 __all__ = ["Pairs", "cosine_of", "pairs", "representable", "root", "sine_of"]
 
-_CLOSE = 0.97  # above this |cosine| the sine is not taken from the cosine
-_NUMBERS = 2**20  # how many coordinates of pairs are looked at together
-_MASK = 2**26  # how many pairs are searched for close ones together
+_CLOSE = 0.97  # above this |cosine| the sine is not computed from the cosine
+_NUMBERS = 2**20  # the number of coordinates of close pairs that are processed together
+_MASK = 2**26  # the number of pairs that are searched for close ones together
 
 
 class Pairs(NamedTuple):
-    """What the recursion of a kernel begins with: x.x'/d, |x|^2/d, |x'|^2/d, and the sine of the angle, at least 0."""
+    """The start of a kernel's recursion: x.x'/d, |x|^2/d, |x'|^2/d, and the sine of the angle, at least 0."""
 
     cov: Float[Array, "n1 n2"]
     q1: Float[Array, "n1 1"]
@@ -27,11 +27,11 @@ class Pairs(NamedTuple):
 
 
 def pairs(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Pairs:
-    """Every two examples of x1 and x2.
+    """The `Pairs` of all examples of x1 with all examples of x2.
 
-    The sine is accurate to a few tens of eps relative to itself, zero where two examples are parallel in the numbers
-    given, one where an example is zero. Its derivative is accurate to about eps / sine, and zero at zero. On the way to
-    it no square over- or underflows.
+    The sine is accurate to a few tens of eps relative to itself. It is zero where two examples are exactly parallel as
+    given, and one where an example is zero. Its derivative is accurate to about eps / sine, and zero where the sine is
+    zero. No square over- or underflows in its computation.
 
     >>> x = jnp.array([[3e9, 4e9], [-6e9, -8e9]])
     >>> pairs(x, x).sine.tolist()
@@ -45,7 +45,7 @@ def pairs(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Pairs:
 
 
 def representable(x: Float[Array, "n ..."]) -> Bool[Array, " n"]:
-    """Whether |x|^2 / d of an example, and what is above rounding beside it, are normal numbers; zero is."""
+    """Whether |x|^2 / d of an example, and terms down to its rounding error, are normal numbers; true for zero."""
     info = jnp.finfo(x.dtype)
     scaled, unit = _scaled(x.reshape(len(x), -1))
     size = unit * jnp.sqrt((scaled**2).mean(axis=1))
@@ -53,26 +53,26 @@ def representable(x: Float[Array, "n ..."]) -> Bool[Array, " n"]:
 
 
 def sine_of(cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The sine of an angle from its cosine: its square is known to about eps."""
+    """The sine of an angle from its cosine; the square of the sine is accurate to about eps."""
     cosine = cosine_of(cov, q1, q2)
     return root((1 - cosine) * (1 + cosine))
 
 
 def cosine_of(cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The cosine cov / sqrt(q1 q2); zero where that is 0 / 0."""
+    """The cosine cov / sqrt(q1 q2), zero where that is 0 / 0."""
     scale = root(q1) * root(q2)
     return jnp.clip(cov / jnp.where(scale > 0, scale, 1), -1, 1)
 
 
 def root(q: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The square root, of negative rounding errors zero, with gradient zero at zero."""
+    """The square root; zero for negative rounding errors, with gradient zero at zero."""
     return jnp.where(q > 0, jnp.sqrt(jnp.where(q > 0, q, 1)), 0 * q)
 
 
 def _scaled(x: Float[Array, "n d"]) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
     """Examples with entries of at most about 1, and the powers of two that they were divided by."""
     size = lax.stop_gradient(jnp.abs(x).max(axis=1))
-    unit = lax.reduce_precision(size, jnp.finfo(x.dtype).nexp, 0)  # no digit is left but the first
+    unit = lax.reduce_precision(size, jnp.finfo(x.dtype).nexp, 0)  # keeps the leading binary digit
     unit = jnp.where(unit > 0, unit, 1)
     return x / unit[:, None], unit
 
@@ -97,7 +97,7 @@ def _cosine(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, 
 
 
 def _sines(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
-    """From cosines, and then those of the few pairs that are close anew."""
+    """Sines from cosines; those of the few close pairs are then recomputed."""
     cosine = _cosine(x1, x2)
     close = jnp.abs(cosine) > _CLOSE
     i, j = jnp.nonzero(close, size=close.size, fill_value=0)
@@ -105,7 +105,7 @@ def _sines(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "
 
     def refine(carry: tuple[Int[Array, ""], Float[Array, "n1 n2"]]) -> tuple[Array, Array]:
         start, sine = carry
-        # Near the end some come a second time, or pairs that are not close, which does no harm.
+        # The last batch may repeat pairs, or contain pairs that are not close, which does no harm.
         a, b = (lax.dynamic_slice_in_dim(index, start, batch) for index in (i, j))
         return start + batch, sine.at[a, b].set(_sine_of_close(x1[a], x2[b]))
 
@@ -114,10 +114,10 @@ def _sines(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "
 
 
 def _sine_of_close(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Array, " p"]:
-    """|b - t a| / |b| with the t that makes it least, row by row.
+    """|b - t a| / |b| for the t that minimises it, row by row.
 
-    t is taken away piece by piece, each of half the digits of a number, so that its products with the halves of a are
-    exact; what is left is then the difference of close numbers without an error.
+    t a is subtracted in pieces. Each piece of t has half the digits of a number, so that its products with the halves
+    of a are exact, and so are the differences of close numbers that remain.
     """
     info = jnp.finfo(a.dtype)
 

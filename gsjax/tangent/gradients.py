@@ -1,4 +1,4 @@
-"""The program that computes the gradient of an example's output by every leaf of the parameters."""
+"""The program that computes the gradient of an example's output with respect to every leaf of the parameters."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Gradients", "gradients"]
 
 
 class Gradients(NamedTuple):
-    """The gradient of an example's output by every leaf of the parameters, pulled back from a cotangent.
+    """The gradient of an example's output with respect to every leaf, pulled back from a cotangent.
 
-    The inputs of the program are the leaves, the example, and the cotangent; its outputs have the leaves' shapes.
+    The inputs of the program are the leaves, the example and the cotangent; its outputs have the shapes of the leaves.
     """
 
     program: Program
@@ -28,20 +28,20 @@ class Gradients(NamedTuple):
 
     @property
     def example(self) -> Var:
-        """The input that is the example."""
+        """The input variable of the example."""
         return self.program.jaxpr.invars[-2]
 
     @property
     def cotangent(self) -> Var:
-        """The input that is the cotangent of the output."""
+        """The input variable of the output's cotangent."""
         return self.program.jaxpr.invars[-1]
 
 
 def gradients(apply_fn: ApplyFn, params: PyTree, x: Array, output: jax.ShapeDtypeStruct) -> Gradients:
-    """Traces the gradient of one example's `output`, a batch of one.
+    """Traces the gradient of the `output` of one example, in a batch of one.
 
-    What the values of params and x are makes no difference. Rules of derivatives are those of JAX and of the functions
-    that bring their own. Calls are inlined, and products taken out of loops.
+    The values of params and x do not matter. Derivative rules are those of JAX, including custom ones. Calls are
+    inlined, and products are moved out of loops.
 
     Raises:
         ValueError: the function cannot be differentiated in reverse mode.

@@ -1,4 +1,4 @@
-"""The tangent kernel in the limit of infinite width: by a recursion of our own, or one of neural-tangents.
+"""The tangent kernel in the limit of infinite width, by the recursion below or by neural-tangents.
 
 As the widths of Eq. 1 (Pezeshki et al. 2021) grow, every f^(l) becomes Gaussian, with covariance Sigma^(l-1),
 and the tangent kernel of a network of L hidden layers tends to Theta^(L) (Jacot, Gabriel and Hongler 2018,
@@ -7,7 +7,7 @@ Theorem 1), where
     Sigma^(0)(x, x') = x.x' / d_0,        Sigma^(l) = gamma E[xi(u) xi(v)],
     Theta^(0) = Sigma^(0),                Theta^(l) = Sigma^(l) + gamma E[xi'(u) xi'(v)] Theta^(l-1),
 
-with (u, v) Gaussian, of mean zero and the covariance that Sigma^(l-1) gives x and x'.
+with (u, v) Gaussian with mean zero and the covariance of x and x' under Sigma^(l-1).
 """
 
 from __future__ import annotations
@@ -39,33 +39,34 @@ def infinite_ntk(
 ) -> Float[Array, "n1 n2"] | Float[Array, "n1 n2 k k"]:
     """The tangent kernel of `network` in the limit of infinite width.
 
-    An MLP's is Theta^(L) of the recursion above. Angles are not computed from cosines where that cancels, so an entry
-    is accurate relative to itself at whatever scale of x, also for equal, nearly equal and opposite points: within 10
-    eps for relu, erf and linear, for tanh within 20 eps in float32 and 3e-14 in float64 (the expectations are sums over
-    27^2 nodes, several hundred times slower than erf). What is left is the rounding of x.x', about eps |x| |x'|, where
-    x and x' are nearly orthogonal. (At equal and opposite points a ReLU network's kernel has a cusp, and the gradient
-    across it is taken to be zero.) Half precision is computed in float32.
+    The kernel of an MLP is Theta^(L) of the recursion above. Angles are not computed from cosines where that cancels,
+    so entries are accurate relative to themselves at any scale of x, even for equal, nearly equal and opposite points:
+    within 10 eps for relu, erf and linear; for tanh, within 20 eps in float32 and 3e-14 in float64 (its expectations
+    are sums over 27^2 nodes, which makes it much slower than erf). The remaining error is the rounding of x.x', about
+    eps |x| |x'|, where x and x' are nearly orthogonal. (At equal and opposite points the kernel of a ReLU network has a
+    cusp, and the gradient across it is set to zero.) Half precision is computed in float32.
 
-    A CNN's follows the same recursion between every two positions of two images (Arora et al. 2019, Sec. 4), with
-    the same expectations; it holds several arrays of n1 n2 (h w)^2 numbers, so give it a few examples at a time.
-    For relu, angles from the second layer on below sqrt(8 eps |r - r'| / r) count as zero, with r and r' the lengths of
-    the two positions.
+    The kernel of a CNN follows the same recursion between every two positions of two images (Arora et al. 2019,
+    Sec. 4), with the same expectations. It holds several arrays of n1 n2 (h w)^2 numbers, so pass a few examples at a
+    time. For relu, angles from the second layer on below sqrt(8 eps |r - r'| / r) count as zero, where r and r' are the
+    lengths of the two positions.
 
     Args:
-        network: an `MLP` or a `CNN`, of which depth, activation, outputs and geometry count, the widths do not; or
-            a `kernel_fn` of neural-tangents, called as `kernel_fn(x1, x2, "ntk")`. On a current jax
-            `gsjax.tangent.neural_tangents.load()` imports neural-tangents to make one.
-        x1: examples, `(n1, ...)`: for an MLP flattened as `network` does, for a CNN `(n1, h, w, c)`.
-        x2: examples, `(n2, ...)`; x1 if None, with a result `(n1, n1)` symmetric to the last bit.
+        network: an `MLP` or a `CNN`, of which depth, activation, outputs and geometry matter, but not the widths; or
+            a `kernel_fn` of neural-tangents, called as `kernel_fn(x1, x2, "ntk")`. On a current JAX,
+            `gsjax.tangent.neural_tangents.load()` imports neural-tangents.
+        x1: examples, `(n1, ...)`; for an MLP flattened as `network` does, for a CNN `(n1, h, w, c)`.
+        x2: examples, `(n2, ...)`; if None, x1, and the result `(n1, n1)` is symmetric to the last bit.
 
     Returns:
-        `(n1, n2)` for one output; `(n1, n2, k, k)` for k, the kernel times the identity. For a `kernel_fn`, what it
-        returns: `(n1, n2)` for a network that ends in a `Dense`, however many its outputs.
+        `(n1, n2)` for one output; `(n1, n2, k, k)` for k outputs, the kernel times the identity. For a `kernel_fn`, its
+        result: `(n1, n2)` for a network that ends in a `Dense`, for any number of outputs.
 
     Raises:
-        ValueError: `network` none of these; x1 or x2 without a batch axis, for a CNN not of four axes, empty, complex,
-            not finite or of different shapes beyond the first axis; for an MLP or a CNN, an example whose mean square
-            over- or underflows (in float32, entries of about 1e18 or 1e-16). Under `jit` its entries are NaN.
+        ValueError: `network` is none of these; x1 or x2 has no batch axis, is empty, complex or not finite, or does not
+            have four axes for a CNN; their shapes differ beyond the first axis; for an MLP or a CNN, the mean square of
+            an example over- or underflows (in float32, entries of about 1e18 or 1e-16). Under `jit`, its entries of the
+            kernel are NaN instead.
 
     >>> x = jnp.array([[2.0, 0.0, 0.0, 0.0]])
     >>> infinite_ntk(MLP((64, 64)), x).tolist()  # (L + 1) |x|^2 / d_0
@@ -73,7 +74,7 @@ def infinite_ntk(
     """
     ours = isinstance(network, MLP | CNN)
     expected = "a gsjax.networks.MLP or CNN, or a kernel_fn of neural-tangents"
-    # Any flax module can be called; its limit is not known for that.
+    # Every flax module is callable, but its limit is not known.
     known = ours or (callable(network) and not isinstance(network, nn.Module))
     _check.require(known, "network", expected, type(network).__name__)
     x1 = _examples("x1", x1, network)
@@ -92,7 +93,7 @@ def infinite_ntk(
 
 @functools.cache
 def _recursion() -> Callable[..., Array]:
-    """One jitted function for all calls: the loops in it would be compiled anew with each one."""
+    """One jitted function for all calls; otherwise its loops would be compiled anew at each call."""
 
     def theta(network: MLP | CNN, x1: Array, x2: Array | None) -> Array:
         return _mlp_ntk(network, x1, x2) if isinstance(network, MLP) else cnn_ntk(network, x1, x2)
@@ -112,7 +113,7 @@ def _mlp_ntk(network: MLP, x1: Float[Array, "n1 ..."], x2: Float[Array, "n2 ..."
 
 
 def _examples(name: str, x: Any, network: Any) -> Float[Array, "n ..."]:
-    """Checked examples, as numbers that can be differentiated and squared."""
+    """Checked examples, as floating point numbers whose squares are representable."""
     _check.require(not jnp.iscomplexobj(x), name, "real numbers", "complex ones")
     x = _check.as_float(x)
     if isinstance(network, CNN):

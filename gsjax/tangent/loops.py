@@ -1,8 +1,8 @@
-"""Products that make gradients, taken out of loops and branches.
+"""Moves the products of which gradients consist out of loops and branches.
 
-In the program of a gradient, `scan` forms an outer product at every step, of a stack of weights or, added up, of one
-that all steps share. Here the loop gives its factors instead, and the product is formed behind it; it is then one
-product like any other. So it is with the branches of `cond`, where the factors of those not taken are zero.
+In the program of a gradient, `scan` forms an outer product at every step, either stacked for a stack of weights or
+summed for a weight that all steps share. Here the loop returns the factors instead, and the product is formed after it,
+as a product like any other. The branches of `cond` are treated likewise; the factors of branches not taken are zero.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["out_of_loops"]
 
 
 class _Opened(NamedTuple):
-    """A loop or a choice of branches, and the outputs that are to be had from factors."""
+    """A loop or a choice of branches, and the outputs that can be computed from factors."""
 
     bodies: list[ClosedJaxpr]
-    outputs: dict[int, list[list[Term]]]  # output -> terms of it, of each body
+    outputs: dict[int, list[list[Term]]]  # output -> for each body, its terms
 
 
 def out_of_loops(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """The same program; what its outputs are made of by products within loops is made of products behind them."""
+    """The same program, in which products within loops that form its outputs are moved after the loops."""
     return _without(closed, closed.jaxpr.outvars)
 
 
@@ -57,7 +57,7 @@ def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[
 
 
 def _open(eqn: JaxprEqn, numbers: set[int]) -> _Opened:
-    """Which of the outputs `numbers` of a loop can be had from factors."""
+    """Which of the outputs `numbers` of a loop can be computed from factors."""
     if eqn.primitive.name == p.scan_p.name:
         inner, carries = [eqn.params["jaxpr"]], eqn.params["num_carry"]
     else:
@@ -67,7 +67,7 @@ def _open(eqn: JaxprEqn, numbers: set[int]) -> _Opened:
         first = eqn.params.get("num_consts", 0)
 
         def kept(body: ClosedJaxpr, number: int, first: int = first) -> Var | None:
-            """The input that an output goes on with in the next step, if it does."""
+            """The input that an output becomes in the next step, if it is carried."""
             return body.jaxpr.invars[first + number] if number < carries else None
 
         order = sorted(numbers)
@@ -95,12 +95,12 @@ def _fit(body: Jaxpr, found: Terms, summed: Var | None, *, scan: bool) -> bool:
 
 
 def _varying(term: Term) -> list[Var]:
-    """The scales of a term that are no numbers."""
+    """The scales of a term that are variables."""
     return [scale for scale, _ in term.scales if isinstance(scale, Var)]
 
 
 def _factors(found: Iterable[Term]) -> list[Var]:
-    """All variables of which terms are made."""
+    """All variables of which the terms consist."""
     atoms = [atom for term in found for atom in (*term.product.invars[-2:], *_varying(term))]
     return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var)))
 

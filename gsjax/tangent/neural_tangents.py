@@ -1,9 +1,9 @@
-"""neural-tangents 0.6.5 on a jax that it does not know: the only file here that does.
+"""Imports neural-tangents 0.6.5 on current versions of JAX; all workarounds for it are in this file.
 
-Its last release is of 2023. It imports names that jax has moved or dropped since, and, beside them, a part of its
-own that needs TensorFlow. `load` lends it the names while it is imported. Its analytic kernels (`stax`, `predict`)
-then work, and so do the empirical ones by `NtkImplementation.JACOBIAN_CONTRACTION` and `NTK_VECTOR_PRODUCTS`; the
-third, `STRUCTURED_DERIVATIVES`, relies on more of jax's interior than can be lent.
+Its last release is from 2023. It imports names that JAX has moved or removed since, and a submodule of its own that
+needs TensorFlow. `load` provides these names during the import. Its analytic kernels (`stax`, `predict`) then work, and
+so do the empirical ones by `NtkImplementation.JACOBIAN_CONTRACTION` and `NTK_VECTOR_PRODUCTS`. The third
+implementation, `STRUCTURED_DERIVATIVES`, relies on more of JAX's internals than can be provided.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOCK = threading.RLock()
 def load() -> ModuleType:
     """The module `neural_tangents`, imported on the first call.
 
-    jax is left as it was, and so is the table of modules, also when the import fails. From then on a plain
+    JAX and the other entries of `sys.modules` are restored, even if the import fails. Afterwards a plain
     `import neural_tangents` finds the module too.
 
     Raises:
@@ -73,10 +73,10 @@ def _import() -> ModuleType:
             message = "this kernel needs neural-tangents: install the extra gsjax[infinite-width]"
             raise ModuleNotFoundError(message, name=error.name) from error
         raise
-    # Without the stub, whoever imports the real one is told that TensorFlow is missing.
+    # Without the stub, an import of the real submodule says that TensorFlow is missing.
     del package.__dict__["experimental"]
     linear.__dict__["_conv_kernel_full_spatial_shared"] = _patch_covariance
-    # It asks shapes without values for their size, which jax no longer wants to answer.
+    # It uses abstract shapes as arrays, which JAX no longer allows.
     basis = empirical.__dict__["_std_basis"]
     empirical.__dict__["_std_basis"] = lambda like: basis(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
     return package
@@ -84,7 +84,7 @@ def _import() -> ModuleType:
 
 @contextlib.contextmanager
 def _lent(namespace: MutableMapping[str, Any], names: dict[str, Any]) -> Iterator[None]:
-    """`names` in `namespace`, for the time of the context."""
+    """Adds `names` to `namespace` within the context."""
     own = {name: namespace[name] for name in names if name in namespace}
     namespace.update(names)
     try:
@@ -106,17 +106,17 @@ def _safe_map(function: Callable[..., Any], *sequences: Any) -> list[Any]:
 def _patch_covariance(
     covariance: Array | None, window: tuple[int, ...], strides: tuple[int, ...], padding: Any, batch_ndim: int
 ) -> Array | None:
-    """The covariance of means over patches: at (p, p'), the mean over offsets o of the one at (p + o, p' + o).
+    """The covariance of means over patches: at (p, p'), the mean over offsets o of the covariance at (p + o, p' + o).
 
-    In the place of neural-tangents' own, a convolution of one channel: in float64, XLA's (jaxlib 0.10.2, CPU) reads
-    before its padded operand, and the process dies where that is the first on its page. As there, the spatial axes
-    leave in reverse order.
+    This replaces the function of neural-tangents, a convolution with one channel. In float64, XLA's convolution
+    (jaxlib 0.10.2, CPU) reads before the start of its padded operand, which crashes the process if the operand is at
+    the start of a page. As in neural-tangents, the spatial axes are returned in reverse order.
 
     Args:
-        covariance: `(n1[, n2], h, h, w, w, ...)`; None and scalars pass.
-        window: the patch, one size a spatial axis.
-        strides: one a spatial axis.
-        padding: SAME, VALID or CIRCULAR, an enumeration of neural-tangents.
+        covariance: `(n1[, n2], h, h, w, w, ...)`; None and scalars are returned unchanged.
+        window: the size of the patch per spatial axis.
+        strides: one stride per spatial axis.
+        padding: SAME, VALID or CIRCULAR, from an enumeration of neural-tangents.
         batch_ndim: 1 or 2, the number of leading axes.
     """
     if covariance is None or not covariance.ndim:

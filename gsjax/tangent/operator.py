@@ -27,7 +27,7 @@ __all__ = ["TangentKernel", "ntk_operator"]
 
 
 class TangentKernel(lx.FunctionLinearOperator):
-    """What `ntk_operator` returns: an operator that knows its network, and so a cheaper way to its matrix."""
+    """The operator that `ntk_operator` returns; it knows its network, and computes its matrix through `ntk`."""
 
     program: Program = eqx.field(static=True)
     given: Given
@@ -36,13 +36,13 @@ class TangentKernel(lx.FunctionLinearOperator):
     def __init__(
         self, product: Callable[[Array], Array], structure: PyTree, program: Program, given: Given, x: Array
     ) -> None:
-        # What the product closes over are leaves of a Partial already. Converted, it would be a new function, hence
-        # a new program, for every operator.
+        # The product closes over leaves of a Partial only. Closure conversion would make a new function, hence a new
+        # program, for every operator.
         super().__init__(product, structure, (lx.symmetric_tag, lx.positive_semidefinite_tag), closure_convert=False)
         self.program, self.given, self.x = program, given, x
 
     def as_matrix(self) -> Float[Array, "m m"]:
-        """The kernel by `ntk`, at a few products' cost instead of n; of outputs `(n, k)` as the matrix `(n k, n k)`."""
+        """The kernel by `ntk`, at the cost of a few products instead of n; `(n k, n k)` for outputs `(n, k)`."""
         found = kernel(Gradients(self.program, tuple(self.given[0])), self.given, self.x)
         size = found.shape[0] * (found.shape[2] if found.ndim == 4 else 1)
         return found.swapaxes(1, 2).reshape(size, size) if found.ndim == 4 else found
@@ -51,17 +51,17 @@ class TangentKernel(lx.FunctionLinearOperator):
 def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> TangentKernel:
     """The kernel K = Phi Phi^T of `ntk` as an operator: `.mv(v)` is K v, with Phi of Eq. 2 (Pezeshki et al. 2021).
 
-    A sum over parameters, without a factor. The network is linearised here, once, and a product is a pass backwards,
-    `Phi^T v`, and one forwards, `Phi (Phi^T v)`. The operator holds what one backward pass over all of x needs, the
-    activations of every layer, and nothing of size n^2; `.as_matrix()` is `ntk`, much faster than n products. It is a
-    pytree of arrays: it goes through `jax.jit`, and operators of one `apply_fn` and shape share their compiled
-    programs.
+    The kernel is a sum over parameters, without a factor. The network is linearised once, by this call. A product is a
+    backward pass, `Phi^T v`, and a forward pass, `Phi (Phi^T v)`. The operator holds the activations of every layer,
+    which a backward pass over all of x needs, and nothing of size n^2. `.as_matrix()` is `ntk`, much faster than n
+    products. The operator is a pytree of arrays: it can be passed to functions under `jax.jit`, and operators with the
+    same `apply_fn` and shape share their compiled programs.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)` or `(n, k)`.
-        params: what `apply_fn` takes. Of flax variables only the collection "params" is differentiated; for modules of
-            nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
-            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
+        params: the first argument of `apply_fn`. Of flax variables only the collection "params" is differentiated; for
+            modules of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be differentiated (whole
+            numbers, bools, typed PRNG keys) are passed to `apply_fn` unchanged.
         x: examples, `(n, ...)`.
 
     Returns:
@@ -69,9 +69,9 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
         symmetric and positive semi-definite.
 
     Raises:
-        ValueError: x empty; NaN or infinity in x or the parameters; no parameters, or some that are not floating
-            point numbers or not meant to be any; an output of another shape, or one that depends on other examples of
-            the batch; from `.mv`, a vector of another shape.
+        ValueError: x is empty; x or the parameters have NaN or infinite entries; there are no parameters, or some are
+            not floating point numbers or may not be meant as parameters; an output has the wrong shape, or depends on
+            other examples of the batch; from `.mv`, the vector has the wrong shape.
 
     >>> import jax.numpy as jnp
     >>> def linear(w, x):
@@ -89,12 +89,12 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
 
 @dataclasses.dataclass(frozen=True)
 class _Pull:
-    """`Phi^T` times a vector, from what one pass forwards has left; the last input of the program is the vector."""
+    """`Phi^T` times a vector, from the residuals of one forward pass; the last input of the program is the vector."""
 
     program: Program
 
     def left(self) -> list[Var]:
-        """What the pass backwards needs of the one forwards."""
+        """The residuals: the variables of the forward pass that the backward pass needs."""
         jaxpr = self.program.jaxpr
         linear = dependent(jaxpr, jaxpr.invars[-1:])
         used = [eqn.invars for eqn in jaxpr.eqns if not linear.isdisjoint(eqn.outvars)]
@@ -102,7 +102,7 @@ class _Pull:
         return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var) and atom not in linear))
 
     def forwards(self, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-        """The values of what is left."""
+        """The values of the residuals."""
         jaxpr = self.program.jaxpr
         return evaluate(
             jaxpr, dict(zip((*jaxpr.constvars, *jaxpr.invars[:-1]), (*consts, *given), strict=True)), self.left()
@@ -117,7 +117,7 @@ class _Pull:
 def _pullback(
     apply_fn: ApplyFn, params: PyTree, x: Array, outputs: jax.ShapeDtypeStruct
 ) -> Callable[[Array], list[Array]]:
-    """`Phi^T` as a function of vectors, which holds the activations of every layer."""
+    """`Phi^T` as a function of vectors that holds the activations of every layer."""
     tree, rebuild = trainable(params)
     leaves, treedef = jax.tree.flatten(tree)
 
@@ -125,7 +125,7 @@ def _pullback(
         def function(leaves: list[Array]) -> Array:
             return apply_fn(rebuild(jax.tree.unflatten(treedef, leaves)), x)
 
-        # Not in the reduced precision that accelerators default to.
+        # Accelerators default to reduced precision.
         with jax.default_matmul_precision("highest"):
             return jax.vjp(function, leaves)[1](vector)[0]
 
@@ -151,7 +151,7 @@ class _Product:
 
 @functools.cache
 def _product() -> Callable[..., Array]:
-    """One jitted function for all operators, so that they share its programs."""
+    """One jitted function for all operators, so that they share its compiled programs."""
 
     def product(pullback: Callable[[Array], list[Array]], vector: Array) -> Array:
         return jax.linear_transpose(pullback, vector)(pullback(vector))[0]

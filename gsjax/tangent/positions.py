@@ -17,10 +17,10 @@ __all__ = ["cnn_ntk"]
 
 
 class _Fields(NamedTuple):
-    """What a convolution averages over its patches.
+    """The quantities that a convolution averages over its patches.
 
-    Covariance and tangent kernel, the variances, and `gap`, E (h - h')^2 = q1 + q2 - 2 cov: small between nearly equal
-    positions, where the difference would be lost.
+    These are the covariance, the tangent kernel `theta`, the variances, and `gap`, E (h - h')^2 = q1 + q2 - 2 cov. The
+    gap is small between nearly equal positions, where it could not be computed as this difference.
     """
 
     cov: Float[Array, "n1 h w n2 h w"]
@@ -34,7 +34,7 @@ def cnn_ntk(network: CNN, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w
     """The tangent kernel of one output of `network` in the limit of many channels (Arora et al. 2019).
 
     Args:
-        network: its activation, kernel size, strides and padding count, its numbers of channels do not.
+        network: its activation, kernel size, strides and padding matter, but not its numbers of channels.
         x1: examples, `(n1, h, w, c)`.
         x2: examples, `(n2, h, w, c)`; x1 if None.
 
@@ -62,7 +62,7 @@ def cnn_ntk(network: CNN, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w
 
 
 def _activated(network: CNN, cov: Array, theta: Array, q1: Array, q2: Array, sine: Array) -> _Fields:
-    """The fields of h from those of f, whose tangent kernel is `theta`."""
+    """The fields of h from the moments of f, whose tangent kernel is `theta`."""
     cov, slope, q1, q2, sine = layer(network.activation, cov, q1, q2, sine)
     root1, root2, cosine = geometry.root(q1), geometry.root(q2), geometry.cosine_of(cov, q1, q2)
     defect = jnp.where(cosine > 0, sine**2 / (1 + jnp.abs(cosine)), 1 - cosine)
@@ -70,7 +70,7 @@ def _activated(network: CNN, cov: Array, theta: Array, q1: Array, q2: Array, sin
 
 
 def _sine(gap: Array, q1: Array, q2: Array) -> Array:
-    """Of an angle that is not obtuse; zero where it is within the rounding of the distance."""
+    """The sine of an angle of at most 90 degrees; zero where it is within the rounding error of the distance."""
     root1, root2 = geometry.root(q1), geometry.root(q2)
     difference, twice = jnp.abs(root1 - root2), 2 * root1 * root2
     excess = gap - difference**2
@@ -81,7 +81,7 @@ def _sine(gap: Array, q1: Array, q2: Array) -> Array:
 
 
 def _patches(network: CNN, x: Array, stride: int) -> Float[Array, "n h w d"]:
-    """The patches that the first convolution sees."""
+    """The input patches of the first convolution."""
     padded, offsets = _padded(network, x, (1, 2), stride), range(network.kernel_size)
     rows = [_shifted(network, padded, (1,), offset, stride) for offset in offsets]
     return jnp.concatenate([_shifted(network, row, (2,), offset, stride) for row in rows for offset in offsets], -1)
@@ -93,7 +93,7 @@ def _averaged(network: CNN, fields: _Fields, stride: int) -> _Fields:
         axes = [(here, there)] * 3 + [(here,), (there,)]
         padded = _Fields(*(_padded(network, field, along, stride) for field, along in zip(fields, axes, strict=True)))
         if network.padding == "SAME":
-            # Beyond the border h or h' is zero, and the distance is the length of the other.
+            # Beyond the border h or h' is zero, and the gap is the variance of the other.
             ones = jnp.ones([size if axis in (here, there) else 1 for axis, size in enumerate(fields.cov.shape)])
             inside = _padded(network, ones, (here, there), stride) > 0
             padded = padded._replace(gap=jnp.where(inside, padded.gap, padded.q1 + padded.q2))
@@ -107,7 +107,7 @@ def _mean(network: CNN, padded: Array, axes: tuple[int, ...], stride: int) -> Ar
 
 
 def _padded(network: CNN, array: Array, axes: tuple[int, ...], stride: int) -> Array:
-    """As flax does; circular padding is what it would be if the stride were 1."""
+    """Padding as in flax, where circular padding does not depend on the stride."""
     circular, size, widths = network.padding == "CIRCULAR", network.kernel_size, [(0, 0)] * array.ndim
     for axis in axes:
         [pads] = lax.padtype_to_pads((array.shape[axis],), (size,), (stride,), "SAME")
@@ -116,7 +116,7 @@ def _padded(network: CNN, array: Array, axes: tuple[int, ...], stride: int) -> A
 
 
 def _shifted(network: CNN, padded: Array, axes: tuple[int, ...], offset: int, stride: int) -> Array:
-    """The entries at one offset of every patch, along all `axes` alike."""
+    """The entries at one offset of every patch, the same along all `axes`."""
     for axis in axes:
         limit = padded.shape[axis] - network.kernel_size + offset + 1
         padded = lax.slice_in_dim(padded, offset, limit, stride, axis)

@@ -1,4 +1,4 @@
-"""Functions that mix the examples of a batch are refused: by their program, and by numbers where it does not tell."""
+"""Refuses functions that mix the examples of a batch, by their program or, if that is undecided, by trial runs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ from gsjax.tangent.sizes import alike
 
 __all__ = ["check_separable", "traced"]
 
-_FEW = 4  # examples at most where the function itself is tried
+_FEW = 4  # the largest number of examples in trial runs
 
 
 def check_separable(
     apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, program: ClosedJaxpr | None = None
 ) -> None:
-    """Output i of `apply_fn` is one function, for all i and all sizes of a batch, of example i alone.
+    """Checks that output i of `apply_fn` is the same function of example i alone, for all i and all batch sizes.
 
-    The function is traced, for as many examples as x has and for one, and the programs are read: whether they mix
-    examples, and whether they are the same but for the number of examples (a function may look at that, as in
-    `net(x) / len(x)`). For most networks that is a proof, and nothing is run.
+    The function is traced for as many examples as x has and for one example. The programs show whether examples are
+    mixed, and whether the function is the same for both numbers of examples (it is not for `net(x) / len(x)`). For most
+    networks this is a proof, and nothing is run.
 
-    Where the programs do not tell, the function is run on a few examples, together and one by one, with the user's own
-    values, others close to them, and random ones, of both signs and of one. Not only outputs are compared: the gradient
-    of one with respect to another example has to vanish, to the last bit. A difference refuses, and so do NaN, infinity
-    or equal outputs in whatever is tried: no kernel is better than a wrong one. What is found is kept for programs that
-    are equal with all their constants, unless they call functions of Python. While params or x are traced, random
-    values alone are tried; they also stand for traced values that `apply_fn` closes over.
+    If the programs do not decide, the function is run on a few examples, together and one by one. It is tried at the
+    user's own values, at values close to them, and at random values, of both signs and of one sign. Outputs must agree,
+    and the gradient of an output with respect to another example must vanish to the last bit. Functions whose outputs
+    are NaN, infinite or all equal at all values tried are refused as well, since no kernel is better than a wrong one.
+    Results are cached for programs that are equal with all their constants, unless these call back Python functions.
+    While params or x are traced, only random values are tried; they also replace traced values that `apply_fn` closes
+    over.
 
     Raises:
-        ValueError: named `apply_fn`, with the operation.
+        ValueError: the function mixes examples, or this is undecided; the message names `apply_fn` and the operation.
     """
     n, leaves = len(x), jax.tree.leaves(params)
     few = n if 1 < n <= _FEW else 3
@@ -66,13 +67,13 @@ def check_separable(
     within = f"; the program has {verdict.reason}" if verdict.reason else ""
     if outcome == _UNDECIDED and (verdict.kind is Kind.UNKNOWN or _check.is_concrete(leaves, x, programs[1].consts)):
         tried = "outputs are NaN, infinite or all equal at all values tried"
-        _refuse(f"one of which that cannot be decided: {tried}{within}")
+        _refuse(f"one for which that cannot be decided: {tried}{within}")
     if outcome and outcome != _UNDECIDED:
         _refuse(f"one that does: {outcome}{within}")
 
 
 def _read(programs: Mapping[int, ClosedJaxpr], examples: int) -> Verdict:
-    """What the programs tell; raises if they mix examples."""
+    """The verdict of the programs; raises if they mix examples."""
     verdicts = [dependence(program, examples, size) for size, program in programs.items() if size > 1]
     worst = max(verdicts, key=lambda verdict: verdict.kind, default=Verdict(Kind.UNKNOWN))
     if worst.kind is Kind.MIXED:
@@ -91,10 +92,10 @@ def _refuse(got: str) -> None:
 def traced(
     apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int
 ) -> tuple[ClosedJaxpr, jax.ShapeDtypeStruct]:
-    """The program of `apply_fn` for `size` examples, with products as exact as in the kernel, and its output."""
+    """The program of `apply_fn` for `size` examples, with products in the precision of the kernel, and its output."""
     like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     with jax.default_matmul_precision("highest"):
-        # A new function each time: jax would return the program of the old one, whatever it closes over by now.
+        # A new function each time: JAX would return the cached program even if values that it closes over have changed.
         return jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
 
 
@@ -109,20 +110,20 @@ def _program(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size
     return program
 
 
-# What was found for programs before.
+# The cache of results.
 
 
 @functools.lru_cache(maxsize=256)
 def _remembered(_key: bytes) -> list[str]:
-    """A list for what is found, the same one for the same key."""
+    """A list for the result, the same list for equal keys."""
     return []
 
 
 def _key(verdict: Verdict, programs: Mapping[int, ClosedJaxpr]) -> bytes:
-    """Equal for equal programs: their operations with all constants, also those of the programs within."""
+    """A key that is equal for equal programs: operations and all constants, including those of inner programs."""
     digest = hashlib.blake2b(repr(verdict).encode())
     for program in programs.values():
-        # Functions are shown by their addresses; what they compute is in the program beside them.
+        # The text shows functions by their addresses; what they compute is in the program itself.
         digest.update(re.sub(r" at 0x[0-9a-f]+", "", str(program.jaxpr)).encode())
         for value in _constants(program):
             if not _check.is_concrete(value):
@@ -145,11 +146,11 @@ def _constants(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
             yield from _constants(part)
 
 
-# Trying out.
+# Trial runs.
 
 
 class _Values(NamedTuple):
-    leaves: list[Any]  # of the parameters
+    leaves: list[Any]  # leaves of the parameters
     x: np.ndarray
 
 
@@ -157,7 +158,7 @@ _Run = Callable[[_Values], Array]
 
 
 def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leaves: list[Any], x: Array) -> str:
-    """Says how outputs differ, "" if they do not, and `_UNDECIDED` if no values show it."""
+    """How outputs differ, "" if they do not, or `_UNDECIDED` if no values tried can show it."""
     n = len(x)
     drawn: dict[int, Any] = {}
     run = {size: _runner(program, drawn) for size, program in programs.items()}
@@ -172,12 +173,12 @@ def _tried(verdict: Verdict, programs: Mapping[int, ClosedJaxpr], few: int, leav
             scale = max(np.abs(one[np.isfinite(one)]).max(initial=0) for triple in outputs for one in triple)
             for values, (together, alone, turned) in zip(family, outputs, strict=True):
                 if _differ(together, alone, tolerance * scale):
-                    return f"an example has another output alone than beside {size - 1} others"
+                    return f"the output of an example alone differs from that in a batch of {size}"
                 if _differ(together, turned, tolerance * scale):
                     return "outputs depend on the order of the examples"
                 if verdict.kind is Kind.UNKNOWN and _leaks(gradients, values, rows):
                     return "the gradient of an output with respect to another example is not zero"
-                # What is zero or the same for all shows nothing: a function of the size of the batch may be behind it.
+                # Outputs that are zero or all equal prove nothing: they may hide a function of the batch size.
                 if np.isfinite(together).any() and (together != together[:1]).any():
                     decided.add(size)
     return "" if decided == sizes else _UNDECIDED
@@ -189,7 +190,7 @@ def _differ(one: np.ndarray, other: np.ndarray, tolerance: float) -> bool:
 
 
 def _runner(program: ClosedJaxpr, drawn: dict[int, Any]) -> _Run:
-    """The program as a compiled function, with values in the place of what is being traced: of each one, the same."""
+    """The program as a compiled function, in which each traced constant is replaced by the same drawn value."""
     random = np.random.default_rng(0)
     constants = [
         value if _check.is_concrete(value) else drawn.setdefault(id(value), _drawn(random, value, positive=True))
@@ -203,7 +204,7 @@ def _runner(program: ClosedJaxpr, drawn: dict[int, Any]) -> _Run:
 
 
 def _outputs(run: Mapping[int, _Run], values: _Values, rows: np.ndarray) -> list[np.ndarray]:
-    """Of some examples: in the batch, alone, and in the batch with another order."""
+    """The outputs of some examples: in the batch, alone, and in the batch in another order."""
     order = np.roll(np.arange(len(values.x)), 1)
 
     def outputs(x: np.ndarray) -> np.ndarray:
@@ -214,7 +215,7 @@ def _outputs(run: Mapping[int, _Run], values: _Values, rows: np.ndarray) -> list
 
 
 def _gradients(run: _Run, rows: np.ndarray) -> Callable[[_Values], Array]:
-    """Of the outputs of some examples with respect to all examples."""
+    """The gradients of the outputs of some examples with respect to all examples."""
 
     def gradients(values: _Values) -> Array:
         outputs, pull = jax.vjp(lambda x: run(values._replace(x=x)), jnp.asarray(values.x))
@@ -230,14 +231,14 @@ def _leaks(gradients: Callable[[_Values], Array], values: _Values, rows: np.ndar
         return False
     try:
         found = np.array(gradients(values), np.float64)
-    except (NotImplementedError, TypeError, ValueError):  # there is none, as of a loop with a condition
+    except (NotImplementedError, TypeError, ValueError):  # no derivative, e.g. of a while loop
         return False
     found[np.arange(len(rows)), rows] = 0
     return bool(np.nan_to_num(found).any())
 
 
 def _families(leaves: Sequence[Any], x: Array, size: int) -> Iterator[list[_Values]]:
-    """Values to try. Those of a family have outputs of one scale, even if one of them vanishes."""
+    """Families of values to try; the outputs of a family have a common scale, even if some of them vanish."""
     random, concrete = np.random.default_rng(0), _check.is_concrete(list(leaves), x)
     if concrete:
         rows = np.asarray(x)[np.arange(size) * max(len(x), size) // size % len(x)]
@@ -259,7 +260,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _drawn(random: np.random.Generator, like: Any, positive: bool, spread: float | None = None) -> Any:
-    """Random numbers like those that layers are initialised with; if positive, what may be a variance is one."""
+    """Random numbers on the scale of initialised layers; if positive, arrays with at most one axis suit variances."""
     shape, dtype = jnp.shape(like), jnp.result_type(like)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), shape)
@@ -271,7 +272,7 @@ def _drawn(random: np.random.Generator, like: Any, positive: bool, spread: float
 
 
 def _near(random: np.random.Generator, value: Any, shuffled: bool = False) -> Any:
-    """Numbers of the same signs, near those given, zeros somewhat above; whole ones as they are, or `shuffled`."""
+    """Numbers near those given, with the same signs, and positive for zeros; integers are kept, or `shuffled`."""
     if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         return value
     given = np.asarray(value)
@@ -283,7 +284,7 @@ def _near(random: np.random.Generator, value: Any, shuffled: bool = False) -> An
 
 
 def _epsilon(program: ClosedJaxpr | Jaxpr) -> float:
-    """The rounding of the coarsest numbers in a program."""
+    """The machine epsilon of the coarsest dtype in a program."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     found = [0.0, *(_epsilon(part) for eqn in jaxpr.eqns for part in programs_in(eqn))]
     for dtype in {getattr(variable.aval, "dtype", None) for eqn in jaxpr.eqns for variable in eqn.outvars}:

@@ -1,7 +1,7 @@
-"""The gradients by the leaves of the parameters as sums of products of what is known apart for each example.
+"""Gradients with respect to the leaves of the parameters, as sums of products of per-example factors.
 
-The inner product of two such gradients can be had from the factors alone. All this is algebra on the program of the
-gradients themselves: whatever JAX differentiates has one, and a gradient that is no such sum is left as it is.
+The inner product of two such gradients follows from the factors alone. This is algebra on the program of the gradients
+themselves, which exists for every function that JAX differentiates. A gradient that is not such a sum is left as it is.
 """
 
 from __future__ import annotations
@@ -28,42 +28,42 @@ __all__ = ["Leaf", "Product", "Sum", "leaves", "multiplications", "ordinary"]
 
 
 class Product(NamedTuple):
-    """A sum over positions of outer products, in groups: what a layer is applied to, times cotangents of its output."""
+    """A sum over positions of outer products of a layer's inputs and the cotangents of its outputs, in groups."""
 
-    h: Atom  # depends on the example alone
-    g: Atom  # depends on the cotangent as well, if anything does
+    h: Atom  # depends on the example only
+    g: Atom  # may also depend on the cotangent
     scales: Scales
-    turned: Callable[[Array], Array]  # h -> with its axes in the order in which `inputs` takes them
-    inputs: Callable[[Array], list[Array]]  # -> (positions, groups, fan_in), in pieces along fan_in; or rows' numbers
+    turned: Callable[[Array], Array]  # h -> h with its axes in the order that `inputs` takes
+    inputs: Callable[[Array], list[Array]]  # -> (positions, groups, fan_in) in pieces along fan_in; or row numbers
     cotangents: Callable[[Array], Array]  # g -> (positions, groups, fan_out)
     sizes: tuple[int, int, int, int]  # positions, groups, fan_in, fan_out
-    kind: Literal["matrices", "windows", "rows"]  # of rows, the inputs are numbers below fan_in, or that for none
-    placed: Callable[[Array], Array]  # (groups, fan_out, fan_in) -> entries of the leaf, zero where there is none
+    kind: Literal["matrices", "windows", "rows"]  # for rows, the inputs are row numbers; fan_in stands for no row
+    placed: Callable[[Array], Array]  # (groups, fan_out, fan_in) -> entries of the leaf, zero for all others
 
 
 class Sum(NamedTuple):
     """A sum of products."""
 
     products: list[Product]
-    alike: bool  # in all of them an entry (group, out, in) is the same entry of the leaf
+    alike: bool  # an entry (group, out, in) is the same entry of the leaf in all products
 
 
 class Leaf(NamedTuple):
-    """How the gradient by a leaf comes about."""
+    """How the gradient with respect to a leaf is computed."""
 
-    gradient: Atom  # in the program
-    sums: list[Sum] | None  # of products; no two of them have entries in common; None: it comes about otherwise
+    gradient: Atom  # its variable in the program
+    sums: list[Sum] | None  # sums of products without common entries; None if it is not of this form
     reason: str  # in words
-    work: int = 0  # multiplications of an example and output by which products are formed in it
+    work: int = 0  # multiplications per example and output by which it forms products
 
     @property
     def structured(self) -> bool:
-        """Whether no product is formed example by example: a weight of layers, or one that is added or that scales."""
+        """Whether no product is formed per example, as for weights of layers, added leaves and scales."""
         return self.sums is not None or self.work == 0
 
 
 def leaves(found: Gradients) -> list[Leaf]:
-    """How the gradient of each leaf of the parameters comes about, as far as it is by products."""
+    """How the gradient with respect to each leaf is computed, with its products where it has this form."""
     jaxpr = found.program.jaxpr
     made, by_cotangent = made_by(jaxpr), dependent(jaxpr, [found.cotangent])
     how = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
@@ -74,7 +74,7 @@ def leaves(found: Gradients) -> list[Leaf]:
 
     def with_work(leaf: Leaf) -> Leaf:
         own = (eqn for eqn in needed(jaxpr, [leaf.gradient]) if id(eqn) not in anyway)
-        # A cotangent that goes on through a layer is multiplied by what all examples share.
+        # The product of a cotangent with a weight is not counted: the weight is shared by all examples.
         work = sum(
             multiplications(eqn)
             for eqn in own
@@ -86,12 +86,12 @@ def leaves(found: Gradients) -> list[Leaf]:
 
 
 def ordinary(found: Gradients) -> list[Leaf]:
-    """All gradients as the program computes them."""
+    """All gradients, as the program computes them."""
     return [Leaf(gradient, None, "not asked for") for gradient in found.program.jaxpr.outvars]
 
 
 def multiplications(eqn: JaxprEqn) -> int:
-    """How many there are in the matrix products, convolutions and table updates of an operation."""
+    """The number of multiplications in the matrix products, convolutions and table updates of an operation."""
     name = eqn.primitive.name
     if name == p.dot_general_p.name:
         (contracted, _), _ = eqn.params["dimension_numbers"]
@@ -127,7 +127,7 @@ def _leaf(made: dict[Var, JaxprEqn], by_cotangent: set[Var], gradient: Atom) -> 
 
 
 def _operands(term: Term) -> tuple[Var, Var]:
-    """The two factors of a product, which are arrays; of a scatter-add, the indices and what is added."""
+    """The two factors of a product, which are arrays; for a scatter-add, the indices and the updates."""
     left, right = term.product.invars[-2:]
     assert isinstance(left, Var)
     assert isinstance(right, Var)
@@ -135,7 +135,7 @@ def _operands(term: Term) -> tuple[Var, Var]:
 
 
 def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
-    """Equal for terms whose sum is one product of stacked factors."""
+    """A key that is equal for terms whose sum is one product of stacked factors."""
     eqn = term.product
     swapped = _operands(term)[0] in by_cotangent
     numbers = eqn.params["dimension_numbers"]
@@ -158,7 +158,7 @@ def _beside_form(atom: Atom) -> Hashable:
 
 
 def _disjoint(terms: Sequence[Term]) -> bool:
-    """Whether no two terms have an entry of the gradient in common."""
+    """Whether no two terms share an entry of the gradient."""
     with jax.ensure_compile_time_eval():
         reached = []
         for term in terms:
@@ -190,7 +190,7 @@ def _product(term: Term, by_cotangent: set[Var]) -> Product:
 
 
 def _entries(eqn: JaxprEqn, value: Array) -> Array:
-    """The result of a product, from its entries `(groups, fan of the left factor, fan of the right one)`."""
+    """The result of a product from its entries `(groups, fan of the left factor, fan of the right factor)`."""
     out = shaped(eqn.outvars[0])
     if eqn.primitive.name == p.conv_general_dilated_p.name:
         batch, feature, *space = eqn.params["dimension_numbers"].out_spec
@@ -209,8 +209,8 @@ class _Side(NamedTuple):
     """One factor of a product."""
 
     atom: Atom
-    order: Sequence[int]  # of its axes
-    pieces: Callable[[Array], list[Array]]  # of what is transposed so -> (positions, groups, fan), in pieces along fan
+    order: Sequence[int]  # order of its axes
+    pieces: Callable[[Array], list[Array]]  # transposed factor -> (positions, groups, fan), in pieces along fan
     positions: int
     groups: int
     fan: int
@@ -234,9 +234,9 @@ def _matrices(eqn: JaxprEqn) -> tuple[_Side, _Side]:
 
 
 def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
-    """What a convolution sums over are the features and the places of its kernel, which here is the cotangent.
+    """The factors of a convolution whose kernel is the cotangent: it sums over the kernel's features and places.
 
-    Its results are the offsets at which the weight of the layer met its input: a patch for each place of the kernel.
+    Its results are at the offsets of the layer's weight: each place of the kernel meets one patch of the input.
     """
     numbers, (lhs, rhs) = eqn.params["dimension_numbers"], eqn.invars
     groups = eqn.params["batch_group_count"]
@@ -254,7 +254,7 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
         h = h.reshape(*h.shape[:-1], groups, h.shape[-1] // groups)
 
         def windows(h: Array, axis: int) -> list[Array]:
-            """What every place meets along an axis of space, counted from 0, offset after offset."""
+            """For each offset, the entries that all places meet along a spatial axis, counted from 0."""
             step, extent = dilation[axis], (places[axis] - 1) * dilation[axis] + 1
             starts = (offset * strides[axis] for offset in range(offsets[axis]))
             return [lax.slice_in_dim(h, start, start + extent, step, axis + 1) for start in starts]
@@ -263,7 +263,7 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
             return [h.reshape(positions, groups, h.shape[-1])]
         for axis in reversed(range(1, len(space))):
             h = jnp.concatenate(windows(h, axis), axis=-1)
-        # Copying all offsets along the first axis too would cost more than the products it saves.
+        # Copying all offsets along the first axis too would cost more than the saved products.
         pieces = windows(h, 0) if len(space) > 1 else [jnp.concatenate(windows(h, 0), axis=-1)]
         return [piece.reshape(positions, groups, piece.shape[-1]) for piece in pieces]
 
@@ -288,7 +288,7 @@ def _rows(eqn: JaxprEqn) -> tuple[_Side, _Side]:
 
     def places(indices: Array) -> list[Array]:
         rows = indices.reshape(positions, 1, 1)
-        # What is out of bounds is added nowhere.
+        # Updates out of bounds are dropped.
         return [jnp.clip(rows, 0, size - 1) if clips else jnp.where((rows >= 0) & (rows < size), rows, size)]
 
     def added(g: Array) -> list[Array]:

@@ -1,8 +1,8 @@
-"""What a network computes, as a program that can be read, compared with another, and evaluated in part.
+"""The computation of a network as a program that can be read, compared with another, and evaluated in part.
 
-A function is traced anew whenever it is asked about, so that what it closes over is what it closes over now: the arrays
-among it become arguments of the program, everything else is part of its structure. Two programs of the same structure
-are equal and share what has been compiled for one of them.
+A function is traced anew at every use, so the current values of variables that it closes over are used. Arrays among
+them become arguments of the program, and everything else is part of its structure. Two programs with the same structure
+are equal and share compiled code.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ __all__ = [
 
 Atom: TypeAlias = Var | Literal
 
-# Calls whose operations are as good as those of the caller, and the parameter that holds them.
+# Calls that can be inlined, and the parameter that holds their program.
 _CALLS = {
     p.jit_p.name: "jaxpr",
     p.remat_p.name: "jaxpr",
     p.closed_call_p.name: "call_jaxpr",
     p.call_p.name: "call_jaxpr",
 }
-# Calls with rules of their own for derivatives, which matter only if the program is differentiated.
+# Calls with custom derivative rules, which matter only if the program is differentiated.
 _RULES = {p.custom_jvp_call_p.name: "call_jaxpr", p.custom_vjp_call_p.name: "call_jaxpr"}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """A program, equal to every other one of the same structure; its constants are given when it is evaluated."""
+    """A program, equal to any other with the same structure; its constants are arguments of the evaluation."""
 
     jaxpr: Jaxpr
     structure: Hashable
@@ -63,7 +63,7 @@ class Program:
 
     @classmethod
     def of(cls, jaxpr: Jaxpr, *, rules: bool) -> Program:
-        """The program of a jaxpr; rules for derivatives are part of it if it is to be differentiated."""
+        """The program of a jaxpr; `rules` includes custom derivative rules, for programs that are differentiated."""
         found = structure(jaxpr, rules=rules)
         return cls(jaxpr, found, hash(found))
 
@@ -75,7 +75,7 @@ class Program:
 
 
 def inline(closed: ClosedJaxpr, *, rules: bool = True) -> ClosedJaxpr:
-    """The same program with no calls in it; those with rules for their derivatives stay if `rules` is set."""
+    """The same program without calls; those with custom derivative rules stay if `rules` is set."""
     calls = _CALLS if rules else _CALLS | _RULES
 
     def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
@@ -94,13 +94,13 @@ Instead: TypeAlias = Callable[[JaxprEqn, list[Any]], list[Any] | None]
 
 
 def like(value: Any) -> jax.ShapeDtypeStruct:
-    """Shape and type of a value, also where it is traced."""
+    """Shape and dtype of a value, traced or not."""
     kind = jax.typeof(value)
     return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
 
 def retraced(closed: ClosedJaxpr, instead: Instead) -> ClosedJaxpr:
-    """The program with the operations replaced for which `instead` has an answer."""
+    """The program in which each operation is replaced by the results of `instead`, unless these are None."""
     alike = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.in_avals]
     return jax.make_jaxpr(lambda *args: run(closed.jaxpr, closed.consts, args, instead))(*alike)
 
@@ -111,7 +111,7 @@ def run(
     args: Sequence[Any],
     instead: Instead | None = None,
 ) -> list[Any]:
-    """The outputs of a program, of which the operations for which `instead` has an answer are replaced by it."""
+    """The outputs of a program; each operation is replaced by the results of `instead`, unless these are None."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
     return evaluate(jaxpr, values, jaxpr.outvars, instead)
 
@@ -122,7 +122,7 @@ def evaluate(
     wanted: Iterable[Atom],
     instead: Instead | None = None,
 ) -> list[Any]:
-    """The `wanted` variables of a program from the `values` of others; no operation is done that is not needed."""
+    """The `wanted` variables of a program from the `values` of others; only the operations needed are evaluated."""
     wanted = list(wanted)
     values = dict(values)
 
@@ -139,7 +139,7 @@ def evaluate(
 
 
 def needed(jaxpr: Jaxpr, wanted: Iterable[Atom], known: Collection[Var] = ()) -> list[JaxprEqn]:
-    """The operations that lead from the variables that are `known`, and inputs, to those that are `wanted`."""
+    """The operations that lead from the inputs and the `known` variables to the `wanted` ones, in order."""
     missing = {atom for atom in wanted if isinstance(atom, Var) and atom not in known}
     found = []
     for eqn in reversed(jaxpr.eqns):
@@ -158,12 +158,12 @@ def bind(eqn: JaxprEqn, args: Sequence[Any]) -> Sequence[Any]:
 
 
 def shaped(atom: Atom) -> ShapedArray:
-    """Shape and type of a variable, which is an array."""
+    """Shape and dtype of a variable that is an array."""
     return cast(ShapedArray, atom.aval)
 
 
 def dependent(jaxpr: Jaxpr, inputs: Iterable[Atom]) -> set[Var]:
-    """All variables of a program that depend on one of `inputs`; of loops and branches, output by output."""
+    """All variables of a program that depend on one of `inputs`; outputs of loops and branches are distinguished."""
     found = {atom for atom in inputs if isinstance(atom, Var)}
     for eqn in jaxpr.eqns:
         given = [isinstance(atom, Var) and atom in found for atom in eqn.invars]
@@ -173,7 +173,7 @@ def dependent(jaxpr: Jaxpr, inputs: Iterable[Atom]) -> set[Var]:
 
 
 def _passed_on(eqn: JaxprEqn, given: list[bool]) -> list[bool]:
-    """Which outputs of an operation depend on the inputs that are marked."""
+    """Which outputs of an operation depend on the inputs marked by `given`."""
 
     def within(jaxpr: Jaxpr, given: list[bool]) -> list[bool]:
         found = dependent(jaxpr, itertools.compress(jaxpr.invars, given))
@@ -194,10 +194,10 @@ def _passed_on(eqn: JaxprEqn, given: list[bool]) -> list[bool]:
 
 
 def structure(jaxpr: Jaxpr, *, rules: bool) -> Hashable:
-    """Everything of a program but the values of its constants; constants of programs within it are values.
+    """Everything of a program except the values of its constants; the constants of inner programs are included.
 
-    Objects that JAX knows nothing of, such as functions that are called back, stand for themselves; so do rules for
-    derivatives, if these count.
+    Objects unknown to JAX, such as callback functions, are compared by identity or their own equality; so are custom
+    derivative rules if `rules` is set.
     """
     numbers: dict[Var, int] = {}
 
@@ -224,7 +224,7 @@ def _kind(aval: Any) -> Hashable:
 
 
 def value_of(value: Any, *, rules: bool = True) -> Hashable:
-    """A parameter of an operation, with a hash; equal for what is equal in value."""
+    """A hashable form of a parameter of an operation, equal for equal values."""
     inner = functools.partial(value_of, rules=rules)
     if isinstance(value, ClosedJaxpr):
         return "program", structure(value.jaxpr, rules=rules), tuple(map(inner, value.consts))
@@ -257,7 +257,7 @@ def _has_hash(value: Any) -> bool:
 
 
 class _Same:
-    """An object without a hash, which is equal to itself alone."""
+    """An object without a hash, compared by identity."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
@@ -270,7 +270,7 @@ class _Same:
 
 
 def _is_of_jax(function: Any) -> bool:
-    """Whether it is a function of a module of JAX, such as one that makes random numbers."""
+    """Whether `function` is a module-level function of JAX, such as one that generates random numbers."""
     name = getattr(function, "__qualname__", "<locals>")
     return getattr(function, "__module__", "").split(".")[0] == "jax" and "<locals>" not in name
 
@@ -279,7 +279,7 @@ def digest(name: str, program: Program, *values: Any) -> str:
     """A checksum of a program and of arrays, the same in every process.
 
     Raises:
-        ValueError: named `name`, if the program calls functions of Python, into which nothing here can look.
+        ValueError: the program calls back Python functions, which cannot be inspected; the message names `name`.
     """
     checksum = hashlib.sha256()
 
@@ -297,7 +297,7 @@ def digest(name: str, program: Program, *values: Any) -> str:
         text = repr(value)
         opaque = isinstance(value, _Same) or " at 0x" in text or callable(value)
         got = f"{type(value).__name__}"
-        _check.require(not opaque, name, "None for a program that calls back functions of Python", got)
+        _check.require(not opaque, name, "None for a program that calls back Python functions", got)
         checksum.update(f"{type(value).__name__}={text};".encode())
 
     add(program.structure)

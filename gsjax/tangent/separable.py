@@ -1,8 +1,8 @@
-"""Whether every output of a program depends on its own example alone, read from the jaxpr.
+"""Decides from the jaxpr whether every output of a program depends on its own example only.
 
-Examples are followed from operation to operation as the axis along which they lie. Most primitives act along most axes
-as `jax.vmap` would: entry i of the result comes from entries i of the operands, in one way for all i. `axes` has for
-each primitive the axes of which that holds. Where examples lie along another one, they are mixed.
+The axis of the examples is followed from operation to operation. Along most axes, most primitives act like `jax.vmap`:
+entry i of the result is the same function, for all i, of entries i of the operands. `axes` gives these axes for each
+primitive. If the examples lie along another axis, they are mixed.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = ["CALLS", "Fixed", "Own", "Verdict", "calls_back", "dependence", "prog
 
 
 class Verdict(NamedTuple):
-    """What was found, and the operation that decided."""
+    """The result, and the operation that decided it."""
 
     kind: Kind
     reason: str = ""
 
 
 class Own(NamedTuple):
-    """An array whose entries depend on one example each: on that whose index is theirs along `part`."""
+    """An array in which each entry depends on one example only, whose index is the entry's index along `part`."""
 
     part: Part
 
 
 class Fixed(NamedTuple):
-    """An array that depends on no example, and whose entries are equal along each of `uniform`."""
+    """An array that depends on no example and has equal entries along each of `uniform`."""
 
     uniform: frozenset[Part] = frozenset()
     origin: str = "a constant"
@@ -46,16 +46,16 @@ State = Own | Fixed | Verdict
 
 
 def dependence(program: ClosedJaxpr, examples: int, n: int) -> Verdict:
-    """Whether output i of a program depends on example i alone, by one function for all i.
+    """Whether output i of a program is the same function of example i alone, for all i.
 
     Args:
-        program: of `apply_fn`, traced for n examples.
-        examples: which of its arguments, as they are in the jaxpr, is the array of examples `(n, ...)`.
-        n: at least 2, as nothing is mixed in a batch of one.
+        program: the program of `apply_fn`, traced for n examples.
+        examples: index of the array of examples `(n, ...)` among the arguments of the jaxpr.
+        n: the number of examples, at least 2, since a batch of one cannot mix examples.
 
     Returns:
-        `SEPARATE` is a proof. `MIXED`: the program leads from another example, or from the place of an example in the
-        batch, to an output. `UNKNOWN`: an operation of which it is not known. The reason names the operation.
+        `SEPARATE` is a proof. `MIXED` means that an output depends on another example, or on the position of its
+        example in the batch. `UNKNOWN` means that there is no rule for an operation. The reason names the operation.
 
     >>> import jax
     >>> x = np.ones((4, 3))
@@ -71,7 +71,7 @@ def dependence(program: ClosedJaxpr, examples: int, n: int) -> Verdict:
 
 
 def _verdict(state: State, n: int) -> Verdict:
-    """What the state of the whole output says."""
+    """The verdict that follows from the state of the output."""
     batch = Part(0, 1, n, 1)
     if isinstance(state, Verdict):
         return state._replace(kind=Kind.MIXED) if state.kind is Kind.PART else state
@@ -100,12 +100,12 @@ class _Reader:
         for eqn in jaxpr.eqns:
             results = self.equation(eqn, [read(atom) for atom in eqn.invars])
             for variable, state in zip(eqn.outvars, results, strict=True):
-                # What has no entries does not depend on anything.
+                # An array without entries depends on nothing.
                 known[variable] = Fixed(whole(shape_of(variable))) if 0 in shape_of(variable) else state
         return [read(atom) for atom in jaxpr.outvars]
 
     def constant(self, value: Any) -> State:
-        """A constant is looked at, as far as it may lie along the examples; one being traced differs everywhere."""
+        """The state of a constant, along axes that may hold examples; a traced constant may differ everywhere."""
         along = [axis for axis, size in enumerate(np.shape(value)) if size and size % self.n == 0]
         if not along or not _check.is_concrete(value) or not isinstance(value.dtype, np.dtype):
             return Fixed()
@@ -128,7 +128,7 @@ class _Reader:
         return [self.combined(eqn, acts, states, shape_of(variable)) for variable in eqn.outvars]
 
     def combined(self, eqn: JaxprEqn, acts: Axes, states: Sequence[State], shape: tuple[int, ...]) -> State:
-        """The state of a result of this shape of a primitive that acts along the axes like this."""
+        """The state of a result of the given shape, for a primitive that acts along the axes according to `acts`."""
         name = eqn.primitive.name
         worst = _worst(states)
         if worst:
@@ -166,7 +166,7 @@ def _equal_along(
 
 
 def _worst(states: Iterable[State]) -> Verdict | None:
-    """What follows from operands of which something is wrong."""
+    """The worst verdict among the operands, if there is one."""
     states = list(states)
     wrong = [state for state in states if isinstance(state, Verdict)]
     worst = max(wrong, key=lambda verdict: verdict.kind, default=None)
@@ -176,7 +176,7 @@ def _worst(states: Iterable[State]) -> Verdict | None:
 
 
 def _join(one: State, other: State, name: str) -> State:
-    """What is true of a value that is one or the other."""
+    """What holds for a value that is in one state or the other."""
     if isinstance(one, Verdict) or isinstance(other, Verdict):
         return _worst([one, other]) or one
     if isinstance(one, Fixed) and isinstance(other, Fixed):
@@ -195,12 +195,14 @@ def _unknown(name: str) -> Verdict:
 
 
 def _placed(name: str, state: Fixed, lost: Kind = Kind.MIXED) -> Verdict:
-    kind = Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED  # the former may be indices, each into its own example
+    kind = (
+        Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED
+    )  # UNKNOWN: values may be indices, each into its own example
     return Verdict(kind, f"{name} depends on the place in the batch, by {state.origin}")
 
 
 def _origin(states: Iterable[State], name: str = "") -> str:
-    """Of what is made of these; where random numbers are involved, they are what is worth telling."""
+    """The origin of a result, for messages; random numbers come first."""
     origins = [state.origin for state in states if isinstance(state, Fixed)]
     random = (origin for origin in (name, *origins) if origin.startswith(("random_", "threefry", "rng_")))
     return next(random, "") or next(iter(origins), name or "a constant")
@@ -210,7 +212,7 @@ def _origin(states: Iterable[State], name: str = "") -> str:
 
 
 def _is_array(variable: Any) -> bool:
-    """Whether a variable holds numbers or keys, not a reference to an array that changes."""
+    """Whether a variable holds numbers or keys, not a reference to a mutable array."""
     return isinstance(variable.aval, ShapedArray)
 
 
@@ -246,7 +248,7 @@ def _reshape(_reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[S
 
 
 def _cut(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
-    """`slice` and `split`: between whole batches, of those that lie one after the other along an axis."""
+    """`slice` and `split` keep examples separate if they cut between whole batches that are concatenated on an axis."""
     acts, state = axes(eqn), states[0]
     assert acts is not None
     if not isinstance(state, Own) or state.part.axis in acts.kept[0]:
@@ -262,7 +264,7 @@ def _cut(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[St
 
 
 def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
-    """Batches after one another along an axis are one axis of several batches."""
+    """Concatenated batches lie along one axis, as several batches."""
     axis, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
     given = [(state, shape_of(atom)) for state, atom in zip(states, eqn.invars, strict=True) if 0 not in shape_of(atom)]
     parts = {state.part for state, _ in given if isinstance(state, Own)}
@@ -279,7 +281,7 @@ def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> lis
 
 
 def _tile(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
-    """What is repeated lies along an axis of its own before it is merged."""
+    """Repetitions lie along a new axis, which is then merged with the repeated axis."""
     before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
     apart = [size for pair in zip(eqn.params["reps"], before, strict=True) for size in pair]
     kept = {axis: 2 * axis + 1 for axis in range(len(before))}
@@ -288,7 +290,7 @@ def _tile(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State
 
 
 def _convolution(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
-    """Groups of features are an axis of their own, along which a convolution acts entry by entry."""
+    """Groups of features are split off as an axis, along which a convolution acts entry by entry."""
     spec, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     (batch, feature), (made,), (out_batch, out_feature) = spec.lhs_spec[:2], spec.rhs_spec[:1], spec.out_spec[:2]
 
@@ -327,7 +329,7 @@ def _cond(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[S
 
 
 def _fixpoint(step: Callable[[list[State]], Sequence[State]], carry: Sequence[State], name: str) -> list[State]:
-    """What is true of what a loop carries before and after every step."""
+    """What holds for the carry of a loop before and after every step."""
     carry = list(carry)
     for _ in range(100):
         joined = [_join(one, other, name) for one, other in zip(carry, step(carry), strict=True)]
@@ -344,7 +346,7 @@ def _equal(one: State, other: State) -> bool:
 
 
 def _while(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
-    """A condition with axes is one loop for each of its entries, over the first axes of what is carried."""
+    """A condition with axes stands for one loop per entry, along the leading axes of the carry."""
     tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
     shape, constants = shape_of(condition.jaxpr.outvars[0]), states[tests : tests + bodies]
@@ -378,7 +380,7 @@ def _scan(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[S
 def _over_examples(
     reader: _Reader, eqn: JaxprEqn, carry: Sequence[State], constants: Sequence[State], given: Sequence[State]
 ) -> Sequence[State]:
-    """A loop over the examples themselves, as `jax.lax.map` makes it: separate if nothing is carried."""
+    """A loop over the examples themselves, as made by `jax.lax.map`; it is separate if nothing is carried."""
     batch, count = Part(0, 1, reader.n, 1), len(eqn.outvars)
     clear = not carry and not calls_back(eqn.params["jaxpr"]) and not eqn.effects
     others = [*constants, *(state for state in given if not isinstance(state, Own))]
@@ -394,7 +396,7 @@ def _over_examples(
 
 
 def _shifted(state: State, by: int) -> State:
-    """The axes by one further back or forth, the first of them gone in the latter case."""
+    """The state with all axes moved by `by`; for `by` = -1 the leading axis is dropped."""
     if isinstance(state, Own):
         return Own(state.part._replace(axis=state.part.axis + by))
     if isinstance(state, Fixed):
@@ -432,17 +434,17 @@ _STRUCTURED: dict[str, Callable[[_Reader, JaxprEqn, Sequence[State]], Sequence[S
 
 
 def programs_in(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
-    """The programs among the parameters of an equation, also those in tuples."""
+    """The programs among the parameters of an equation, including those in tuples and lists."""
     values = (value if isinstance(value, tuple | list) else [value] for value in eqn.params.values())
     return [value for value in itertools.chain.from_iterable(values) if isinstance(value, ClosedJaxpr | Jaxpr)]
 
 
 def calls_back(program: ClosedJaxpr | Jaxpr) -> bool:
-    """Whether a result comes from a function of Python that is called while the program runs."""
+    """Whether a result comes from a Python function that is called back while the program runs."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
     return any("callback" in eqn.primitive.name or any(map(calls_back, programs_in(eqn))) for eqn in _used(jaxpr))
 
 
 def _used(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The equations that have results; others print."""
+    """The equations that have results; the others only have side effects, such as printing."""
     return [eqn for eqn in jaxpr.eqns if eqn.outvars]

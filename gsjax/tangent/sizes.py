@@ -1,4 +1,4 @@
-"""Whether a function is the same for every number of examples, read from its programs."""
+"""Decides from the programs of a function whether it is the same for every number of examples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _ANY = {*CALLS, "reshape", "squeeze", "scan", "while", "cond", "optimization_bar
 
 
 def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) -> bool:
-    """Whether a program for n examples and one for m give an example the same output, if the first is separate.
+    """Whether programs for n and for m examples give each example the same output, provided the first is separate.
 
-    Operations, constants and parameters are equal. Sizes are equal, or as n to m along axes on which an operation acts
-    entry by entry (`axes`). Then, by induction over the operations, every array of the second is the one of the first
-    at one example: along such an axis lie the examples, or what is equal for all of them. An axis of size n that is
-    summed over, counted along or indexed makes programs different, and so do numbers that are computed from n.
+    This holds if operations, constants and parameters are equal, and sizes are equal or have the ratio n to m along
+    axes on which an operation acts entry by entry (`axes`). Then, by induction over the operations, the arrays of the
+    two programs agree at each example: such an axis holds the examples, or entries that are equal for all of them.
+    Programs differ if an axis of size n is summed over, counted along or indexed, or if a number is computed from n.
 
     >>> def program(function, n):
     ...     return jax.make_jaxpr(function)(np.ones((n, 2)))
@@ -37,7 +37,7 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
     if isinstance(one, ClosedJaxpr) and isinstance(other, ClosedJaxpr):
         if len(one.consts) != len(other.consts) or not all(map(_equal, one.consts, other.consts)):
             return False
-        one, other = one.jaxpr, other.jaxpr  # from jax 0.11 on, themselves
+        one, other = one.jaxpr, other.jaxpr  # from JAX 0.11 on, the same object
     assert isinstance(one, Jaxpr)
     assert isinstance(other, Jaxpr)
     variables = [[*jaxpr.constvars, *jaxpr.invars] for jaxpr in (one, other)]
@@ -84,7 +84,7 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
 
 
 def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
-    """The operations that lead to results; what others compute may depend on anything."""
+    """The operations that lead to results; all others may differ."""
     needed, eqns = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}, []
     for eqn in reversed(jaxpr.eqns):
         if not needed.isdisjoint(eqn.outvars):
@@ -94,7 +94,7 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 
 def _plain(eqn: JaxprEqn) -> dict[str, Any]:
-    """Parameters that are no programs; none of a call, which has a program and nothing else that counts."""
+    """The parameters that are not programs; none for a call, of which only the program matters."""
 
     def plain(value: Any) -> bool:
         values = value if isinstance(value, tuple | list) else [value]
@@ -113,7 +113,7 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _along(one: JaxprEqn, other: JaxprEqn) -> bool:
-    """Whether sizes differ only along axes on which an operation acts entry by entry."""
+    """Whether the sizes of two operations differ only along axes on which they act entry by entry."""
     atoms = [[*map(shape_of, eqn.invars)] for eqn in (one, other)]
     results = [[*map(shape_of, eqn.outvars)] for eqn in (one, other)]
     if one.primitive.name in _ANY or (atoms[0] == atoms[1] and results[0] == results[1]):

@@ -1,9 +1,8 @@
-"""The gradient by a leaf of the parameters as a sum of products, read from the program that computes it.
+"""The gradient with respect to a leaf of the parameters as a sum of products, read from the program that computes it.
 
-A weight W acts on h, so its gradient is a sum over positions of the outer products of h and g, the cotangent of what
-comes out: a `dot_general`, a convolution, or for an embedding a `scatter-add`. Between it and the leaf there may be
-operations that put entries in other places or scale all of them, as the weight was transposed, cut, padded or scaled
-on its way to where it acted.
+A weight W acts on h, so its gradient is a sum over positions of the outer products of h and g, the cotangent of the
+output: a `dot_general`, a convolution or, for an embedding, a `scatter-add`. If the weight was transposed, cut, padded
+or scaled before it acted, operations that move or scale entries follow this product.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ PRODUCTS = (p.dot_general_p.name, p.conv_general_dilated_p.name, p.scatter_add_p
 LOOPS = (p.scan_p.name, p.cond_p.name)
 _SUMS = (p.add_jaxvals_p.name, p.add_p.name)
 _MOVES = (p.transpose_p.name, p.reshape_p.name, p.squeeze_p.name, p.rev_p.name, p.broadcast_in_dim_p.name)
-_MOVES = (*_MOVES, p.reduce_sum_p.name)  # of axes of one entry, as is the broadcasting: no size may change
+_MOVES = (*_MOVES, p.reduce_sum_p.name)  # like the broadcasting, over axes of one entry only: no size may change
 _COPIES = (p.copy_p.name, p.name_p.name, p.sharding_constraint_p.name)
 
 
-_MANY = 4096  # terms; a sum of sums of one thing could have exponentially many
+_MANY = 4096  # the largest number of terms, which may grow exponentially in nested sums of one variable
 
 Moves: TypeAlias = tuple[tuple[JaxprEqn, int], ...]
 Scales: TypeAlias = tuple[tuple[Atom | float, bool], ...]
@@ -37,29 +36,29 @@ _Followed: TypeAlias = tuple[Atom, Moves, Scales]
 
 
 class Term(NamedTuple):
-    """A product, and what is done to it on the way to the gradient that it is a part of."""
+    """A product, and the operations between it and the gradient of which it is a summand."""
 
     product: JaxprEqn
-    moves: Moves  # operations that move entries, and which operand is followed
-    scales: Scales  # scalars, multiplied by or, if the flag is set, divided by
+    moves: Moves  # operations that move entries, with the index of the operand that is followed
+    scales: Scales  # scalar factors, or divisors if the flag is set
 
 
 class Terms(NamedTuple):
-    """A variable as a sum of terms, if it is one."""
+    """A variable as a sum of terms, if it has this form."""
 
     products: list[Term]
-    loops: list[tuple[JaxprEqn, int]]  # outputs of scan and cond, in which there may be more of them
-    kept: int  # how often the variable to be left out has been met, as it is
-    reason: str | None  # why it is no such sum, else None
+    loops: list[tuple[JaxprEqn, int]]  # outputs of scan and cond, which may contain further products
+    kept: int  # how often the variable `apart_from` occurs as a summand
+    reason: str | None  # why it is not such a sum; None if it is
 
 
 def made_by(jaxpr: Jaxpr) -> dict[Var, JaxprEqn]:
-    """The operation by which each variable is made."""
+    """The operation that computes each variable."""
     return {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
 
 
 def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) -> Terms:
-    """The variable `of` as a sum of products; `apart_from`, as a summand, is counted only."""
+    """The variable `of` as a sum of products; the summand `apart_from` is only counted."""
     found = Terms([], [], 0, None)
     todo: list[_Followed] = [(of, (), ())]
     while todo:
@@ -88,7 +87,7 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
 
 
 def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales) -> list[_Followed] | str:
-    """What is to be followed instead of the result of `eqn`, or why it cannot be."""
+    """The operands to follow instead of the result of `eqn`, or the reason why this is impossible."""
     name, operands = eqn.primitive.name, eqn.invars
     shape = shaped(eqn.outvars[0]).shape
     if name in _SUMS and all(shaped(operand).shape == shape for operand in operands):
@@ -118,7 +117,7 @@ def _step(made: dict[Var, JaxprEqn], eqn: JaxprEqn, moves: Moves, scales: Scales
 
 
 def is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
-    """Whether all entries can be seen to be zero."""
+    """Whether all entries are known to be zero."""
     if isinstance(atom, Literal):
         return not np.any(atom.val)
     eqn = made.get(atom)
@@ -127,7 +126,7 @@ def is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
 
 
 def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
-    """The scalar that all entries are equal to; None if it cannot be seen that they are."""
+    """The scalar that all entries are known to equal; None if there is none."""
     if math.prod(shaped(atom).shape) == 1:
         return atom if _is_real(atom) else None
     eqn = made.get(atom) if isinstance(atom, Var) else None
@@ -144,7 +143,7 @@ def _is_real(atom: Atom) -> bool:
 
 
 def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
-    """Why a product cannot be contracted, None if it can."""
+    """The reason why a product cannot be contracted; None if it can."""
     name, params = eqn.primitive.name, eqn.params
     if not all(isinstance(atom, Var) for atom in eqn.invars[-2:]):
         return f"its gradient is a {name} of a constant scalar"
@@ -168,7 +167,7 @@ def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
 
 
 def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
-    """What becomes of the `value` of a product whose scales, if they count, are literals."""
+    """The `value` of a product after the moves and, if `scaled`, the scales of a term, which then are literals."""
     for eqn, number in term.moves:
         args = [value if i == number else _beside(atom, value.dtype) for i, atom in enumerate(eqn.invars)]
         [value] = bind(eqn, args)
@@ -180,6 +179,6 @@ def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
 
 
 def _beside(atom: Atom, dtype: Any) -> Any:
-    """What an operation that moves entries has beside the operand that is followed: zeros, or literals."""
+    """The other operands of an operation that moves entries: zeros or literals."""
     beside = atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
     return jnp.asarray(beside, dtype) if _is_real(atom) else beside

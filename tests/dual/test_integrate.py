@@ -198,7 +198,7 @@ def test_traced_times_that_do_not_increase_are_not_integrated(times):
 
 
 def test_times_that_are_equal_in_single_precision_are_named():
-    with pytest.raises(ValueError, match=r"times: expected times that float32 tells apart, got [0-9]+ equal"):
+    with pytest.raises(ValueError, match=r"times: expected times that are distinct in float32, got [0-9]+ equal"):
         dual.integrate(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))
     with pytest.raises(ValueError, match="times: expected finite numbers"):
         dual.integrate(FEATS, Ridge(1.0), times=np.array([0.0, 1e39]))

@@ -62,9 +62,9 @@ def test_krylov_spaces_grow_until_the_tolerance_is_met():
         # Each space and the vectors found in it; then a space of up to half the dimension as a check for missed ones.
         assert 68 + top + 136 + top + 17 <= len(calls) <= 68 + top + 136 + top + 68
         for most, found in (
-            (71, "none are yet"),
-            (200, r"\d are after 72, the largest residual is"),
-            (280, "they are after 212, but"),
+            (71, "none are resolved yet"),
+            (200, r"\d are resolved after 72, the largest relative residual is"),
+            (280, "they are resolved after 212, but"),
         ):
             with pytest.raises(ValueError, match=rf"^max_products: expected \d+ or more, .*, got {most}; {found}"):
                 features.from_operator(operator, np.ones(n), top=top, tolerance=tolerance, max_products=most)
@@ -177,7 +177,9 @@ def test_strengths_that_the_precision_does_not_resolve_are_refused():
     kernel = (V * 100.0 ** -np.arange(30)) @ V.T
     operator = as_operator(kernel)
     assert features.from_operator(operator, np.ones(30), top=2).rank == 2
-    with pytest.raises(ValueError, match=r"^top: expected features that float32 resolves .*, got 3; 1 are after 30, "):
+    with pytest.raises(
+        ValueError, match=r"^top: expected features that float32 resolves .*, got 3; 1 are resolved after 30, "
+    ):
         features.from_operator(operator, np.ones(30), top=3, tolerance=1e-6)
 
 

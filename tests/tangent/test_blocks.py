@@ -285,7 +285,7 @@ def test_a_centred_network_is_not_taken_for_one_that_mixes_examples(problem):
 
 def test_whole_numbers_are_not_parameters():
     with pytest.raises(
-        ValueError, match=r"^params: expected at least one parameter to differentiate, got a leaf of int32 alone"
+        ValueError, match=r"^params: expected at least one parameter to differentiate, got only a leaf of int32"
     ):
         ntk(lambda w, x: x @ w, jnp.ones(2, int), jnp.ones((3, 2)))
 

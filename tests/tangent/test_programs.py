@@ -103,7 +103,7 @@ def test_what_is_called_back_has_no_digest():
         return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
     found, _ = program(function, X)
-    with pytest.raises(ValueError, match=r"^cache: expected None for a program that calls back functions of Python"):
+    with pytest.raises(ValueError, match=r"^cache: expected None for a program that calls back Python functions"):
         digest("cache", found)
 
 
