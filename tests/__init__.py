@@ -1,1 +1,1 @@
-"""A package, so that the one of the same name that neural-tangents installs is never taken for it."""
+"""A package, so that the package of the same name that neural-tangents installs does not shadow it."""

@@ -1,4 +1,4 @@
-"""Problems that the tests of the computing core share, and second ways to their solutions."""
+"""Problems that the tests of the computing core share, and independent solutions of them."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -16,10 +16,10 @@ from scipy.special import expit, log_softmax, softmax
 
 from gsjax import Ridge, SpectralDecoupling, dual, features
 
-# Rounding errors that a short chain of well-conditioned operations may add up, by precision.
+# Rounding errors of a short chain of well-conditioned operations, by precision.
 ROUNDING = {jnp.float32: 2e-5, jnp.float64: 1e-12}
 
-# Fixed points: what the solver's default tolerance, eps^(2/3), leaves in a well-conditioned problem.
+# Errors of fixed points at the solver's default tolerance, eps^(2/3), in a well-conditioned problem.
 SOLVED = {jnp.float32: 2e-4, jnp.float64: 1e-9}
 
 
@@ -67,7 +67,7 @@ def _equilibrium(u, s, y, penalty, *, form, tolerance):
 
 
 def dense(penalty: Any, n: int) -> Any:
-    """A penalty with arrays for all its scalars, so that every penalty of a kind meets the same compiled program."""
+    """A penalty with arrays instead of scalars, so that all penalties of a kind share a compiled program."""
     shape = () if isinstance(penalty, Ridge) else (n,)
     return jax.tree.map(lambda leaf: np.broadcast_to(np.asarray(leaf, float), shape), penalty)
 
@@ -98,8 +98,8 @@ def trust_region(value, grad, hessian, size: int) -> np.ndarray:
 
 
 def primal_minimum(phi: np.ndarray, y: np.ndarray, penalty: Any) -> np.ndarray:
-    """`theta (m,)` at the minimum of Eq. 5 or 17, written out anew. With a rank-deficient `phi` and no ridge, theta is
-    not unique: a vanishing ridge picks one, and the outputs are those of every other."""
+    """`theta (m,)` at the minimum of Eq. 5 or 17, from the formula. With a rank-deficient `phi` and no ridge, theta is
+    not unique; a tiny ridge selects one, and all have the same outputs."""
     m = phi.shape[1]
     if isinstance(penalty, Ridge):
         decay, pull, target = float(penalty.strength), np.zeros_like(y), np.zeros_like(y)
@@ -122,7 +122,7 @@ def primal_minimum(phi: np.ndarray, y: np.ndarray, penalty: Any) -> np.ndarray:
 
 
 def softmax_minimum(phi: np.ndarray, labels: np.ndarray, penalty: Any) -> np.ndarray:
-    """`theta (m,)` at the minimum of softmax cross-entropy and penalty, for `phi (n, k, m)`, written out anew."""
+    """`theta (m,)` at the minimum of softmax cross-entropy and penalty, for `phi (n, k, m)`, from the formula."""
     n, k, m = phi.shape
     flat = phi.reshape(n * k, m)
     one_hot = np.eye(k)[labels]
@@ -154,20 +154,20 @@ def decoupled_margins(strength, target, y) -> np.ndarray:
     high, centre = low + 1 / strength, low
     for _ in range(200):
         middle = (low + high) / 2
-        below = strength * (middle - centre) < expit(-middle)
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
+        too_low = strength * (middle - centre) < expit(-middle)
+        low, high = np.where(too_low, middle, low), np.where(too_low, high, middle)
     return (low + high) / 2
 
 
 def central_differences(function, x: np.ndarray, step: float, *args: Any) -> np.ndarray:
-    """The Jacobian of `function(x, *args)` at `x (d,)` to fourth order in `step`, one column a coordinate."""
+    """The Jacobian of `function(x, *args)` at `x (d,)` to fourth order in `step`, one column per coordinate."""
     columns = []
     for direction in np.eye(len(x)):
-        near, far = (
+        inner, outer = (
             np.asarray(function(x + h * direction, *args) - function(x - h * direction, *args)) / (2 * h)
             for h in (step, 2 * step)
         )
-        columns.append((4 * near - far) / 3)
+        columns.append((4 * inner - outer) / 3)
     return np.stack(columns, axis=-1)
 
 

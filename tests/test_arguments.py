@@ -1,7 +1,7 @@
-"""What counts as a number, a network, parameters: the same rule in every public function.
+"""Numbers, networks and parameters: every public function accepts and refuses the same values.
 
-A new argument is a line of `ARGUMENTS`; a function whose signature has one that is not there fails
-`test_every_argument_is_in_the_table`. A new function that takes a network is a line of `NETWORKS`.
+Every numeric argument has a line in `ARGUMENTS`; a missing one fails `test_every_argument_is_in_the_table`. Every
+function that takes a network has a line in `NETWORKS`.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -63,7 +63,7 @@ def linear(w, x):
 
 
 class OneUnit(nn.Module):
-    """The most common network there is: its outputs are (n, 1), or (n, k)."""
+    """A network with outputs (n, 1), the most common kind, or (n, k)."""
 
     outputs: int = 1
 
@@ -104,7 +104,7 @@ BAD: dict[str, list[Any]] = {
     FLAG: [1, 0, "no", None, jnp.array([True]), [True]],
     CHOICE: [1, "nonsense", ["relu"], True, None],
 }
-# What stands for a value of Python: it must be taken as that is.
+# Conversions of a Python value that must be accepted like the value itself.
 SAME: dict[str, list[Callable[[Any], Any]]] = {
     WHOLE: [np.int64, np.uint8, jnp.asarray, np.asarray],
     NUMBER: [np.float32, np.float64, jnp.asarray, np.asarray],
@@ -116,7 +116,7 @@ SAME: dict[str, list[Callable[[Any], Any]]] = {
 
 
 class Argument(NamedTuple):
-    """An argument of a public function: what kind it is of, a call with a value of it, a good one, whether None is."""
+    """An argument of a public function: its kind, a call with a value, a good value, and whether None is good."""
 
     kind: str
     call: Callable[[Any], Any]
@@ -124,7 +124,7 @@ class Argument(NamedTuple):
     none: bool = False
 
 
-def of(function: Callable[..., Any], *args: Any, **fixed: Any) -> Callable[[str], Callable[[Any], Any]]:
+def call_with(function: Callable[..., Any], *args: Any, **fixed: Any) -> Callable[[str], Callable[[Any], Any]]:
     return lambda name: lambda value: function(*args, **{**fixed, name: value})
 
 
@@ -133,7 +133,7 @@ def rows(prefix: str, make: Callable[[str], Callable[[Any], Any]], **kinds: tupl
 
 
 def method(name: str, **options: Any) -> Callable[[str], Callable[[Any], Any]]:
-    return of(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
+    return call_with(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
 
 
 def trained(name: str) -> Callable[[Any], Any]:
@@ -188,52 +188,62 @@ DESCEND = functools.partial(training.descend, linear, W, X, Y, Ridge(1.0))
 FORM = (CHOICE, "exact")
 
 ARGUMENTS: dict[str, Argument] = {
-    **rows("objectives.Ridge", of(Ridge), strength=(NUMBERS, 0.5)),
-    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling), strength=(NUMBERS, 0.5)),
-    **rows("objectives.SpectralDecoupling", of(SpectralDecoupling, 0.1), target=(NUMBERS, 0.5)),
-    **rows("features.from_ntrf", of(features.from_ntrf, X, Y), rtol=(*DECAY, True)),
-    **rows("features.from_ntk", of(features.from_ntk, np.eye(N, dtype=np.float32), Y), rtol=(*DECAY, True)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3]), top=(WHOLE, 2)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), tolerance=(*DECAY, True)),
-    **rows("features.from_operator", of(features.from_operator, KERNEL, Y[:3], top=1), max_products=(WHOLE, 9)),
+    **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling), strength=(NUMBERS, 0.5)),
+    **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling, 0.1), target=(NUMBERS, 0.5)),
+    **rows("features.from_ntrf", call_with(features.from_ntrf, X, Y), rtol=(*DECAY, True)),
+    **rows("features.from_ntk", call_with(features.from_ntk, np.eye(N, dtype=np.float32), Y), rtol=(*DECAY, True)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3]), top=(WHOLE, 2)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3], top=1), tolerance=(*DECAY, True)),
+    **rows("features.from_operator", call_with(features.from_operator, KERNEL, Y[:3], top=1), max_products=(WHOLE, 9)),
     "features.planar.delta": Argument(NUMBER, lambda value: features.planar(value, jnp.ones(2)), 0.5),
-    **rows("dual.equilibrium", of(dual.equilibrium, FEATS, Ridge(1.0)), tolerance=(*DECAY, True), form=FORM),
-    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
-    **rows("dual.integrate", of(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
-    **rows("starvation.matrix", of(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
-    **rows("starvation.share", of(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
-    **rows("starvation.phase_diagram", of(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
-    **rows("starvation.trajectory", of(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)),
-    **rows("starvation.elasticity", of(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
-    **rows("starvation.ensemble", of(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
-    **rows("structures.random_orthogonal", of(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, size=0.1), n=(WHOLE, 2)),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, 2), size=DECAY),
-    **rows("structures.near_identity", of(structures.near_identity, KEY, 2, 0.1), signs=(CHOICE, "positive")),
-    **rows("structures.aligned", of(structures.aligned, KEY, overlap=0.5), n=(WHOLE, 2)),
-    **rows("structures.aligned", of(structures.aligned, KEY, 3), overlap=DECAY),
-    **rows("structures.exceptions", of(structures.exceptions, KEY, count=1), n=(WHOLE, 2)),
-    **rows("structures.exceptions", of(structures.exceptions, KEY, 4), count=(WHOLE, 2)),
-    **rows("structures.blocks", of(structures.blocks, KEY, block=1), n=(WHOLE, 2)),
-    **rows("structures.blocks", of(structures.blocks, KEY, 4), block=(WHOLE, 2)),
-    **rows("structures.power_law", of(structures.power_law, decay=0.5), n=(WHOLE, 2)),
-    **rows("structures.power_law", of(structures.power_law, 3), decay=DECAY),
-    **rows("multiclass.from_ntk", of(multiclass.from_ntk, np.ones((1, 1, 2, 2)), [0]), rtol=(*DECAY, True)),
-    **rows("starvation.pulls", of(starvation.pulls, jnp.eye(1), *[jnp.ones(1)] * 3), strength=DECAY),
+    **rows("dual.equilibrium", call_with(dual.equilibrium, FEATS, Ridge(1.0)), tolerance=(*DECAY, True), form=FORM),
+    **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
+    **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
+    **rows("starvation.matrix", call_with(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
+    **rows("starvation.share", call_with(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
+    **rows("starvation.phase_diagram", call_with(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
     **rows(
-        "starvation.sensitivity", of(starvation.sensitivity, jnp.ones(1), *[jnp.eye(1)], jnp.ones(1)), strength=DECAY
+        "starvation.trajectory", call_with(starvation.trajectory, FEATS, Ridge(1.0), times=TIMES), oriented=(FLAG, True)
     ),
-    **rows("objectives.per_example", of(objectives.per_example, SpectralDecoupling(0.1), dtype=float), n=(WHOLE, 2)),
-    **rows("multiclass.from_ntrf", of(multiclass.from_ntrf, np.ones((2, 2, 3)), [0, 1]), rtol=(*DECAY, True)),
-    **rows("multiclass.equilibrium", of(multiclass.equilibrium, CLASSES, Ridge(1.0)), tolerance=(*DECAY, True)),
+    **rows("starvation.elasticity", call_with(starvation.elasticity, FEATS, Ridge(1.0)), form=FORM),
+    **rows("starvation.ensemble", call_with(starvation.ensemble, FEATS.u[None], FEATS.s2, Ridge(1.0)), form=FORM),
+    **rows("structures.random_orthogonal", call_with(structures.random_orthogonal, KEY), n=(WHOLE, 2)),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, size=0.1), n=(WHOLE, 2)),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, 2), size=DECAY),
+    **rows("structures.near_identity", call_with(structures.near_identity, KEY, 2, 0.1), signs=(CHOICE, "positive")),
+    **rows("structures.aligned", call_with(structures.aligned, KEY, overlap=0.5), n=(WHOLE, 2)),
+    **rows("structures.aligned", call_with(structures.aligned, KEY, 3), overlap=DECAY),
+    **rows("structures.exceptions", call_with(structures.exceptions, KEY, count=1), n=(WHOLE, 2)),
+    **rows("structures.exceptions", call_with(structures.exceptions, KEY, 4), count=(WHOLE, 2)),
+    **rows("structures.blocks", call_with(structures.blocks, KEY, block=1), n=(WHOLE, 2)),
+    **rows("structures.blocks", call_with(structures.blocks, KEY, 4), block=(WHOLE, 2)),
+    **rows("structures.power_law", call_with(structures.power_law, decay=0.5), n=(WHOLE, 2)),
+    **rows("structures.power_law", call_with(structures.power_law, 3), decay=DECAY),
+    **rows("multiclass.from_ntk", call_with(multiclass.from_ntk, np.ones((1, 1, 2, 2)), [0]), rtol=(*DECAY, True)),
+    **rows("starvation.pulls", call_with(starvation.pulls, jnp.eye(1), *[jnp.ones(1)] * 3), strength=DECAY),
     **rows(
-        "multiclass.starvation_matrix", of(multiclass.starvation_matrix, CLASSES, Ridge(1.0)), oriented=(FLAG, True)
+        "starvation.sensitivity",
+        call_with(starvation.sensitivity, jnp.ones(1), *[jnp.eye(1)], jnp.ones(1)),
+        strength=DECAY,
     ),
-    **rows("linearized.flow", of(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
-    **rows("training.fit", of(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
-    **rows("training.descend", of(DESCEND, steps=[1]), step_size=DECAY),
-    **rows("training.descend", of(DESCEND, step_size=0.1, steps=[1]), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
-    **rows("training.descend", of(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
+    **rows(
+        "objectives.per_example", call_with(objectives.per_example, SpectralDecoupling(0.1), dtype=float), n=(WHOLE, 2)
+    ),
+    **rows("multiclass.from_ntrf", call_with(multiclass.from_ntrf, np.ones((2, 2, 3)), [0, 1]), rtol=(*DECAY, True)),
+    **rows("multiclass.equilibrium", call_with(multiclass.equilibrium, CLASSES, Ridge(1.0)), tolerance=(*DECAY, True)),
+    **rows(
+        "multiclass.starvation_matrix",
+        call_with(multiclass.starvation_matrix, CLASSES, Ridge(1.0)),
+        oriented=(FLAG, True),
+    ),
+    **rows("linearized.flow", call_with(linearized.flow, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY),
+    **rows("training.fit", call_with(FIT), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows("training.descend", call_with(DESCEND, steps=[1]), step_size=DECAY),
+    **rows(
+        "training.descend", call_with(DESCEND, step_size=0.1, steps=[1]), tolerance=(*DECAY, True), max_steps=(WHOLE, 2)
+    ),
+    **rows("training.descend", call_with(DESCEND, step_size=0.1), steps=(WHOLES, (2,))),
     "dual.closed_form.lambertw.x": Argument(NUMBERS, dual.closed_form.lambertw, 0.5),
     "dual.closed_form.equal_strengths.s2": Argument(
         NUMBER, lambda v: dual.closed_form.equal_strengths(v, jnp.eye(2), 1.0), 0.5
@@ -257,33 +267,45 @@ ARGUMENTS: dict[str, Argument] = {
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
     "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
-    **rows("networks.MLP", of(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
-    **rows("networks.MLP", of(networks.MLP), widths=(WHOLES, (2,))),
-    **rows("networks.CNN", of(networks.CNN, (8,)), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3), strides=(WHOLES, (2,))),
-    **rows("networks.CNN", of(networks.CNN, (8,)), activation=(CHOICE, "tanh"), padding=(CHOICE, "SAME")),
-    **rows("networks.CNN", of(networks.CNN), channels=(WHOLES, (2,))),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), outputs=(WHOLE, 2), dropout=DECAY),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), batch_norm=(FLAG, True)),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), activation=(CHOICE, "leaky_relu")),
-    **rows("networks.FullyConnected", of(networks.FullyConnected, (8,)), initialization=(CHOICE, "xavier")),
-    **rows("networks.FullyConnected", of(networks.FullyConnected), widths=(WHOLES, (2,))),
-    **rows("networks.ConvNet", of(networks.ConvNet), channels=(WHOLES, (2,)), widths=(WHOLES, (2,))),
-    **rows("networks.ConvNet", of(networks.ConvNet), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3)),
-    **rows("networks.ConvNet", of(networks.ConvNet), activation=(CHOICE, "relu")),
-    **rows("networks.VGG", of(networks.VGG), outputs=(WHOLE, 2)),
+    **rows("networks.MLP", call_with(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
+    **rows("networks.MLP", call_with(networks.MLP), widths=(WHOLES, (2,))),
+    **rows(
+        "networks.CNN",
+        call_with(networks.CNN, (8,)),
+        outputs=(WHOLE, 2),
+        kernel_size=(WHOLE, 3),
+        strides=(WHOLES, (2,)),
+    ),
+    **rows("networks.CNN", call_with(networks.CNN, (8,)), activation=(CHOICE, "tanh"), padding=(CHOICE, "SAME")),
+    **rows("networks.CNN", call_with(networks.CNN), channels=(WHOLES, (2,))),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), outputs=(WHOLE, 2), dropout=DECAY),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), batch_norm=(FLAG, True)),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), activation=(CHOICE, "leaky_relu")),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected, (8,)), initialization=(CHOICE, "xavier")),
+    **rows("networks.FullyConnected", call_with(networks.FullyConnected), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), channels=(WHOLES, (2,)), widths=(WHOLES, (2,))),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), outputs=(WHOLE, 2), kernel_size=(WHOLE, 3)),
+    **rows("networks.ConvNet", call_with(networks.ConvNet), activation=(CHOICE, "relu")),
+    **rows("networks.VGG", call_with(networks.VGG), outputs=(WHOLE, 2)),
     "networks.VGG.channels": Argument(WHOLES, lambda value: networks.VGG([value]), (2,)),
-    **rows("networks.PreActResNet", of(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
-    **rows("networks.PreActResNet", of(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
-    **rows("networks.PreActResNet", of(networks.PreActResNet), outputs=(WHOLE, 2)),
-    **rows("networks.ResNet", of(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
+    **rows("networks.PreActResNet", call_with(networks.PreActResNet), outputs=(WHOLE, 2)),
+    **rows("networks.ResNet", call_with(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
-    **rows("networks.stages.mode", of(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
-    **rows("networks.stages.apply", of(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)),
+    **rows("networks.stages.mode", call_with(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
     **rows(
-        "networks.stages.upto", of(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"), train=(FLAG, True)
+        "networks.stages.apply", call_with(networks.stages.apply, OneUnit(), drawn(OneUnit()), X), train=(FLAG, True)
     ),
-    **rows("tangent.ntk", of(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")),
+    **rows(
+        "networks.stages.upto",
+        call_with(networks.stages.upto, OneUnit(), drawn(OneUnit()), X, "Dense_0"),
+        train=(FLAG, True),
+    ),
+    **rows(
+        "tangent.ntk", call_with(tangent.ntk, linear, W, X), batch_size=(WHOLE, 5, True), method=(CHOICE, "jacobian")
+    ),
     "methods.get.name": Argument(CHOICE, methods.get, "erm"),
     **rows("methods.erm", method("erm"), weight_decay=DECAY),
     **rows("methods.spectral_decoupling", method("spectral_decoupling"), strength=(NUMBERS, 0.5)),
@@ -305,59 +327,92 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.train", trained, per_seed=(FLAG, False)),
     **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
     **rows("methods.minimise", minimised, weight_decay=DECAY),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)),
-    **rows("probes.margins.pgd", of(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), norm=(CHOICE, "l2")),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y), max_radius=DECAY),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), steps=(WHOLE, 2)),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)),
-    **rows("probes.margins.margins", of(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")),
-    **rows("statistics.mean", of(statistics.mean, [1.0, 2.0]), level=DECAY),
-    **rows("statistics.within", of(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
-    **rows("statistics.within", of(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
-    **rows("statistics.bootstrap", of(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
-    **rows("statistics.loglog_slope", of(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
-    **rows("sweeps.Sweep", of(sweep), widths=(WHOLES, (2,)), depths=(WHOLES, (2,)), seeds=(WHOLE, 2), seed=(WHOLE, 2)),
-    **rows("sweeps.Sweep", of(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
-    **rows("sweeps.Sweep", of(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
+    **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
+    **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
+    **rows(
+        "probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), steps=(WHOLE, 2)
+    ),
+    **rows(
+        "probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1, step_size=0.1), norm=(CHOICE, "l2")
+    ),
+    **rows("probes.margins.margins", call_with(probes.margins.margins, score, X, Y), max_radius=DECAY),
+    **rows("probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), steps=(WHOLE, 2)),
+    **rows(
+        "probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), bisections=(WHOLE, 2)
+    ),
+    **rows(
+        "probes.margins.margins", call_with(probes.margins.margins, score, X, Y, max_radius=1.0), norm=(CHOICE, "l2")
+    ),
+    **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
+    **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
+    **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum), seeds=(WHOLE, 2)),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum, 3), resamples=(WHOLE, 9), level=DECAY),
+    **rows("statistics.bootstrap", call_with(statistics.bootstrap, np.sum, 3), seed=(WHOLE, 2)),
+    **rows("statistics.loglog_slope", call_with(statistics.loglog_slope, [1, 2], ERRORS), level=DECAY),
+    **rows(
+        "sweeps.Sweep",
+        call_with(sweep),
+        widths=(WHOLES, (2,)),
+        depths=(WHOLES, (2,)),
+        seeds=(WHOLE, 2),
+        seed=(WHOLE, 2),
+    ),
+    **rows("sweeps.Sweep", call_with(sweep), max_steps=(WHOLE, 2), features=(WHOLE, 2), tolerance=DECAY),
+    **rows("sweeps.Sweep", call_with(sweep), activation=(CHOICE, "erf"), scaling=(CHOICE, "mean-field")),
     "sweeps.Sweep.strengths": Argument(NUMBERS, lambda value: sweep(strengths=[value]), 0.5),
     "sweeps.Sweep.penalties": Argument(CHOICE, lambda value: sweep(penalties=[value]), "sd"),
-    **rows("sweeps.run", of(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
-    **rows("sweeps.against_width", of(sweeps.against_width, [ROW]), converged=(FLAG, False)),
-    **rows("sweeps.starvation", of(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY),
-    **rows("sweeps.program", of(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)),
-    **rows("sweeps.program", of(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)),
-    **rows("plotting.panels", of(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
-    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)),
-    **rows("plotting.phase_diagram", of(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
+    **rows("sweeps.run", call_with(sweeps.run, sweep(), DATASET, DATASET, name="a"), progress=(FLAG, False)),
+    **rows("sweeps.against_width", call_with(sweeps.against_width, [ROW]), converged=(FLAG, False)),
+    **rows(
+        "sweeps.starvation", call_with(sweeps.starvation, sweep(), CELL, DATASET), features=(WHOLE, 1), change=DECAY
+    ),
+    **rows(
+        "sweeps.program", call_with(sweeps.program, sweep(), depth=1, train=DATASET, test=DATASET), width=(WHOLE, 4)
+    ),
+    **rows(
+        "sweeps.program", call_with(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)
+    ),
+    **rows("plotting.panels", call_with(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
+    **rows(
+        "plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)
+    ),
+    **rows("plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
     "plotting.phase_diagram.entry": Argument(
         WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)
     ),
     "plotting.starvation_over_time.entry": Argument(
         WHOLES, lambda value: plotting.starvation_over_time({"a": TRAJECTORY}, entry=value), (1, 0)
     ),
-    **rows("plotting.starvation_over_time", of(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)),
-    **rows("plotting.trajectories", of(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
-    **rows("plotting.error_against_width", of(plotting.error_against_width, [1, 2], ERRORS), reference=(*DECAY, True)),
-    **rows("plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)),
     **rows(
-        "plotting.against", of(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), baseline=(*DECAY, True)
+        "plotting.starvation_over_time", call_with(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)
+    ),
+    **rows("plotting.trajectories", call_with(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
+    **rows(
+        "plotting.error_against_width",
+        call_with(plotting.error_against_width, [1, 2], ERRORS),
+        reference=(*DECAY, True),
+    ),
+    **rows(
+        "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
+    ),
+    **rows(
+        "plotting.against",
+        call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""),
+        baseline=(*DECAY, True),
     ),
 }
-# Compiled anew for every call: one call with all of their numbers has a test of its own.
+# Compiled for every call: a separate test makes one call with all of their numbers.
 COMPILED = ("methods.train", "sweeps.run", "sweeps.starvation", "sweeps.program")
-# Computed or drawn: one value of another type shows that the rest is the rule's.
+# Expensive calls: one value of another type is enough.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
-# These rooms and commands take whole files, or are rewritten beside this one; their own tests have their arguments.
+# The tests of these rooms check their arguments.
 ELSEWHERE = ("data", "files", "pages", "records")
-PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # classes that are made by their fields
+PLAIN = (sweeps.Sweep, Ridge, SpectralDecoupling)  # dataclasses, whose arguments are their fields
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
-def test_what_is_no_such_number_is_refused_by_name(name):
+def test_a_value_of_another_kind_is_refused_by_the_name_of_its_argument(name):
     argument = ARGUMENTS[name]
     bad = [*BAD[argument.kind], *([] if argument.none or argument.kind in (FLAG, CHOICE) else [None])]
     for value in bad:
@@ -366,14 +421,14 @@ def test_what_is_no_such_number_is_refused_by_name(name):
 
 
 @pytest.mark.parametrize("name", [name for name in ARGUMENTS if not name.startswith(COMPILED)])
-def test_numbers_of_numpy_and_jax_count(name):
+def test_numbers_of_numpy_and_jax_are_accepted(name):
     argument = ARGUMENTS[name]
     same = SAME[argument.kind][: 1 if name.startswith(SLOW) else None]
     for value in [*(convert(argument.good) for convert in same), *([None] if argument.none and not same else [])]:
         argument.call(value)
 
 
-def test_training_takes_numbers_of_numpy_and_jax():
+def test_training_accepts_numbers_of_numpy_and_jax():
     erm = methods.get("erm")(Squeezed(), optax.sgd(0.1), weight_decay=np.float32(0.1))
     given = {"steps": np.int64(2), "batch_size": jnp.int32(2), "record": np.array([0, 2]), "per_seed": np.False_}
     run = methods.train(erm, KEYS, Batch(X, Y), **given)
@@ -382,14 +437,14 @@ def test_training_takes_numbers_of_numpy_and_jax():
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
-    """The arguments of `function` that take a number or a flag, or several."""
+    """The names of the arguments of `function` that take numbers or flags."""
     numeric = re.compile(r"\b(int|float|bool)\b")
     found = inspect.signature(function).parameters.values()
     return [p.name for p in found if p.name != "parent" and numeric.search(str(p.annotation))]
 
 
 def public() -> dict[str, Callable[..., Any]]:
-    """All functions, networks and configurations that the rooms have in `__all__`."""
+    """All functions, networks and configurations in the `__all__` of the rooms."""
     found = {}
     for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling"}:
         modules = {room: getattr(gsjax, room)}
@@ -413,7 +468,7 @@ def public() -> dict[str, Callable[..., Any]]:
 
 
 def test_every_argument_is_in_the_table():
-    arrays = {  # of real numbers in any form, which their functions' own tests look at
+    arrays = {  # arrays of real numbers, which the tests of these functions check
         *(f"probes.boundary.{name}" for name in ("zero_level.first", "zero_level.second", "zero_level.logits")),
         *(f"probes.boundary.{name}" for name in ("distances.x", "positions.second")),
         *(f"statistics.{name}" for name in ("mean.values", "within.values", "holm.p", "loglog_slope.x")),
@@ -423,7 +478,7 @@ def test_every_argument_is_in_the_table():
     assert not missing
     assert {name.rpartition(".")[0] for name in ARGUMENTS if not name.startswith(ELSEWHERE)} <= set(public())
     drawn = {name for name in wanted if name.startswith("plotting.")} - set(ARGUMENTS)
-    for name in drawn:  # the rest of what is drawn are arrays
+    for name in drawn:  # the other arguments of plotting functions are arrays
         annotation = str(inspect.signature(public()[name.rpartition(".")[0]]).parameters[name.rpartition(".")[2]])
         assert "Real[" in annotation or "Sequence[" in annotation, annotation
 
@@ -493,7 +548,7 @@ def with_method(name: str, **options: Any) -> Callable[[nn.Module], Any]:
     return call
 
 
-def logits_of(network: nn.Module) -> Callable[[Any], Any]:
+def logits_function(network: nn.Module) -> Callable[[Any], Any]:
     variables = drawn(network)
     return lambda x: network.apply(variables, x)
 
@@ -520,15 +575,17 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "predict": lambda network: methods.predict(
         network, methods.erm.erm(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(X, Y)), X
     ),
-    "pgd": lambda network: probes.margins.pgd(logits_of(network), X, Y, radius=0.1, step_size=0.1),
-    "accuracy": lambda network: probes.margins.accuracy(logits_of(network), X, Y, radius=0.1, step_size=0.1),
-    "margins": lambda network: probes.margins.margins(logits_of(network), X, Y, max_radius=0.1, steps=1, bisections=0),
-    "correct": lambda network: probes.margins.correct(logits_of(network)(X), Y),
+    "pgd": lambda network: probes.margins.pgd(logits_function(network), X, Y, radius=0.1, step_size=0.1),
+    "accuracy": lambda network: probes.margins.accuracy(logits_function(network), X, Y, radius=0.1, step_size=0.1),
+    "margins": lambda network: probes.margins.margins(
+        logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
+    ),
+    "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }
 
 
 @pytest.mark.parametrize("call", NETWORKS.values(), ids=list(NETWORKS))
-def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
+def test_a_network_with_outputs_n_1_is_refused_with_advice(call):
     with pytest.raises(
         ValueError, match=rf"^\w+: expected .*got shape \({N}, ({N}, )?1(, \d)?\): squeeze the output to \(n,\)"
     ):
@@ -536,7 +593,7 @@ def test_one_unit_is_to_be_squeezed_and_the_message_says_how(call):
     call(Squeezed())
 
 
-def test_the_line_that_squeezes_is_one():
+def test_the_advised_line_works():
     network = OneUnit()
     variables = drawn(network)
     with pytest.raises(ValueError, match="squeeze") as error:
@@ -552,7 +609,7 @@ def test_the_line_that_squeezes_is_one():
 
 
 @pytest.mark.parametrize("k", [2, 3])
-def test_the_logits_of_classes_are_sent_to_multiclass(k):
+def test_logits_of_several_classes_are_referred_to_multiclass(k):
     network = OneUnit(outputs=k)
     with pytest.raises(ValueError, match=rf"^apply_fn: expected outputs .*\({N}, {k}\).*gsjax.multiclass") as error:
         check_problem(network.apply, drawn(network), X, Y)
@@ -565,7 +622,7 @@ def test_the_logits_of_classes_are_sent_to_multiclass(k):
 
 @pytest.mark.parametrize(
     "name", sorted(set(NETWORKS) - {"correct", "response"})
-)  # of logits, which may be whole numbers
+)  # these take logits, which may be whole numbers
 def test_outputs_are_one_array_of_floating_point_numbers(name):
     class Wrong(Squeezed):
         change: Any = None
@@ -579,7 +636,7 @@ def test_outputs_are_one_array_of_floating_point_numbers(name):
             NETWORKS[name](Wrong(change))
 
 
-# ---- what takes apply_fn, params and x
+# ---- functions of apply_fn, params and x
 
 TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
     "ntk": tangent.ntk,
@@ -588,7 +645,7 @@ TANGENT: dict[str, Callable[[Any, Any, Any], Any]] = {
     "check_problem": lambda apply_fn, params, x: check_problem(apply_fn, params, x, Y),
 }
 tangents = pytest.mark.parametrize("call", TANGENT.values(), ids=list(TANGENT))
-# For what takes longer: the same check of params stands before all of them.
+# For expensive calls; all functions share the check of params.
 some_tangents = pytest.mark.parametrize("call", [TANGENT[name] for name in ("ntrf", "check_problem")])
 
 
@@ -614,12 +671,12 @@ def test_arguments_in_another_order(call):
 
 
 @tangents
-def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
+def test_differentiated_outputs_are_an_array_of_floating_point_numbers(call):
     for wrong in (
         lambda w, x: x @ w > 0,
         lambda w, x: (x @ w).astype(int),
         lambda w, x: x @ w + 1j,
-        lambda w, x: (x @ w, {}),  # as of a network with mutable collections
+        lambda w, x: (x @ w, {}),  # as from a network with mutable collections
         lambda w, x: None,
     ):
         with pytest.raises(ValueError, match=r"^apply_fn: expected outputs in "):
@@ -627,7 +684,7 @@ def test_what_is_differentiated_is_an_array_of_floating_point_numbers(call):
 
 
 @pytest.mark.parametrize("bad", [0, jnp.zeros(2), KEYS, [0, 1], "key", np.uint32([0, 1, 2])], ids=str)
-def test_keys_are_keys(bad):
+def test_bad_keys_are_named(bad):
     with pytest.raises(ValueError, match=r"^key: expected a key, such as jax\.random\.key\(0\), got "):
         probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=bad)
     if bad is not KEYS:
@@ -635,7 +692,7 @@ def test_keys_are_keys(bad):
             methods.train(methods.erm.erm(Squeezed(), optax.sgd(0.1)), bad, Batch(X, Y), steps=1)
 
 
-def test_both_kinds_of_keys_count():
+def test_both_kinds_of_keys_are_accepted():
     for key in (jax.random.key(0), jax.random.PRNGKey(0)):
         assert probes.margins.pgd(score, X, Y, radius=0.1, step_size=0.1, key=key).shape == X.shape
 
@@ -701,13 +758,13 @@ def test_sweeps_and_meshes_of_another_kind():
 
 
 class Normed(nnx.Module):
-    """With batch norm in inference mode; its dropout holds a counter and a key."""
+    """A network with batch norm in inference mode, and dropout that holds a counter and a key."""
 
     def __init__(self, dropout: bool):
         rngs = nnx.Rngs(0)
         self.hidden = nnx.Linear(3, 4, rngs=rngs)
         self.norm = nnx.BatchNorm(4, use_running_average=True, rngs=rngs)
-        self.params = nnx.Linear(4, 1, rngs=rngs)  # a name that flax has for a collection
+        self.params = nnx.Linear(4, 1, rngs=rngs)  # also the name of a collection in flax
         self.dropout = nnx.Dropout(0.5, deterministic=True, rngs=rngs) if dropout else None
 
     def __call__(self, x):
@@ -718,7 +775,7 @@ class Normed(nnx.Module):
 class WithStatistics(nn.Module):
     @nn.compact
     def __call__(self, x, train=False):
-        own = self.variable("counts", "calls", jnp.zeros, ())  # a collection that flax does not know
+        own = self.variable("counts", "calls", jnp.zeros, ())  # a collection with a name of the user
         return nn.Dense(1)(nn.BatchNorm(use_running_average=not train)(x))[:, 0] + 0 * own.value
 
 
@@ -737,7 +794,7 @@ def test_modules_of_nnx_are_split_into_parameters_and_the_rest(call, dropout):
 
 
 @some_tangents
-def test_statistics_and_modules_within_a_tree_are_no_parameters(call):
+def test_statistics_and_modules_in_a_tree_are_not_parameters(call):
     _, statistics, _ = nnx.split(Normed(False), nnx.BatchStat, ...)
     with pytest.raises(ValueError, match=r"^params: .* one of BatchStat at norm/mean"):
         call(lambda state, x: x @ state["norm"]["mean"][:3], statistics, X)
@@ -780,7 +837,7 @@ def test_models_of_equinox_are_partitioned(call):
 
 
 @some_tangents
-def test_of_flax_variables_the_collection_params_is_differentiated(call):
+def test_only_the_collection_params_of_flax_variables_is_differentiated(call):
     network = WithStatistics()
     variables = network.init(jax.random.key(0), X)
     assert set(variables) == {"params", "batch_stats", "counts"}
@@ -796,9 +853,9 @@ def test_of_flax_variables_the_collection_params_is_differentiated(call):
     norm = nn.BatchNorm(use_running_average=True)
     known = norm.init(jax.random.key(0), X)
     call(lambda variables, x: norm.apply(variables, x)[:, 0], known, X)
-    for inside in ([known], {"norm": known, "scale": W}):
+    for nested in ([known], {"norm": known, "scale": W}):
         with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
-            call(lambda params, x: norm.apply(jax.tree.leaves(params)[0], x), inside, X)
+            call(lambda params, x: norm.apply(jax.tree.leaves(params)[0], x), nested, X)
     with pytest.raises(ValueError, match=r"^params: expected parameters, got the collection 'batch_stats' of flax"):
         call(lambda params, x: norm.apply(params, x), {"batch_stats": known["batch_stats"]}, X)
 
@@ -808,21 +865,21 @@ def test_of_flax_variables_the_collection_params_is_differentiated(call):
     "others",
     [{"scale": jnp.float32(2)}, {"scale": 2.0, "shift": {"b": W}}, {"batch_stats": W}, {"head": {"kernel": W}}],
 )
-def test_no_key_of_the_users_own_is_dropped_in_silence(call, others):
+def test_no_other_key_beside_params_is_dropped_silently(call, others):
     params = {"params": W, **others}
     with pytest.raises(ValueError, match=rf"^params: .* got 'params' beside '{next(iter(others))}'"):
         call(lambda params, x: x @ params["params"] + sum(map(jnp.sum, jax.tree.leaves(others))), params, X)
 
 
-def test_without_the_key_params_all_of_a_dict_is_differentiated():
+def test_a_dict_without_the_key_params_is_differentiated_completely():
     def apply_fn(params, x):
         return params["scale"] * (x @ params["weight"])
 
     phi = tangent.ntrf(apply_fn, {"weight": W, "scale": 2.0}, X)
     np.testing.assert_allclose(phi, np.concatenate([(X @ W)[:, None], 2 * X], axis=1), rtol=1e-6)
     np.testing.assert_allclose(tangent.ntk(apply_fn, {"weight": W, "scale": 2.0}, X), phi @ phi.T, rtol=1e-5)
-    alone = tangent.ntrf(lambda params, x: x @ params["params"], {"params": W}, X)
-    np.testing.assert_allclose(alone, X, rtol=1e-6)
+    single = tangent.ntrf(lambda params, x: x @ params["params"], {"params": W}, X)
+    np.testing.assert_allclose(single, X, rtol=1e-6)
 
 
 @tangents
@@ -836,7 +893,7 @@ def test_without_the_key_params_all_of_a_dict_is_differentiated():
         (object(), "object"),
     ],
 )
-def test_what_is_no_floating_point_number_is_no_parameter(call, leaf, said):
+def test_leaves_of_other_types_are_refused(call, leaf, said):
     params = {"layer": [W, leaf]}
     with pytest.raises(
         ValueError, match=rf"^params: expected floating point numbers, got a leaf of {said} at layer/1: "
@@ -859,7 +916,7 @@ constants = pytest.mark.parametrize("constant", CONSTANTS.values(), ids=list(CON
 
 
 def with_constant(params, x):
-    """A linear network whose output shows that it has the constant, and in its own type."""
+    """A linear network whose output depends on the constant, which keeps its type."""
     weight, constant = params["layer"]
     if isinstance(constant, jax.Array) and jnp.issubdtype(constant.dtype, jax.dtypes.prng_key):
         constant = jax.random.key_data(constant)
@@ -868,7 +925,7 @@ def with_constant(params, x):
 
 
 @constants
-def test_what_cannot_be_differentiated_is_left_out(constant):
+def test_constants_are_not_differentiated(constant):
     params = {"layer": [W, constant]}
     factor = with_constant(params, X)[0] / (X @ W)[0]
     phi = factor * X
@@ -879,7 +936,7 @@ def test_what_cannot_be_differentiated_is_left_out(constant):
     np.testing.assert_allclose(operator.as_matrix(), phi @ phi.T, rtol=1e-4)
 
 
-def test_what_cannot_be_differentiated_is_not_trained():
+def test_constants_are_not_trained():
     def apply_fn(params, x):
         pairs = ({"layer": [params["weight"], constant]} for constant in params["constants"].values())
         return jnp.stack([with_constant(pair, x) for pair in pairs]).mean(0)
@@ -898,7 +955,7 @@ def test_what_cannot_be_differentiated_is_not_trained():
                 assert jnp.all(found["constants"][name] == constant), name
 
 
-def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
+def test_a_cached_kernel_belongs_to_its_constants(tmp_path):
     for name, other in (("a whole number of Python", 4), ("bools", jnp.zeros(3, bool)), ("a key", jax.random.key(1))):
         params, changed = ({"layer": [W, constant]} for constant in (CONSTANTS[name], other))
         kernel = tangent.ntk(with_constant, params, X, cache=tmp_path / name)
@@ -908,7 +965,7 @@ def test_a_kernel_is_kept_for_the_constants_it_has(tmp_path):
 
 
 @some_tangents
-def test_constants_alone_are_no_parameters(call):
+def test_constants_alone_are_refused(call):
     only = r"^params: expected at least one parameter .*, got only a leaf of key<fry>, a leaf of int32"
     with pytest.raises(ValueError, match=only):
         call(lambda params, x: x[:, 0], {"steps": jnp.arange(3), "key": jax.random.key(0)}, X)
@@ -916,7 +973,7 @@ def test_constants_alone_are_no_parameters(call):
 
 @some_tangents
 def test_counters_and_keys_beside_the_collection_params(call):
-    """Whether such a dict is one of variables or not: the same is differentiated."""
+    """`params` is differentiated whether the dict holds flax variables or not."""
     for others in ({"step": 3, "key": jax.random.key(0)}, {"batch_stats": {"mean": W}, "step": jnp.int32(3)}):
         call(lambda params, x: x @ params["params"]["w"], {"params": {"w": W, "calls": 0}, **others}, X)
     with pytest.raises(ValueError, match=r"^params: .* got 'params' beside 'name'"):
@@ -925,7 +982,7 @@ def test_counters_and_keys_beside_the_collection_params(call):
 
 @some_tangents
 def test_counters_and_keys_of_nnx_and_equinox(call):
-    """Of nnx, the counters and keys of dropout hold nothing that could be meant; a model of Equinox is partitioned."""
+    """Counters and keys of nnx are left out; an Equinox model with a counter has to be partitioned."""
 
     class Dropped(nnx.Module):
         def __init__(self):
@@ -953,7 +1010,7 @@ def test_counters_and_keys_of_nnx_and_equinox(call):
 
 @some_tangents
 def test_running_statistics_of_equinox(call):
-    """They are initial values in the model until `make_with_state` takes them out."""
+    """The model holds their initial values until `make_with_state` removes them."""
 
     class Norm(eqx.Module):
         weight: jax.Array
@@ -987,8 +1044,8 @@ def test_params_without_parameters_and_with_numbers_that_are_not_finite(call):
     call(lambda params, x: x @ params["w"], {"w": np.asarray(W)}, X)
 
 
-def test_types_are_looked_at_under_tracing_too():
-    """Values are not; those of `jit` and `grad` are right, and of another type are refused as they are outside."""
+def test_types_are_checked_under_tracing():
+    """Values are not checked under `jit`; other types are refused as they are outside."""
     kernel = jax.jit(lambda w: tangent.ntk(linear, w, X))
     np.testing.assert_allclose(kernel(W), X @ X.T, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=r"^params: expected floating point numbers, got a leaf of complex64"):

@@ -1,4 +1,4 @@
-"""The checks at the public boundary: what they let pass, what they say, and that tracing silences those of values."""
+"""The checks of public arguments: what they accept, their messages, and that tracing skips checks of values."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from gsjax import _check
         ("x: expected finite positive numbers, got inf", lambda: _check.positive("x", jnp.inf)),
     ],
 )
-def test_what_is_wrong_is_said(message, call):
+def test_bad_values_are_named(message, call):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         call()
     assert str(error.value).startswith(message)
 
 
-def test_a_long_array_does_not_fill_the_message():
+def test_a_long_array_gives_a_short_message():
     with pytest.raises(ValueError, match=r"^x: expected finite positive numbers") as error:
         _check.positive("x", -np.ones(10_000))
     assert len(str(error.value)) < 200
 
 
-def test_what_is_right_passes():
+def test_good_values_pass():
     _check.require(True, "x", "this", "that")
     _check.finite("x", np.array([1, 2]))
     _check.shape("x", np.ones((2, 3)), ndim=2)
@@ -49,7 +49,7 @@ def test_what_is_right_passes():
     _check.positive("x", np.array([1e-300, 1.0]))
 
 
-def test_values_under_tracing_pass_and_shapes_do_not():
+def test_under_tracing_shapes_are_checked_and_values_are_not():
     def values(x):
         _check.require(x[0] > 0, "x", "this", "that")
         _check.finite("x", x)

@@ -1,4 +1,4 @@
-"""Eight simulated devices: what is sharded computes what one device computes."""
+"""Eight simulated devices: a sharded program gives the numbers of one device."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def test_a_sharded_vmap_gives_the_numbers_of_one_device(x64):
     mesh = jax.make_mesh((8,), ("seeds",))
     split = NamedSharding(mesh, PartitionSpec("seeds"))
 
-    alone = jax.jit(jax.vmap(fixed_point))(strengths)
+    single_device = jax.jit(jax.vmap(fixed_point))(strengths)
     sharded = jax.jit(jax.vmap(fixed_point), in_shardings=split, out_shardings=split)(strengths)
 
-    assert len(alone.sharding.device_set) == 1
+    assert len(single_device.sharding.device_set) == 1
     assert len(sharded.sharding.device_set) == 8
     assert {shard.data.shape for shard in sharded.addressable_shards} == {(2,)}
     assert sharded.dtype == x64
     eps = float(jnp.finfo(x64).eps)
-    np.testing.assert_allclose(sharded, alone, rtol=8 * eps)
-    np.testing.assert_allclose(jax.scipy.special.logit(alone), -strengths * alone, rtol=8 * eps, atol=8 * eps)
+    np.testing.assert_allclose(sharded, single_device, rtol=8 * eps)
+    np.testing.assert_allclose(
+        jax.scipy.special.logit(single_device), -strengths * single_device, rtol=8 * eps, atol=8 * eps
+    )

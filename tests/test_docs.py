@@ -16,7 +16,8 @@ from theory import command
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
 LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
-# tests/test_readme.py runs the first, also under jit; tests/test_frameworks.py the second, with a model per framework.
+# tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
+# framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
 LONG = {"docs/sweeps.md"}
 
@@ -31,13 +32,13 @@ def commands() -> list[tuple[str, str]]:
 
 
 def anchors(path: Path) -> set[str]:
-    """The headings of a page, as GitHub and MyST make addresses of them."""
+    """The anchors that GitHub and MyST make of the headings of a page."""
     headings = re.findall(r"^#+ (.*)", path.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def targets(text: str) -> list[str]:
-    """Where the links and pictures of a page lead, apart from those to other sites."""
+    """The targets of links and pictures on a page, except for other sites."""
     prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.DOTALL | re.MULTILINE)
     found = re.findall(r"(?<!\\)\]\(([^)\s]+)\)", prose) + re.findall(r'(?:src|href)="([^"]+)"', prose)
     return [target for target in found if not re.match(r"[a-z]+:", target)]
@@ -59,7 +60,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     assert jax.config.read("jax_enable_x64") == before
 
 
-def test_code_is_in_a_language_that_is_tried():
+def test_code_blocks_are_python_or_bash():
     for path in PAGES.values():
         fences = re.findall(r"^```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
         assert set(fences[::2]) <= {"python", "bash"}, path
@@ -67,8 +68,8 @@ def test_code_is_in_a_language_that_is_tried():
 
 
 @pytest.mark.parametrize("command_line", sorted({line for _, line in commands()}))
-def test_a_command_can_be_given(command_line):
-    """Targets of make exist, and programs of the project take these flags; nothing is run."""
+def test_a_command_exists(command_line):
+    """Targets of make exist, and programs of the project accept these flags; nothing is run."""
     first, *rest = command_line.split()
     if first == "make":
         assert re.search(rf"^{rest[0]}: ", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -93,10 +94,10 @@ def test_links_lead_to_files_and_headings(page):
     path = LINKING[page]
     for target in targets(path.read_text(encoding="utf-8")):
         file, _, heading = target.partition("#")
-        at = (path.parent / file).resolve() if file else path
-        assert at.exists(), target
-        assert at.is_relative_to(ROOT), target
-        assert not heading or heading in anchors(at), target
+        destination = (path.parent / file).resolve() if file else path
+        assert destination.exists(), target
+        assert destination.is_relative_to(ROOT), target
+        assert not heading or heading in anchors(destination), target
 
 
 def test_links_are_found_in_prose_and_not_in_code():

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and JSON that is what it says."""
+"""Files that are complete or absent, and JSON that is read as it was written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_links_and_pipes_stay_what_they_are(tmp_path):
+def test_links_and_pipes_are_not_replaced(tmp_path):
     target, link, pipe = tmp_path / "folder" / "target", tmp_path / "link", tmp_path / "pipe"
     target.parent.mkdir()
     link.symlink_to(target)
@@ -52,7 +52,7 @@ def test_links_and_pipes_stay_what_they_are(tmp_path):
 
 @contextlib.contextmanager
 def no_file_longer_than(size):
-    """A disk that is full, as the system itself would have it, from byte `size` of a file on."""
+    """Lets the system refuse to write beyond byte `size` of a file, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -78,16 +78,16 @@ def block(path):
         ("block-3-4.npy", block),
     ],
 )
-def test_on_a_full_disk_the_file_is_named_and_what_was_there_stays(tmp_path, name, make):
+def test_on_a_full_disk_the_file_is_named_and_the_old_one_stays(tmp_path, name, make):
     path = tmp_path / name
     make(path)
-    whole, there = path.read_bytes(), names(tmp_path)
+    whole, present = path.read_bytes(), names(tmp_path)
     for room in (0, 150, 700):
         with no_file_longer_than(room), pytest.raises(OSError, match=re.escape(str(path))) as caught:
             make(path)
         assert str(caught.value) == f"[Errno {errno.EFBIG}] {os.strerror(errno.EFBIG)}: '{path}'"
         assert path.read_bytes() == whole
-        assert names(tmp_path) == there
+        assert names(tmp_path) == present
     path.unlink()
     with no_file_longer_than(150), pytest.raises(OSError, match=re.escape(str(path))):
         make(path)
@@ -131,7 +131,7 @@ def test_json_with_a_byte_order_mark_is_read():
         "{}".encode("utf-16"),
     ],
 )
-def test_what_is_no_json_is_a_value_error(content):
+def test_bad_json_is_a_value_error(content):
     with pytest.raises(ValueError, match=r"."):
         files.parse(content)
 
@@ -146,17 +146,17 @@ VALUES = st.recursive(
 )
 
 
-def without_what_is_not_finite(value):
+def with_null(value):
     if isinstance(value, dict):
-        return {key: without_what_is_not_finite(entry) for key, entry in value.items()}
+        return {key: with_null(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [without_what_is_not_finite(entry) for entry in value]
+        return [with_null(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @given(VALUES)
-def test_what_was_written_is_read_again_with_null_for_what_is_not_finite(value):
-    expected = without_what_is_not_finite(value)
+def test_values_are_read_as_written_with_null_for_numbers_that_are_not_finite(value):
+    expected = with_null(value)
     assert files.parse(files.json_document(value).encode()) == files.plain(value) == expected
     lines = files.json_lines([{"of": value}, {"of": 1}]).split("\n")
     assert [files.parse(line.encode()) for line in lines[:-1]] == [{"of": expected}, {"of": 1}]
@@ -201,11 +201,11 @@ def summary(folder):
 
 
 @pytest.mark.parametrize("write", [claims, rows, config, summary])
-def test_what_is_not_finite_is_null_in_every_file(tmp_path, write):
+def test_numbers_that_are_not_finite_are_null_in_every_file(tmp_path, write):
     assert write(tmp_path) == NULLED
 
 
-def test_only_this_module_puts_json_into_words():
+def test_only_this_module_writes_json():
     found = []
     for package in (gsjax, theory, experiments):
         for path in sorted(Path(str(package.__file__)).parent.rglob("*.py")):

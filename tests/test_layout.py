@@ -1,4 +1,4 @@
-"""The shape of the repository: who imports whom, what the lock pins, what is tracked."""
+"""The layout of the repository: imports between rooms, the lock file, and tracked files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import gsjax
 
 ROOT = Path(__file__).parents[1]
 
-# In the order in which data flows: a room imports from itself, from rooms before it, and from leaves.
+# In the order of data flow: a room imports from itself, from earlier rooms, and from leaves.
 COMPUTING = (
     "networks",
     "tangent",
@@ -39,7 +39,7 @@ LEAVES = ("_check", "_devices", "_locks", "files", "pages", "progress", "statist
 
 
 def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
-    """Line and absolute dotted name of everything imported in a module of `package`, at whatever depth."""
+    """Line and absolute dotted name of every import in a module of `package`, at any depth."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
@@ -61,14 +61,14 @@ def run_at_import(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def dotted(node: ast.AST) -> str:
-    """`a.b.c` of an attribute chain, `?` for what is no name."""
+    """`a.b.c` for an attribute chain, with `?` for anything but a name."""
     if isinstance(node, ast.Attribute):
         return f"{dotted(node.value)}.{node.attr}"
     return node.id if isinstance(node, ast.Name) else "?"
 
 
 def offence(room: str, target: str) -> str | None:
-    """What is wrong with a module of `room` importing the dotted name `target`, if anything is."""
+    """Why a module of `room` must not import the dotted name `target`, or None."""
     top, *rest = target.split(".")
     if top in ("theory", "experiments", "tests"):
         return "the library does not know who uses it"
@@ -95,20 +95,20 @@ def violations(package: Path) -> list[str]:
     found = []
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package).with_suffix("").parts
-        room, here = parts[0], file.relative_to(package.parent).as_posix()
+        room, location = parts[0], file.relative_to(package.parent).as_posix()
         if room not in (*ROOMS, *LEAVES, "__init__"):
-            found.append(f"{here}:1: {room} is not a room")
+            found.append(f"{location}:1: {room} is not a room")
             continue
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for line, target in imports(tree, ["gsjax", *parts[:-1]]):
             if reason := offence(room, target):
-                found.append(f"{here}:{line}: imports {target}: {reason}")
+                found.append(f"{location}:{line}: imports {target}: {reason}")
         for node in run_at_import(tree):
             if isinstance(node, ast.Name | ast.Attribute) and dotted(node).endswith(("jit", "pmap")):
-                found.append(f"{here}:{node.lineno}: jit at import")
+                found.append(f"{location}:{node.lineno}: jit at import")
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and dotted(node.func).endswith("config.update"):
-                found.append(f"{here}:{node.lineno}: sets a global switch of jax")
+                found.append(f"{location}:{node.lineno}: sets a global switch of jax")
     return found
 
 
@@ -150,7 +150,7 @@ def test_a_breach_of_the_layout_is_found(tmp_path, file, source, complaint):
     assert complaint in found
 
 
-def test_what_the_layout_allows_is_left_alone(tmp_path):
+def test_allowed_imports_are_not_reported(tmp_path):
     sources = {
         "__init__.py": "from gsjax.dual import equilibrium",
         "_check.py": "import jax",
@@ -202,7 +202,7 @@ def test_no_tracked_file_names_a_machine_or_an_index():
 
 
 def test_importing_the_library_imports_no_room_and_no_room_but_plotting_matplotlib():
-    """In a process of its own: in this one all has been imported."""
+    """In a new process: in this one everything has been imported."""
     code = """
 import sys, gsjax
 assert not {"jax", "numpy", "matplotlib"} & set(sys.modules), "the import waits for what is not used yet"
@@ -249,7 +249,7 @@ MODULES = ("gsjax", *sorted(module.name for module in pkgutil.walk_packages(gsja
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_every_module_says_what_is_public(name):
+def test_every_module_lists_its_public_names(name):
     module = importlib.import_module(name)
     public = module.__all__
     assert len(set(public)) == len(public)
@@ -278,7 +278,7 @@ CONTRACT = {
 
 
 @pytest.mark.parametrize(("name", "names"), CONTRACT.items())
-def test_what_users_rely_on_is_where_they_look_for_it(name, names):
+def test_public_names_of_the_contract_exist(name, names):
     module = importlib.import_module(name)
     assert set(names.split()) <= set(module.__all__)
     for entry in names.split():
@@ -298,14 +298,14 @@ def private(path: Path) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = list(path.relative_to(ROOT).parts[:-1]) if path.is_relative_to(ROOT) else []
     found = [name for _, name in imports(tree, package) if name.startswith("gsjax.")]
-    of_gsjax = {name.rpartition(".")[2] for name in found} | {"gsjax"}
+    gsjax_names = {name.rpartition(".")[2] for name in found} | {"gsjax"}
     read = [dotted(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    found += [name for name in read if name.partition(".")[0] in of_gsjax]
-    of_tuples = r"(asdict|fields|make|replace)\b"  # public, although their names begin so
-    return [name for name in found if re.search(rf"\._(?!{of_tuples})[a-z]", name)]
+    found += [name for name in read if name.partition(".")[0] in gsjax_names]
+    tuple_methods = r"(asdict|fields|make|replace)\b"  # public, although their names start with an underscore
+    return [name for name in found if re.search(rf"\._(?!{tuple_methods})[a-z]", name)]
 
 
-def test_experiments_theory_and_notebooks_use_public_names_alone():
+def test_experiments_theory_and_notebooks_use_only_public_names():
     files = [path for folder in ("experiments", "theory", "notebooks") for path in (ROOT / folder).glob("*.py")]
     assert len(files) > 30
     offenders = {path.relative_to(ROOT).as_posix(): private(path) for path in files}

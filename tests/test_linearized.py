@@ -1,4 +1,4 @@
-"""The primal flow: gradient descent on the parameters in the limit of small steps, and the same optimum as the dual."""
+"""The primal flow: the limit of gradient descent for small steps, with the optimum of the dual."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -37,7 +37,7 @@ def flow(penalty, *, example=EXAMPLE, times=TIMES, learning_rate=1.0) -> lineari
 
 
 def gradient(theta, penalty):
-    """That of Eq. 5 or 17 for `yhat = Phi theta`, written out anew."""
+    """The gradient of Eq. 5 or 17 for `yhat = Phi theta`, from the formula."""
     phi, y = EXAMPLE.phi, EXAMPLE.y
     f = phi @ theta
     descent = -phi.T @ (y * expit(-y * f))
@@ -84,7 +84,7 @@ def test_gradient_descent_approaches_it_linearly_in_the_step(penalty):
 
 
 @penalties
-def test_the_path_is_that_of_another_integrator(penalty):
+def test_the_path_matches_another_integrator(penalty):
     path = scipy.integrate.solve_ivp(
         lambda _, theta: -gradient(theta, penalty), (0, 2), np.zeros(8), t_eval=TIMES[:5], rtol=1e-11, atol=1e-12
     )
@@ -92,7 +92,7 @@ def test_the_path_is_that_of_another_integrator(penalty):
         np.testing.assert_allclose(flow(penalty).logits[:5], (EXAMPLE.phi @ path.y).T, atol=1e-6)
 
 
-def test_a_very_strong_ridge_leaves_a_linear_equation_with_a_solution_in_closed_form():
+def test_under_a_very_strong_ridge_the_flow_has_a_closed_form():
     # alpha stays at 1/2 to first order in 1 / lambda: dphi/dt = S U^T 1 / 2 - lambda phi.
     strengths = np.array([50.0, 100.0, 200.0, 400.0])
     pull = EXAMPLE.s**2 * EXAMPLE.u.sum(0) / 2
@@ -122,7 +122,7 @@ def test_the_strongest_feature_is_learned_first():
 FEATS = features.from_spectrum(np.eye(2), np.ones(2))
 
 
-def test_ten_thousand_times_to_record_change_nothing():
+def test_recording_ten_thousand_times_changes_nothing():
     few = np.array([1e-3, 0.1, 1.0, 7.0, 10.0])
     with jax.enable_x64(True):
         sparse = flow(Ridge(0.1), times=few)
@@ -134,7 +134,7 @@ def test_ten_thousand_times_to_record_change_nothing():
             np.testing.assert_allclose(path.response[np.searchsorted(many, few)], sparse.response, rtol=1e-6, atol=1e-7)
 
 
-def test_times_that_crowd_need_steps_to_grow_again():
+def test_steps_grow_again_after_close_times():
     pairs = np.geomspace(1e-3, 10, 500)
     with jax.enable_x64(True):
         path = flow(Ridge(0.1), times=np.sort(np.concatenate([pairs, pairs * (1 + 1e-14)])))
@@ -143,13 +143,13 @@ def test_times_that_crowd_need_steps_to_grow_again():
 
 
 @pytest.mark.parametrize("times", [[1.0, 0.5], [-1.0, 1.0], [0.0, np.nan], [0.0, np.inf]], ids=str)
-def test_traced_times_in_disorder_are_not_followed(times):
+def test_traced_times_that_do_not_increase_are_not_integrated(times):
     path = flow(Ridge(0.1), times=np.array(times))
     assert not bool(path.converged)
     assert np.isnan(path.response).all()
 
 
-def test_times_that_single_precision_does_not_tell_apart_are_named():
+def test_times_that_are_equal_in_single_precision_are_named():
     with pytest.raises(ValueError, match=r"times: expected times that are distinct in float32, got [0-9]+ equal"):
         linearized.flow(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))
     with pytest.raises(ValueError, match="times: expected finite numbers"):
@@ -161,7 +161,7 @@ def test_times_that_single_precision_does_not_tell_apart_are_named():
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0, 1e3, 1e6])
-def test_every_response_is_right_relative_to_itself_in_single_precision(strength):
+def test_every_response_is_relatively_accurate_in_single_precision(strength):
     example = EXAMPLE._replace(s=np.array([1, 0.3, 0.1, 1e-2, 1e-4]))
     times = np.array([1e-3, 0.1, 1, 1e2, 1e4, 1e6, 1e7])
     path = flow(Ridge(strength), example=example, times=times)
@@ -208,7 +208,7 @@ def test_trajectories_are_the_two_flows_over_a_grid(penalty):
     np.testing.assert_array_equal(found.primal[:, :, 0], 0)
     for trajectory in (found.primal, found.dual):
         np.testing.assert_allclose(trajectory[:, :, -1], found.equilibrium, rtol=1e-6, atol=1e-9)
-    # On the way they differ; what spectral decoupling does to the dual does not depend on the strengths.
+    # Before the end they differ. Under spectral decoupling the dual does not depend on the strengths.
     assert np.abs(found.primal - found.dual)[:, :, 1].max() > 0.1
     assert np.allclose(found.dual[0], found.dual[1]) == isinstance(penalty, SpectralDecoupling)
 

@@ -1,4 +1,4 @@
-"""Folders that belong to one process."""
+"""Locks: a folder belongs to one process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 
 from gsjax import _locks
 
-# A process that has the lock of a folder, and does not need jax for that.
+# A process that locks a folder, without importing jax.
 HOLDER = """
 import os, sys, time
 from gsjax import _locks
@@ -39,7 +39,7 @@ def names(folder):
 
 @contextlib.contextmanager
 def process(code, *arguments):
-    """A process that has said its first line, which is `started.line`; it ends with the block, if not before."""
+    """Starts a process and gives it with its first line of output; the process ends with the block."""
     command = [sys.executable, "-c", HOLDER + textwrap.dedent(code), *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         assert started.stdin is not None
@@ -52,7 +52,7 @@ def process(code, *arguments):
             started.kill()
 
 
-def test_another_process_is_refused_and_told_who_has_the_folder(tmp_path):
+def test_another_process_is_refused_and_the_owner_is_named(tmp_path):
     with process(HELD, tmp_path) as (holder, line):
         assert line == "held"
         said = rf"process {holder.pid} on {re.escape(platform.node())} has had since \d+-\d+-\d+ \d+:\d+:\d+ UTC$"
@@ -67,7 +67,7 @@ def test_another_process_is_refused_and_told_who_has_the_folder(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
+def test_a_lock_ends_with_its_process_even_if_killed(tmp_path):
     with process(HELD, tmp_path) as (holder, _):
         holder.kill()
         holder.wait()
@@ -78,7 +78,7 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_a_fork_has_no_part_in_the_lock(tmp_path):
+def test_a_fork_does_not_inherit_the_lock(tmp_path):
     code = HELD.replace(
         "sys.stdin.read()",
         """
@@ -97,9 +97,9 @@ except ValueError as error:
     with process(code, tmp_path) as (holder, _):
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "False True"
-        grandchild = int(holder.stdout.readline())  # one that runs is one whose fork is complete
+        grandchild = int(holder.stdout.readline())  # once it runs, the fork is complete
         try:
-            # One fork has ended as any process does, the other goes on: neither has changed anything.
+            # One fork has ended normally, the other still runs: neither has changed the lock.
             with pytest.raises(ValueError, match=rf"process {holder.pid} on"):
                 _locks.lock(tmp_path, "folder")
             holder.kill()
@@ -110,7 +110,7 @@ except ValueError as error:
             os.kill(grandchild, signal.SIGKILL)
 
 
-def test_in_one_process_all_have_the_same_lock_until_the_last_is_gone(tmp_path):
+def test_one_process_shares_a_lock_until_the_last_reference_is_gone(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path)
     one, other = _locks.lock(tmp_path, "folder"), _locks.lock(tmp_path / "link", "folder")
     assert one is other
@@ -122,7 +122,7 @@ def test_in_one_process_all_have_the_same_lock_until_the_last_is_gone(tmp_path):
     assert not (tmp_path / ".lock").exists()
 
 
-def test_processes_that_come_and_go_are_never_two_at_a_time(tmp_path):
+def test_never_do_two_processes_hold_the_lock(tmp_path):
     code = """
 count, found = os.path.join(folder, "count"), 0
 print("begun", flush=True)
@@ -145,7 +145,7 @@ while found < 50:
     assert names(tmp_path) == ["count"]
 
 
-def test_a_folder_that_was_replaced_is_another_one(tmp_path):
+def test_the_lock_of_a_replaced_folder_is_not_valid(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     old = _locks.lock(folder, "folder")
@@ -161,7 +161,7 @@ def test_a_folder_that_was_replaced_is_another_one(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, number):
+def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, number):
     def flock(*_):
         raise OSError(number, os.strerror(number))
 
@@ -172,7 +172,7 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, number):
     assert names(tmp_path) == []
 
 
-def test_without_the_module_for_locks_there_is_a_warning(tmp_path, monkeypatch):
+def test_a_platform_without_locks_warns(tmp_path, monkeypatch):
     monkeypatch.setattr(_locks, "fcntl", None)
     with pytest.warns(UserWarning, match=rf"{tmp_path} cannot be locked .*only one process"):
         assert _locks.lock(tmp_path, "folder").valid()

@@ -1,4 +1,4 @@
-"""How `make` comes by its environment: by content, not by time, and never through a link. Nothing is installed here."""
+"""How `make` sets up its environment: by content, not by time, and never through a link. Nothing is installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Writes down what it was asked for. As `-m venv` it makes an environment whose Python is the same program.
+# Logs its arguments. With `-m venv` it makes an environment whose Python is this script again.
 PYTHON = """\
 #!/bin/sh
 echo "$*" >> "$CALLS"
@@ -28,7 +28,7 @@ VENV, LOCKED, EDITABLE, RUN = "-m venv", "--requirement requirements.lock", "--e
 
 @pytest.fixture
 def root(tmp_path):
-    """A checkout that has no environment."""
+    """A checkout without an environment."""
     folder = tmp_path / "checkout"
     folder.mkdir()
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
@@ -38,7 +38,7 @@ def root(tmp_path):
 
 @pytest.fixture
 def make(root, tmp_path):
-    """Runs make there; gives its status, its errors, and which of the above it has called for."""
+    """Runs make there; gives its status, its stderr, and which of the steps above it ran."""
     python, calls = tmp_path / "python3", tmp_path / "calls"
     python.write_text(PYTHON)
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
@@ -69,15 +69,15 @@ def test_an_environment_is_made_once(make):
 def test_the_time_of_a_file_does_not_count(make, root):
     make()
     for name in ("requirements.lock", "pyproject.toml"):
-        for when in (0, 2**32):
-            os.utime(root / name, (when, when))
+        for seconds in (0, 2**32):
+            os.utime(root / name, (seconds, seconds))
             assert make() == (0, "", [RUN])
     for stamp in (root / ".venv").glob(".*"):
         os.utime(stamp, (0, 0))
     assert make() == (0, "", [RUN])
 
 
-def test_content_counts_though_it_is_older(make, root):
+def test_changed_content_counts_even_with_an_older_time(make, root):
     make()
     edit(root / "pyproject.toml")
     os.utime(root / "pyproject.toml", (0, 0))
@@ -90,7 +90,7 @@ def test_content_counts_though_it_is_older(make, root):
     assert make() == (0, "", [RUN])
 
 
-def test_an_installation_that_failed_is_begun_again_whatever_came_between(make, root):
+def test_a_failed_installation_is_repeated(make, root):
     make()
     for trouble, name, redone in [
         ("offline", "requirements.lock", [VENV, LOCKED, EDITABLE, RUN]),
@@ -102,7 +102,7 @@ def test_an_installation_that_failed_is_begun_again_whatever_came_between(make, 
         assert status == 2
         assert RUN not in called
         (root / trouble).unlink()
-        edit(root / name, old="# changed\n", new="")  # what was there before; the environment is not
+        edit(root / name, old="# changed\n", new="")  # the old content again; the environment is still incomplete
         assert make() == (0, "", redone)
 
 
@@ -110,7 +110,7 @@ def listing(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_environment_of_someone_else_is_used_or_refused_but_never_changed(make, root, tmp_path):
+def test_a_linked_environment_is_used_or_refused_but_never_changed(make, root, tmp_path):
     make()
     other = tmp_path / "other"
     (root / ".venv").rename(other)
@@ -128,16 +128,16 @@ def test_an_environment_of_someone_else_is_used_or_refused_but_never_changed(mak
     assert make() == (0, "", [RUN])
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["an environment of another kind", "nothing"])
-def test_a_link_to_what_was_not_made_here_is_refused(make, root, tmp_path, there):
-    if there:
+@pytest.mark.parametrize("present", [True, False], ids=["an environment of another kind", "nothing"])
+def test_a_link_to_another_environment_or_to_nothing_is_refused(make, root, tmp_path, present):
+    if present:
         (tmp_path / "other" / "bin").mkdir(parents=True)
         (tmp_path / "other" / "bin" / "python").touch()
     (root / ".venv").symlink_to(tmp_path / "other")
     status, said, called = make()
     assert (status, called) == (2, [])
     assert "gsjax: .venv is a symbolic link" in said
-    assert (tmp_path / "other" / "bin" / "python").exists() == there
+    assert (tmp_path / "other" / "bin" / "python").exists() == present
 
 
 def test_an_old_python_is_named(make, tmp_path):

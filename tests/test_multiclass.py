@@ -1,4 +1,4 @@
-"""Softmax cross-entropy: direct minimisation, the binary case inside it, relabelling, starvation, bad input."""
+"""Softmax cross-entropy: direct minimisation, the binary case, relabelling, starvation, and bad input."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -25,7 +25,7 @@ def problem(seed: int, k: int = K) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((N, k, M)) * 0.8 ** np.arange(M), rng.permutation(np.arange(N) % k)
 
 
-def _of(function, **options):
+def _compiled(function, **options):
     compiled = jax.jit(
         lambda u, s, labels, penalty: function(
             multiclass.Features(u, s, None, labels, jnp.sum(s > 0)), penalty, **options
@@ -35,8 +35,8 @@ def _of(function, **options):
 
 
 # Compiled once for all problems of one shape.
-solve = _of(multiclass.equilibrium)
-starve = _of(multiclass.starvation_matrix, oriented=False)
+solve = _compiled(multiclass.equilibrium)
+starve = _compiled(multiclass.starvation_matrix, oriented=False)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_it_is_the_minimum_of_the_training_objective(penalty):
     phi[4] = phi[3]  # a repeated input, of another class: below full rank
     with jax.enable_x64(True):
         assert multiclass.from_ntrf(phi, labels).u.shape == (15, 12)
-        feats = jax.jit(multiclass.from_ntrf)(phi, labels)  # padded, so of the shape of all others
+        feats = jax.jit(multiclass.from_ntrf)(phi, labels)  # padded to the common shape
         assert int(feats.rank) == 12
         state = solve(feats, penalty)
         assert bool(state.converged)
@@ -59,7 +59,7 @@ def test_it_is_the_minimum_of_the_training_objective(penalty):
         np.testing.assert_allclose(feats.response(state.logits), feats.u.T @ logits.ravel(), atol=1e-7)
 
 
-def test_the_residual_is_that_of_the_definition():
+def test_the_residual_matches_its_definition():
     phi, labels = problem(1)
     with jax.enable_x64(True):
         feats = multiclass.from_ntrf(phi, labels)
@@ -93,7 +93,7 @@ def test_the_feature_array_and_its_kernel_have_the_same_features(x64):
     assert one.logits.shape == (N, K)
 
 
-def test_two_classes_give_back_the_binary_case():
+def test_two_classes_reproduce_the_binary_case():
     # Logits (-f / 2, f / 2): the same parameters, the same loss; their squares sum to half of f's.
     example = instance(3, n=N)
     phi = np.stack([-example.phi, example.phi], axis=1) / 2
@@ -118,14 +118,14 @@ def test_two_classes_give_back_the_binary_case():
 @pytest.mark.parametrize("penalty", [Ridge(0.1), SpectralDecoupling(0.2)], ids=["ridge", "decoupling"])
 def test_the_names_of_classes_do_not_matter(penalty):
     phi, labels = problem(4)
-    order = np.array([2, 0, 1])  # class c becomes the one at which it stands here
+    order = np.array([2, 0, 1])  # class c is renamed to its position here
     with jax.enable_x64(True):
         state = solve(multiclass.from_ntrf(phi, labels), penalty)
         renamed = solve(multiclass.from_ntrf(phi[:, order], np.argsort(order)[labels]), penalty)
         np.testing.assert_allclose(renamed.logits, state.logits[:, order], atol=1e-8)
 
 
-def test_decoupling_at_full_rank_leaves_every_example_an_equation_of_its_own():
+def test_decoupling_at_full_rank_gives_every_example_its_own_equation():
     phi, labels = problem(5)
     other = np.random.default_rng(6).standard_normal((N, K, M))
     with jax.enable_x64(True):

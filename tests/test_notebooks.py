@@ -1,4 +1,4 @@
-"""The notebooks: pairs of a script and an .ipynb that say the same, stored without outputs, made of calls alone."""
+"""The notebooks: pairs of a script and an equal .ipynb, stored without outputs, that only call the library."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ each = pytest.mark.parametrize("script", pair.SCRIPTS, ids=lambda script: script
 
 
 def code(script: Path) -> ast.Module:
-    """All that a notebook runs, but for the lines that speak to IPython."""
+    """The code of a notebook without IPython magics."""
     cells = (cell.source for cell in jupytext.read(script).cells if cell.cell_type == "code")
     return ast.parse("\n".join(line for cell in cells for line in cell.splitlines() if not line.startswith("%")))
 
@@ -55,7 +55,7 @@ def test_it_is_stored_without_outputs_and_without_traces_of_a_run(script):
 
 
 @each
-def test_it_opens_with_what_there_is_to_learn_and_ends_with_what_to_try(script):
+def test_it_starts_with_what_to_learn_and_ends_with_what_to_try(script):
     first, *_, last = jupytext.read(script).cells
     assert first.cell_type == last.cell_type == "markdown"
     assert first.source.startswith(f"# {script.name[0]} · ")
@@ -74,16 +74,16 @@ def test_it_calls_the_library_and_defines_nothing(script):
 
 
 @each
-def test_it_names_no_place_outside_of_the_repository(script):
+def test_it_names_no_path_outside_the_repository(script):
     text = script.read_text(encoding="utf-8")
     assert not re.findall(r"https?://|(?<![\w.)])~?/(?:home|root|Users|mnt|tmp|usr|opt|work|content)\b", text)
 
 
-def test_a_run_leaves_nothing_in_the_pair(tmp_path):
+def test_outputs_of_a_run_are_removed_by_pairing(tmp_path):
     script = tmp_path / "1_a.py"
     script.write_text("# %% [markdown]\n# # 1 · A\n\n# %%\n1 + 1\n", encoding="utf-8")
-    once = pair.paired(script)
-    run = nbformat.reads(once, as_version=4)
+    paired = pair.paired(script)
+    run = nbformat.reads(paired, as_version=4)
     run.cells[1].update(execution_count=3, outputs=[nbformat.v4.new_output("stream", text="2")])
     nbformat.write(run, script.with_suffix(".ipynb"))
-    assert pair.paired(script) == once
+    assert pair.paired(script) == paired

@@ -1,4 +1,4 @@
-"""Losses and penalties: Eqs. 5, 6 and 17 in numbers, in the library's convention, and bad input."""
+"""Losses and penalties: Eqs. 5, 6 and 17 in the conventions of the library, and bad input."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -57,7 +57,7 @@ def test_spectral_decoupling_is_half_the_strength_times_a_sum_of_squared_outputs
     np.testing.assert_allclose(value, 0.2 * 9 + 0.3 * 16, rtol=ROUNDING[x64])
 
 
-def test_the_target_is_one_for_outputs_and_not_for_margins():
+def test_the_target_applies_to_outputs_and_not_to_margins():
     logits = jnp.array([1.0, -1.0])
     assert float(penalty_value(SpectralDecoupling(1.0, 1.0), None, logits)) == 2.0
     shifted, y = SpectralDecoupling(1.0, jnp.array([2.5, 0.44])), jnp.array([1.0, -1.0])
@@ -75,16 +75,16 @@ def test_the_objective_is_the_loss_of_the_margins_and_the_penalty():
 def test_a_tuple_of_penalties_is_their_sum(x64):
     theta, logits, y = jnp.array([2.0, -1.0]), jnp.array([1.0, -3.0]), jnp.array([1.0, -1.0])
     terms = Ridge(0.5), SpectralDecoupling(0.2, 1.0)
-    apart = [penalty_value(term, theta, logits) for term in terms]
-    assert float(min(apart)) > 0
-    np.testing.assert_allclose(penalty_value(terms, theta, logits), sum(apart), rtol=ROUNDING[x64])
+    parts = [penalty_value(term, theta, logits) for term in terms]
+    assert float(min(parts)) > 0
+    np.testing.assert_allclose(penalty_value(terms, theta, logits), sum(parts), rtol=ROUNDING[x64])
     value = objective(terms, theta, logits, y)
-    np.testing.assert_allclose(value, logistic_loss(y * logits) + sum(apart), rtol=ROUNDING[x64])
+    np.testing.assert_allclose(value, logistic_loss(y * logits) + sum(parts), rtol=ROUNDING[x64])
     np.testing.assert_allclose(objective((), theta, logits, y), logistic_loss(y * logits), rtol=ROUNDING[x64])
     assert value.dtype == x64
 
 
-def test_scalars_hold_for_every_example(x64):
+def test_scalars_apply_to_every_example(x64):
     strength, target = per_example(SpectralDecoupling(0.5, jnp.arange(3.0)), 3, x64)
     np.testing.assert_array_equal(strength, [0.5, 0.5, 0.5])
     np.testing.assert_array_equal(target, [0, 1, 2])

@@ -1,4 +1,4 @@
-"""Pages: text stays text, nothing else is loaded, and everyone can read them."""
+"""Pages: text stays text, nothing else is loaded, and pages are accessible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VOID = ("meta", "img", "br")
 
 
 class Reader(html.parser.HTMLParser):
-    """What a browser would make of a page: its tags with their attributes, its style, and its text."""
+    """What a browser reads from a page: tags with their attributes, style and text."""
 
     def __init__(self, page):
         super().__init__()
@@ -49,17 +49,17 @@ def png(width=400, height=300):
     return drawn.getvalue()
 
 
-# Text with markup, as it could come from a name, an error, a file or a person.
+# Text with markup, as in names, errors and files.
 MARKUP = st.sampled_from(
     ["<script>alert(1)</script>", "</td></table>", "<!--", "-->", "&amp;", "&", '"', "'", "<", ">", "]]>", "</style>",
      "<img src=x onerror=alert(1)>", "javascript:alert(1)", "\\", "{", "}", "λ²"]
 )  # fmt: skip
-OTHER = st.characters(exclude_characters="-−", exclude_categories=["Cc", "Cs", "Nd"])  # no number is to be typeset
+OTHER = st.characters(exclude_characters="-−", exclude_categories=["Cc", "Cs", "Nd"])  # no numbers
 TEXT = st.lists(MARKUP | st.text(OTHER, max_size=5), max_size=6).map(lambda parts: f"⟦{''.join(parts)[:80]}⟧")
 
 
 def everywhere(text):
-    """A page with `text` in every place that takes a text."""
+    """A page with `text` in every place that takes text."""
     rows = [[text, element("span", text, class_=text)], [Html("<em>") + text, f"{element('p')}{text}"]]
     content = {text: text, f"{text}2": [{text: text}], f"{text}3": [[text, text]], f"{text}4": f"{text}\n"}
     return pages.page(
@@ -82,7 +82,7 @@ PLAIN = Reader(everywhere("⟦x⟧"))
 
 
 @given(TEXT)
-def test_text_is_shown_as_it_is_and_becomes_no_part_of_the_page(text):
+def test_text_is_shown_unchanged_and_does_not_become_markup(text):
     reader = Reader(everywhere(text))
     assert [(tag, list(found)) for tag, found in reader.tags] == [(tag, list(found)) for tag, found in PLAIN.tags]
     for (_, found), (_, plain) in zip(reader.tags, PLAIN.tags, strict=True):
@@ -92,7 +92,7 @@ def test_text_is_shown_as_it_is_and_becomes_no_part_of_the_page(text):
     assert reader.text.count(text) == 29
 
 
-def test_html_is_what_this_module_made_and_what_is_put_together_is_text():
+def test_only_elements_are_html_and_concatenations_are_text():
     made = element("em", "a")
     assert isinstance(made, Html)
     assert made.__html__() == "<em>a</em>"
@@ -119,12 +119,12 @@ def test_html_is_what_this_module_made_and_what_is_put_together_is_text():
         (lambda: pages.figure(png()[:-20], "x"), "cut off or changed"),
     ],
 )  # fmt: skip
-def test_what_pages_do_not_have_is_refused(make, complaint):
+def test_other_elements_and_attributes_are_refused(make, complaint):
     with pytest.raises(ValueError, match=complaint):
         make()
 
 
-def test_a_page_loads_nothing_and_every_figure_says_what_it_shows():
+def test_a_page_loads_nothing_and_every_figure_has_an_alternative_text():
     text = everywhere("https://example.org/")
     reader = Reader(text)
     assert not re.search(r"url\(|@import|@font-face|expression\(", reader.style)
@@ -147,7 +147,7 @@ def test_a_figure_keeps_its_pixels_and_has_the_size_of_its_inches():
     assert np.abs(np.array([int(image["width"]), int(image["height"])]) - 100 * inches).max() <= 1
 
 
-def test_whatever_scrolls_is_reached_by_the_keyboard_and_has_a_name():
+def test_scrolling_boxes_have_a_name_and_keyboard_focus():
     boxes = [attributes for _, attributes in PLAIN.tags if attributes.get("class") == "scroll"]
     assert len(boxes) == 3  # two tables and the wide figure
     for box in boxes:
@@ -155,7 +155,7 @@ def test_whatever_scrolls_is_reached_by_the_keyboard_and_has_a_name():
         assert box["aria-label"].strip()
 
 
-def test_text_that_is_long_keeps_a_column_that_can_be_read():
+def test_cells_with_long_text_are_marked():
     cells = ["<" * 100, "<" * 101, pages.typeset("<" * 100), pages.typeset("<" * 101), element("strong", "x" * 99)]
     tags = Reader(pages.table(["a"] * 5, [cells], label="a", head_column=False)).tags
     assert [found.get("class") for tag, found in tags if tag == "td"] == [None, "long", None, "long", None]
@@ -172,8 +172,8 @@ def test_light_and_dark_define_the_same_variables_and_use_no_other_colour():
     light, dark = colours()
     assert light.keys() == dark.keys() == set(re.findall(r"var\(--(\w+)\)", PLAIN.style))
     assert all(light[name] != dark[name] for name in light)
-    outside = re.sub(r"--\w+: #[0-9a-f]{6};", "", PLAIN.style)
-    assert re.findall(r"#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", outside) == ["#ffffff"]  # the paper of figures
+    rest = re.sub(r"--\w+: #[0-9a-f]{6};", "", PLAIN.style)
+    assert re.findall(r"#[0-9a-f]{3,8}\b|rgba?\(|hsla?\(", rest) == ["#ffffff"]  # the background of figures
 
 
 def luminance(colour):
@@ -185,10 +185,10 @@ def luminance(colour):
 @pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
 def test_contrast_is_that_of_wcag_aa(scheme):
     found = colours()[scheme]
-    for behind in ("paper", "tint"):
+    for background in ("paper", "tint"):
         for name, least in {"ink": 7, "soft": 4.5, "good": 4.5, "bad": 4.5, "focus": 3}.items():
-            low, high = sorted((luminance(found[name]), luminance(found[behind])))
-            assert (high + 0.05) / (low + 0.05) >= least, (name, behind)
+            low, high = sorted((luminance(found[name]), luminance(found[background])))
+            assert (high + 0.05) / (low + 0.05) >= least, (name, background)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_values_of_json_are_typeset(content, shown):
     assert Reader(pages.value(content)).text == shown
 
 
-def test_what_is_not_unicode_or_not_shown_is_written_by_its_code():
+def test_invalid_and_control_characters_are_escaped():
     page = pages.page("a\udce9", "b\0\x1b[31m")
     page.encode()
     assert Reader(page).text.split() == ["a\\udce9", "a\\udce9", "b\\x00\\x1b[31m"]

@@ -1,4 +1,4 @@
-"""The README: short, and its example runs and prints the same under jit and not."""
+"""The README: it is short, and its example prints the same numbers with and without jit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 
-# All of the example after the kernel, as a function of it; what it prints is what it returns.
+# The example after the kernel, as a function of the kernel that returns what the example prints.
 JITTED = """
 def program(kernel):
     shown = []

@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole files only, whatever happens while they are written."""
+"""Records of runs: files are complete, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def full_disk(monkeypatch):
     return fill_up
 
 
-def test_written_whole_with_the_permissions_of_any_other_file(tmp_path):
+def test_a_written_file_has_the_default_permissions(tmp_path):
     records.write(tmp_path / "a.txt", "ζ\n")
     records.write(tmp_path / "a.txt", b"\x00\xff")
     (tmp_path / "b.txt").touch()
@@ -85,7 +85,7 @@ def test_a_file_that_cannot_be_written_is_named_and_left_as_it_was(tmp_path, ful
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", "folder"}
 
 
-def test_an_interruption_leaves_no_trace(tmp_path):
+def test_an_interrupted_write_leaves_no_file(tmp_path):
     def half():
         with files.replacing(tmp_path / "a") as file:
             file.write(b"half")
@@ -96,17 +96,17 @@ def test_an_interruption_leaves_no_trace(tmp_path):
     assert contents(tmp_path) == {}
 
 
-def test_a_table_goes_on_from_where_it_was_and_ends_with_the_same_bytes(tmp_path):
+def test_a_reopened_table_continues_and_ends_with_the_same_bytes(tmp_path):
     fill(Table(tmp_path / "once", CONFIG), 32, 64, 128)
     for width in (32, 64, 128):
         fill(Table(tmp_path / "often", CONFIG), width)
-    once, often = contents(tmp_path / "once"), contents(tmp_path / "often")
-    assert once == often
-    assert set(once) == {"config.json", "rows.jsonl", "timing.jsonl", "provenance.json"}
-    assert b"seconds" not in once["config.json"] + once["rows.jsonl"] + once["provenance.json"]
+    whole, resumed = contents(tmp_path / "once"), contents(tmp_path / "often")
+    assert whole == resumed
+    assert set(whole) == {"config.json", "rows.jsonl", "timing.jsonl", "provenance.json"}
+    assert b"seconds" not in whole["config.json"] + whole["rows.jsonl"] + whole["provenance.json"]
 
     table = Table(tmp_path / "often", CONFIG)
-    assert table.rows == [json.loads(line) for line in once["rows.jsonl"].splitlines()]
+    assert table.rows == [json.loads(line) for line in whole["rows.jsonl"].splitlines()]
     assert table.rows == [row for width in (32, 64, 128) for row in rows(width)]
     assert table.has({"width": 64})
     assert table.has({"width": np.int64(64), "seed": 1})
@@ -127,19 +127,19 @@ def test_rows_are_the_same_before_and_after_they_are_read(tmp_path, x64):
     table.rows[0]["width"] = 3
     assert table.rows == [expected]
 
-    backwards = Table(tmp_path / "backwards", {})
-    backwards.add({"width": 2}, [dict(reversed(values.items()))], seconds=1.0)
+    in_reverse = Table(tmp_path / "backwards", {})
+    in_reverse.add({"width": 2}, [dict(reversed(values.items()))], seconds=1.0)
     assert (tmp_path / "backwards" / "rows.jsonl").read_text() == text
 
 
-def test_what_is_no_number_or_text_is_refused(tmp_path):
+def test_other_values_than_numbers_and_text_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected numbers, text, paths and arrays.*got <object"):
         Table(tmp_path, {"penalty": object()})
     assert contents(tmp_path) == {}
 
 
 @pytest.mark.parametrize("bad", [object(), {1, 2}, b"x", 1j, "\udc80", {1: 0, "1": 0}, Path("a\udc80"), [{"a": {3}}]])
-def test_each_argument_is_named_that_cannot_be_written(tmp_path, bad):
+def test_an_argument_that_cannot_be_written_is_named(tmp_path, bad):
     with pytest.raises(ValueError, match=r"^config: expected "):
         Table(tmp_path, {"a": bad})
     table = Table(tmp_path, {})
@@ -165,7 +165,7 @@ def test_each_argument_is_named_that_cannot_be_written(tmp_path, bad):
 
 
 @pytest.mark.parametrize("arguments", [(3, [], 1.0), ({}, [3], 1.0), ({"a": 1}, [{"a": 1}], -1.0), ({}, [], 1.0)])
-def test_what_is_no_cell_no_row_or_no_time_is_refused(tmp_path, arguments):
+def test_bad_cells_rows_and_times_are_refused(tmp_path, arguments):
     with pytest.raises(ValueError, match=r"^(cell|rows|seconds): expected "):
         Table(tmp_path, {}).add(*arguments)
     for config in (None, [], 3):
@@ -234,7 +234,7 @@ OTHER_TYPES = [
     ],
     ids=[*(f"{name}, {kind}" for name in FILES for kind in DAMAGE), *(f"{name}, {text}" for name, text in OTHER_TYPES)],
 )
-def test_a_damaged_file_is_named_with_what_to_do(tmp_path, name, damage):
+def test_a_damaged_file_is_named_with_advice(tmp_path, name, damage):
     fill(Table(tmp_path, CONFIG), 32, 64)
     path = tmp_path / name
     path.write_bytes(damage(path.read_bytes()))
@@ -264,7 +264,7 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path):
         Table(tmp_path, CONFIG)
 
 
-def test_a_row_without_a_key_is_named_when_that_is_needed(tmp_path):
+def test_a_row_without_a_key_is_named_when_the_key_is_read(tmp_path):
     fill(Table(tmp_path, CONFIG), 32)
     path = tmp_path / "rows.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"error"', b'"terror"', 1))
@@ -274,7 +274,7 @@ def test_a_row_without_a_key_is_named_when_that_is_needed(tmp_path):
         first["error"]
 
 
-def test_a_file_that_an_editor_has_saved_is_read(tmp_path):
+def test_a_file_saved_by_an_editor_is_read(tmp_path):
     fill(Table(tmp_path, CONFIG), 32, 64)
     for path in tmp_path.iterdir():
         path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n") + b"\r\n\r\n")
@@ -314,7 +314,7 @@ def test_threads_lose_nothing(tmp_path):
     assert sorted(row["width"] for row in Table(tmp_path, CONFIG).rows) == sorted([*range(40), *range(40)])
 
 
-def test_a_table_that_was_closed_takes_no_more(tmp_path):
+def test_a_closed_table_accepts_no_rows(tmp_path):
     with Table(tmp_path, CONFIG) as table:
         fill(table, 32)
         assert (tmp_path / ".lock").exists()
@@ -327,7 +327,7 @@ def test_a_table_that_was_closed_takes_no_more(tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_table_whose_folder_was_begun_anew_takes_no_more(tmp_path):
+def test_a_table_whose_folder_was_replaced_accepts_no_rows(tmp_path):
     folder = tmp_path / "out"
     old = Table(folder, CONFIG)
     fill(old, 32)
@@ -341,7 +341,7 @@ def test_a_table_whose_folder_was_begun_anew_takes_no_more(tmp_path):
     assert new.rows == Table(folder, CONFIG).rows == rows(128)
 
 
-def test_a_cell_that_was_written_when_an_interruption_came_is_there(tmp_path, monkeypatch):
+def test_a_cell_written_before_an_interruption_is_kept(tmp_path, monkeypatch):
     table, replace, left = Table(tmp_path, CONFIG), os.replace, iter([False, True])
     fill(table, 32)
 
@@ -358,7 +358,7 @@ def test_a_cell_that_was_written_when_an_interruption_came_is_there(tmp_path, mo
     assert table.rows == Table(tmp_path, CONFIG).rows == rows(32) + rows(64) + rows(128)
 
 
-# A process that has a table, and is in the middle of writing.
+# A process that has a table and is writing to it.
 OWNER = """
     import os, sys, time
     from gsjax.records import Table
@@ -371,7 +371,7 @@ OWNER = """
 """
 
 
-def test_another_process_has_the_folder(tmp_path):
+def test_a_folder_of_another_process_is_refused(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(OWNER), tmp_path]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -394,7 +394,7 @@ def test_another_process_has_the_folder(tmp_path):
 def test_a_forked_process_cannot_add(tmp_path, monkeypatch):
     table = Table(tmp_path, CONFIG)
     with monkeypatch.context() as patch:
-        patch.setattr(os, "getpid", lambda: 1)  # as in a fork, which jax warns of
+        patch.setattr(os, "getpid", lambda: 1)  # as in a fork, without the warning of jax
         with pytest.raises(
             ValueError, match=r"^folder: expected to be written by process \d+, which opened it, got process 1"
         ):
@@ -403,7 +403,7 @@ def test_a_forked_process_cannot_add(tmp_path, monkeypatch):
     assert table.rows == rows(32)
 
 
-def test_a_cell_comes_once_and_whole(tmp_path):
+def test_a_cell_is_added_once_and_completely(tmp_path):
     table = Table(tmp_path, CONFIG)
     fill(table, 32)
     before = contents(tmp_path)
@@ -433,7 +433,7 @@ def test_on_a_full_disk_nothing_is_lost(tmp_path, full_disk):
     assert Table(tmp_path / "out", CONFIG).rows == rows(32) + rows(64)
 
 
-def test_on_a_disk_that_is_really_full_a_rerun_goes_on(tmp_path):
+def test_after_a_write_refused_by_the_system_a_rerun_resumes(tmp_path):
     fill(Table(tmp_path / "whole", CONFIG), *range(20))
     folder, limits = tmp_path / "full", resource.getrlimit(resource.RLIMIT_FSIZE)
     table = Table(folder, CONFIG)
@@ -460,7 +460,7 @@ def test_only_process_0_has_a_table(tmp_path, monkeypatch):
     assert contents(tmp_path) == {}
 
 
-def test_provenance_says_where_and_how_and_each_way_once(tmp_path, monkeypatch):
+def test_provenance_lists_each_command_once(tmp_path, monkeypatch):
     def runs():
         return json.loads((tmp_path / "provenance.json").read_text())["runs"]
 
@@ -475,7 +475,7 @@ def test_provenance_says_where_and_how_and_each_way_once(tmp_path, monkeypatch):
     assert [run, run | {"command": "python -m experiments 'a b'"}] == runs()
 
 
-# One process that does what a sweep does, slowly enough inside every write for a signal to arrive there.
+# A process that writes like a sweep, slowly enough for a signal to arrive during a write.
 SWEEP = """
     import os, sys, time
     from gsjax.records import Table
@@ -490,7 +490,7 @@ SWEEP = """
 """
 
 
-def test_killed_at_any_instant_and_started_again(tmp_path):
+def test_a_process_killed_at_any_time_can_be_restarted(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(SWEEP)]
     subprocess.run([*command, tmp_path / "whole"], check=True)
     folder = tmp_path / "killed"
@@ -500,7 +500,13 @@ def test_killed_at_any_instant_and_started_again(tmp_path):
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     seen = [0]
-    for delay in (0.0, 0.003, 0.007, 0.013, 0.02):  # after another cell was seen: in a different place of the next ones
+    for delay in (
+        0.0,
+        0.003,
+        0.007,
+        0.013,
+        0.02,
+    ):  # after the next cell is seen
         with subprocess.Popen([*command, folder]) as process:
             deadline = time.monotonic() + 60
             while finished() == seen[-1] and process.poll() is None and time.monotonic() < deadline:
@@ -518,7 +524,7 @@ def test_killed_at_any_instant_and_started_again(tmp_path):
         assert ended[name] == expected[name]
 
 
-def test_a_summary_has_what_the_tables_need_and_the_same_bytes_every_time(tmp_path):
+def test_a_summary_has_its_keys_and_the_same_bytes_every_time(tmp_path):
     def write(name, **changes):
         (tmp_path / name).mkdir(exist_ok=True)
         given = {"experiment": "fake", "preset": "smoke", "config": CONFIG, "data": [{"name": "moons", "n": 9}]}
@@ -571,7 +577,7 @@ def test_a_summary_of_another_shape_is_refused(tmp_path, change, complaint):
         records.summary(tmp_path, **(SUMMARY | change))
     assert contents(tmp_path) == {}
 
-    # The same in a file is refused by the name of that.
+    # The same content in a file is refused with the name of the file.
     records.summary(tmp_path, **SUMMARY)
     path = tmp_path / "summary.json"
     assert records.read(path) == json.loads(path.read_bytes())
@@ -590,8 +596,8 @@ def test_a_summary_that_lacks_something_is_refused(tmp_path):
             records.read(path)
     for kind, entry in (("rows", ROW), ("signatures", SIGNATURE)):
         for key in entry:
-            without = {name: value for name, value in whole[kind][0].items() if name != key}
-            path.write_text(json.dumps(whole | {kind: [without]}))
+            incomplete = {name: value for name, value in whole[kind][0].items() if name != key}
+            path.write_text(json.dumps(whole | {kind: [incomplete]}))
             with pytest.raises(ValueError, match=rf"^path: {path} is damaged \({kind}: expected the keys"):
                 records.read(path)
     for damage in DAMAGE.values():
@@ -605,7 +611,7 @@ def test_a_summary_that_lacks_something_is_refused(tmp_path):
     assert records.read(path) == whole | {"more": 1}
 
 
-def test_the_seconds_of_all_cells_and_folders(tmp_path):
+def test_seconds_are_summed_over_cells_and_folders(tmp_path):
     fill(Table(tmp_path, CONFIG), 32, 64)
     Table(tmp_path / "below", CONFIG).add({"width": 1}, [{"width": 1}], seconds=float("nan"))
     fill(Table(tmp_path / "below", CONFIG), 2)

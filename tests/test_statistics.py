@@ -1,4 +1,4 @@
-"""Intervals over seeds cover what they promise, and slopes are those of the power laws put in."""
+"""Intervals over seeds have their stated coverage, and slopes recover power laws."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ WIDTHS = np.array([64, 128, 256, 512])
 
 
 def power_law(rng, exponent, seeds, noise=0.3, spread=1.0):
-    """Errors of `seeds` seeds, each with a level and a noise of its own."""
+    """Errors of `seeds` seeds, each with its own level and noise."""
     level = np.exp(spread * rng.normal(size=(seeds, 1)))
     return level * WIDTHS**exponent * np.exp(noise * rng.normal(size=(seeds, len(WIDTHS))))
 
@@ -36,17 +36,17 @@ def test_slope_does_not_depend_on_units_or_on_the_level_of_a_seed():
 
 @pytest.mark.parametrize("seeds", [3, 5, 10])
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_slope_interval_covers_as_often_as_it_says(level, seeds):
+def test_slope_intervals_have_their_stated_coverage(level, seeds):
     sets = 2000
     rng = np.random.default_rng(3)
     slopes = [loglog_slope(WIDTHS, power_law(rng, -0.5, seeds=seeds), level=level) for _ in range(sets)]
-    inside = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
-    assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / sets)
+    coverage = np.mean([slope.low <= -0.5 <= slope.high for slope in slopes])
+    assert abs(coverage - level) < 3 * np.sqrt(level * (1 - level) / sets)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 4, 5, 12])
-def test_mean_interval_covers_as_often_as_it_says(seeds):
-    """Where the percentile bootstrap covers 75% (3 seeds) and 88% (4)."""
+def test_mean_intervals_have_their_stated_coverage(seeds):
+    """The percentile bootstrap would cover 75% for 3 seeds and 88% for 4."""
     sets = 20_000
     draws = np.random.default_rng(4).normal(loc=2.0, size=(seeds, sets))
     found = mean(draws)
@@ -78,7 +78,7 @@ def test_a_p_value_is_small_where_the_interval_lies_within_the_bounds(bounds):
         assert (p < 0.025) == within_bounds
 
 
-def test_seeds_that_agree_are_certain():
+def test_equal_seeds_give_p_values_of_0_or_1():
     assert within([0.5, 0.5], above=0.4) == 0
     assert within([0.5, 0.5], above=0.6) == 1
     assert within([0.5, 0.5], above=0.4, below=0.6) == 0
@@ -86,7 +86,7 @@ def test_seeds_that_agree_are_certain():
 
 
 def test_holm_by_its_definition():
-    """The smallest level at which each of the hypotheses is rejected, step by step."""
+    """A corrected p-value is the smallest level at which the step-down procedure rejects the hypothesis."""
     p = np.array([0.02, 0.001, 0.3, 0.012, 0.012])
 
     def rejected(level):
@@ -103,13 +103,13 @@ def test_holm_by_its_definition():
 
 
 def test_holm_keeps_the_family_wise_error():
-    """Twenty null hypotheses at a time: without the correction 64% of the families have a false one at 5%."""
+    """Twenty true null hypotheses: without the correction, 64% of the families reject one at 5%."""
     p = np.random.default_rng(7).uniform(size=(2000, 20))
     wrong = np.mean([holm(family).min() <= 0.05 for family in p])
     assert abs(wrong - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 2000)
 
 
-def test_more_confidence_is_wider_and_more_seeds_narrower():
+def test_intervals_widen_with_confidence_and_narrow_with_seeds():
     values = np.random.default_rng(7).normal(size=(4, 16)).ravel()
     width = [np.subtract(*mean(values, level=level)[:0:-1]) for level in (0.5, 0.9, 0.99)]
     assert width[0] < width[1] < width[2]

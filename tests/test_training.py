@@ -1,4 +1,4 @@
-"""Training: the optimum of a linear model is the dual's, its course is the flow's, and what is reported is true."""
+"""Training: a linear model reaches the optimum of the dual along the flow, and reported numbers are correct."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -34,7 +34,7 @@ def linear(w, x):
 
 
 def network(variables, x):
-    """A tanh network on a scale and with a shift that are not trained, so that one program serves many tests."""
+    """A tanh network with a scale and a shift that are not trained, so that one program serves many tests."""
     outputs = networks.MLP((16,), activation="tanh").apply({"params": variables["params"]}, x)
     return variables["cache"]["scale"] * outputs + variables["cache"]["shift"]
 
@@ -64,7 +64,7 @@ def data(n=20, d=6, seed=0):
 @functools.partial(jax.jit, static_argnames="apply_fn")
 @functools.partial(jax.value_and_grad, argnums=1)
 def loss(apply_fn, params, origin, x, y, penalty):
-    """Eqs. 5 and 17, written out anew, and their gradient."""
+    """The objectives of Eqs. 5 and 17 from the formula, and their gradients."""
     logits = apply_fn(params, x) - apply_fn(origin, x)
     theta = ravel_pytree(params)[0] - ravel_pytree(origin)[0]
     value = jnp.logaddexp(0, -y * logits).sum()
@@ -98,7 +98,7 @@ def test_the_linear_mlp_on_more_examples_than_parameters():
             np.testing.assert_allclose((y * fitted.logits) @ u, predicted, atol=1e-6)
 
 
-def test_theta_is_the_sum_of_examples_that_eq_7_says():
+def test_theta_is_the_sum_of_examples_of_eq_7():
     with jax.enable_x64(True):
         fitted = fit(linear, np.zeros(8), FULL.phi, FULL.y, Ridge(0.3), tolerance=1e-9)
         alpha = jax.nn.sigmoid(-FULL.y * fitted.logits)
@@ -114,7 +114,7 @@ def test_under_spectral_decoupling_a_network_reaches_the_same_margin_on_every_ex
 
 
 @pytest.mark.parametrize("penalty", [Ridge(0.3), SpectralDecoupling(0.3)], ids=["ridge", "decoupling"])
-def test_what_is_reported_is_what_was_reached(x64, penalty):
+def test_reported_numbers_are_those_of_the_result(x64, penalty):
     x, y = (a.astype(x64) for a in data())
     params = start(jax.random.key(0), x)
     eps = float(jnp.finfo(x64).eps)
@@ -151,7 +151,7 @@ def convex(seed, dtype):
 
 
 def excess(theta, x, y, ridge, decoupling, target):
-    """What L at `theta` is above its minimum by, relative to that: by Newton's method in float64, written out anew."""
+    """The excess of L at `theta` over its minimum, relative to the minimum, by Newton's method in float64."""
     x, y, theta = (np.asarray(a, float) for a in (x, y, theta))
     ridge, decoupling, target = float(ridge), float(decoupling), float(target)
 
@@ -159,17 +159,17 @@ def excess(theta, x, y, ridge, decoupling, target):
         f = x @ theta
         return np.logaddexp(0, -y * f).sum() + decoupling / 2 * ((f - target) ** 2).sum() + ridge / 2 * theta @ theta
 
-    at = np.zeros(x.shape[1])
+    minimum = np.zeros(x.shape[1])
     for _ in range(500):
-        f = x @ at
-        gradient = x.T @ (-y * expit(-y * f) + decoupling * (f - target)) + ridge * at
-        hessian = (x.T * (expit(f) * expit(-f) + decoupling)) @ x + ridge * np.eye(len(at))
+        f = x @ minimum
+        gradient = x.T @ (-y * expit(-y * f) + decoupling * (f - target)) + ridge * minimum
+        hessian = (x.T * (expit(f) * expit(-f) + decoupling)) @ x + ridge * np.eye(len(minimum))
         change, length = -np.linalg.lstsq(hessian, gradient, rcond=1e-14)[0], 1.0
-        if -gradient @ change < 1e-15 * value(at):
-            return value(theta) / value(at) - 1
-        while value(at + length * change) > value(at) + 1e-4 * length * (gradient @ change):
+        if -gradient @ change < 1e-15 * value(minimum):
+            return value(theta) / value(minimum) - 1
+        while value(minimum + length * change) > value(minimum) + 1e-4 * length * (gradient @ change):
             length /= 2
-        at = at + length * change
+        minimum = minimum + length * change
     raise AssertionError("no minimum found")
 
 
@@ -180,17 +180,17 @@ def fit_convex(x, y, ridge, decoupling, target, tolerance) -> training.Fit:
 
 
 @pytest.mark.parametrize("tolerance", [None, 1e-3, 1e-5], ids=str)
-def test_where_it_says_converged_the_objective_is_at_its_minimum(x64, tolerance):
+def test_if_converged_the_objective_is_at_its_minimum(x64, tolerance):
     eps = float(jnp.finfo(x64).eps)
-    of_gradient, of_objective = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
+    gradient_tolerance, objective_tolerance = (eps**0.5, eps) if tolerance is None else (tolerance, tolerance)
     converged = []
     for seed in range(48):
         problem = convex(seed, x64)
         fitted = fit_convex(*problem, tolerance)
         converged.append(bool(fitted.converged))
         if converged[-1]:
-            assert excess(fitted.params, *problem) <= of_objective + 8 * eps, seed
-            assert float(fitted.gradient_norm) <= of_gradient * float(fitted.initial_gradient_norm)
+            assert excess(fitted.params, *problem) <= objective_tolerance + 8 * eps, seed
+            assert float(fitted.gradient_norm) <= gradient_tolerance * float(fitted.initial_gradient_norm)
     assert np.mean(converged) > 0.9
 
 
@@ -204,7 +204,7 @@ def test_weak_and_strong_penalties_on_separable_data(x64, strength):
         assert excess(fitted.params, *problem) <= 8 * float(jnp.finfo(x64).eps)
 
 
-def test_what_single_precision_cannot_reach_is_not_called_converged():
+def test_an_optimum_out_of_reach_in_single_precision_is_not_reported_as_converged():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((25, 25)) * np.geomspace(1, 1e-3, 25), rng.choice([-1.0, 1.0], 25)
     problem = x.astype(np.float32), y.astype(np.float32), *(np.float32(a) for a in (0, 60, -2))
@@ -222,13 +222,13 @@ def test_a_network_under_a_weak_penalty_is_at_the_minimum_of_its_linearisation()
         theta, unravel = ravel_pytree(fitted.params["params"])
         outputs = jax.jit(lambda theta: network(params | {"params": unravel(theta)}, x))
         phi, moved = np.asarray(jax.jacrev(outputs)(theta)), np.asarray(theta - ravel_pytree(params["params"])[0])
-        # Half a step of Newton's method from here is what L can still fall by, to first order in that.
+        # The decrease of L by a step of Newton's method from here, to first order.
         alpha = expit(-y * np.asarray(fitted.logits))
         gradient = strength * moved - phi.T @ (y * alpha)
         hessian = strength * np.eye(len(theta)) + (phi.T * (alpha * (1 - alpha))) @ phi
         left = gradient @ np.linalg.solve(hessian, gradient) / 2
         assert left <= 2.0**-52 * float(fitted.objective)
-        # The control: a gradient that has fallen by sqrt(eps) would have let it stop at many times that.
+        # The control: with a gradient smaller by sqrt(eps) it would have stopped at a much larger decrease.
         early = float(jnp.finfo(x.dtype).eps) ** 0.5 * float(fitted.initial_gradient_norm) / np.linalg.norm(gradient)
         assert early**2 * left > 1e-9 * float(fitted.objective)
 
@@ -253,13 +253,13 @@ def norm(tree):
 def test_single_precision_with_64_bit_types_on():
     with jax.enable_x64(True):
         x, y = (a.astype(np.float32) for a in data())
-        fitted = fit(network, start(jax.random.key(0), x), x, y, Ridge(0.3))  # whose strength is a float64 here
+        fitted = fit(network, start(jax.random.key(0), x), x, y, Ridge(0.3))  # the strength is a float64 here
         assert bool(fitted.converged)
         assert fitted.logits.dtype == fitted.gradient_norm.dtype == jnp.float32
 
 
-def test_the_criterion_does_not_see_units():
-    """Outputs divided by c and lambda by c^2: the same run in other units, c times further from the origin."""
+def test_the_criterion_does_not_depend_on_units():
+    """Dividing outputs by c and lambda by c^2 gives the same run in other units, c times further from the origin."""
     with jax.enable_x64(True):
         x, y = data()
         params = start(jax.random.key(0), x, scale=2.0**-10)
@@ -268,7 +268,7 @@ def test_the_criterion_does_not_see_units():
         assert float(fitted.gradient_norm) <= 2**-26 * float(fitted.initial_gradient_norm)
         alpha = jax.nn.sigmoid(-y * fitted.logits)
         assert norm(jax.tree.map(jnp.subtract, fitted.params, params)) > 100
-        assert float(alpha.mean()) < 0.25  # it was trained: in these units a fixed threshold would let it stop early
+        assert float(alpha.mean()) < 0.25  # trained: in these units a fixed threshold would stop early
 
 
 def test_outputs_are_centred():
@@ -286,11 +286,11 @@ def test_seeds_under_vmap_are_seeds_in_a_loop():
         x, y = data()
         keys = jax.random.split(jax.random.key(0), 3)
         batched = jax.jit(jax.vmap(lambda key: training.fit(network, start(key, x), x, y, Ridge(0.3))))(keys)
-        assert len({int(i) for i in batched.iterations}) > 1  # or no seed would have to wait for another
+        assert len({int(i) for i in batched.iterations}) > 1  # seeds stop at different iterations
         for i in range(3):
-            alone = fit(network, start(keys[i], x), x, y, Ridge(0.3))
-            np.testing.assert_allclose(batched.logits[i], alone.logits, atol=1e-8)
-            assert int(batched.iterations[i]) == int(alone.iterations)
+            single = fit(network, start(keys[i], x), x, y, Ridge(0.3))
+            np.testing.assert_allclose(batched.logits[i], single.logits, atol=1e-8)
+            assert int(batched.iterations[i]) == int(single.iterations)
             assert bool(batched.converged[i])
 
 
@@ -359,7 +359,7 @@ def test_a_minimum_on_a_kink_is_not_reported_as_converged():
     assert not bool(fitted.converged)
 
 
-def test_a_run_that_meets_nan_ends_there():
+def test_a_run_stops_at_nan():
     fitted = training.fit(lambda w, x: jnp.sqrt(x @ w - 1), jnp.ones(1), np.ones((1, 1)), np.ones(1), Ridge(1.0))
     assert not bool(fitted.converged)
     assert int(fitted.iterations) <= 1
@@ -379,7 +379,7 @@ def descend(x, y, penalty, step_size, steps) -> training.Descent:
 
 
 @penalties
-def test_the_course_of_a_linear_network_is_the_flow_to_first_order_in_the_step(penalty):
+def test_the_trajectory_of_a_linear_network_is_the_flow_to_first_order_in_the_step(penalty):
     with jax.enable_x64(True):
         feats = features.from_spectrum(FULL.u, FULL.s, FULL.y)
         flow = linearized.flow(feats, penalty, times=np.array([0, 0.5, 1, 4]))
@@ -396,8 +396,8 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
     with jax.enable_x64(True):
         x, y = data()
         params = start(jax.random.key(0), x)
-        often = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[0, 1, 2, 5])
-        once = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[5])
+        recorded = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[0, 1, 2, 5])
+        final = training.descend(network, params, x, y, Ridge(0.3), step_size=0.1, steps=[5])
         by_hand, logits, objectives = params, [], []
         for _ in range(6):
             logits.append(network(by_hand, x) - network(params, x))
@@ -405,16 +405,16 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
             objectives.append(float(value))
             moved = jax.tree.map(lambda w, g: w - 0.1 * g, by_hand, gradient)
             by_hand = moved | {"cache": params["cache"]}
-        np.testing.assert_allclose(often.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
-        np.testing.assert_allclose(often.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
-        np.testing.assert_array_equal(often.times, 0.1 * np.array([0, 1, 2, 5]))
-        np.testing.assert_allclose(once.logits[-1], often.logits[-1], atol=1e-14)
-        chex.assert_trees_all_close(once.params, often.params, atol=1e-14)
+        np.testing.assert_allclose(recorded.logits, np.stack(logits)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_allclose(recorded.objective, np.array(objectives)[[0, 1, 2, 5]], atol=1e-12)
+        np.testing.assert_array_equal(recorded.times, 0.1 * np.array([0, 1, 2, 5]))
+        np.testing.assert_allclose(final.logits[-1], recorded.logits[-1], atol=1e-14)
+        chex.assert_trees_all_close(final.params, recorded.params, atol=1e-14)
 
 
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.5)], ids=["ridge", "sd"])
-def test_a_descent_that_is_run_on_rests_where_the_gradient_has_fallen_and_no_step_before(penalty):
-    """Counted by hand in NumPy, for a linear network; the minimum is that of `fit`."""
+def test_a_descent_with_a_tolerance_stops_at_the_first_small_gradient(penalty):
+    """The steps are counted in NumPy for a linear network."""
     phi, y = np.asarray(FULL.phi, float), np.asarray(FULL.y, float)
 
     def gradient(theta):
@@ -501,7 +501,7 @@ def test_max_steps_is_at_least_one():
         training.fit(**GOOD, max_steps=0)
 
 
-def test_a_tolerance_below_rounding_is_warned_of():
+def test_a_tolerance_below_rounding_warns():
     with pytest.warns(UserWarning, match="tolerance 1e-08 is below what float32 holds"):
         training.fit(**GOOD, tolerance=1e-8, max_steps=1)
 
@@ -524,8 +524,8 @@ def test_steps_are_not_empty():
 
 
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.2)], ids=["ridge", "sd"])
-def test_the_course_of_a_wide_network_is_the_flow_of_its_tangent_features(penalty):
-    """Gradient descent in small steps, on the time axis of the flow; what is left falls with the width."""
+def test_the_trajectory_of_a_wide_network_is_the_flow_of_its_tangent_features(penalty):
+    """Gradient descent in small steps, on the time axis of the flow; the difference decreases with the width."""
     with jax.enable_x64(True):
         x, y = digits((3, 8), n=20)
         errors, size = [], 2.0**-9

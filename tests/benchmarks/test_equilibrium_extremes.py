@@ -1,14 +1,14 @@
-"""Extremes: thousands of random problems that must converge or say that they did not; a wrong number is a defect.
+"""Extremes: thousands of random problems must converge or report that they did not.
 
 Sizes 2 to 500, condition numbers of the strengths to 1e12, penalties from 1e-12 to 1e12, in double and in single
 precision, a third of the problems below full rank, features random, near the identity, or aligned with the mean. The
-truth is in extended precision (`tests/dual/truth.py`). What is judged where a solver says `converged`:
+truth is in extended precision (`tests/dual/truth.py`). Checked where the solver reports `converged`:
 
-- every dual variable relative to itself;
-- every response relative to itself, beyond what is rounding of u and alpha (`ROUNDINGS` times eps times the sum of the
-  magnitudes that make it up): no relative accuracy is promised of a response that is zero but for that;
-- every entry of the starvation matrix relative to its natural size, that of features that are fully coupled, to twice
-  1/FLOOR: an entry is proportional to a pull, whose relative accuracy ends where it is FLOOR roundings.
+- the relative error of every dual variable;
+- the relative error of every response, beyond rounding of u and alpha (`ROUNDINGS` times eps times the sum of the
+  magnitudes of its terms), since a response that is zero up to rounding has no relative accuracy;
+- the error of every entry of the starvation matrix relative to its size for fully coupled features, up to 2/FLOOR:
+  an entry is proportional to a pull, which has no relative accuracy below FLOOR roundings.
 """
 
 # pyright: reportArgumentType=false
@@ -34,7 +34,7 @@ SIZES = {2: 400, 3: 300, 5: 300, 10: 300, 20: 300, 50: 200, 100: 120, 200: 60, 5
 FEWER = {size: count // 4 for size, count in SIZES.items() if size <= 200}
 ACCURACY = {np.float64: 1e-8, np.float32: 1e-3}  # of dual variables and responses, each relative to itself
 SHARE = {np.float64: 0.99, np.float32: 0.95}  # of problems that converge
-ROUNDINGS = 4 * FLOOR  # the solver lets FLOOR of them pass where it looks, and adds some of its own
+ROUNDINGS = 4 * FLOOR  # the solver allows FLOOR of them in its criterion, and adds some
 LARGEST_MATRIX = 100  # extended precision takes too long beyond
 
 pytestmark = pytest.mark.skipif(bool(np.finfo(LONG).eps > 1e-18), reason="needs extended precision for the truth")
@@ -47,7 +47,7 @@ class Problem(NamedTuple):
 
 
 def draw(rng: np.random.Generator, n: int, dtype=np.float64) -> Problem:
-    """A random problem of size n, of numbers that `dtype` holds."""
+    """A random problem of size n, rounded to `dtype`."""
     kind = rng.random()
     if kind < 0.25:
         basis = np.eye(n) + 0.3 * rng.standard_normal((n, n)) / np.sqrt(n)
@@ -76,8 +76,8 @@ class Row(NamedTuple):
 
 def relative(found, true, allowed, tiny):
     """The largest error beyond `allowed`, relative to the true numbers."""
-    beyond = np.maximum(np.abs(found - true) - allowed, 0)
-    return float(np.max(beyond / np.maximum(np.abs(true), tiny), initial=0))
+    excess = np.maximum(np.abs(found - true) - allowed, 0)
+    return float(np.max(excess / np.maximum(np.abs(true), tiny), initial=0))
 
 
 @functools.partial(jax.jit, static_argnames=("form", "slopes"))
@@ -100,8 +100,8 @@ def ridge(sizes: dict[int, int], form: str, dtype, seed: int) -> list[Row]:
             normal = true.alpha > tiny  # below, floats have no relative accuracy
             wrong = 0.0
             if small:
-                beyond = np.abs(np.asarray(slopes) - true.slopes)[np.ix_(s > 0, s > 0)]
-                wrong = float(np.max(beyond / np.maximum(true.scale[np.ix_(s > 0, s > 0)], tiny), initial=0))
+                excess = np.abs(np.asarray(slopes) - true.slopes)[np.ix_(s > 0, s > 0)]
+                wrong = float(np.max(excess / np.maximum(true.scale[np.ix_(s > 0, s > 0)], tiny), initial=0))
             rows.append(
                 Row(
                     n,
@@ -118,7 +118,7 @@ def ridge(sizes: dict[int, int], form: str, dtype, seed: int) -> list[Row]:
 
 
 def report(title: str, rows: list[Row], dtype, capsys) -> None:
-    """The table, and the verdict."""
+    """Prints the table and checks the errors."""
     with capsys.disabled():
         print(f"\n{title}: {len(rows)} problems")
         print("errors: of alpha, response and starvation matrix where converged, of alpha where not")
@@ -174,7 +174,7 @@ def decoupled(u, s, y, strength, target):
 
 
 def compare(n, u, state, margins, spread, last_step, seconds, dtype) -> Row:
-    """Of margins that are sums of the size `spread`, and responses that are sums of margins."""
+    """The row of a state, given true margins whose terms have the size `spread`."""
     tiny, eps = float(np.finfo(dtype).tiny), float(np.finfo(dtype).eps)
     alpha, response = logistic(margins)[0], u.T.astype(LONG) @ margins
     normal, floor = alpha > tiny, ROUNDINGS * eps * (np.abs(u).T @ np.maximum(np.abs(margins), spread))

@@ -1,9 +1,9 @@
 """The strongest features of a convolutional network by `from_operator`, against the full kernel and its features.
 
-All in one run, compiled before, in float32; what can be compared between machines is the ratio. Where the kernel can be
-held, `from_operator` computes it; from products alone, it takes a few tens of these, each about as long as the kernel
-at n = 500. On CPUs XLA runs convolutions in a compiled loop without its fast kernels, so products are made one by one;
-the same products in a `fori_loop` are shown beside.
+All ways are compiled beforehand and timed in one run, in float32; ratios can be compared between machines. Where the
+kernel fits into memory, `from_operator` computes it. From products alone it needs a few tens of products. On CPUs, XLA
+runs convolutions in a compiled loop without its fast kernels, so products are made one by one; the table also shows the
+same products in a `fori_loop`.
 """
 
 # pyright: reportArgumentType=false
@@ -58,11 +58,13 @@ def test_leading_features_against_the_full_kernel(capsys):
         return lax.fori_loop(0, 3, lambda _, v: operator.mv(v) / n, v)
 
     # The same products, of an operator that is not known for the network's.
-    alone = lx.FunctionLinearOperator(operator.fn, operator.in_structure(), operator.tags, closure_convert=False)
+    products_only = lx.FunctionLinearOperator(
+        operator.fn, operator.in_structure(), operator.tags, closure_convert=False
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ntk: float32 resolves", UserWarning)
         expected = features.from_ntk(compiled(variables, x), y)
-    for known in (operator, alone):
+    for known in (operator, products_only):
         np.testing.assert_allclose(features.from_operator(known, y, top=top).s, expected.s[:top], rtol=1e-3)
 
     def full():
@@ -74,7 +76,7 @@ def test_leading_features_against_the_full_kernel(capsys):
         "from_ntk of the full kernel": seconds(full, 3),
         "the full kernel": seconds(lambda: compiled(variables, x), 5),
         "from_operator": seconds(lambda: features.from_operator(operator, y, top=top).s, 5),
-        "from_operator, products alone": seconds(lambda: features.from_operator(alone, y, top=top).s),
+        "from_operator, products alone": seconds(lambda: features.from_operator(products_only, y, top=top).s),
         "one product": seconds(lambda: operator.mv(jnp.ones(n)), 5),
         "three products in a compiled loop": seconds(lambda: loop(operator, jnp.ones(n))),
     }

@@ -1,11 +1,11 @@
 """A phase diagram of 200 x 200 x 5 points against loops over its points.
 
-    make bench          a table: microseconds a point, and how many times longer the others take
+    make bench          a table: microseconds per point, and how many times longer the others take
 
 All solve Eq. 9 for two features and differentiate the responses with respect to both strengths, in float64. The loops,
 over a random sample of the same points, are `scipy.optimize.root` (MINPACK's hybr) with the analytic Jacobian, on the
-dual in logit coordinates, started as well as that can be (from the equilibrium of uncoupled features); and our general
-solver for any number of features, vmapped. Timed in turns after warm-up; the table shows the fastest of several rounds.
+dual in logit coordinates, started at the equilibrium of uncoupled features; and our general solver for any number of
+features, vmapped. They are timed in turns after warm-up; the table shows the fastest of several rounds.
 """
 
 # pyright: reportArgumentType=false
@@ -27,10 +27,10 @@ from gsjax import Ridge, dual, features, starvation
 SAMPLE, ROUNDS = 2000, 5
 
 
-def by_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+def solve_with_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """Responses and sensitivities of points (ratio, delta, strength), and how many were not solved.
 
-    On floats of Python wherever that is faster than on arrays of two numbers.
+    Uses Python floats where these are faster than arrays of two numbers.
     """
     responses, slopes, failed = [], [], 0
     starts = scipy.special.lambertw(np.stack([points[:, 0], np.ones(len(points))], 1) / points[:, 2:]).real
@@ -61,7 +61,7 @@ def by_scipy(points: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 @jax.jit
-def by_the_general_solver(points):
+def solve_generally(points):
     def one(point):
         feats = features.planar(point[1], jnp.stack([point[0], jnp.ones_like(point[0])]))
         return dual.equilibrium(feats, Ridge(point[2])).response, starvation.matrix(feats, Ridge(point[2]))
@@ -77,8 +77,8 @@ def test_phase_diagram_against_loops(capsys):
     with jax.enable_x64(True):
         ways = {
             "phase_diagram": (len(grid), lambda: starvation.phase_diagram(ratio, delta, strength)),
-            "scipy.optimize.root, a loop": (SAMPLE, lambda: by_scipy(points)),
-            "starvation.matrix, vmapped": (SAMPLE, lambda: by_the_general_solver(points)),
+            "scipy.optimize.root, a loop": (SAMPLE, lambda: solve_with_scipy(points)),
+            "starvation.matrix, vmapped": (SAMPLE, lambda: solve_generally(points)),
         }
         results = {name: jax.block_until_ready(run()) for name, (_, run) in ways.items()}
         fastest = dict.fromkeys(ways, np.inf)

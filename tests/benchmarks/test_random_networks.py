@@ -1,11 +1,11 @@
-"""Thousands of random networks, whose kernels have to be those that JAX's own derivatives give; none may be off.
+"""Kernels of thousands of random networks against JAX's own derivatives.
 
     .venv/bin/python -m tests.tangent.random_networks 1234    the network of a seed, and every way to its kernel
 
-What a network is made of is in `tests/tangent/random_networks.py`. Each way to a kernel is held against the Gram matrix
-of derivatives of one example at a time, in double precision: the kernel itself for every network, and one of
-rectangular, in blocks, compiled, by Jacobians, features and operator. The seeds are shared out over processes that end
-after some hundreds, as every network leaves compiled programs behind.
+The networks are defined in `tests/tangent/random_networks.py`. Kernels are compared with the Gram matrix of derivatives
+of one example at a time, in double precision: the kernel itself for every network, and one of rectangular, in blocks,
+compiled, by Jacobians, features and operator. Processes end after some hundred seeds, since every network leaves
+compiled programs behind.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST = 1000  # others than in tests/tangent
 
 
 def run(first: int) -> str:
-    # Nearly all the time goes into compilation, which these make three times as fast.
+    # Most of the time is compilation, which these flags make three times faster.
     faster = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {faster}".strip()
     environment = {**os.environ, "XLA_FLAGS": flags, "OPENBLAS_NUM_THREADS": "1"}
@@ -30,7 +30,7 @@ def run(first: int) -> str:
 
 
 def test_thousands_of_networks(capsys, request):
-    """`make bench` draws them all; `make slow`, which has no time for that, the first of them."""
+    """`make bench` draws all of them, `make slow` only the first ones."""
     count = AT_ONCE if request.config.getoption("benchmark_disable") else COUNT
     start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,10 +1,10 @@
-"""Seeds a second: a sweep's one program against loops over seeds, ours and PyTorch's; and what a sweep costs.
+"""Seeds per second: the single program of a sweep against loops over seeds, ours and PyTorch's; costs of a sweep.
 
     make bench                                  two tables
     .venv/bin/pip install torch && make bench   with PyTorch among the peers
 
 All train the same MLP, 64-256-1 with tanh units, on the same 256 digits to the same tolerance on the gradient, in
-float32, by L-BFGS with 20 vectors of memory; 16 seeds. They are timed in turns, in a process that has a device a core,
+float32, by L-BFGS with 20 vectors of memory; 16 seeds. They are timed in turns, in a process with one device per core,
 as `python -m experiments` sets up; the table shows the fastest of several rounds.
 """
 
@@ -124,7 +124,7 @@ RACE = textwrap.dedent("""
 """)
 
 
-def test_seeds_a_second(capsys):
+def test_seeds_per_second(capsys):
     cores = os.cpu_count() or 1
     flags = f"--xla_force_host_platform_device_count={cores}"
     process = subprocess.run(
@@ -139,7 +139,7 @@ def test_seeds_a_second(capsys):
 
 
 def cost(n: int, depth: int, width: int) -> tuple[int, float, float, float]:
-    """Parameters, bytes that a seed in training takes, operations of a step and of a kernel, as the compiler counts."""
+    """Parameters, bytes per seed in training, and operations of a step and of a kernel, as the compiler counts them."""
     train = Dataset(jnp.ones((n, 64)), jnp.ones(n))
     sweep = sweeps.Sweep(widths=(width,), depths=(depth,), seeds=1, tolerance=1e-3)
     mesh = Mesh(np.array(jax.devices()[:1]), ("seeds",))
@@ -155,11 +155,11 @@ def cost(n: int, depth: int, width: int) -> tuple[int, float, float, float]:
     return sum(leaf.size for leaf in jax.tree.leaves(params)), memory.temp_size_in_bytes, *operations
 
 
-def test_what_a_sweep_costs(capsys):
+def test_costs_of_a_sweep(capsys):
     sizes = ((128, 1, 256), (256, 1, 256), (256, 1, 4096), (256, 2, 256), (256, 2, 1024), (512, 2, 1024))
     costs = {size: cost(*size) for size in sizes}
     with capsys.disabled():
-        print("\n     n  depth  width         m    MiB a seed  bytes a parameter   Mflop a step   Mflop a kernel")
+        print("\n     n  depth  width         m    MiB/seed    bytes/parameter     Mflop/step     Mflop/kernel")
         for (n, depth, width), (m, size, step, kernel) in costs.items():
             print(
                 f"{n:6} {depth:6} {width:6} {m:9} {size / 2**20:13.1f} {size / m:18.0f} {step / 1e6:14.0f}"

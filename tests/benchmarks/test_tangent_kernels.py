@@ -1,12 +1,12 @@
-"""Tangent kernels against their peers and against their floor, the matrix products that they are made of.
+"""Tangent kernels against other implementations and against a lower bound, their matrix products alone.
 
-    make bench                                        everything, a table a network
+    make bench                                        everything, one table per network
     .venv/bin/python -m pytest tests/benchmarks/test_tangent_kernels.py -k "linen or transformer"
                                                       other frameworks, and a transformer
     .venv/bin/pip install torch && make bench         with PyTorch's torch.func among the peers
 
-All ways to a kernel are timed in turns in one run, compiled and synchronised, in float32; the table shows the
-fastest round of each and its ratio to `gsjax.tangent.ntk`. Ratios are what can be compared between machines. The
+All ways to a kernel are timed in turns in one run, compiled and synchronised, in float32. The table shows the
+fastest round of each and its ratio to `gsjax.tangent.ntk`. Ratios can be compared between machines. The
 NTK-vector products of neural-tangents are left out for plain CNNs, where they took 60 to 160 times as long as ours.
 """
 
@@ -75,7 +75,7 @@ CASES = {
 }
 
 
-def by_jacobian(apply_fn, params, x):
+def jacobian_kernel(apply_fn, params, x):
     """`vmap(grad)` and a contraction."""
 
     def output(params, example):
@@ -86,7 +86,7 @@ def by_jacobian(apply_fn, params, x):
     return sum(leaf @ leaf.T for leaf in flat)
 
 
-def by_neural_tangents(apply_fn, implementation):
+def neural_tangents_kernel(apply_fn, implementation):
     nt = neural_tangents.load()
     function = nt.empirical_ntk_fn(
         apply_fn, trace_axes=(), vmap_axes=0, implementation=nt.NtkImplementation[implementation]
@@ -95,7 +95,7 @@ def by_neural_tangents(apply_fn, implementation):
 
 
 def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]:
-    """The matrix products and convolutions alone, of operands that lie ready: forwards, backwards, and of the kernel.
+    """Only the matrix products and convolutions, with given operands: forward, backward, and of the kernel.
 
     Dense layers: a product each way, and two Gram matrices. Convolutions: one each way, the products of cotangents and
     patches, one by one, and the Gram matrix of what these give.
@@ -118,7 +118,7 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
         patches = jax.random.normal(next(keys), (len(x), math.prod(outputs[1:-1]), math.prod(size[:-1])))
         operands.append((h, g, w, patches if isinstance(layer, nn.Conv) else None))
 
-    def forwards(h, w, g):
+    def forward(h, w, g):
         if h.ndim == 2:
             return h @ w
         stride = h.shape[1] // g.shape[1]
@@ -128,9 +128,9 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
     def products(operands):
         results = []
         for number, (h, g, w, patches) in enumerate(operands):
-            results.append(forwards(h, w, g))
-            if number > 0:  # nothing is asked of the gradient by the examples
-                results += jax.linear_transpose(lambda h, w=w, g=g: forwards(h, w, g), h)(g)
+            results.append(forward(h, w, g))
+            if number > 0:  # no gradient by the examples is needed
+                results += jax.linear_transpose(lambda h, w=w, g=g: forward(h, w, g), h)(g)
             if patches is None:
                 results += [h @ h.T, g @ g.T]
             else:
@@ -142,7 +142,7 @@ def floor(network: nn.Module, variables: Any, x: jax.Array) -> Callable[[], Any]
     return lambda: products(operands)
 
 
-def by_torch(x: jax.Array, params: Any) -> Callable[[], Any] | None:
+def torch_kernel(x: jax.Array, params: Any) -> Callable[[], Any] | None:
     """The recipe of PyTorch's documentation: Jacobians by vmap(jacrev), contracted leaf by leaf."""
     if importlib.util.find_spec("torch") is None:
         return None
@@ -170,7 +170,7 @@ def by_torch(x: jax.Array, params: Any) -> Callable[[], Any] | None:
 
 
 def seconds(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The fastest of several rounds, in which all ways have their turn; the first, untimed one compiles."""
+    """The fastest of several rounds over all ways, after an untimed one that compiles."""
     rounds: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         jax.block_until_ready(way())
@@ -199,13 +199,15 @@ def test_against_peers_and_floor(case, capsys):
         "gsjax": compiled(lambda variables, x: ntk(apply_fn, variables, x)),
         "floor": floor(network, variables, x),
         "vmap(grad) and contraction": compiled(
-            lambda variables, x: by_jacobian(lambda params, x: apply_fn({"params": params}, x), variables["params"], x)
+            lambda variables, x: jacobian_kernel(
+                lambda params, x: apply_fn({"params": params}, x), variables["params"], x
+            )
         ),
-        "neural-tangents, Jacobian contraction": compiled(by_neural_tangents(apply_fn, "JACOBIAN_CONTRACTION")),
+        "neural-tangents, Jacobian contraction": compiled(neural_tangents_kernel(apply_fn, "JACOBIAN_CONTRACTION")),
     }
     if not isinstance(network, CNN):
-        ways["neural-tangents, NTK-vector products"] = compiled(by_neural_tangents(apply_fn, "NTK_VECTOR_PRODUCTS"))
-    if isinstance(network, MLP) and (torch := by_torch(x, variables["params"])):
+        ways["neural-tangents, NTK-vector products"] = compiled(neural_tangents_kernel(apply_fn, "NTK_VECTOR_PRODUCTS"))
+    if isinstance(network, MLP) and (torch := torch_kernel(x, variables["params"])):
         ways["torch.func, Jacobian contraction"] = torch
     table(case, ways, "gsjax", capsys)
 
@@ -224,10 +226,10 @@ PLACES = {
 @pytest.mark.parametrize("case", PLACES)
 def test_other_frameworks_beside_linen(case, capsys):
     network, n = PLACES[case]
-    variables, x = in_single(network, n)
+    variables, x = single_precision(network, n)
     ways = {}
-    for name, of in {"flax.linen": in_linen.of, **OTHERS}.items():
-        apply_fn, params = of(network, variables)
+    for name, build in {"flax.linen": in_linen.build, **OTHERS}.items():
+        apply_fn, params = build(network, variables)
         ways[name] = functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x)
     table(case, ways, "flax.linen", capsys)
 
@@ -235,19 +237,21 @@ def test_other_frameworks_beside_linen(case, capsys):
 def test_a_transformer(capsys):
     """With one product for queries, keys and values, in plain JAX."""
     network, n = transformer(256, 4, tokens=1000, length=64), 64
-    variables, x = in_single(network, n)
+    variables, x = single_precision(network, n)
     apply_fn, params = OTHERS["plain JAX"](network, variables)
     ways = {
         "gsjax": functools.partial(jax.jit(ntk, static_argnums=0), apply_fn, params, x),
         "floor": floor_of_a_transformer(n, 64, 256, 4, 1000),
-        "vmap(grad) and contraction": functools.partial(jax.jit(by_jacobian, static_argnums=0), apply_fn, params, x),
+        "vmap(grad) and contraction": functools.partial(
+            jax.jit(jacobian_kernel, static_argnums=0), apply_fn, params, x
+        ),
     }
     table("transformer block, 1000 tokens, 64 positions, width 256, 4 heads, n = 64", ways, "gsjax", capsys)
 
 
-def in_single(network, n):
-    """Variables and examples in float32, which are the same in every framework."""
-    return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.variables_of(network)), network.examples(n)
+def single_precision(network, n):
+    """Variables and examples in float32, the same for every framework."""
+    return jax.tree.map(lambda leaf: leaf.astype(np.float32), in_linen.draw_variables(network)), network.examples(n)
 
 
 def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: int) -> Callable[[], Any]:
@@ -259,9 +263,9 @@ def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: 
     """
     weights = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
     for fan_in, fan_out in (*weights, (tokens, width)):
-        by_products = n**2 * length**2 * ((0 if fan_in == tokens else fan_in) + fan_out)
+        gram_cost = n**2 * length**2 * ((0 if fan_in == tokens else fan_in) + fan_out)
         spread = n * length * width if fan_in == tokens else n * length * fan_in * fan_out
-        assert spread + n**2 * fan_in * fan_out < by_products
+        assert spread + n**2 * fan_in * fan_out < gram_cost
     keys = iter(jax.random.split(jax.random.key(0), 100))
 
     def draw(*shape):
@@ -294,7 +298,7 @@ def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: 
 
 
 def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any) -> None:
-    """All ways give the same kernel; how long they take, and their ratio to the one that is the unit."""
+    """Checks that all ways give the same kernel; prints their times and ratios to the way `unit`."""
     expected = np.asarray(ways[unit]())
     for name in ways.keys() - {unit, "floor"}:
         np.testing.assert_allclose(ways[name](), expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
@@ -306,7 +310,7 @@ def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any)
 
 
 def test_many_examples_in_bounded_memory(capsys):
-    """20,000 examples; the peak is that of a process of its own."""
+    """The peak memory of a separate process, for 20,000 examples."""
     n, width = 20_000, 128
     script = textwrap.dedent(f"""
         import pathlib, re, time, jax

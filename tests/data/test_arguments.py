@@ -1,4 +1,4 @@
-"""Arguments of what draws data: whole numbers of any kind are taken, and what is something else is named."""
+"""Arguments of functions that draw data: whole numbers of any type are accepted, other values are named."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def load(rows=(0,), size=8):
     return data.load_images(folder(), rows, size=size)
 
 
-NO_WHOLE = (3.0, np.float32(3), True, np.True_, "3", None, (3,), np.array([3]), jnp.array(3.0))
-NO_NUMBER = (True, np.True_, "0.1", None, (0.1,), np.array([0.1]), 0.1j, np.nan, np.inf)
-NO_KEY = (0, 0.5, None, "key", np.arange(3), jax.random.split(KEY, 2), IMAGES)
-NO_IMAGES = (
+NOT_WHOLE = (3.0, np.float32(3), True, np.True_, "3", None, (3,), np.array([3]), jnp.array(3.0))
+NOT_A_NUMBER = (True, np.True_, "0.1", None, (0.1,), np.array([0.1]), 0.1j, np.nan, np.inf)
+NOT_A_KEY = (0, 0.5, None, "key", np.arange(3), jax.random.split(KEY, 2), IMAGES)
+NOT_IMAGES = (
     KEY,
     None,
     3,
@@ -65,24 +65,24 @@ NO_IMAGES = (
     data.Images(np.where(IMAGES.pixels > 9, np.nan, 0), IMAGES.labels),
     data.Images(IMAGES.pixels[..., 0], IMAGES.labels),
 )
-NO_PAIR = (3, (3,), (0, 0), (0, 10), (0.0, 1.0), (False, True), "01", {0, 1}, {0: 1}, None, np.array([[0, 1]]))
-NO_CLASSES = (3, (0, 1), ((0,),), ((0,), (0,)), ((0,), ()), ((0.0,), (1,)), ((False,), (True,)), "01", None)
-NO_ROWS = (0, (), (0.0,), (True, False, True), (3,), (-1,), ((0,),), "0", {0}, None)
+NOT_A_PAIR = (3, (3,), (0, 0), (0, 10), (0.0, 1.0), (False, True), "01", {0, 1}, {0: 1}, None, np.array([[0, 1]]))
+NOT_CLASSES = (3, (0, 1), ((0,),), ((0,), (0,)), ((0,), ()), ((0.0,), (1,)), ((False,), (True,)), "01", None)
+NOT_ROWS = (0, (), (0.0,), (True, False, True), (3,), (-1,), ((0,),), "0", {0}, None)
 
 
 @pytest.mark.parametrize(
     ("function", "name", "values"),
     [
-        (colored, "stride", (*NO_WHOLE, 0, -1)),
-        (groups, "stride", (*NO_WHOLE, 0)),
-        (moons, "n", (*NO_WHOLE, 1)),
-        (split, "n_train", (*NO_WHOLE, 0, 10)),
-        (two_classes, "n", tuple(value for value in (*NO_WHOLE, 0, 31) if value is not None)),
-        (data.digits, "n", tuple(value for value in (*NO_WHOLE, 0, 999) if value is not None)),
-        (load, "size", (*NO_WHOLE, 0)),
-        (colored, "label_noise", (*NO_NUMBER, -0.1, 1.1)),
-        (moons, "noise", (*NO_NUMBER, -0.1)),
-        (moons, "delta", NO_NUMBER),
+        (colored, "stride", (*NOT_WHOLE, 0, -1)),
+        (groups, "stride", (*NOT_WHOLE, 0)),
+        (moons, "n", (*NOT_WHOLE, 1)),
+        (split, "n_train", (*NOT_WHOLE, 0, 10)),
+        (two_classes, "n", tuple(value for value in (*NOT_WHOLE, 0, 31) if value is not None)),
+        (data.digits, "n", tuple(value for value in (*NOT_WHOLE, 0, 999) if value is not None)),
+        (load, "size", (*NOT_WHOLE, 0)),
+        (colored, "label_noise", (*NOT_A_NUMBER, -0.1, 1.1)),
+        (moons, "noise", (*NOT_A_NUMBER, -0.1)),
+        (moons, "delta", NOT_A_NUMBER),
         (
             colored,
             "correlations",
@@ -90,20 +90,20 @@ NO_ROWS = (0, (), (0.0,), (True, False, True), (3,), (-1,), ((0,),), "0", {0}, N
         ),
         (colored, "correlations", ((0.9, "a"), ((0.9,),), (0.9, 1.5), (0.9, np.nan), (0.5,) * 61, (0.9, None))),
         (colored, "positive", (3, (0.0,), (True,), "01", {0, 1}, None, (), (0, 1, 2, 3), ((0, 1),))),
-        (groups, "classes", NO_CLASSES),
+        (groups, "classes", NOT_CLASSES),
         (groups, "sizes", (3, (3, 3, 3), (3, 3, 3, 0), (3.0, 3, 3, 3), (True, 3, 3, 3), "3333", (3, 3, 3, 99))),
-        (two_classes, "classes", NO_PAIR),
-        (data.digits, "classes", NO_PAIR),
-        (load, "rows", NO_ROWS),
-        (colored, "key", NO_KEY),
-        (groups, "key", NO_KEY),
-        (moons, "key", NO_KEY),
-        (split, "key", NO_KEY),
-        (two_classes, "key", tuple(value for value in NO_KEY if value is not None)),
-        (data.digits, "key", tuple(value for value in NO_KEY if value is not None)),
-        (colored, "images", NO_IMAGES),
-        (groups, "images", NO_IMAGES),
-        (two_classes, "images", NO_IMAGES),
+        (two_classes, "classes", NOT_A_PAIR),
+        (data.digits, "classes", NOT_A_PAIR),
+        (load, "rows", NOT_ROWS),
+        (colored, "key", NOT_A_KEY),
+        (groups, "key", NOT_A_KEY),
+        (moons, "key", NOT_A_KEY),
+        (split, "key", NOT_A_KEY),
+        (two_classes, "key", tuple(value for value in NOT_A_KEY if value is not None)),
+        (data.digits, "key", tuple(value for value in NOT_A_KEY if value is not None)),
+        (colored, "images", NOT_IMAGES),
+        (groups, "images", NOT_IMAGES),
+        (two_classes, "images", NOT_IMAGES),
         (split, "dataset", (KEY, None, (1, 2), data.Dataset(DATASET.x, DATASET.y[1:]), IMAGES)),
         (data.waterbirds, "folder", (None, 3)),
         (data.waterbirds, "target", (None, 3)),
@@ -112,15 +112,15 @@ NO_ROWS = (0, (), (0.0,), (True, False, True), (3,), (-1,), ((0,),), "0", {0}, N
         (data.mnist, "split", (None, 3, [], np.arange(2))),
     ],
 )
-def test_an_argument_that_is_something_else_is_named(function, name, values):
+def test_a_bad_argument_is_named(function, name, values):
     for value in values:
         with pytest.raises(ValueError, match=rf"^{name}: expected "):
             function(**{name: value})
 
 
 def check_same(function, given, options):
-    """The same program comes of both: it is traced, not run."""
-    one, other = (jax.make_jaxpr(functools.partial(function, **of))() for of in (given, options))
+    """Both arguments give the same program; it is traced, not run."""
+    one, other = (jax.make_jaxpr(functools.partial(function, **keywords))() for keywords in (given, options))
     assert str(one) == str(other)
     for constant, another in zip(one.consts, other.consts, strict=True):
         if constant is not KEY:
@@ -139,7 +139,7 @@ def check_same(function, given, options):
         (data.digits, {"classes": (3, 8), "n": 5}),
     ],
 )
-def test_whole_numbers_of_any_kind(whole, function, options):
+def test_whole_numbers_of_any_type(whole, function, options):
     check_same(function, jax.tree.map(whole, options), options)
 
 
@@ -148,7 +148,7 @@ def test_keys_of_both_kinds():
         assert jax.eval_shape(moons, key).x.shape == jax.eval_shape(lambda key=key: moons(key=key)).x.shape == (10, 2)
 
 
-def test_sequences_of_any_kind():
+def test_sequences_of_any_type():
     for correlations in ([0.1, 0.9], np.array([0.1, 0.9], np.float32)):
         given = {"correlations": correlations, "positive": [0, 1]}
         check_same(colored, given, {"correlations": (0.1, 0.9), "positive": (0, 1)})
@@ -167,7 +167,7 @@ def test_sequences_of_any_kind():
         (np.ones((3, 2, 2)), 1),
     ],
 )
-def test_colours_are_0_and_1_one_for_each_image(image, color):
+def test_colours_are_0_or_1_with_one_per_image(image, color):
     with pytest.raises(ValueError, match=r"^color: expected "):
         data.paint(image, color)
 
@@ -179,14 +179,14 @@ def test_coloured_images_have_two_channels(change):
             change(x)
 
 
-def test_every_module_says_what_is_public():
+def test_every_module_lists_its_public_names():
     for module in pkgutil.iter_modules(data.__path__):
         if not module.name.startswith("_"):
             loaded = importlib.import_module(f"gsjax.data.{module.name}")
-            here = {
+            defined = {
                 name
                 for name, value in vars(loaded).items()
                 if not name.startswith("_") and getattr(value, "__module__", None) == loaded.__name__
             }
-            assert here <= set(loaded.__all__) <= set(vars(loaded)), module.name
+            assert defined <= set(loaded.__all__) <= set(vars(loaded)), module.name
             assert loaded.__all__ == sorted(loaded.__all__)

@@ -1,6 +1,6 @@
-"""What every entry of the catalogue keeps to: shapes, labels, dtypes, the order of examples, and numbers of them.
+"""Every entry of the catalogue: shapes, labels, dtypes, and the order and number of examples.
 
-Files are made up, a few images in the official formats, by the kind of an entry's files.
+The files are made up: a few images in the official format of each entry.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from gsjax.data import catalogue, sources
 from gsjax.data.folders import Photographs
 from gsjax.data.images import Cifar, Idx
 
-TRAIN, TEST = 600, 100  # made-up images, every label in turn
-SIZE = 8  # of photographs
+TRAIN, TEST = 600, 100  # numbers of made-up images, with all labels in turn
+SIZE = 8  # pixels of photographs
 
 
 def write_idx(folder, files):
@@ -46,7 +46,7 @@ def write_cifar(folder, files):
 
 
 def write_photographs(folder, name):
-    """40 photographs, in both classes with both attributes, in the three splits."""
+    """Writes 40 photographs of both classes with both attributes, in the three splits."""
     rng = np.random.default_rng(0)
     known = [(k, k % 2, k // 2 % 2, k // 4 % 3) for k in range(40)]
     if name == "celeba":
@@ -68,7 +68,7 @@ def write_photographs(folder, name):
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory):
-    """A folder with files of every entry that has some."""
+    """A folder with the files of every entry that reads files."""
     folder = tmp_path_factory.mktemp("made-up")
     for entry in map(data.get, data.NAMES):
         if isinstance(entry.files, Idx):
@@ -81,7 +81,7 @@ def made_up(tmp_path_factory):
 
 
 @pytest.fixture
-def there(made_up, monkeypatch):
+def made_up_data(made_up, monkeypatch):
     monkeypatch.setenv("GSJAX_DATA", str(made_up))
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
 
@@ -95,7 +95,7 @@ def nowhere(tmp_path, monkeypatch):
 
 
 def counts(name: str) -> dict[str, Any]:
-    """So many examples to train and to test on as every made-up set has."""
+    """Numbers of training and test examples that every made-up data set has."""
     n, test = (12, 6) if data.get(name).shape[0] is None else (50, 20)
     return {"n": n, "test": test, "size": SIZE}
 
@@ -104,7 +104,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
 
 
-def test_the_float_type_is_the_one_in_force(there, x64):
+def test_the_float_type_is_the_default_one(made_up_data, x64):
     for name in ("two_moons", "digits", "colored_digits", "celeba"):
         found = data.load(jax.random.key(0), name, **counts(name))
         for part in (found.train, *found.held_out.values()):
@@ -113,7 +113,7 @@ def test_the_float_type_is_the_one_in_force(there, x64):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_shapes_and_labels(name, there):
+def test_shapes_and_labels(name, made_up_data):
     entry, wanted, real = data.get(name), counts(name), jnp.result_type(float)
     found = data.load(jax.random.key(0), name, **wanted)
     assert "test" in found.held_out
@@ -128,8 +128,8 @@ def test_shapes_and_labels(name, there):
         else:
             assert jnp.issubdtype(part.y.dtype, jnp.integer)
             assert labels <= set(range(found.outputs))
-        for also in (part.group, part.environment):
-            assert also is None or (also.shape == (n,) and jnp.issubdtype(also.dtype, jnp.integer))
+        for numbers in (part.group, part.environment):
+            assert numbers is None or (numbers.shape == (n,) and jnp.issubdtype(numbers.dtype, jnp.integer))
         if part.group is not None:
             np.testing.assert_array_equal(part.group // 2, part.y > 0)
             assert set(np.unique(part.group)) <= {0, 1, 2, 3}
@@ -139,11 +139,11 @@ def test_shapes_and_labels(name, there):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_the_key_decides_the_examples_and_their_order(name, there):
+def test_the_key_decides_the_examples_and_their_order(name, made_up_data):
     wanted = counts(name)
-    first, again, other = (data.load(jax.random.key(seed), name, **wanted) for seed in (0, 0, 1))
-    assert same(first.train, again.train)
-    assert same(first.held_out, again.held_out)
+    first, repeated, other = (data.load(jax.random.key(seed), name, **wanted) for seed in (0, 0, 1))
+    assert same(first.train, repeated.train)
+    assert same(first.held_out, repeated.held_out)
     assert not np.array_equal(first.train.x, other.train.x)
     seen = {x.tobytes() for x in np.asarray(first.train.x)}
     assert len(seen) == wanted["n"]
@@ -151,20 +151,20 @@ def test_the_key_decides_the_examples_and_their_order(name, there):
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_numbers_of_examples_that_cannot_be_are_named(name, there):
+def test_bad_numbers_of_examples_are_named(name, made_up_data):
     for argument in ("n", "test", "size"):
         for value in (0, 2.0, True):
             with pytest.raises(ValueError, match=rf"^{argument}: expected a whole number of at least 1, got"):
                 data.load(jax.random.key(0), name, **{**counts(name), argument: value})
     entry = data.get(name)
-    if entry.files or entry.bases:  # what is drawn has no end
+    if entry.files or entry.bases:  # data that is drawn has no limit
         for argument in ("n", "test"):
             with pytest.raises(ValueError, match=rf"^{argument}: expected at most \d+, the examples there are, got"):
                 data.load(jax.random.key(0), name, **{**counts(name), argument: 10**6})
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_classes_are_two_labels_where_there_are_more(name, there):
+def test_two_classes_can_be_chosen_where_there_are_more(name, made_up_data):
     entry = data.get(name)
     if len(entry.classes) == 2:
         with pytest.raises(ValueError, match=rf"^classes: expected none, as {name} has two of its own"):
@@ -182,17 +182,17 @@ def test_classes_are_two_labels_where_there_are_more(name, there):
 @pytest.mark.parametrize("name", data.NAMES)
 def test_missing_files_are_named_with_what_to_fetch(name, nowhere):
     entry = data.get(name)
-    sources_ = [of for of in (entry, *entry.bases) if of.files and of.name != "digits"]
-    assert data.available(name) == (not sources_)
-    for of in sources_:
+    needed = [source for source in (entry, *entry.bases) if source.files and source.name != "digits"]
+    assert data.available(name) == (not needed)
+    for source in needed:
         with pytest.raises(FileNotFoundError) as caught:
             data.load(jax.random.key(0), name)
-        assert of.title in str(caught.value)
-        assert f"fetch {of.origin.what}" in str(caught.value)
+        assert source.title in str(caught.value)
+        assert f"fetch {source.origin.what}" in str(caught.value)
 
 
 @pytest.mark.parametrize("name", data.NAMES)
-def test_files_that_are_there_are_read_split_by_split(name, there):
+def test_every_split_is_read(name, made_up_data):
     entry = data.get(name)
     assert data.available(name)
     if entry.files is None:
@@ -213,7 +213,7 @@ def test_files_that_are_there_are_read_split_by_split(name, there):
 
 
 @pytest.mark.parametrize("name", [name for name in data.IMAGES if data.available(name)])
-def test_what_is_on_this_machine_is_of_the_official_sizes_or_a_part_of_it(name):
+def test_data_on_this_machine_has_at_most_the_official_sizes(name):
     entry = data.get(name)
     for split, official in entry.sizes.items():
         if entry.available(split):
@@ -234,26 +234,8 @@ def test_names_are_exported_and_listed(name):
     assert all(f"{size:,} {split}" in line for split, size in entry.sizes.items())
 
 
-def test_a_name_that_is_none():
+def test_an_unknown_name():
     with pytest.raises(AttributeError, match=r"^module 'gsjax.data' has no attribute 'moons_of_mars'"):
         getattr(data, "moons_of_mars")  # noqa: B009
     with pytest.raises(ValueError, match=r"^name: expected one of two_moons, digits, mnist"):
         data.get("two_mons")
-
-
-def test_published_scalings():
-    """By hand, of three images of two channels."""
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
-    whole = pixels.astype(float)
-    mean, deviation = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    scaling = data.scaling
-    np.testing.assert_allclose(scaling.fraction(pixels), whole / 255, rtol=1e-6)
-    np.testing.assert_allclose(scaling.signed(pixels), 2 * whole / 255 - 1, atol=1e-6)
-    np.testing.assert_allclose(scaling.imagenet(pixels), (whole / 255 - mean) / deviation, rtol=1e-4, atol=1e-6)
-    standard = np.asarray(scaling.standard(pixels)(pixels))
-    np.testing.assert_allclose(standard.mean(axis=(0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(standard.std(axis=(0, 1, 2)), 1, rtol=1e-5)
-    centred = whole - whole.mean(axis=0)
-    found = np.asarray(scaling.mean_image(pixels[:2], pixels))
-    np.testing.assert_allclose((found**2).mean(axis=(1, 2, 3)), 1, rtol=1e-5)
-    np.testing.assert_allclose(found[1] * np.sqrt((centred[1] ** 2).mean()), centred[1], rtol=1e-4, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Colouring: its probabilities, what the four test environments keep and lose, and many seeds in one program."""
+"""Colouring: probabilities, what the four test environments keep, and many seeds in one program."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def draw(key, images, **options):
     return jax.jit(lambda key: colored(key, images, **options))(key)
 
 
-def within(frequency, probability, n):
-    """Agreement at four standard errors of a frequency among n."""
+def agrees(frequency, probability, n):
+    """Whether a frequency among n agrees with a probability, within four standard errors."""
     return abs(frequency - probability) <= 4 * np.sqrt(probability * (1 - probability) / n)
 
 
 def test_the_published_probabilities():
     x, y, color, environment = draw(jax.random.key(0), IMAGES)
     assert np.bincount(environment).tolist() == [N // 2, N // 2]
-    assert within(np.mean(y != CLEAN), 0.25, N)
+    assert agrees(np.mean(y != CLEAN), 0.25, N)
     for e, correlation in enumerate((0.8, 0.9)):
-        here = environment == e
+        members = environment == e
         agree = np.asarray((2 * color - 1) == y)
-        assert within(np.mean(agree[here]), correlation, N / 2)
+        assert agrees(np.mean(agree[members]), correlation, N / 2)
         # The colour depends on the digit through the noisy label alone.
         flipped = np.asarray(y != CLEAN)
-        assert within(np.mean(agree[here & flipped]), correlation, N / 8)
-    assert within(np.mean(np.asarray(y) == 1), 0.5, N)
+        assert agrees(np.mean(agree[members & flipped]), correlation, N / 8)
+    assert agrees(np.mean(np.asarray(y) == 1), 0.5, N)
     assert x.min() == 0
 
 
-def test_pixels_are_those_of_the_image_in_one_channel(x64):
+def test_the_image_is_in_one_channel(x64):
     x, y, color, _ = draw(jax.random.key(1), IMAGES)
     assert x.dtype == y.dtype == x64
     kept = IMAGES.pixels[:, ::2, ::2, 0] / 255
@@ -49,7 +49,7 @@ def test_pixels_are_those_of_the_image_in_one_channel(x64):
     np.testing.assert_allclose(grayscale(x)[..., 0], kept, rtol=1e-6)
 
 
-def test_without_chance_colours_and_labels_are_what_they_have_to_be():
+def test_with_probabilities_0_and_1_colours_and_labels_are_determined():
     sure = draw(jax.random.key(0), IMAGES, correlations=(1.0, 0.0, 1.0), label_noise=0.0, positive=(7,), stride=1)
     expected = np.where(IMAGES.labels == 7, 1, -1)
     np.testing.assert_array_equal(sure.y, expected)
@@ -63,14 +63,14 @@ def test_seeds_colour_the_same_images_in_one_program():
 
     @jax.jit
     def both(keys):
-        batch, alone = jax.vmap(lambda key: colored(key, few))(keys), colored(keys[1], few)
-        changed = [(change(batch.x), change(alone.x)) for change in (grayscale, gray, blank)]
-        return batch, alone, changed
+        batch, single = jax.vmap(lambda key: colored(key, few))(keys), colored(keys[1], few)
+        changed = [(change(batch.x), change(single.x)) for change in (grayscale, gray, blank)]
+        return batch, single, changed
 
-    batch, alone, changed = both(jax.random.split(jax.random.key(0), 3))
-    for leaf, other in zip(batch, alone, strict=True):
+    batch, single, changed = both(jax.random.split(jax.random.key(0), 3))
+    for leaf, other in zip(batch, single, strict=True):
         np.testing.assert_allclose(leaf[1], other, rtol=1e-6)
-    # The test environments take the seeds' axis along.
+    # The test environments keep the axis of the seeds.
     for leaf, other in changed:
         np.testing.assert_allclose(leaf[1], other, rtol=1e-6)
     np.testing.assert_array_equal(changed[0][0][0], changed[0][0][1])
@@ -85,7 +85,7 @@ def test_probabilities_and_classes_may_be_traced():
 
 
 def test_what_the_four_test_environments_keep():
-    """Mean light is kept; gray keeps the form and loses the colour, blank keeps the colour and loses the form."""
+    """All keep the mean brightness; gray keeps only the shape, blank keeps only the colour."""
 
     @jax.jit
     def environments(key):
@@ -96,7 +96,7 @@ def test_what_the_four_test_environments_keep():
     x, color, digits, others, colors, nothing, also_nothing, black = map(np.asarray, environments(jax.random.key(0)))
     np.testing.assert_array_equal(digits, others)
     np.testing.assert_allclose(digits.sum(axis=-1), x.sum(axis=-1), rtol=1e-6)
-    mean = np.broadcast_to(x.sum(axis=-1).mean(), (N, 2, 3))  # one constant: the mean image would still have a form
+    mean = np.broadcast_to(x.sum(axis=-1).mean(), (N, 2, 3))  # one constant: the mean image would still have a shape
     for flat in (colors, nothing):
         np.testing.assert_allclose(flat.sum(axis=-1), mean, rtol=1e-5)
     assert not colors[np.arange(N), ..., 1 - color].any()

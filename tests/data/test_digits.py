@@ -1,14 +1,13 @@
-"""The 8 x 8 digits: what is read, how it is normalised, and how it is drawn and split."""
+"""The 8 x 8 digits: what is read, how it is normalised, and how it is drawn."""
 
 from __future__ import annotations
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from gsjax.data import Dataset, digits, split
+from gsjax.data import digits
 
 
 def test_every_example_of_both_classes_with_its_label(x64):
@@ -18,7 +17,7 @@ def test_every_example_of_both_classes_with_its_label(x64):
     assert x.shape == (357, 8, 8, 1)
     assert int((y == -1).sum()) == (target == 3).sum()
     assert int((y == 1).sum()) == (target == 8).sum()
-    # Up to a shift and a factor of its own, every example is its image.
+    # Every example is its image up to the mean image and a factor.
     chosen = pixels[np.isin(target, (3, 8))] - pixels.mean(axis=0)
     flat = np.asarray(x.reshape(357, 64), float)
     factor = (flat * chosen).sum(axis=1) / (flat**2).sum(axis=1)
@@ -31,20 +30,20 @@ def test_unit_mean_square():
     np.testing.assert_allclose((x**2).mean(axis=(1, 2, 3)), 1, rtol=1e-5)
 
 
-def test_the_order_of_the_classes_is_the_sign():
+def test_the_order_of_the_classes_sets_the_sign():
     first, second = digits((4, 9)), digits((9, 4))
     np.testing.assert_array_equal(first.x, second.x)
     np.testing.assert_array_equal(first.y, -second.y)
 
 
-def test_an_example_is_the_same_whatever_is_drawn_beside_it():
+def test_an_example_does_not_depend_on_the_others():
     whole, some = digits(), digits(n=200)
     np.testing.assert_array_equal(some.x, whole.x[:200])
     drawn = digits(n=50, key=jax.random.key(0))
     assert set(map(bytes, np.asarray(drawn.x))) <= set(map(bytes, np.asarray(whole.x)))
     assert len(set(map(bytes, np.asarray(drawn.x)))) == 50
-    again, other = digits(n=50, key=jax.random.key(0)), digits(n=50, key=jax.random.key(1))
-    np.testing.assert_array_equal(drawn.x, again.x)
+    repeated, other = digits(n=50, key=jax.random.key(0)), digits(n=50, key=jax.random.key(1))
+    np.testing.assert_array_equal(drawn.x, repeated.x)
     assert not np.array_equal(drawn.x, other.x)
 
 
@@ -61,20 +60,3 @@ def test_an_example_is_the_same_whatever_is_drawn_beside_it():
 def test_bad_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         digits(**options)
-
-
-def test_split_parts_the_examples():
-    whole = Dataset(jnp.arange(20.0).reshape(10, 2), jnp.arange(10.0))
-    train, test = split(jax.random.key(0), whole, 7)
-    assert train.x.shape == (7, 2)
-    assert test.x.shape == (3, 2)
-    together = np.concatenate([train.y, test.y])
-    np.testing.assert_array_equal(np.sort(together), whole.y)
-    np.testing.assert_array_equal(np.concatenate([train.x, test.x])[:, 0], 2 * together)
-    assert not np.array_equal(together, whole.y)
-
-
-@pytest.mark.parametrize("n_train", [0, 10, 11])
-def test_split_leaves_no_part_empty(n_train):
-    with pytest.raises(ValueError, match=r"^n_train: expected 1 to 9"):
-        split(jax.random.key(0), Dataset(jnp.ones((10, 2)), jnp.ones(10)), n_train)

@@ -1,4 +1,4 @@
-"""Folders of photographs: small ones in the official formats, what is read of them, and damaged ones."""
+"""Folders of photographs: small ones in the official formats, and damaged ones."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def photograph(path, width, height):
-    """Red grows to the right and green downwards, two levels a pixel apart enough to survive JPEG."""
-    down, right = np.mgrid[:height, :width]
-    pixels = np.stack([right * 255 // (width - 1), down * 255 // (height - 1), np.zeros_like(right)], axis=-1)
+    """Saves a picture whose red grows to the right and whose green grows downwards, slowly enough for JPEG."""
+    row, column = np.mgrid[:height, :width]
+    pixels = np.stack([column * 255 // (width - 1), row * 255 // (height - 1), np.zeros_like(column)], axis=-1)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.astype(np.uint8)).save(path, quality=95)
 
@@ -70,33 +70,33 @@ def test_celeba(folder):
         read.rows("dev")
 
 
-def test_portraits_are_the_square_in_the_middle(folder):
+def test_portraits_are_cropped_to_the_central_square(folder):
     write_celeba(folder)
     pixels = data.load_images(data.celeba(), [2, 0], size=89)
     assert pixels.shape == (2, 89, 89, 3)
     assert pixels.dtype == np.uint8
-    # All 178 columns, and of 218 rows those from 20 to 198; two of each make one.
+    # All 178 columns and the rows 20 to 198 of 218, averaged in pairs.
     expected = (np.arange(89) * 2 + 0.5) / 177 * 255, (np.arange(89) * 2 + 20.5) / 217 * 255
     np.testing.assert_allclose(pixels[0, 40, 3:-3, 0], expected[0][3:-3], atol=5)
     np.testing.assert_allclose(pixels[0, 3:-3, 40, 1], expected[1][3:-3], atol=5)
 
 
 @pytest.mark.parametrize("name", ["waterbird_complete95_forest2water2", "waterbirds_v1.0"])
-def test_waterbirds_and_their_like(folder, name):
+def test_waterbirds_and_similar_folders(folder, name):
     write_birds(folder, name)
     read = data.waterbirds(name)
     assert read.y.tolist() == [-1, 1, 1]
     assert read.group.tolist() == [0, 2, 3]
     assert read.split.tolist() == [0, 1, 2]
     assert data.waterbirds(name, target="place", attribute="y").group.tolist() == [0, 1, 3]
-    # Squeezed to 64 x 64, of which the middle 56 x 56 are cut out, from 4 to 60.
+    # Resized to 64 x 64, of which the central 56 x 56 remain, from 4 to 60.
     [pixels] = data.load_images(read, [1], size=56)
     expected = (np.arange(4, 60) + 0.5) / 64 * 255
     np.testing.assert_allclose(pixels[20, :, 0], expected, atol=6)
     np.testing.assert_allclose(pixels[:, 20, 1], expected, atol=6)
 
 
-def test_what_is_missing_is_said(folder):
+def test_missing_files_are_named(folder):
     with pytest.raises(FileNotFoundError, match=r"fetch CelebA \(list_attr_celeba.txt.*set GSJAX_DATA"):
         data.celeba()
     (write_celeba(folder) / "list_eval_partition.txt").unlink()
@@ -187,7 +187,7 @@ def test_damaged_metadata_are_named(folder, old, new, message):
 
 
 def same(text):
-    """The same text in other bytes."""
+    """Encodings of the same text."""
     return {
         "a byte-order mark": b"\xef\xbb\xbf" + text,
         "CRLF": text.replace(b"\n", b"\r\n"),
@@ -201,7 +201,7 @@ def same(text):
 
 
 def others(text):
-    """What is not UTF-8, and the line on which it is noticed."""
+    """Encodings that are not UTF-8, each with the line on which it is noticed."""
     lines = text.split(b"\n")
     return {
         "UTF-16": (text.decode().encode("utf-16"), 1),
@@ -215,7 +215,7 @@ TABLES = ["list_attr_celeba.txt", "list_eval_partition.txt", "metadata.csv"]
 
 
 def write_table(folder, file):
-    """A table, and what reads it."""
+    """Writes a table; gives its path and its reader."""
     if file == "metadata.csv":
         return write_birds(folder) / file, data.waterbirds
     return write_celeba(folder) / file, data.celeba
@@ -223,7 +223,7 @@ def write_table(folder, file):
 
 @pytest.mark.parametrize("file", TABLES)
 @pytest.mark.parametrize("encoding", same(b""))
-def test_the_same_text_in_other_bytes(folder, file, encoding):
+def test_other_encodings_of_the_same_text(folder, file, encoding):
     table, read = write_table(folder, file)
     expected = read()
     table.write_bytes(same(table.read_bytes())[encoding])
@@ -243,12 +243,12 @@ def test_text_in_another_encoding_is_named(folder, file, encoding):
 
 
 @pytest.mark.parametrize("file", TABLES)
-def test_a_table_without_some_of_its_rows_is_noticed(folder, file):
-    """No line can be taken away or doubled, wherever a file was cut off or put together."""
+def test_a_table_with_missing_or_repeated_lines_is_noticed(folder, file):
+    """A line is removed, a line is doubled, or the table is cut off, at every line."""
     table, read = write_table(folder, file)
     expected, lines = read(), table.read_text().splitlines(keepends=True)
-    for at in range(len(lines)):
-        for changed in (lines[:at] + lines[at + 1 :], lines[: at + 1] + lines[at:], lines[:at]):
+    for index in range(len(lines)):
+        for changed in (lines[:index] + lines[index + 1 :], lines[: index + 1] + lines[index:], lines[:index]):
             table.write_text("".join(changed))
             with pytest.raises(ValueError, match=rf"{file}|^target: expected an attribute"):
                 read()
@@ -266,7 +266,7 @@ def test_quoted_fields(folder):
     assert data.waterbirds().y.tolist() == [-1, 1, 1]
 
 
-def test_photographs_that_no_row_is_about(folder):
+def test_photographs_without_a_row(folder):
     birds, celeba = write_birds(folder), write_celeba(folder)
     for hidden in (birds / "001.Albatross" / "._A_1.jpg", birds / "RELEASE.txt", celeba / "img_align_celeba" / "x.txt"):
         hidden.write_text("")
@@ -307,10 +307,12 @@ PICTURE = Image.fromarray(PIXELS)
 
 
 def shown(path):
-    """A picture as it is read, whole."""
+    """The pixels of a picture as they are read, without resizing."""
     zero = np.zeros(1, int)
-    of = data.ImageFolder(np.array([path], object), -np.ones(1), zero, zero, zero, lambda photograph, size: photograph)
-    return data.load_images(of, [0], size=1)[0]
+    folder = data.ImageFolder(
+        np.array([path], object), -np.ones(1), zero, zero, zero, lambda photograph, size: photograph
+    )
+    return data.load_images(folder, [0], size=1)[0]
 
 
 GRAY = np.asarray(PICTURE.convert("L"))[..., None].repeat(3, axis=-1)
@@ -332,14 +334,14 @@ GRAY = np.asarray(PICTURE.convert("L"))[..., None].repeat(3, axis=-1)
         ("inks.jpg", Image.new("CMYK", (7, 9), (255, 0, 255, 0)), {}, np.full((9, 7, 3), (0, 255, 0))),
     ],
 )
-def test_pictures_of_all_kinds_are_in_red_green_and_blue(tmp_path, name, picture, options, expected):
+def test_pictures_of_all_modes_are_read_as_rgb(tmp_path, name, picture, options, expected):
     picture.save(tmp_path / name, **options)
     np.testing.assert_allclose(shown(tmp_path / name).astype(int), expected, atol=1 if name.endswith("jpg") else 0)
 
 
-def test_an_orientation_is_passed_over(tmp_path):
+def test_the_orientation_in_exif_is_ignored(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by a quarter
+    exif[0x0112] = 6  # a rotation by 90 degrees
     PICTURE.save(tmp_path / "turned.png", exif=exif)
     np.testing.assert_array_equal(shown(tmp_path / "turned.png"), PIXELS)
 
@@ -384,7 +386,7 @@ def png(width, height, bits, color, content):
         ("short.png", png(7, 9, 8, 2, bytes(30)), None),
     ],
 )
-def test_pictures_that_are_no_photographs_are_named(tmp_path, name, make, message):
+def test_pictures_that_are_not_photographs_are_named(tmp_path, name, make, message):
     path = tmp_path / name
     if isinstance(make, bytes):
         path.write_bytes(make)
@@ -399,7 +401,7 @@ def test_a_flipped_bit_of_a_png_is_noticed(tmp_path):
     path = tmp_path / "picture.png"
     PICTURE.save(path)
     whole = path.read_bytes()
-    for bit in range(0, 8 * (len(whole) - 12), 3):  # the last twelve bytes say that there is no more
+    for bit in range(0, 8 * (len(whole) - 12), 3):  # the last twelve bytes mark the end
         changed = bytearray(whole)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
@@ -408,7 +410,7 @@ def test_a_flipped_bit_of_a_png_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "options"), [("p.jpg", {}), ("p.jpg", {"progressive": True}), ("p.png", {})])
-def test_a_cut_photograph_is_noticed(tmp_path, name, options):
+def test_a_truncated_photograph_is_noticed(tmp_path, name, options):
     path = tmp_path / name
     PICTURE.save(path, **options)
     whole = path.read_bytes()

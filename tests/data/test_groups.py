@@ -8,7 +8,7 @@ import pytest
 
 from gsjax.data import CELEBA_GROUPS, Images, colored_groups, grayscale
 
-# Every image is a number of its own: its place in the set, in the two bytes of its first two pixels.
+# The first two pixels of every image hold its position in the data set.
 N = 1200
 PIXELS = np.zeros((N, 2, 2, 1), np.uint8)
 PIXELS[:, 0, 0, 0], PIXELS[:, 0, 1, 0], PIXELS[:, 1, 1, 0] = np.arange(N) // 256, np.arange(N) % 256, 255
@@ -16,7 +16,7 @@ IMAGES = Images(PIXELS, np.random.default_rng(0).integers(0, 4, N).astype(np.uin
 
 
 def places(x):
-    """Which images these are."""
+    """The positions of images in the data set."""
     first, second = np.rint(np.asarray(grayscale(x))[:, 0, :2, 0].T * 255).astype(int)
     return 256 * first + second
 
@@ -38,30 +38,30 @@ def test_labels_colours_and_sizes():
     labels = IMAGES.labels[places(x)]
     assert set(labels[np.asarray(y) < 0]) == {0, 3}
     assert set(labels[np.asarray(y) > 0]) == {1}
-    assert len(set(places(x))) == sum(sizes)  # every image once
+    assert len(set(places(x))) == sum(sizes)  # no image twice
     color = np.asarray(group) % 2
     np.testing.assert_array_equal(np.asarray(x)[np.arange(len(x)), 1, 1, color], 1)
     assert not np.asarray(x)[np.arange(len(x)), ..., 1 - color].any()
     assert len(set(np.asarray(group)[:20])) > 2  # mixed
 
 
-def test_by_default_as_many_as_there_are_in_the_proportions_of_celeba():
+def test_default_sizes_have_the_proportions_of_celeba():
     classes = ((0, 2, 3), (1,))
     group = jax.eval_shape(lambda key: colored_groups(key, IMAGES, classes=classes), jax.random.key(0)).group
-    available = [np.isin(IMAGES.labels, of).sum() for of in classes]
+    available = [np.isin(IMAGES.labels, labels).sum() for labels in classes]
     assert sum(CELEBA_GROUPS) == 162_770
-    # The class that runs out first is used up, but for rounding.
+    # The class that runs out first is used up, up to rounding.
     shares = np.array([CELEBA_GROUPS[:2], CELEBA_GROUPS[2:]]).sum(axis=1) / sum(CELEBA_GROUPS)
     assert group.shape[0] == pytest.approx(min(available / shares), abs=4)
     sizes = np.bincount(draw(jax.random.key(0), classes=classes).group)
     np.testing.assert_allclose(sizes, len(group) * np.array(CELEBA_GROUPS) / sum(CELEBA_GROUPS), atol=1.5)
 
 
-def test_seeds_draw_others_in_one_program():
+def test_seeds_draw_different_images_in_one_program():
     options = {"classes": ((0,), (1,)), "sizes": (9, 9, 9, 3), "stride": 1}
     one = lambda key: colored_groups(key, IMAGES, **options)  # noqa: E731
-    batch, alone = jax.jit(lambda keys: (jax.vmap(one)(keys), one(keys[1])))(jax.random.split(jax.random.key(0), 2))
-    for leaf, other in zip(batch, alone, strict=True):
+    batch, single = jax.jit(lambda keys: (jax.vmap(one)(keys), one(keys[1])))(jax.random.split(jax.random.key(0), 2))
+    for leaf, other in zip(batch, single, strict=True):
         np.testing.assert_allclose(leaf[1], other, rtol=1e-6)
     assert set(places(batch.x[0])) != set(places(batch.x[1]))
 

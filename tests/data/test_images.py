@@ -1,4 +1,4 @@
-"""Readers: small files in the official formats, damaged ones, where they are looked for, and the real ones."""
+"""Readers of images: small files in the official formats, damaged ones, search paths, and the real files."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def write(folder, *, name="mnist", prefix="train", compress=True):
 
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("place", [".", "cache/gsjax", "debian"])
-def test_idx_files_wherever_they_are(folder, place, compress):
+def test_idx_files_are_found_in_every_folder_of_the_search_path(folder, place, compress):
     write(folder / place, compress=compress)
     read = data.mnist()
     np.testing.assert_array_equal(read.pixels[..., 0], PIXELS)
     np.testing.assert_array_equal(read.labels, LABELS)
 
 
-def test_what_is_missing_is_said(folder):
+def test_missing_files_are_named(folder):
     write(folder)
     with pytest.raises(FileNotFoundError, match=r"mnist/t10k-images-idx3-ubyte.gz is in none of .*: fetch MNIST"):
         data.mnist("test")
@@ -113,14 +113,14 @@ def header(*sizes, axes=None):
         (b"PK\x03\x04", "an idx file of unsigned bytes"),
     ],
 )
-def test_headers_that_cannot_be(folder, content, message, compress):
+def test_bad_headers_are_named(folder, content, message, compress):
     write(folder)
     (folder / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content) if compress else content)
     with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte.gz: .*{message}"):
         data.mnist()
 
 
-def test_arrays_of_any_axes_are_read(tmp_path):
+def test_arrays_with_any_number_of_axes_are_read(tmp_path):
     path = tmp_path / "array"
     for shape in ((3920,), (5, 784), (5, 28, 28), (5, 7, 4, 28)):
         path.write_bytes(idx(PIXELS.reshape(shape)))
@@ -143,14 +143,14 @@ def test_no_more_is_unpacked_than_the_header_promises(folder):
         tracemalloc.stop()
 
 
-def test_labels_there_are_not(folder):
+def test_labels_out_of_range_are_named(folder):
     write(folder)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([3, 8, 10, 1, 8])))
     with pytest.raises(ValueError, match=r"train-labels\S+: expected labels from 0 to 9, got 10"):
         data.mnist()
 
 
-def test_images_and_labels_are_not_from_different_places(folder):
+def test_images_and_labels_come_from_one_folder(folder):
     write(folder)
     write(folder / "debian")
     for place, name in ((folder, "train-labels-idx1-ubyte"), (folder / "debian", "train-images-idx3-ubyte")):
@@ -170,13 +170,13 @@ def test_a_flipped_bit_of_an_idx_file_is_noticed_or_harmless(tmp_path_factory, p
     try:
         read = images.read_idx(path)
     except ValueError as error:
-        assert type(error) is ValueError  # noqa: PT017  no subclass, such as UnicodeDecodeError, has come through
+        assert type(error) is ValueError  # noqa: PT017  not a subclass such as UnicodeDecodeError
         assert str(error).startswith(f"{path}: ")  # noqa: PT017
     else:
         np.testing.assert_array_equal(read, array)
 
 
-def test_labels_of_other_images(folder):
+def test_labels_for_another_number_of_images(folder):
     write(folder)
     (folder / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(LABELS[:4])))
     with pytest.raises(ValueError, match=r"train-labels.*a label for each of 5 images"):
@@ -205,7 +205,7 @@ SECOND = "cifar-10-batches-bin/data_batch_2.bin"
 
 
 def flipped(content, place):
-    """The content with one bit of it flipped, the one at so many millionths."""
+    """The content with one bit flipped; `place` is its position in millionths."""
     position = place * 8 * len(content) // 10**6
     changed = bytearray(content)
     changed[position // 8] ^= 1 << position % 8
@@ -216,7 +216,10 @@ def flipped(content, place):
 def test_cifar(folder, packed):
     content = {f"data_batch_{i}.bin": record(3, 2 * i) + record(5, 2 * i + 1) for i in range(1, 6)}
     if packed:
-        pack(folder / "cifar-10-binary.tar.gz", {f"cifar-10-batches-bin/{name}": of for name, of in content.items()})
+        pack(
+            folder / "cifar-10-binary.tar.gz",
+            {f"cifar-10-batches-bin/{name}": batch for name, batch in content.items()},
+        )
     else:
         (folder / "cifar-10-batches-bin").mkdir()
         for name, value in content.items():
@@ -224,7 +227,7 @@ def test_cifar(folder, packed):
     read = data.cifar10()
     assert read.pixels.shape == (10, 32, 32, 3)
     assert read.labels.tolist() == [3, 5] * 5
-    # Planes of colour after one another in the file, rows within them.
+    # In the file, one plane per colour; rows within a plane.
     assert read.pixels[0, 4, 7, 2] == record(3, 2)[1 + 2 * 1024 + 4 * 32 + 7]
 
 
@@ -249,7 +252,7 @@ def test_cifar100_has_a_coarse_label_before_the_fine_one(folder, packed):
                 data.cifar100("test")
 
 
-def test_what_is_available(folder):
+def test_available_splits(folder):
     names = ("mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100")
     assert not any(data.available(name, split) for name in names for split in ("train", "test"))
     write(folder)
@@ -284,7 +287,7 @@ def test_damaged_cifar_files_are_named(folder):
 
 def check_cifar(read):
     assert read.labels.tolist() == [3, 5] * 5
-    pixels = b"".join(content[at : at + 3072] for content in BATCHES.values() for at in (1, 3074))
+    pixels = b"".join(content[start : start + 3072] for content in BATCHES.values() for start in (1, 3074))
     np.testing.assert_array_equal(read.pixels.transpose(0, 3, 1, 2).ravel(), np.frombuffer(pixels, np.uint8))
 
 
@@ -309,21 +312,21 @@ def test_a_flipped_bit_of_an_archive_is_noticed_or_harmless(tmp_path_factory, pl
 
 
 def test_a_flipped_bit_of_each_member(folder):
-    """The checksum is at the end of the stream, behind all that is asked for."""
+    """The checksum is at the end of the stream, after everything that is read."""
     archive = folder / "cifar-10-binary.tar.gz"
-    archive.write_bytes(gzip.compress(tar_of(folder), compresslevel=0))
+    archive.write_bytes(gzip.compress(packed_tar(folder), compresslevel=0))
     whole = archive.read_bytes()
     check_cifar(data.cifar10())
     for content in BATCHES.values():
-        at = whole.index(content[3000:3020])
-        archive.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        position = whole.index(content[3000:3020])
+        archive.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
         with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz: damaged \(CRC check failed"):
             data.cifar10()
 
 
 @pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize(("prefix", "suffix"), [("", ".gz"), ("./", ".gz"), ("", "")])
-def test_archives_of_any_make(folder, form, prefix, suffix):
+def test_archives_of_any_format(folder, form, prefix, suffix):
     mode = "w:gz" if suffix else "w"
     with tarfile.open(folder / f"cifar-10-binary.tar{suffix}", mode, format=form) as tar:
         for name, value in [("loop", None), *reversed(BATCHES.items()), ("readme.html", b"x")]:
@@ -347,7 +350,7 @@ def test_archives_of_any_make(folder, form, prefix, suffix):
         (tarfile.FIFOTYPE, ""),
     ],
 )
-def test_members_that_are_no_files_are_named(folder, kind, link):
+def test_members_that_are_not_files_are_named(folder, kind, link):
     with tarfile.open(folder / "cifar-10-binary.tar.gz", "w:gz") as tar:
         for name, value in BATCHES.items():
             member = tarfile.TarInfo(name)
@@ -394,11 +397,11 @@ def test_a_missing_batch_is_named(folder, missing):
         FileNotFoundError, match=rf"{missing} is not there, though \S+data_batch_\d.bin is: fetch CIFAR"
     ):
         data.cifar10()
-    # It is not taken from elsewhere.
+    # It is not taken from another folder.
     unpack(folder / "debian", {missing: BATCHES[missing]})
     with pytest.raises(FileNotFoundError, match=f"{missing} is not there"):
         data.cifar10()
-    # A whole archive beside the folder does.
+    # A complete archive beside the folder is read instead.
     pack(folder / "cifar-10-binary.tar.gz", BATCHES)
     check_cifar(data.cifar10())
     (folder / some.popitem()[0]).parent.rename(folder / "elsewhere")
@@ -418,7 +421,7 @@ def test_two_members_of_the_same_name(folder):
         data.cifar10()
 
 
-def tar_of(folder):
+def packed_tar(folder):
     pack(folder / "whole", BATCHES)
     return gzip.decompress((folder / "whole").read_bytes())
 
@@ -445,15 +448,15 @@ def member(size=0, kind=tarfile.REGTYPE):
     ],
 )
 def test_damaged_archives_are_named(folder, damage):
-    (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(tar_of(folder)), compresslevel=1))
+    (folder / "cifar-10-binary.tar.gz").write_bytes(gzip.compress(damage(packed_tar(folder)), compresslevel=1))
     with pytest.raises(ValueError, match=r"cifar-10-binary.tar.gz"):
         data.cifar10()
 
 
-def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch):
+def test_no_more_of_an_archive_is_unpacked_than_its_limit(folder, monkeypatch):
     monkeypatch.setattr(_reading, "MOST", 1 << 20)
     archive = folder / "cifar-10-binary.tar.gz"
-    archive.write_bytes(gzip.compress(tar_of(folder) + bytes(1 << 26)))
+    archive.write_bytes(gzip.compress(packed_tar(folder) + bytes(1 << 26)))
     tracemalloc.start()
     try:
         with pytest.raises(ValueError, match=r"tar.gz: expected 1048576 bytes at most, got more"):
@@ -463,7 +466,7 @@ def test_no_more_of_an_archive_is_unpacked_than_there_can_be(folder, monkeypatch
         tracemalloc.stop()
 
 
-def test_what_is_no_file_is_named(folder):
+def test_a_folder_in_place_of_a_file_is_named(folder):
     unpack(folder, BATCHES)
     (folder / SECOND).unlink()
     (folder / SECOND).mkdir()

@@ -45,7 +45,7 @@ def test_delta_decides_whether_one_coordinate_separates(seed):
     assert abs(float(y.sum())) == 0
 
 
-def test_noise_has_the_deviation_asked_for():
+def test_noise_has_the_given_standard_deviation():
     """Seen in the second coordinate, which the recipe only shifts."""
     noisy, clean = (two_moons(jax.random.key(0), 4000, noise=noise) for noise in (0.1, 0.0))
     np.testing.assert_array_equal(noisy.y, clean.y)
@@ -64,7 +64,7 @@ def test_pure_in_its_key_and_vectorised():
     assert not np.allclose(batch.x[0], batch.x[1])
 
 
-def test_classes_are_mixed_in_the_order():
+def test_classes_are_shuffled():
     y = two_moons(jax.random.key(0), 300).y
     assert abs(float(y[:100].sum())) < 40
 

@@ -1,4 +1,4 @@
-"""Downloads, without a network: what is asked for, and what is said when it does not come."""
+"""Downloads without a network: what is requested, and the messages when it fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MNIST = data.get("mnist").origin
 
 
 def original(content):
-    """MNIST's origin, if every file of it were this."""
+    """The origin of MNIST, with the checksum of this content for every file."""
     return MNIST._replace(checksums=dict.fromkeys(MNIST.checksums, hashlib.md5(content).hexdigest()))
 
 
@@ -37,7 +37,7 @@ def cache(tmp_path, monkeypatch):
 
 
 class Response:
-    """What `requests.get` gives, as far as pooch asks for it."""
+    """The part of a response of `requests.get` that pooch uses."""
 
     def __init__(self, content):
         self.content, self.headers = content, {}
@@ -50,7 +50,7 @@ class Response:
 
 
 def serve(monkeypatch, content):
-    """All that is asked of the network from now on, and `content` as its answer."""
+    """Answers every request with `content`; gives the list of requests."""
     asked = []
 
     def get(url, timeout, **options):
@@ -62,7 +62,7 @@ def serve(monkeypatch, content):
 
 
 @pytest.mark.parametrize(
-    ("of", "name", "url", "md5"),
+    ("data_set", "name", "url", "md5"),
     [
         (
             "mnist",
@@ -90,7 +90,7 @@ def serve(monkeypatch, content):
         ),
     ],
 )
-def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, of, name, url, md5):
+def test_the_original_is_requested_with_its_checksum(cache, monkeypatch, data_set, name, url, md5):
     asked = {}
 
     def retrieve(url, known_hash, **options):
@@ -98,12 +98,12 @@ def test_the_original_is_asked_for_with_its_checksum(cache, monkeypatch, of, nam
         return str(options["path"] / options["fname"])
 
     monkeypatch.setattr(pooch, "retrieve", retrieve)
-    assert sources.find(name, data.get(of).origin) == cache / name
+    assert sources.find(name, data.get(data_set).origin) == cache / name
     assert (asked["url"], asked["known_hash"]) == (url, f"md5:{md5}")
     assert asked["path"] / asked["fname"] == cache / name
 
 
-def test_every_checksum_has_an_address_and_the_form_of_an_md5():
+def test_every_checksum_is_an_md5_with_an_address():
     origins = [entry.origin for entry in map(data.get, data.NAMES) if entry.files]
     for origin in origins:
         assert bool(origin.checksums) == origin.address.startswith(("http://", "https://"))
@@ -111,7 +111,7 @@ def test_every_checksum_has_an_address_and_the_form_of_an_md5():
     assert len({md5 for origin in origins for md5 in origin.checksums.values()}) == 14
 
 
-def test_what_was_downloaded_is_kept_and_not_asked_for_again(cache, monkeypatch):
+def test_a_downloaded_file_is_kept_and_not_requested_again(cache, monkeypatch):
     content, name = b"the original", "mnist/train-images-idx3-ubyte.gz"
     origin = original(content)
     asked = serve(monkeypatch, content)
@@ -123,14 +123,14 @@ def test_what_was_downloaded_is_kept_and_not_asked_for_again(cache, monkeypatch)
     assert sources.locate(name) == cache / name
 
 
-def test_another_file_than_the_original_is_not_kept(cache, monkeypatch):
+def test_a_file_with_another_checksum_is_not_kept(cache, monkeypatch):
     serve(monkeypatch, b"<html>a login page</html>")
     with pytest.raises(ValueError, match=r"mnist/train-images\S+: expected the original with MD5 f68b\w+, got another"):
         data.mnist()
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
-def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
+def test_without_a_network_the_message_says_what_to_fetch_and_where_to_put_it(cache, monkeypatch):
     def get(url, **options):
         raise requests.exceptions.ConnectionError("no route to host")
 
@@ -142,7 +142,7 @@ def test_without_a_network_it_is_said_what_to_fetch_and_where_to_put_it(cache, m
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
 
-def test_nothing_is_downloaded_that_has_no_checksum_or_where_it_is_forbidden(cache, monkeypatch):
+def test_nothing_is_downloaded_without_a_checksum_or_offline(cache, monkeypatch):
     asked = serve(monkeypatch, b"")
     with pytest.raises(FileNotFoundError, match="fetch CelebA"):
         sources.find("celeba/list_attr_celeba.txt", data.get("celeba").origin)
@@ -175,8 +175,8 @@ def files(folder):
         "http://a..b",
     ],
 )
-def test_a_malformed_address_of_a_proxy_is_no_wrong_checksum(cache, monkeypatch, variable, address):
-    """What the true `requests` says of it, before anything is connected."""
+def test_a_malformed_proxy_address_is_not_reported_as_a_wrong_checksum(cache, monkeypatch, variable, address):
+    """The message is that of the real `requests`, before any connection."""
     monkeypatch.setenv(variable, address)
     with pytest.raises(FileNotFoundError) as caught:
         sources.find(NAME, MNIST)
@@ -195,7 +195,7 @@ def test_a_proxy_for_other_addresses_is_not_named(cache, monkeypatch):
 
 
 class Broken(Response):
-    """An answer that fails in the middle, or says that it has none."""
+    """A response that breaks off, or has an error status."""
 
     def __init__(self, error, *, status=None):
         super().__init__(b"the begin")
@@ -224,7 +224,7 @@ class Broken(Response):
         (Broken(ValueError("invalid literal")), "failed: ValueError: invalid literal"),
     ],
 )
-def test_a_download_that_breaks_off_is_said_and_not_kept(cache, monkeypatch, answer, message):
+def test_an_interrupted_download_is_reported_and_not_kept(cache, monkeypatch, answer, message):
     monkeypatch.setattr(requests, "get", lambda url, **options: answer)
     with pytest.raises(FileNotFoundError, match=rf"from {ADDRESS}.*downloading it to \S+{NAME} {message}\)$"):
         sources.find(NAME, MNIST)
@@ -268,7 +268,7 @@ def forbidden(path):
         (None, "Permission denied"),
     ],
 )
-def test_gsjax_data_that_is_no_folder_to_be_read(cache, monkeypatch, tmp_path, make, message):
+def test_gsjax_data_that_cannot_be_read(cache, monkeypatch, tmp_path, make, message):
     path = tmp_path / "named"
     monkeypatch.setenv("GSJAX_DATA", str(path))
     if make:
@@ -282,7 +282,7 @@ def test_gsjax_data_that_is_no_folder_to_be_read(cache, monkeypatch, tmp_path, m
             ask()
 
 
-def test_gsjax_data_that_is_not_there_is_said_where_nothing_else_has_the_file(cache, monkeypatch, tmp_path):
+def test_a_missing_gsjax_data_is_reported_if_no_other_folder_has_the_file(cache, monkeypatch, tmp_path):
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match=rf"is in none of {tmp_path}/data \(no such folder\), {cache}"):
         data.mnist()
@@ -294,8 +294,8 @@ def test_gsjax_data_that_is_not_there_is_said_where_nothing_else_has_the_file(ca
         (place / NAME).unlink()
 
 
-def test_what_is_missing_in_the_cache_is_downloaded(cache, monkeypatch):
-    """As after a download that was cut off between two files."""
+def test_a_file_missing_in_the_cache_is_downloaded(cache, monkeypatch):
+    """As after a download that stopped between two files."""
     names = [NAME, "mnist/train-labels-idx1-ubyte.gz"]
     (cache / "mnist").mkdir(parents=True)
     (cache / names[0]).write_bytes(b"")

@@ -1,4 +1,4 @@
-"""The closed forms: Eqs. 12 and 13 solve Eq. 10, Lemma 1 and Theorem 2 are exact to the order that they claim."""
+"""Closed forms: Eqs. 12 and 13 solve Eq. 10; Lemma 1 and Theorem 2 are exact to the order that they claim."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -96,7 +96,7 @@ def test_theorem_2_to_first_order(s2, strength):
         assert np.all(np.diff(np.log(errors / DELTAS)) > 0)  # smaller than first order
         if s2[0] > s2[1]:
             assert slope(DELTAS, errors) == pytest.approx(2, abs=0.15)
-        # Of what is odd in delta nothing is lost before the third order.
+        # The odd part in delta is exact up to the third order.
         odd = (exact - np.asarray(slope_of_second_response(-DELTAS, *s2, strength))) / 2
         assert slope(DELTAS, np.abs(first_order - odd)) == pytest.approx(3, abs=0.15)
         np.testing.assert_allclose(closed_form.theorem2_slope(-0.1, np.array(s2), strength), -first_order[-1])
@@ -116,7 +116,7 @@ def slope_of_second_response(delta, s2_1, s2_2, strength):
     return jax.grad(second_response)(s2_1)
 
 
-def test_theorem_2_reads_whole_numbers_as_numbers():
+def test_theorem_2_accepts_whole_numbers():
     whole = closed_form.theorem2_slope(0.1, np.array([4, 1]), 1)
     np.testing.assert_allclose(whole, closed_form.theorem2_slope(0.1, np.array([4.0, 1.0]), 1.0), rtol=1e-6)
     assert float(whole) < 0

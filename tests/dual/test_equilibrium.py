@@ -59,12 +59,12 @@ def test_the_equilibria_of_the_two_dimensional_example(s, penalty, response):
         assert bool(state.decoupled) == isinstance(penalty, SpectralDecoupling)
 
 
-# Two ways to the same number ------------------------------------------------------------------------------------------
+# Independent solutions ------------------------------------------------------------------------------------------
 
 
 @forms
 @pytest.mark.parametrize("strength", [1e-6, 1e-2, 1.0, 1e3], ids=str)
-def test_the_field_vanishes_and_the_residual_says_by_how_much(x64, form, strength):
+def test_the_field_vanishes_up_to_the_residual(x64, form, strength):
     example = instance(0)
     state = solve(example, Ridge(strength), form=form)
     assert bool(state.converged)
@@ -72,7 +72,7 @@ def test_the_field_vanishes_and_the_residual_says_by_how_much(x64, form, strengt
     alpha = np.asarray(state.alpha, float)
     field = ridge_field(example.kernel, strength, alpha, form)
     linear = example.kernel @ alpha / strength + (alpha if form == "linearized" else 0)
-    # Rounding of alpha is magnified by the kernel.
+    # The kernel magnifies the rounding of alpha.
     eps = float(jnp.finfo(x64).eps)
     rounding = 10 * eps * (1 + np.abs(example.kernel).sum(1).max() / strength * alpha.max())
     contract = np.abs(field).max() / (1 + np.abs(linear).max())
@@ -81,8 +81,8 @@ def test_the_field_vanishes_and_the_residual_says_by_how_much(x64, form, strengt
 
 
 @forms
-def test_a_loose_residual_is_the_one_of_the_definition(form):
-    # Rows of one sign and one opposed: alpha is of the order of its margin, so every part of the definition shows.
+def test_a_large_residual_matches_its_definition(form):
+    # One example is opposed to the others: alpha is about its margin, so every term of the definition matters.
     u, _ = np.linalg.qr(np.eye(5) + np.outer([1, 1, 1, 1, -1], [10, 0, 0, 0, 0]))
     kernel = 16 * np.outer(u[:, 0], u[:, 0])
     with jax.enable_x64(True):
@@ -157,7 +157,7 @@ def test_a_permutation_has_the_equilibrium_of_equation_13(x64):
     np.testing.assert_allclose(state.response, s**2 * w / (s**2 + 0.1), atol=10 * SOLVED[x64])
 
 
-def test_one_equation_for_every_example_under_decoupling(x64):
+def test_under_decoupling_every_example_has_its_own_equation(x64):
     example = instance(2)
     for strength, target in ((0.3, 0.0), (STRENGTHS, 0.0), (STRENGTHS, TARGETS), (1e-4, TARGETS), (1e2, 1.0)):
         state = solve(example, SpectralDecoupling(strength, target))
@@ -169,14 +169,14 @@ def test_one_equation_for_every_example_under_decoupling(x64):
         np.testing.assert_allclose(residual, 0, atol=20 * SOLVED[x64])
 
 
-def test_decoupling_does_not_see_the_strengths_of_features(x64):
+def test_decoupling_does_not_depend_on_the_strengths_of_features(x64):
     example = instance(2)
     penalty = SpectralDecoupling(STRENGTHS, TARGETS)
     one, other = (solve(example._replace(s=s), penalty) for s in (example.s, np.array([1e-3, 7, 2, 1e2, 1])))
     np.testing.assert_array_equal(one.alpha, other.alpha)
 
 
-def test_decoupling_below_full_rank_says_that_it_is_coupled():
+def test_decoupling_below_full_rank_is_reported_as_coupled():
     penalty = SpectralDecoupling(STRENGTHS, TARGETS)
     example = instance(3, rank=3)
     with jax.enable_x64(True):
@@ -214,7 +214,7 @@ def test_the_linearised_form_may_leave_the_domain():
         np.testing.assert_allclose(ridge_field(21 * u @ u.T, 1.0, alpha, "linearized"), 0, atol=1e-9)
 
 
-def test_no_feature_at_all_leaves_the_outputs_where_they_are(x64):
+def test_without_features_the_outputs_do_not_change(x64):
     state = equilibrium(np.eye(5), 0 * ONES, ONES, Ridge(0.1))
     assert bool(state.converged)
     np.testing.assert_allclose(state.alpha, 0.5)
@@ -225,7 +225,7 @@ def test_no_feature_at_all_leaves_the_outputs_where_they_are(x64):
 
 
 @forms
-def test_signs_of_features_sign_the_responses_alone(x64, form):
+def test_signs_of_features_only_change_the_signs_of_responses(x64, form):
     example, signs = instance(4), np.array([1, -1, -1, 1, -1])
     state = solve(example, Ridge(0.1), form=form)
     flipped = solve(example._replace(u=example.u * signs), Ridge(0.1), form=form)
@@ -269,22 +269,22 @@ def test_only_the_ratio_of_strengths_to_the_penalty_matters(x64, form):
 # Transformations ------------------------------------------------------------------------------------------------------
 
 
-def test_batched_is_looped():
+def test_a_batch_equals_a_loop():
     examples = [instance(seed) for seed in range(4)]
     u, s, _, y = (np.stack(leaves) for leaves in zip(*examples, strict=True))
     strengths = np.array([1e-6, 1e-2, 1.0, 1e3])
 
-    def single(u, s, y, penalty):
+    def one_problem(u, s, y, penalty):
         return dual.equilibrium(features.from_spectrum(u, s, y), penalty)
 
     with jax.enable_x64(True):
-        batched = jax.jit(jax.vmap(single))(u, s, y, Ridge(strengths))
+        batched = jax.jit(jax.vmap(one_problem))(u, s, y, Ridge(strengths))
         assert bool(jnp.all(batched.converged))
         for i, example in enumerate(examples):
-            alone = solve(example, Ridge(strengths[i]))
+            single = solve(example, Ridge(strengths[i]))
             for name in ("alpha", "response", "residual"):
-                np.testing.assert_allclose(getattr(batched, name)[i], getattr(alone, name), atol=1e-9)
-            assert abs(int(batched.iterations[i]) - int(alone.iterations)) <= 1
+                np.testing.assert_allclose(getattr(batched, name)[i], getattr(single, name), atol=1e-9)
+            assert abs(int(batched.iterations[i]) - int(single.iterations)) <= 1
 
 
 def test_it_is_traced_once_for_all_problems_of_a_shape():
@@ -299,9 +299,9 @@ def test_it_is_traced_once_for_all_problems_of_a_shape():
 
 
 def turned(u, tangent):
-    """U turned along the antisymmetric direction with entries `tangent (10,)` above the diagonal (Cayley)."""
-    above = jnp.zeros((5, 5)).at[np.triu_indices(5, 1)].set(tangent)
-    half = (above - above.T) / 2
+    """U rotated along the antisymmetric direction with entries `tangent (10,)` above the diagonal (Cayley)."""
+    upper = jnp.zeros((5, 5)).at[np.triu_indices(5, 1)].set(tangent)
+    half = (upper - upper.T) / 2
     return u @ jnp.linalg.solve(jnp.eye(5) - half, jnp.eye(5) + half)
 
 
@@ -355,14 +355,14 @@ def test_per_example_strengths_and_targets_have_derivatives():
         return dual.equilibrium(feats, SpectralDecoupling(strength, target)).alpha
 
     with jax.enable_x64(True):
-        by_strength, by_target = jax.jit(jax.jacrev(alpha, argnums=(0, 1)))(STRENGTHS, TARGETS)
-        # lambda (m - y t) = sigma(-m) for every example by itself.
+        strength_jacobian, target_jacobian = jax.jit(jax.jacrev(alpha, argnums=(0, 1)))(STRENGTHS, TARGETS)
+        # lambda (m - y t) = sigma(-m) for each example.
         margins = decoupled_margins(STRENGTHS, TARGETS, example.y)
         curvature = expit(margins) * expit(-margins)
         slope_of_margin = (example.y * TARGETS - margins) / (STRENGTHS + curvature)
-        np.testing.assert_allclose(by_strength, np.diag(-curvature * slope_of_margin), atol=1e-8)
+        np.testing.assert_allclose(strength_jacobian, np.diag(-curvature * slope_of_margin), atol=1e-8)
         slope_of_margin = STRENGTHS * example.y / (STRENGTHS + curvature)
-        np.testing.assert_allclose(by_target, np.diag(-curvature * slope_of_margin), atol=1e-8)
+        np.testing.assert_allclose(target_jacobian, np.diag(-curvature * slope_of_margin), atol=1e-8)
 
 
 # Convergence ----------------------------------------------------------------------------------------------------------
@@ -445,7 +445,7 @@ def test_at_most_twelve_iterations_from_a_cold_start_with_a_thousand_examples(ke
 # Status and bad input -------------------------------------------------------------------------------------------------
 
 
-def test_the_solver_stops_at_the_tolerance_asked_for():
+def test_the_solver_stops_at_the_given_tolerance():
     example = instance(10, condition=300)
     with jax.enable_x64(True):
         fine = solve(example, Ridge(1e-4))
@@ -461,11 +461,11 @@ def test_a_tolerance_out_of_reach_is_not_reported_as_reached():
         warnings.simplefilter("ignore")
         state = solve(instance(10, condition=1e3), Ridge(1e-8), tolerance=1e-18)
         np.testing.assert_array_equal(state.converged, state.residual <= 1e-18)
-        assert int(state.iterations) < 100  # it stops where rounding ends all progress
+        assert int(state.iterations) < 100  # it stops when rounding ends progress
         assert float(state.residual) < 1e-9
 
 
-def test_single_precision_warns_of_what_it_cannot_hold():
+def test_a_tolerance_below_single_precision_warns():
     feats = features.from_spectrum(np.eye(2), np.ones(2))
     with pytest.warns(UserWarning, match="tolerance 1e-10 is below what float32 holds"):
         jax.eval_shape(lambda: dual.equilibrium(feats, Ridge(1.0), tolerance=1e-10))
@@ -474,7 +474,7 @@ def test_single_precision_warns_of_what_it_cannot_hold():
         jax.eval_shape(lambda: dual.equilibrium(feats, Ridge(1.0), tolerance=1e-10))
 
 
-def test_rubbish_in_a_traced_problem_is_not_reported_as_converged():
+def test_nan_in_a_traced_problem_is_not_reported_as_converged():
     bad = np.array([1, 1, np.nan, 1, 1])
     for u, s in ((np.full((5, 5), np.nan), ONES), (np.eye(5), bad)):
         assert not bool(equilibrium(u, s, ONES, Ridge(0.1)).converged)

@@ -1,4 +1,4 @@
-"""The dual flow: its ends, its path against SciPy's integrator, what it ascends, and bad input."""
+"""The dual flow: end points, the path against SciPy's integrator, the objective along it, and bad input."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -65,19 +65,19 @@ def check_ends(dtype, form, penalty):
 
 
 @cases
-def test_it_leads_from_the_start_to_the_equilibrium(form, penalty):
+def test_it_ends_at_the_equilibrium(form, penalty):
     with jax.enable_x64(True):
         check_ends(jnp.float64, form, penalty)
 
 
 @pytest.mark.parametrize("strength", [1e-2, 1.0, 1e3], ids=str)
-def test_it_does_so_in_single_precision(strength):
+def test_it_ends_at_the_equilibrium_in_single_precision(strength):
     check_ends(jnp.float32, "exact", Ridge(strength))
 
 
 @pytest.mark.parametrize("form", ["exact", "linearized"])
 @pytest.mark.parametrize(("initial", "strength"), [(1e-8, 0.1), (0.3, 0.1), (1e-8, 1e-4)])
-def test_the_path_is_that_of_another_integrator(form, initial, strength):
+def test_the_path_matches_another_integrator(form, initial, strength):
     with jax.enable_x64(True):
         path = integrate(Ridge(strength), form=form, initial=initial)
         other = scipy.integrate.solve_ivp(
@@ -90,12 +90,12 @@ def test_the_path_is_that_of_another_integrator(form, initial, strength):
             atol=1e-14,
         )
         np.testing.assert_allclose(path.alpha, other.y.T, rtol=1e-5)
-        # Eq. 11, all along the way.
+        # Eq. 11 holds along the path.
         response = path.alpha @ EXAMPLE.u * EXAMPLE.s**2 / strength
         np.testing.assert_allclose(path.response, response, atol=1e-10)
 
 
-def test_decoupled_examples_follow_one_scalar_equation_whatever_u_and_s():
+def test_decoupled_examples_follow_one_scalar_equation_for_any_u_and_s():
     strength = 0.05
     other = EXAMPLE._replace(u=orthogonal(np.random.default_rng(9), N), s=np.array([9.0, 1e-2, 3.0, 1.0, 0.3]))
     scalar = scipy.integrate.solve_ivp(
@@ -132,7 +132,7 @@ def test_the_method_is_of_fourth_order():
     whitened = problem.whiten(features.from_spectrum(EXAMPLE.u, EXAMPLE.s, EXAMPLE.y), Ridge(10.0))
 
     @jax.jit
-    def end(step):  # away from alpha = 0, where the flow is stiff and the order of the stages shows
+    def end(step):  # away from alpha = 0, where the flow is stiff and the order is reduced
         flow = _Flow(whitened.basis @ whitened.basis.T, whitened.offset, jnp.ones(()))
         field = diffrax.ODETerm(lambda t, v, flow: flow.field(rule, v) / rule.speed(v))
         start = rule.coordinate(jnp.full(N, 0.4))
@@ -169,7 +169,7 @@ FEATS = features.from_spectrum(np.eye(2), np.ones(2))
 
 
 @pytest.mark.slow
-def test_ten_thousand_times_to_record_change_nothing():
+def test_recording_ten_thousand_times_changes_nothing():
     few = np.array([1e-3, 0.1, 1.0, 7.0, 10.0])
     with jax.enable_x64(True):
         sparse = integrate(Ridge(0.1), times=few)
@@ -182,7 +182,7 @@ def test_ten_thousand_times_to_record_change_nothing():
 
 
 @pytest.mark.slow
-def test_times_that_crowd_need_steps_to_grow_again():
+def test_steps_grow_again_after_close_times():
     pairs = np.geomspace(1e-3, 10, 500)
     with jax.enable_x64(True):
         path = integrate(Ridge(0.1), times=np.sort(np.concatenate([pairs, pairs * (1 + 1e-14)])))
@@ -191,13 +191,13 @@ def test_times_that_crowd_need_steps_to_grow_again():
 
 
 @pytest.mark.parametrize("times", [[1.0, 0.5], [-1.0, 1.0], [0.0, np.nan], [0.0, np.inf]], ids=str)
-def test_traced_times_in_disorder_are_not_followed(times):
+def test_traced_times_that_do_not_increase_are_not_integrated(times):
     path = integrate(Ridge(0.1), times=np.array(times))
     assert not bool(path.converged)
     assert np.isnan(path.response).all()
 
 
-def test_times_that_single_precision_does_not_tell_apart_are_named():
+def test_times_that_are_equal_in_single_precision_are_named():
     with pytest.raises(ValueError, match=r"times: expected times that are distinct in float32, got [0-9]+ equal"):
         dual.integrate(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))
     with pytest.raises(ValueError, match="times: expected finite numbers"):
@@ -209,7 +209,7 @@ def test_times_that_single_precision_does_not_tell_apart_are_named():
 
 
 @pytest.mark.parametrize("strength", [1e-6, 1e-3, 1.0, 1e3, 1e6])
-def test_every_response_is_right_relative_to_itself_in_single_precision(strength):
+def test_every_response_is_relatively_accurate_in_single_precision(strength):
     example = EXAMPLE._replace(s=np.array([1, 0.3, 0.1, 1e-2, 1e-4]))
     times = np.array([1e-3, 0.1, 1, 1e2, 1e4, 1e6, 1e7])
     path = integrate(Ridge(strength), example=example, times=times)

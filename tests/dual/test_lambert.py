@@ -14,20 +14,20 @@ import scipy.special
 from gsjax.dual import closed_form
 from gsjax.dual.lambert import lambertw, wright_omega
 
-w_of = jax.jit(lambertw)  # one program instead of one for every operation
-omega_of = jax.jit(wright_omega)
+lambert = jax.jit(lambertw)  # one program instead of one per operation
+omega = jax.jit(wright_omega)
 
 ACCURACY = {dtype: 4 * float(jnp.finfo(dtype).eps) for dtype in (jnp.float32, jnp.float64)}
 
 
 def exact(function, points) -> np.ndarray:
-    """`function` at the points as floats, in 40 digits."""
+    """`function` at the points, computed with 40 digits and rounded to floats."""
     with mpmath.workdps(40):
         return np.array([float(function(mpmath.mpf(float(x)))) for x in points])
 
 
 def normal(x64, low, high, n=181) -> np.ndarray:
-    """Points from `low` to `high`, as far as these are normal numbers."""
+    """Points from `low` to `high` that are normal numbers."""
     info = jnp.finfo(x64)
     points = np.geomspace(max(low, 1.01 * float(info.tiny)), min(high, 0.99 * float(info.max)), n)
     return np.asarray(jnp.asarray(points))
@@ -36,17 +36,17 @@ def normal(x64, low, high, n=181) -> np.ndarray:
 @pytest.mark.parametrize(("low", "high"), [(1e-305, 1e-30), (1e-30, 1e-6), (1e-6, 1), (1, 10), (10, 1e300)])
 def test_lambertw_of_positive_arguments(x64, low, high):
     x = normal(x64, low, high)
-    np.testing.assert_allclose(w_of(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
+    np.testing.assert_allclose(lambert(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
 
 
 @pytest.mark.parametrize(("low", "high"), [(1e-305, 1e-30), (1e-30, 1e-6), (1e-6, 0.3), (0.3, 0.3678)])
 def test_lambertw_of_negative_arguments(x64, low, high):
     x = -normal(x64, low, high)
-    np.testing.assert_allclose(w_of(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
+    np.testing.assert_allclose(lambert(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
 
 
 def test_lambertw_at_the_branch_point(x64):
-    """W behaves as -1 + sqrt(2 (e x + 1)) there, and e x + 1 is known to all digits of x."""
+    """W is about -1 + sqrt(2 (e x + 1)) there, and e x + 1 has all digits of x."""
     x = [np.asarray(-1 / math.e, x64)]
     while x[-1] * -math.e > 0.99:
         step = np.nextafter(x[-1], x64(0)) if len(x) < 20 else x[-1] + (x[-1] - x[0])
@@ -55,15 +55,15 @@ def test_lambertw_at_the_branch_point(x64):
     with mpmath.workdps(40):
         x = x[[mpmath.mpf(float(value)) >= -mpmath.exp(-1) for value in x]]
     assert len(x) > 30
-    np.testing.assert_allclose(w_of(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
-    # To the left of -1/e by rounding, W is what it is there.
-    np.testing.assert_allclose(w_of(np.nextafter(np.asarray(-1 / math.e, x64), x64(-1))), -1, rtol=ACCURACY[x64])
+    np.testing.assert_allclose(lambert(x), exact(mpmath.lambertw, x), rtol=ACCURACY[x64])
+    # Left of -1/e by rounding, W is -1.
+    np.testing.assert_allclose(lambert(np.nextafter(np.asarray(-1 / math.e, x64), x64(-1))), -1, rtol=ACCURACY[x64])
 
 
 def test_lambertw_of_zero_and_outside_its_domain(x64):
     assert float(lambertw(jnp.zeros(()))) == 0
     assert float(jax.grad(lambertw)(jnp.zeros(()))) == 1
-    assert np.isnan(w_of(-0.4))
+    assert np.isnan(lambert(-0.4))
     for x in (-0.4, np.nan, np.array([1.0, -1.0])):
         with pytest.raises(ValueError, match=r"^x: expected .+, got "):
             lambertw(jnp.asarray(x))
@@ -90,19 +90,19 @@ def test_batched_compiled_and_looped_agree(x64):
 
 
 def test_wright_omega_over_the_whole_range_of_margins(x64):
-    lowest = math.log(float(jnp.finfo(x64).tiny)) + 1  # below it omega leaves the normal numbers
+    lowest = math.log(float(jnp.finfo(x64).tiny)) + 1  # below it omega is not a normal number
     x = np.asarray(jnp.asarray(np.linspace(max(lowest, -800), 800, 401)))
     expected = exact(lambda v: mpmath.lambertw(mpmath.exp(v)), x)
-    np.testing.assert_allclose(omega_of(x), expected, rtol=ACCURACY[x64])
-    np.testing.assert_array_equal(omega_of(jnp.array([-800.0, -1e30])), 0)
-    assert float(omega_of(jnp.asarray(1e15))) == pytest.approx(1e15)
+    np.testing.assert_allclose(omega(x), expected, rtol=ACCURACY[x64])
+    np.testing.assert_array_equal(omega(jnp.array([-800.0, -1e30])), 0)
+    assert float(omega(jnp.asarray(1e15))) == pytest.approx(1e15)
 
 
 def test_wright_omega_against_forty_digits():
     with jax.enable_x64(True):
         x = np.concatenate([np.linspace(-40, 40, 81), [-37.0, -36.0, 0.0, 1.0, 1 + 1e-12]])
         reference = exact(lambda x: mpmath.lambertw(mpmath.exp(x)), x)
-        np.testing.assert_allclose(omega_of(x), reference, rtol=4e-15)
+        np.testing.assert_allclose(omega(x), reference, rtol=4e-15)
 
 
 def test_derivatives_of_wright_omega():

@@ -1,4 +1,4 @@
-"""The two links between margins and dual variables: each loss, its derivative and its coordinate fit together."""
+"""The two links between margins and dual variables: losses, derivatives and coordinates are consistent."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_coordinates_and_dual_variables_are_inverse(x64, form):
     np.testing.assert_allclose(rule.from_coordinate(rule.coordinate(alpha)), alpha, rtol=10 * TOLERANCE[x64])
     v = rule.coordinate(alpha)
     np.testing.assert_allclose(rule.speed(v), jax.vmap(jax.grad(rule.from_coordinate))(v), rtol=TOLERANCE[x64])
-    # The margin of an alpha determines this alpha.
+    # The margin of alpha maps back to alpha.
     np.testing.assert_allclose(rule.alpha(rule.margin(v)), alpha, rtol=20 * TOLERANCE[x64])
 
 
@@ -56,12 +56,12 @@ def test_the_exact_link_makes_equation_6_an_equality():
 
 def test_the_linearised_link_replaces_log_of_one_minus_alpha_by_minus_alpha():
     with jax.enable_x64(True):
-        alpha_of = jax.jit(link("linearized").alpha)
+        alpha_function = jax.jit(link("linearized").alpha)
         margins = jnp.linspace(-50, 50, 101)
-        alpha = alpha_of(margins)
+        alpha = alpha_function(margins)
         np.testing.assert_allclose(-jnp.log(alpha) - alpha, margins, atol=1e-13)
-        small = jnp.linspace(7, 30, 20)  # alpha = exp(-m): where both are small the links agree to first order
-        np.testing.assert_allclose(alpha_of(small), link("exact").alpha(small), rtol=1e-6)
+        small = jnp.linspace(7, 30, 20)  # alpha = exp(-m): for small alpha the links agree to first order
+        np.testing.assert_allclose(alpha_function(small), link("exact").alpha(small), rtol=1e-6)
 
 
 def test_an_unknown_form_is_named():

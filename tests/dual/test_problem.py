@@ -1,4 +1,4 @@
-"""The dual problem: its whitened form against Eqs. 8, 9 and 18 as printed, and duality between it and training."""
+"""The dual problem: its whitened form against Eqs. 8, 9 and 18 as printed, and duality with training."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -37,7 +37,7 @@ def entropy(alpha):
 
 
 def constant(whitened, penalty, y):
-    """What targets add to the primal: `sum_i lambda_i t_i^2 / 2 - |B^T L Y t|^2 / 2`."""
+    """The constant that targets add to the primal: `sum_i lambda_i t_i^2 / 2 - |B^T L Y t|^2 / 2`."""
     if isinstance(penalty, Ridge):
         return 0.0
     pull = penalty.strength * y * penalty.target
@@ -57,7 +57,7 @@ def test_ridge_gives_the_kernel_over_its_strength(x64):
     np.testing.assert_allclose(whitened.linear_term(alpha), kernel @ alpha / 0.3, rtol=100 * ROUNDING[x64])
 
 
-def test_decoupling_at_full_rank_leaves_every_example_an_equation_of_its_own(x64):
+def test_decoupling_at_full_rank_gives_every_example_its_own_equation(x64):
     example = instance(1)
     whitened = whiten(example, PENALTIES["targets"])
     tolerance = 100 * ROUNDING[x64]
@@ -77,7 +77,7 @@ def test_decoupling_at_lower_rank_projects(x64):
     np.testing.assert_allclose(narrow.basis @ narrow.basis.T, projection, atol=tolerance)
 
 
-def test_scalars_hold_for_every_example():
+def test_scalars_apply_to_every_example():
     one = whiten(instance(2), SpectralDecoupling(0.3, 1.0))
     other = whiten(instance(2), SpectralDecoupling(np.full(5, 0.3), np.ones(5)))
     np.testing.assert_array_equal(one.basis, other.basis)
@@ -152,7 +152,7 @@ def test_weak_duality(alpha, theta, name):
         assert primal >= dual + constant(whitened, penalty, example.y) - 1e-9
 
 
-def test_the_whitened_primal_is_training_seen_in_other_coordinates():
+def test_the_whitened_primal_is_training_in_other_coordinates():
     # min over w of loss(B w + b) + |w|^2 / 2, at w = B^T alpha.
     example, penalty = instance(6), PENALTIES["targets"]
     theta = primal_minimum(example.phi, example.y, penalty)

@@ -1,8 +1,9 @@
 """The optimum of Eq. 5 and its starvation matrix in extended precision, feature by feature.
 
-Newton's method on the weights w of the whitened features, `z_j = s_j w_j / sqrt(lambda)`, with gradients in extended
-precision and steps in double precision: every step gains digits, so what it ends at does not depend on them. Checked by
-the size of the last step, relative to each w_j. The problem is convex, so what satisfies the conditions is the optimum.
+Newton's method on the weights w of the whitened features, `z_j = s_j w_j / sqrt(lambda)`. Gradients are in extended
+precision and steps in double precision: every step gains digits, so the result does not depend on the precision of the
+steps. The size of the last step, relative to each w_j, checks it. The problem is convex, so a zero of the gradient is
+the optimum.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import scipy.linalg
 from scipy.special import expit, wrightomega
 
 LONG = np.longdouble
-FLOOR = 32  # roundings of u and alpha, of which a response may consist: `dual.equilibrium` says so
+FLOOR = 32  # roundings of u and alpha below which a response is not accurate, as `dual.equilibrium` documents
 
 
 def logistic(margins):
@@ -36,12 +37,12 @@ FORMS: dict[str, Callable] = {"exact": logistic, "linearized": linearised}
 
 
 class Truth(NamedTuple):
-    """What is true of a problem with features `u (n, r)`, `s (r,)` and a ridge.
+    """The exact solution of a problem with features `u (n, r)`, `s (r,)` and a ridge.
 
-    `alpha (n,)`, `response (r,)` and what of it may be `rounding (r,)` of u and alpha in the precision asked for;
-    `slopes (r, r)`, the starvation matrix with the signs of u, and their natural `scale (r, r)`: where each would be if
-    the features were fully coupled, with a pull no smaller than its rounding. `last_step`: the largest last step of a
-    w_j relative to it, where the response is more than rounding.
+    `alpha (n,)`; `response (r,)`; `rounding (r,)`, the error of the response by rounding of u and alpha in the given
+    precision; `slopes (r, r)`, the starvation matrix with the signs of u; `scale (r, r)`, the size that each entry
+    would have if the features were fully coupled, with a pull of at least its rounding; `last_step`, the largest last
+    step of a w_j relative to w_j, where the response is larger than its rounding.
     """
 
     alpha: np.ndarray
@@ -59,7 +60,7 @@ def definite_solver(matrix):
 
 
 def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = True) -> Truth:
-    """The truth; `guess (r,)` is a response to start from, and does not matter. `slopes` may be left out, as NaN."""
+    """The truth, from an initial response `guess (r,)` that does not change it. Without `slopes` these are NaN."""
     dual = FORMS[form]
     u, b = u.astype(LONG), s.astype(LONG) / np.sqrt(LONG(strength))
     basis, carrying = u * b, b > 0
@@ -71,9 +72,9 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = T
     margins = basis @ w
     alpha, curvature = dual(margins)
     doubt = np.abs(alpha) + curvature * (np.abs(basis) @ np.abs(w))
-    rounding = eps * (np.abs(u).T @ doubt)  # of u.T @ alpha
+    rounding = eps * (np.abs(u).T @ doubt)  # the rounding of u.T @ alpha
     response = b * w
-    # A component of w is determined by c = u.alpha and by its curvature: rounding of c moves it by that over 1 + b^2 C.
+    # The rounding of c = u.alpha changes a component of w by b times it, over 1 + b^2 C with the curvature C.
     moved = b * rounding / (1 + b**2 * ((u**2).T @ curvature))
     known = carrying & (np.abs(w) > FLOOR * moved)
     last_step = float(np.max(np.abs(step[known] / w[known]), initial=0))
@@ -89,7 +90,7 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = T
     columns = np.where(strong, np.eye(len(b)) / np.where(strong, b, 1), -b[:, None] * gram)
     solver = definite_solver(hessian.astype(float))
     solved = np.zeros_like(columns)
-    for _ in range(6):  # refined: the residuals are extended
+    for _ in range(6):  # iterative refinement with residuals in extended precision
         solved = solved + solver((columns - hessian @ solved).astype(float))
     matrix = (b[:, None] * solved + np.where(strong, 0, np.eye(len(b)))) * pull / LONG(strength)
     diagonal = np.sqrt(np.diag(solver(np.eye(len(b)))))
@@ -100,7 +101,7 @@ def solve(u, s, strength, *, form: str, eps: float, guess=None, slopes: bool = T
 
 def _newton(basis, dual, w):
     double = basis.astype(float)
-    before, still, step = np.inf, 0, np.full(len(w), np.inf)
+    before, settled, step = np.inf, 0, np.full(len(w), np.inf)
     for _ in range(80):
         alpha, curvature = dual(basis @ w)
         gradient = w - basis.T @ alpha
@@ -115,9 +116,9 @@ def _newton(basis, dual, w):
             t /= 2
         w = w + t * step
         size = np.max(np.abs(change)) / min(1, np.max(np.abs(basis @ w)) + np.finfo(float).tiny)
-        # Once more at the end, for features that are much weaker than those that make up the margins.
-        still += t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2))
-        if still == 3:
+        # Some more steps at the end, for features that are much weaker than those that dominate the margins.
+        settled += t == 1 and (size < 1e-17 or (size < 1e-12 and size > before / 2))
+        if settled == 3:
             break
         before = size
     return step, w

@@ -1,4 +1,4 @@
-"""Accuracy under attack, as it is run from the command line; what is attacked, and when it is judged."""
+"""Accuracy under attack: the run from the command line, what is attacked, and when results are judged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import pytest
 from experiments import _cifar, adversarial_accuracy
 from experiments.__main__ import main
 from gsjax import networks, records
-from gsjax.data import sources
 
 SMOKE = adversarial_accuracy.PRESETS["smoke"]
 RECORD = Path(adversarial_accuracy.__file__).with_name("records") / "adversarial_accuracy" / "gpu" / "summary.json"
@@ -51,7 +50,7 @@ def test_published_factors_are_converted():
 
 
 def test_what_is_trained_on_and_attacked(monkeypatch):
-    """All classes, normalised, with the radius of the attack in the same units."""
+    """Images of all classes are normalised, and the radius of the attack is in the same units."""
     seen = {}
 
     def pgd(logits_fn, x, y, **attack):
@@ -73,9 +72,9 @@ def test_what_is_trained_on_and_attacked(monkeypatch):
     adversarial_accuracy.recipe.cache_clear()
 
 
-def test_it_is_judged_after_the_published_training_alone():
+def test_results_are_judged_only_after_the_published_training():
     pairs = {"erm": [0.3, 0.31, 0.29, 0.3, 0.3], "sd": [0.6, 0.62, 0.61, 0.6, 0.63]}
-    rows = {arm: [{"attacked": of, "test": 0.9, "train": 1.0} for of in values] for arm, values in pairs.items()}
+    rows = {arm: [{"attacked": value, "test": 0.9, "train": 1.0} for value in values] for arm, values in pairs.items()}
     short = adversarial_accuracy.PRESETS["gpu"]
     assert adversarial_accuracy.judge(rows, short, "cifar10", [18_000, 3600]) == []
     assert adversarial_accuracy.judge(rows, adversarial_accuracy.PRESETS["paper"], "cifar10", [18_000, 3600]) == []
@@ -89,7 +88,7 @@ def test_it_is_judged_after_the_published_training_alone():
 
 @pytest.mark.parametrize("precision", ["highest", "tensorfloat32"])
 def test_the_precision_reaches_every_product(precision):
-    """Forwards and backwards, within the training's own setting: read off the program."""
+    """In the forward and in the backward pass, inside the setting of the training; read off the program."""
     network = adversarial_accuracy.InPrecision(networks.PreActResNet((2,), (1,), 3), precision)
     x = np.ones((2, 8, 8, 1), np.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), x)
@@ -97,26 +96,23 @@ def test_the_precision_reaches_every_product(precision):
     def loss(params, rest):
         return network.apply({"params": params, **rest}, x, train=True, mutable=list(rest))[0].sum()
 
-    rest = {name: of for name, of in variables.items() if name != "params"}
+    rest = {name: leaf for name, leaf in variables.items() if name != "params"}
     with jax.default_matmul_precision("highest"):
         program = str(jax.make_jaxpr(jax.grad(loss))(variables["params"], rest))
     wanted = {"highest": "HIGHEST", "tensorfloat32": "HIGH"}[precision]
     assert set(re.findall(r"Precision\.(\w+)", program)) == {wanted}
 
 
-def test_a_data_set_that_is_absent_is_left_out_or_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+def test_a_missing_data_set_is_left_out_or_named(tmp_path, nowhere, one_line):
     config = adversarial_accuracy.Config(data=("cifar100", "digits"), seeds=2)
     cells = adversarial_accuracy.study(config, out=tmp_path, seed=0).cells
     assert [cell.key["data"] for cell in cells] == ["digits"] * 4
     assert main(["adversarial_accuracy", "--preset", "gpu", "--out", str(tmp_path / "out")]) == 2
-    assert "CIFAR-10" in capsys.readouterr().err.splitlines()[-1]
+    assert "CIFAR-10" in one_line()
 
 
 def quoted(name, form, place=0):
-    """A row of the record as the text quotes it: its number, or that with its interval."""
+    """A row of the record as the text quotes it: its number at place 0, the number with its interval at place 1."""
     [row] = [row for row in records.read(RECORD)["rows"] if row["name"] == name]
     number, ends = form.format(row["measured"]), row["interval"]
     return (number, f"{number} [{form.format(ends[0])}, {form.format(ends[1])}]")[place]
@@ -126,17 +122,17 @@ def test_the_text_says_what_the_record_says():
     page = Path(adversarial_accuracy.__file__).parents[1] / "docs" / "results" / "adversarial_accuracy.md"
     text = " ".join(page.read_text().split())
 
-    def of(name, place=0):
+    def both_arms(name, place=0):
         return [quoted(f"CIFAR-10, {arm}: {name}", "{:.1%}", place) for arm in ("ERM, c = 0", "SD, c = 0.01")]
 
-    attacked = [number.replace("%,", ",").replace("%]", "]") for number in of("under attack (5/255)", 1)]
+    attacked = [number.replace("%,", ",").replace("%]", "]") for number in both_arms("under attack (5/255)", 1)]
     gained = quoted("CIFAR-10: under attack (5/255), SD minus ERM", "{:.2%}", 1)
-    erm, sd = of("training accuracy")
+    erm, sd = both_arms("training accuracy")
     assert erm == sd
     for part in (
         f"8 of the published 200 epochs, on 18,000 of 50,000 images: {8 * 18 / (200 * 50):.2%} of the published",
         f"training accuracy is {erm} with both methods",
-        "test accuracy is {} (ERM) and {} (SD)".format(*of("test accuracy")),
+        "test accuracy is {} (ERM) and {} (SD)".format(*both_arms("test accuracy")),
         f"the accuracy is {attacked[0]} (ERM) and {attacked[1]} (SD)",
         f"The difference is {gained.replace('%,', ',').replace('%]', ']')}",
     ):

@@ -1,4 +1,4 @@
-"""No experiment begins with a value that has no sense: every flag of every experiment with every kind of bad value."""
+"""No experiment starts with a bad value: every flag of every experiment with every kind of bad value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from experiments import _bounds, _options
 from experiments.__main__ import main
 from experiments._bounds import Bound
 
-# What may be zero: it is told by name, so that this does not believe what the fields say of themselves.
+# Fields that may be zero, listed by name so that the test does not rely on the bounds that it checks.
 ZERO = {
     ("train", "momentum"),
     ("train", "classes"),
@@ -51,7 +51,7 @@ NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_s
 
 
 def kinds(hint: Any) -> set[Any]:
-    """The types that a field is made of."""
+    """The types that occur in a type hint."""
     if typing.get_origin(hint) is typing.Literal:
         return {typing.Literal}
     parts = [part for part in typing.get_args(hint) if not isinstance(part, Bound)]
@@ -59,15 +59,15 @@ def kinds(hint: Any) -> set[Any]:
 
 
 def bad(name: str, field: str) -> list[Any]:
-    """Values that a flag would be read as, and that it may not have."""
+    """Values of the types of a field that the experiment has to refuse."""
     config, key = _options.load(name).Config, (name, field)
-    of, value = kinds(typing.get_type_hints(config, include_extras=True)[field]), getattr(config(), field)
+    types, value = kinds(typing.get_type_hints(config, include_extras=True)[field]), getattr(config(), field)
     found: list[Any] = []
-    if int in of:
+    if int in types:
         found += [-5, 10**23]
-    if float in of:
+    if float in types:
         found += [-5.0, math.nan, math.inf, -math.inf, -1e-9, 1e99, 1e-99]
-    if (int in of or float in of) and key not in ZERO:
+    if (int in types or float in types) and key not in ZERO:
         found.append(0)
     if key in NAMES:
         found.append("nonsense")
@@ -80,17 +80,17 @@ def bad(name: str, field: str) -> list[Any]:
 
 @pytest.fixture
 def never(monkeypatch):
-    """Any experiment that is begun fails."""
+    """Makes every experiment fail that starts."""
 
-    def begun(*_, **__):
-        raise AssertionError("it has begun")
+    def started(*_, **__):
+        raise AssertionError("the experiment has started")
 
     for name in _options.found():
-        monkeypatch.setattr(_options.load(name), "study", begun)
+        monkeypatch.setattr(_options.load(name), "study", started)
 
 
 @pytest.mark.parametrize("name", _options.found())
-def test_no_experiment_begins_with_nonsense(name):
+def test_no_experiment_starts_with_a_bad_value(name):
     experiment = _options.load(name)
     count = 0
     for preset, config in experiment.PRESETS.items():
@@ -120,10 +120,10 @@ def test_no_experiment_begins_with_nonsense(name):
         ("train", ["--n", "0"]),
     ],
 )
-def test_no_command_begins_with_nonsense(never, name, arguments, tmp_path, capsys):
+def test_no_command_starts_with_a_bad_value(never, name, arguments, tmp_path, capsys):
     try:
         status = main([name, "--out", str(tmp_path / "out"), *arguments])
-    except SystemExit as stop:  # of what cannot be read at all, with a box
+    except SystemExit as stop:  # raised by tyro for what it cannot parse
         status = stop.code
     captured = capsys.readouterr()
     assert (status, captured.out) == (2, "")
@@ -145,7 +145,7 @@ def test_no_command_begins_with_nonsense(never, name, arguments, tmp_path, capsy
         (["--out", "\udcff"], "--out: expected text, got "),
     ],
 )
-def test_the_flags_that_all_share(arguments, complaint, capsys):
+def test_flags_that_all_experiments_have(arguments, complaint, capsys):
     assert main(["toy_dynamics", *arguments]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"experiments: {complaint}")
@@ -167,7 +167,7 @@ def test_the_flags_that_all_share(arguments, complaint, capsys):
         (["gallery", "--out="], "--out: expected a value, got ''"),
     ],
 )
-def test_what_does_not_go_together(arguments, complaint, capsys):
+def test_flags_that_contradict_each_other(arguments, complaint, capsys):
     assert main(arguments) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith(f"experiments: {complaint}")

@@ -1,4 +1,4 @@
-"""Margins of cats and dogs, as they are run from the command line; conversions and the exactness of the attack."""
+"""Margins of cats and dogs: the run from the command line, conversions, and the resolution of the search."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from experiments import _cifar, _rows, cifar_margin
 from experiments.__main__ import main
 from gsjax import records
-from gsjax.data import sources
+from tests.plotting.shown import points
 
 SMOKE = cifar_margin.PRESETS["smoke"]
 
@@ -22,23 +22,15 @@ def values(rows):
 
 
 @pytest.mark.slow
-def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
-    """Stopped after ERM, then run to its end: rows, summary, figure; a finished run computes nothing again."""
-    add, cells = records.Table.add, []
-
-    def stop(self, cell, rows, seconds):
-        add(self, cell, rows, seconds)
-        cells.append(cell["arm"])
-        if len(cells) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(records.Table, "add", stop)
+def test_figure_2_interrupted_and_finished(tmp_path, interrupt_after, figures):
+    """The run is stopped after ERM and finished: rows, summary and figure. A finished run computes nothing again."""
+    cells = interrupt_after(1)
     command = ["cifar_margin", "--preset", "smoke", "--out", str(tmp_path)]
     assert main(command) == 130
     assert main(command) == 0
     first = {name: (tmp_path / name).read_bytes() for name in ("rows.jsonl", "summary.json")}
     assert main(command) == 0
-    assert cells == ["erm", "sd", cifar_margin.SUMMED]
+    assert [cell["arm"] for cell in cells] == ["erm", "sd", cifar_margin.SUMMED]
     assert first == {name: (tmp_path / name).read_bytes() for name in first}
 
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -53,16 +45,21 @@ def test_figure_2_interrupted_and_finished(tmp_path, monkeypatch):
 
     summary = json.loads(first["summary.json"])
     assert [entry["stand-in"] for entry in summary["data"]] == [True]
-    assert all(row["published"] is None for row in summary["rows"])  # a stand-in is not held against published numbers
+    assert all(row["published"] is None for row in summary["rows"])  # a stand-in is not compared with published numbers
     flipped = np.mean(
         [np.mean(np.array(row["linf"]) <= 0.1) for row in rows if (row["arm"], row["epoch"]) == ("erm", 20)]
     )
     assert values(summary["rows"])["threes and eights, ERM: flipped within 0.1 (L-infinity)"] == pytest.approx(flipped)
     assert len(summary["signatures"]) == 5
-    assert (tmp_path / "margins.png").stat().st_size > 10_000
+
+    erm, *_ = figures["margins.png"].axes[0].lines
+    radii, drawn = points(erm).T
+    margins = np.array([row["linf"] for row in rows if (row["arm"], row["epoch"]) == ("erm", 20)], float)
+    np.testing.assert_allclose(drawn, [np.mean(margins <= radius) for radius in radii])
+    assert np.ptp(drawn) > 0.5
 
 
-def test_two_classes_are_trained_on():
+def test_the_training_data_has_two_classes():
     recipe = cifar_margin.recipe("erm", SMOKE)
     x = np.asarray(recipe.train.x)
     assert (x.min(), x.max()) == (-1, 1)
@@ -78,14 +75,14 @@ def test_the_paper_preset_has_the_published_settings():
 
 @pytest.mark.parametrize("name", ["laptop", "gpu", "paper"])
 def test_the_search_is_fine_enough(name):
-    """What was read off Fig. 2 lies within the radius; a bisection stops within 3% of the median there, .008."""
+    """The radius covers the values read off Fig. 2; a bisection stops within 3% of its median, 0.008."""
     config = cifar_margin.PRESETS[name]
     assert config.radius[0] > max(cifar_margin.RADII)
     assert cifar_margin.quantum(config) == config.radius[0] / 2**config.bisections < 0.03 * 0.008
 
 
-def rows_of(linf, **numbers):
-    """Seeds of an arm whose images have these margins."""
+def seed_rows(linf, **numbers):
+    """The rows of an arm whose images have these margins, one row per seed."""
     same = {"height": 1.0, "slope": 100.0, "ratio": 0.01, "single step": 0.9, "loss gradient": 0.5, "train": 1.0}
     return [
         {**same, "test": 0.7, "linf": row, "l2": row, "checked": row[: SMOKE.checked], **numbers}
@@ -94,11 +91,11 @@ def rows_of(linf, **numbers):
 
 
 def test_medians_beyond_the_radius_are_flagged_and_not_judged():
-    """Half of the images of one arm are not flipped at all, and their margins null in the file."""
+    """More than half of the images of one arm are never flipped; their margins are null in the file."""
     config = dataclasses.replace(SMOKE, radius=(0.11, 3.0))
-    near = np.random.default_rng(0).uniform(0.01, 0.1, (5, 20))
-    far = np.where(np.arange(20) < 12, np.array(None), near)
-    ends = {"erm": rows_of(near), "sd": rows_of(far), cifar_margin.SUMMED: rows_of(near)}
+    finite = np.random.default_rng(0).uniform(0.01, 0.1, (5, 20))
+    censored = np.where(np.arange(20) < 12, np.array(None), finite)
+    ends = {"erm": seed_rows(finite), "sd": seed_rows(censored), cifar_margin.SUMMED: seed_rows(finite)}
     lines = {row["name"]: row for row in cifar_margin.summarise(ends, config, [100, 20])}
     row = lines["threes and eights, SD: median margin (L-infinity)"]
     assert row["measured"] == pytest.approx(0.11)
@@ -107,18 +104,18 @@ def test_medians_beyond_the_radius_are_flagged_and_not_judged():
     assert lines["threes and eights, SD: margins (L-infinity) censored, as they lie beyond 0.11"]["measured"] == 0.6
     judged = {entry["name"] for entry in cifar_margin.judge(ends, config)}
     assert not any("median" in name for name in judged)
-    ends["sd"] = rows_of(2 * near)
+    ends["sd"] = seed_rows(2 * finite)
     assert sum("median" in entry["name"] for entry in cifar_margin.judge(ends, config)) == 2
 
 
 @pytest.mark.parametrize(("times", "holds"), [(1.0, False), (1.3, True)])
-def test_what_is_judged_of_margins(times, holds):
-    """Margins that are a third wider are seen as that, the same ones are not; a failure says why, with its numbers."""
+def test_signatures_of_margins(times, holds):
+    """Margins that are a third wider are found to be wider, equal margins are not; a failure says why, with numbers."""
     config = dataclasses.replace(SMOKE, data="cifar10", radius=(0.11, 3.0), bisections=10)
     generator = np.random.default_rng(0)
-    near = np.linspace(0.0, 0.08, 50) * generator.uniform(0.9, 1.1, (8, 1))
+    margins = np.linspace(0.0, 0.08, 50) * generator.uniform(0.9, 1.1, (8, 1))
     noise = generator.uniform(0.98, 1.02, (8, 1))
-    ends = {"erm": rows_of(near), "sd": rows_of(times * noise * near, height=0.1, slope=10.0)}
+    ends = {"erm": seed_rows(margins), "sd": seed_rows(times * noise * margins, height=0.1, slope=10.0)}
     found = {entry["name"]: entry for entry in _rows.judged(cifar_margin.judge(ends, config))}
     for name in ("median margin (L-infinity)", "median margin (L-infinity), correctly classified images"):
         entry = found[f"cats and dogs: {name}, SD minus ERM"]
@@ -130,7 +127,7 @@ def test_what_is_judged_of_margins(times, holds):
     lines = {row["name"]: row for row in cifar_margin.resolution(ends, config)}
     step = lines["cats and dogs: quantum of the margins (L-infinity), 10 bisections"]["measured"]
     assert step == pytest.approx(0.11 / 1024)
-    scale = np.median(near, axis=1).mean()
+    scale = np.median(margins, axis=1).mean()
     relative = lines["cats and dogs: over the median margin of ERM (L-infinity): the quantum"]["measured"]
     assert relative == pytest.approx(step / scale)
     ratio = lines["cats and dogs: median margin (L-infinity), SD over ERM"]
@@ -144,12 +141,9 @@ def test_medians_of_correctly_classified_images():
     assert cifar_margin.median(values, correct=True).tolist() == [2, np.inf]
 
 
-def test_absent_data_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+def test_missing_data_is_one_line(tmp_path, nowhere, one_line):
     assert main(["cifar_margin", "--preset", "laptop", "--out", str(tmp_path / "out")]) == 2
-    assert "CIFAR-10" in capsys.readouterr().err.splitlines()[-1]
+    assert "CIFAR-10" in one_line()
 
 
 RECORDS = Path(cifar_margin.__file__).with_name("records") / "cifar_margin"
@@ -172,7 +166,7 @@ def test_the_text_says_what_the_records_say():
     def figure(name, form="{:.4f}", place=1):
         return [quoted("gpu", f"{ABOUT}, {arm}{name}", form)[place] for arm in ("ERM", "SD")]
 
-    def of(name, form):
+    def single(name, form):
         return quoted("gpu", f"{ABOUT}: {name}", form)[0]
 
     def shrunk(epoch, form):
@@ -186,13 +180,13 @@ def test_the_text_says_what_the_records_say():
         what = "median margin (L-infinity) with 4 times the steps, over that without, 100 images"
         return [f"{1 - float(number):.1%}" for number in figure(f": {what}", "{:.6f}", 0)]
 
-    over, flipped = "over the median margin of ERM (L-infinity)", "flipped within 0.057 (L-infinity)"
+    relative, flipped = "over the median margin of ERM (L-infinity)", "flipped within 0.057 (L-infinity)"
     seen = "the least difference that is seen, quantum and half interval"
     accuracy, ratio = (
         figure(": test accuracy", "{:.1%}", 0),
         quoted("gpu", f"{ABOUT}: {linf}, SD over ERM", "{:.2f}")[1],
     )
-    early, within = figure(f", epoch 1: {flipped}", "{:.0%}", 0), figure(f": {flipped}", "{:.1%}", 0)
+    early, late = figure(f", epoch 1: {flipped}", "{:.0%}", 0), figure(f": {flipped}", "{:.1%}", 0)
     step = figure(f": {flipped} by one step along the sign of the gradient", "{:.1%}", 0)
     loss = figure(f": {flipped} by 10 steps along the gradient of the loss, not its sign", "{:.1%}", 0)
     first = figure(": median ratio of the two, of correctly classified images", "{:.4f}", 0)
@@ -200,11 +194,11 @@ def test_the_text_says_what_the_records_say():
         "is {} (ERM) and {} (SD), a ratio of {}".format(*figure(f": {linf}"), ratio),
         "correctly classified images it is {} and {}.".format(*figure(f": {correct}")),
         f"Test accuracies are {accuracy[0]} and {accuracy[1]}.",
-        f"Within 0.057, {within[0]} of the images are flipped under ERM and {within[1]} under SD",
-        f"quantum is {of('quantum of the margins (L-infinity), 10 bisections', '{:.5f}')}, "
-        f"{of(f'{over}: the quantum', '{:.1%}')} of ERM's median",
-        f"smallest detectable difference is {of(f'{over}: {seen}', '{:.1%}')} "
-        f"({of(f'{over}, correctly classified images: {seen}', '{:.1%}')} among",
+        f"Within 0.057, {late[0]} of the images are flipped under ERM and {late[1]} under SD",
+        f"quantum is {single('quantum of the margins (L-infinity), 10 bisections', '{:.5f}')}, "
+        f"{single(f'{relative}: the quantum', '{:.1%}')} of ERM's median",
+        f"smallest detectable difference is {single(f'{relative}: {seen}', '{:.1%}')} "
+        f"({single(f'{relative}, correctly classified images: {seen}', '{:.1%}')} among",
         f"logits {logits('|f_0 - f_1|')} smaller, and its gradient {logits('l1 norm of its gradient')}.",
         f"nearly the same: {first[0]} (ERM) and {first[1]} (SD).",
         f"from {shrunk(1, '{:.3f}')} after the first epoch to {shrunk(8, '{:.4f}')} after the eighth",

@@ -1,4 +1,4 @@
-"""Coloured digits, as they are run from the command line."""
+"""Coloured digits: the run from the command line, arms, schedule, selection and calibration."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import pytest
 from experiments import _calibration, _rows, colored_mnist
 from experiments.__main__ import main
 from gsjax import data
+from tests.plotting.shown import points
 
 SMOKE = colored_mnist.PRESETS["smoke"]
 
 
-def test_smoke_run(tmp_path):
+def test_smoke_run(tmp_path, figures):
     assert main(["colored_mnist", "--preset", "smoke", "--arms", "erm", "sd", "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["data"]["stand-in"]
@@ -30,7 +31,16 @@ def test_smoke_run(tmp_path):
     assert "test accuracy, SD minus ERM with the threshold that is best on test images" in names
     assert "entropy on coloured blank images, SD minus ERM at a temperature" in names
     assert all(entry["why"] for entry in summary["signatures"])
-    assert {"environments.png", "schedule.png"} <= {path.name for path in tmp_path.iterdir()}
+
+    found = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    rows = [row for row in found if row["arm"] == "sd"]
+    accuracies, entropies = figures["environments.png"].axes
+    for ax, kind in ((accuracies, "accuracies"), (entropies, "entropies")):
+        [means] = [line for line in ax.lines if line.get_label() == "SD"]
+        np.testing.assert_allclose(points(means)[:, 1], np.mean([row[kind] for row in rows], axis=0))
+    for ax, split in zip(figures["schedule.png"].axes, ("train", "test"), strict=True):
+        [line] = [line for line in ax.lines if line.get_linestyle() == "--"]
+        np.testing.assert_allclose(points(line)[:, 1], np.mean([row[split] for row in rows], axis=0))
 
 
 @pytest.mark.slow
@@ -41,8 +51,8 @@ def test_all_arms_twice_give_the_same_bytes(tmp_path):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
-def test_every_arm_is_of_a_published_or_stated_recipe():
-    """The schedule and the numbers of steps at full stretch, as in the reference."""
+def test_every_arm_has_its_published_or_stated_recipe():
+    """The numbers of steps without scaling, and the widths, as in the reference."""
     arms = {arm.name: arm for arm in colored_mnist.arms(colored_mnist.PRESETS["paper"])}
     assert {name: arm.steps for name, arm in arms.items()} == {
         "erm": 1001,
@@ -71,8 +81,8 @@ def test_the_two_halves_of_the_schedule():
     c, switch = 2e-5, round(450 * config.stretch)
     updates = {name: jax.jit(arm.method.update) for name, arm in arms.items() if name.startswith("sd")}
     for step, (scale, factor) in {switch - 1: (1.0, c), switch: (c, 1.0)}.items():
-        at = state._replace(step=jnp.asarray(step, jnp.int32))
-        infos = {name: update(at, batch)[1] for name, update in updates.items()}
+        current = state._replace(step=jnp.asarray(step, jnp.int32))
+        infos = {name: update(current, batch)[1] for name, update in updates.items()}
         logits = np.asarray(arms["sd"].network.apply({"params": state.params}, batch.x))
         loss, square = np.mean(np.log1p(np.exp(-np.asarray(batch.y) * logits))), np.mean(logits**2)
         expected = {
@@ -84,14 +94,14 @@ def test_the_two_halves_of_the_schedule():
             assert float(infos[name].objective) == pytest.approx(value, rel=1e-5), (name, step)
 
 
-def test_a_restart_has_images_of_its_own_in_three_parts_that_are_apart():
+def test_a_restart_has_its_own_images_in_three_disjoint_parts():
     images = data.digit_images()
     first, second = (colored_mnist.sample(jax.random.key(seed), images, SMOKE) for seed in (0, 1))
     assert [len(part.y) for part in first] == [400, 200, 200]
     assert not np.array_equal(first.train.x, second.train.x)
     seen = {np.asarray(x.sum(axis=-1)).tobytes() for x in first.train.x}
     both = [np.asarray(x.sum(axis=-1)).tobytes() in seen for part in first[1:] for x in part.x]
-    assert np.mean(both) < 0.02  # but for the few digits that the file holds twice
+    assert np.mean(both) < 0.02  # a few digits are in the file twice
     for part, share in zip(first, (0.85, 0.85, 0.1), strict=True):
         agrees = np.mean((np.asarray(part.group) % 2 == 1) == (np.asarray(part.y) > 0))
         assert abs(agrees - share) < 0.07
@@ -124,12 +134,14 @@ def test_the_best_threshold_is_as_good_as_any(seed):
 
 
 def test_a_temperature_undoes_a_scale():
-    """A network whose logits are seven times those of another one is as sure as that everywhere, once it is calmed."""
+    """A network with seven times the logits of another has the same entropies, once its temperature is matched."""
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 200))  # validation and the four environments
 
     def row(scale):
-        cooled = [[np.mean(_calibration.entropy(scale * of / t)) for of in logits] for t in _calibration.TEMPERATURES]
+        cooled = [
+            [np.mean(_calibration.entropy(scale * part / t)) for part in logits] for t in _calibration.TEMPERATURES
+        ]
         return {"cooled": cooled}
 
     one, seven = row(1.0), row(7.0)
@@ -138,8 +150,8 @@ def test_a_temperature_undoes_a_scale():
     assert np.abs(np.subtract(seven["cooled"][0][1:], one["cooled"][0][1:])).min() > 0.1
 
 
-def test_what_is_judged_fails_where_it_should():
-    """With SD no better than ERM, and ERM not following the colour, nothing holds, and each says why."""
+def test_signatures_fail_where_they_should():
+    """SD is no better than ERM, and ERM does not follow the colour: no signature holds, and each says why."""
     cooled = [[0.5 + 0.001 * number] * 5 for number in range(len(_calibration.TEMPERATURES))]
 
     def row(train, test):
@@ -170,7 +182,6 @@ def test_entropy_is_that_of_the_predicted_distribution():
         (["--train", "2000"], "train: expected at most 1797 images in all"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+def test_bad_input_is_one_line(flags, complaint, tmp_path, one_line):
     assert main(["colored_mnist", "--preset", "smoke", "--out", str(tmp_path), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()

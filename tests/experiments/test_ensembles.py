@@ -1,4 +1,4 @@
-"""Ensembles of bases, as they are run from the command line, and what is concluded from them."""
+"""Ensembles of bases: the run from the command line, statistics, and what is concluded from the rows."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import json
 import numpy as np
 import pytest
 
-from experiments import _ensemble_rows, _ensemble_signatures, _random_bases, _ranks, _real_bases, _rows, ensembles
+from experiments import (
+    _ensemble_figures,
+    _ensemble_rows,
+    _ensemble_signatures,
+    _random_bases,
+    _ranks,
+    _real_bases,
+    _rows,
+    ensembles,
+)
 from experiments.__main__ import main
 from experiments._ensemble_rows import Rows
-from gsjax import records
-from gsjax.data import sources
 from gsjax.starvation.ensemble import Ensemble
+from tests.experiments.figures import record_figures
+from tests.plotting.shown import points
 
 SMOKE = ensembles.PRESETS["smoke"]
 SEVEN = dataclasses.replace(SMOKE, tasks=tuple(f"digits_3_{label}" for label in (8, 0, 1, 2, 4, 5, 6)))
 
 
-@pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """No data but scikit-learn's."""
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
-
-
 def share(cell: dict) -> float:
-    """What theory says of a cell."""
+    """The share of starving pairs that theory predicts for a cell."""
     match cell.get("structure"):
         case "positive loadings":
             return 0.99
@@ -46,12 +47,12 @@ def share(cell: dict) -> float:
 
 @pytest.fixture
 def rows():
-    """Rows as `run` makes them, with what theory says in the place of what is found, and some noise."""
+    """Rows as a run writes them, with the predictions of theory plus some noise in place of measurements."""
     rng, made = np.random.default_rng(0), []
     cells = [cell._asdict() for cell in _random_bases.grid(SMOKE)]
     for number, task in enumerate(SEVEN.tasks):
-        of = {"task": task, "network": "mlp", "n": 16, "number": number}
-        cells += [{**of, "strength": strength} for strength in SMOKE.real_strengths]
+        base = {"task": task, "network": "mlp", "n": 16, "number": number}
+        cells += [{**base, "strength": strength} for strength in SMOKE.real_strengths]
     for cell in cells:
         for draw in range(SMOKE.draws):
             noise = 0.001 * rng.normal()
@@ -67,7 +68,7 @@ def rows():
     return made
 
 
-def test_one_thing_is_varied_at_a_time():
+def test_cells_differ_from_the_base_in_one_parameter():
     config = ensembles.PRESETS["laptop"]
     cells = _random_bases.grid(config)
     assert len(set(cells)) == len(cells)
@@ -96,7 +97,7 @@ def test_the_predicted_share_falls_to_a_half_like_an_inverse_root():
     assert (_random_bases.competing(400) - 0.5) * 20 == pytest.approx((2 / np.pi) ** 1.5 / 2, rel=0.01)
 
 
-def test_conclusions_hold_where_theory_does_and_not_where_it_does_not(rows):
+def test_signatures_hold_for_rows_that_follow_theory_and_not_for_others(rows):
     def holds():
         judged = _rows.judged(_ensemble_signatures.judge(Rows(rows), SEVEN, SEVEN.tasks))
         return {signature["name"]: signature["holds"] for signature in judged}
@@ -104,7 +105,7 @@ def test_conclusions_hold_where_theory_does_and_not_where_it_does_not(rows):
     first = holds()
     assert sum("control" in name for name in first) == 2
     fails = "real networks: the better the best aligned agrees with the labels, the more it starves"
-    assert [name for name in first if not first[name]] == [fails]  # it is the same for all
+    assert [name for name in first if not first[name]] == [fails]  # the overlap is the same for all
     for row in rows:
         row["share"] = row["by_strongest"] = 0.7
     second = holds()
@@ -114,18 +115,18 @@ def test_conclusions_hold_where_theory_does_and_not_where_it_does_not(rows):
     ]
 
 
-def test_networks_and_lambdas_of_a_task_are_no_further_tasks(rows):
-    """Twice the rows of the same tasks make no correlation surer."""
+def test_networks_and_lambdas_of_a_task_do_not_count_as_tasks(rows):
+    """Twice the rows of the same tasks do not narrow the interval of a correlation."""
     before = _ensemble_signatures.judge(Rows(rows), SEVEN, SEVEN.tasks)
     more = [{**row, "network": "cnn"} for row in rows if "task" in row]
     both = dataclasses.replace(SEVEN, networks=("mlp", "cnn"))
     after = _ensemble_signatures.judge(Rows([*rows, *more]), both, SEVEN.tasks)
-    of = [
+    compared = [
         [entry for entry in found if "support" in entry["name"] or "carry" in entry["name"]]
         for found in (before, after)
     ]
-    assert of[0][0]["interval"] == of[1][0]["interval"]
-    assert of[0][0]["p"] == of[1][0]["p"]
+    assert compared[0][0]["interval"] == compared[1][0]["interval"]
+    assert compared[0][0]["p"] == compared[1][0]["p"]
 
 
 @pytest.mark.parametrize("tasks", [7, 27])
@@ -134,10 +135,10 @@ def test_the_interval_of_a_rank_correlation_covers_as_often_as_it_says(tasks):
     rng = np.random.default_rng(tasks)
     x, noise = rng.normal(size=(2, sets, tasks))
     y = rho * x + np.sqrt(1 - rho**2) * noise
-    truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's, of normal numbers
+    truth = 6 / np.pi * np.arcsin(rho / 2)  # Spearman's rho of a bivariate normal distribution
     found = [_ranks.correlation(*pair) for pair in zip(x, y, strict=True)]
-    inside = np.mean([low <= truth <= high for _, low, high in found])
-    assert 0.93 < inside < 0.98
+    coverage = np.mean([low <= truth <= high for _, low, high in found])
+    assert 0.93 < coverage < 0.98
 
 
 def test_a_permutation_test_is_wrong_as_often_as_it_says():
@@ -147,7 +148,7 @@ def test_a_permutation_test_is_wrong_as_often_as_it_says():
     assert _ranks.p_value(np.arange(7.0), np.arange(7.0)) < 0.001
 
 
-def test_rows_say_over_how_many_draws_they_are(rows):
+def test_rows_say_how_many_draws_they_average(rows):
     found = {row["name"]: row for row in _ensemble_rows.summarise(Rows(rows), SMOKE, ["digits_3_8"])}
     row = found["digits 3/8, mlp: weaker ones starved by the best aligned"]
     assert (row["seeds"], row["differs"]) == (7, "1 of 8 draws without")
@@ -157,7 +158,7 @@ def test_rows_say_over_how_many_draws_they_are(rows):
     assert row["measured"] == pytest.approx(0.75, abs=0.002)
 
 
-def test_a_data_set_that_is_absent_is_left_out(nowhere):
+def test_a_missing_data_set_is_left_out(nowhere):
     config = dataclasses.replace(SMOKE, tasks=("digits_3_8", "fashion_mnist_2_4"))
     assert [_real_bases.available(task) for task in config.tasks] == [True, False]
     digits, fashion = _real_bases.about(config)
@@ -183,25 +184,16 @@ def test_a_data_set_that_is_absent_is_left_out(nowhere):
         (["--examples", "1"], "examples: expected whole numbers of at least 2"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+def test_bad_input_is_one_line(flags, complaint, tmp_path, one_line):
     assert main(["ensembles", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
-    """Stopped after some cells, then run to its end, with a data set that is not there."""
-    add, cells = records.Table.add, []
-
-    def stop(self, cell, rows, seconds):
-        add(self, cell, rows, seconds)
-        cells.append(cell)
-        if len(cells) == 3:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(records.Table, "add", stop)
+def test_smoke_run_interrupted_and_finished(tmp_path, interrupt_after, nowhere, figures):
+    """The run is stopped after some cells and finished, without one of the data sets."""
+    cells = interrupt_after(3)
     command = ["ensembles", "--preset", "smoke", "--tasks", "digits_3_8", "mnist_3_8", "--out", str(tmp_path / "out")]
     assert main(command) == 130
     assert main(command) == 0
@@ -216,9 +208,37 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, nowhere):
     assert values["digits 3/8, mlp: share of pairs that starve"] == pytest.approx(np.mean(shares))
     found = {signature["name"]: signature for signature in summary["signatures"]}
     assert found["near identity (1e-05), positive: nearly all pairs starve"]["holds"]
-    # Eight draws are too few for an interval within 0.05; their mean is there, and away from there in the control.
+    # Eight draws are too few for an interval of half width 0.05. Their mean is within 0.05, and outside in the control.
     few = "few exceptions, all other strengths equal: the predicted share of the other pairs starves"
     assert abs(found[few]["value"]) <= _ensemble_signatures.NEAR
     assert found["few exceptions, control, strengths by the power law: fewer than the predicted share"]["holds"]
-    for figure in ("structures.png", "scaling.png", "real.png"):
-        assert (tmp_path / "out" / figure).stat().st_size > 10_000
+    assert figures.keys() == {"structures.png", "scaling.png", "real.png"}
+
+
+def test_figures_show_the_means_of_the_rows(rows, monkeypatch, tmp_path):
+    found, config, figures = Rows(rows), SEVEN, record_figures(monkeypatch, write=False)
+    _ensemble_figures.draw_structures(found, config, tmp_path / "structures.png")
+    left, middle, right = figures["structures.png"].axes
+    for ax, label, expected in (
+        (left, "positive loadings", [0.99] * 2),
+        (middle, "all pairs", [0.5 + 0.499 * overlap**8 for overlap in config.overlaps]),
+        (right, "pairs of others, equally strong", [_random_bases.competing(count) for count in config.counts]),
+    ):
+        [line] = [line for line in ax.lines if line.get_label() == label]
+        np.testing.assert_allclose(points(line)[:, 1], expected, atol=0.002)
+
+    _ensemble_figures.draw_scaling(found, config, tmp_path / "scaling.png")
+    panels = figures["scaling.png"].axes
+    assert len(panels) == 9
+    assert all(len(ax.lines) >= len(_random_bases.LABELS) for ax in panels)
+    [label] = [label for structure, label in _random_bases.LABELS.items() if structure == "random"]
+    [line] = [line for line in panels[0].lines if line.get_label() == label]
+    np.testing.assert_allclose(points(line), [[config.n, 0.5]], atol=0.002)
+
+    _ensemble_figures.draw_real(found, config, config.tasks, tmp_path / "real.png")
+    left, middle, right = figures["real.png"].axes
+    [means] = [line for line in left.lines if line.get_label() == "mlp"]
+    np.testing.assert_allclose(points(means)[:, 1], [0.55], atol=0.001)
+    marks = [points(line)[0] for line in right.lines if len(points(line)) == 1]
+    assert len(marks) == len(config.tasks) * len(config.real_strengths)
+    np.testing.assert_allclose(marks[0], [0.0, 0.55], atol=0.001)

@@ -1,4 +1,4 @@
-"""`python -m experiments gallery`: the figures of the README can be drawn anew, and the README shows those tracked."""
+"""`python -m experiments gallery`: it draws the figures of the README, and the README shows the tracked ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZE = (1624, 1232)
 
 
 def fit_for_a_page(content: bytes) -> bool:
-    """Whether this is an image of the one size, small, with something on it, and without white bands at its edges."""
+    """Whether an image has the size of the gallery, few bytes, content, and no white bands at its edges."""
     with Image.open(io.BytesIO(content)) as image:
         assert (image.format, image.size) == ("PNG", SIZE)
         shades = np.asarray(image.convert("L"))
@@ -37,7 +37,7 @@ def test_the_command_draws_all_of_them(tmp_path, capsys):
     assert str(folder) in capsys.readouterr().out
 
 
-def test_the_same_figure_has_the_same_bytes_and_names_no_maker():
+def test_a_figure_has_the_same_bytes_every_time_and_names_no_software():
     first, second = (_gallery.png(_gallery.phase_diagram()) for _ in range(2))
     assert first == second
     assert fit_for_a_page(first)

@@ -1,4 +1,4 @@
-"""Rare groups: the run from the command line, what counts as its result, and photographs read batch by batch."""
+"""Rare groups: the run from the command line, offsets and epochs, signatures, and photographs in batches."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from safetensors.numpy import save_file
 
 from experiments import _offsets, _photographs, _rows, groups
 from experiments.__main__ import main
-from gsjax import data, methods, networks, records
+from gsjax import data, methods, networks
 from gsjax.data import sources
+from tests.plotting.shown import points
 
 
 def read(folder, name="summary.json"):
@@ -29,29 +30,21 @@ def values(summary):
     return {row["name"]: row["measured"] for row in summary["rows"]}
 
 
-def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
-    """Stopped after a method, then run to its end: the rows of every network, Table 3, and the figure."""
-    add, cells = records.Table.add, []
-
-    def stop(self, cell, rows, seconds):
-        add(self, cell, rows, seconds)
-        cells.append(cell["arm"])
-        if len(cells) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(records.Table, "add", stop)
+def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch, interrupt_after, figures):
+    """The run is stopped after one method and finished: the rows of every network, Table 3 and the figure."""
+    cells = interrupt_after(1)
     draw, drawn = groups.from_colored, []
 
-    def once(config, keys):  # the same images, without compiling their program again
+    def draw_once(config, keys):  # the same images again, without compiling the program
         drawn.extend([] if drawn else [draw(config, keys)])
         return drawn[0]
 
-    monkeypatch.setattr(groups, "from_colored", once)
+    monkeypatch.setattr(groups, "from_colored", draw_once)
     arms = ["erm", "sd"]
     command = ["groups", "--preset", "smoke", "--out", str(tmp_path), "--arms", *arms]
     assert main(command) == 130
     assert main(command) == 0
-    assert cells == arms
+    assert [cell["arm"] for cell in cells] == arms
 
     summary = read(tmp_path)
     assert summary["data"]["stand-in"]
@@ -59,8 +52,8 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [(row["arm"], row["seed"]) for row in rows] == [(arm, seed) for arm in arms for seed in (0, 1)]
     assert all(row["finite"] and np.shape(row["none"]["test"]) == (6, 4) for row in rows)
-    for row in rows:  # what an offset is selected for gets no worse by it
-        for kind, score in {"groups": worst, "classes": balanced_by(row["shares"])}.items():
+    for row in rows:  # an offset does not lower the score that it is selected for
+        for kind, score in {"groups": worst, "classes": balanced_score(row["shares"])}.items():
             for after, before in zip(row[kind]["validation"], row["none"]["validation"], strict=True):
                 assert score(after) >= score(before) - 1e-6
         sizes = summary["data"]["train"]
@@ -84,15 +77,21 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
         "worst group, (SD, no group labels) minus (ERM + log odds, no group labels)",
     ]
     assert all(row["differs"] for row in summary["rows"])
-    assert (tmp_path / "groups.png").stat().st_size > 10_000
+
+    left, middle, right = figures["groups.png"].axes
+    accuracies, worst_groups = (next(line for line in ax.lines if line.get_label() == "ERM") for ax in (left, middle))
+    np.testing.assert_allclose(points(accuracies)[:, 1], erm.mean(axis=0))
+    assert points(worst_groups)[0, 1] == pytest.approx(found["ERM: worst-group accuracy"])
+    course = np.mean([np.min(row["none"]["test"], axis=1) for row in rows[:2]], axis=0)
+    np.testing.assert_allclose(points(right.lines[0]), np.stack([np.arange(1, 7), course], axis=1))
 
 
 def worst(accuracies):
     return min(accuracies)
 
 
-def balanced_by(shares):
-    """The mean of both classes' accuracies over images drawn with these shares of groups."""
+def balanced_score(shares):
+    """The score that averages the accuracies of both classes, for groups with these shares."""
 
     def score(accuracies):
         right = [share * accuracy for share, accuracy in zip(shares, accuracies, strict=True)]
@@ -102,14 +101,14 @@ def balanced_by(shares):
 
 
 def row(seed, validation, test, **moved):
-    """With other courses where an offset of that kind is added; the same elsewhere."""
+    """A row with the same accuracies for every kind of offset, except for the kinds in `moved`."""
     kinds = dict.fromkeys(("none", "groups", "classes", "odds"), (validation, test)) | moved
     found = {kind: {"validation": ours, "test": theirs} for kind, (ours, theirs) in kinds.items()}
     return {"seed": seed, "shares": [0.44, 0.41, 0.14, 0.01], "finite": True, **found}
 
 
 def brute_force(logits, y, group, score):
-    """The best score over all thresholds between logits, and the smallest offset that has it, one by one."""
+    """The best score over all thresholds between logits, tried one by one; the smallest offset that reaches it."""
     ends = sorted({logits.min() - 1, *logits.tolist(), logits.max() + 1})
     offsets = [-(low + high) / 2 for low, high in itertools.pairwise(ends)] + [0.0]
 
@@ -124,23 +123,27 @@ def brute_force(logits, y, group, score):
 @pytest.mark.parametrize("score", ["worst", "balanced"])
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("shift", [0.0, 2.0, -40.0])
-def test_the_best_offset_is_the_one_of_a_search_of_all(score, ties, shift):
+def test_the_best_offset_is_that_of_an_exhaustive_search(score, ties, shift):
     generator, shares = np.random.default_rng(int(ties) + 5), np.array([0.4, 0.3, 0.2, 0.1])
     group = generator.permutation(np.repeat(np.arange(4), [12, 9, 7, 3]))
     y = np.where(group > 1, 1.0, -1.0)
     logits = (y + 1.5 * generator.normal(size=len(y)) + shift).astype(np.float32)
     logits = np.round(logits) + 0.25 if ties else logits
-    own = worst if score == "worst" else balanced_by(shares)
-    given = (lambda of: of.min(axis=0)) if score == "worst" else lambda of: _offsets.class_balance(of, shares)
+    own = worst if score == "worst" else balanced_score(shares)
+    given = (
+        (lambda values: values.min(axis=0))
+        if score == "worst"
+        else lambda values: _offsets.class_balance(values, shares)
+    )
     best, smallest, accuracies = brute_force(logits.astype(float), y, group, own)
     found = float(_offsets.best_offset(_photographs.Outputs(*map(jnp.asarray, (logits, y, group))), given))
     assert own(accuracies(found)) == pytest.approx(best, abs=1e-6)
-    if score == "worst":  # a sum of shares is equal up to its rounding only
+    if score == "worst":  # sums of shares are equal up to rounding
         assert abs(found) == pytest.approx(smallest, abs=1e-5)
 
 
 def test_an_epoch_is_selected_together_with_its_offset():
-    """By groups the first epoch without an offset, and the second with one; by classes the second without one."""
+    """For groups, the first epoch without an offset and the second with one; for classes, the second without one."""
     plain = [[0.9, 0.9, 0.9, 0.6], [1.0, 1.0, 0.9, 0.1]], [[1.0] * 4, [0.5] * 4]
     moved = [[0.8, 0.8, 0.8, 0.4], [0.8, 0.8, 0.8, 0.7]], [[0.0] * 4, [0.3] * 4]
     one = row(0, *plain, groups=moved)
@@ -149,10 +152,10 @@ def test_an_epoch_is_selected_together_with_its_offset():
 
 
 @pytest.mark.parametrize("moved", [0.0, 0.3])
-def test_sd_is_judged_beside_an_offset_on_erm(moved):
-    """SD gains .2 over ERM: more than ERM's own offset of 0 does, less than one of .3; each is said as it is."""
+def test_sd_is_compared_with_an_offset_on_erm(moved):
+    """SD gains 0.2 over ERM: more than ERM gains by an offset of 0, less than by one of 0.3."""
 
-    def of(worst, offset):
+    def arm_rows(worst, offset):
         test = [[[0.9, 0.9, 0.9, value]] for value in worst]
         return [
             row(seed, [[1] * 4], each, groups=([[1] * 4], [[0.9, 0.9, 0.9, each[0][3] + offset]]))
@@ -161,7 +164,7 @@ def test_sd_is_judged_beside_an_offset_on_erm(moved):
 
     erm = np.array([0.3, 0.31, 0.29, 0.305, 0.295])
     jitter = np.array([0.01, -0.01, 0.0, 0.005, -0.005])
-    found = {"erm": of(erm, moved), "sd": of(erm + 0.2 + jitter, 0.0)}
+    found = {"erm": arm_rows(erm, moved), "sd": arm_rows(erm + 0.2 + jitter, 0.0)}
     holds = {signature["name"]: signature["holds"] for signature in _rows.judged(groups.judge(found))}
     assert holds["SD beats ERM on the worst group"]
     assert holds["worst group, SD minus (ERM + offset)"] == (moved == 0)
@@ -170,8 +173,8 @@ def test_sd_is_judged_beside_an_offset_on_erm(moved):
     assert holds["worst group, (SD, no group labels) minus (ERM, no group labels)"]
 
 
-def test_balanced_classes_count_alike():
-    """The mean over classes of the mean losses in each, where a batch has the classes of training."""
+def test_balanced_classes_have_equal_weight():
+    """The objective is the mean over classes of their mean losses, for a batch with the class sizes of training."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     y = jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
     network, batch = networks.FullyConnected((4,)), methods.Batch(x, y)
@@ -184,8 +187,8 @@ def test_balanced_classes_count_alike():
 
 
 @pytest.mark.parametrize(("arm", "learning_rate"), [("erm_adam", 0.003), ("sd_adam", 0.003), ("erm", 0.02)])
-def test_the_first_step_of_adam_has_one_length_everywhere(arm, learning_rate):
-    """Adam begins with learning_rate times the sign of the gradient; SGD does not."""
+def test_the_first_step_of_adam_changes_all_parameters_equally(arm, learning_rate):
+    """The first step of Adam is learning_rate times the sign of the gradient; that of SGD is not."""
     x, y = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3))), jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
     method = groups.method(arm, networks.FullyConnected(()), groups.Config(adam_learning_rate=0.003), (4, 2))
     state = method.init(jax.random.key(1), methods.Batch(x, y))
@@ -197,20 +200,24 @@ def test_the_first_step_of_adam_has_one_length_everywhere(arm, learning_rate):
         assert flat.mean() == pytest.approx(learning_rate, rel=1e-3)
 
 
-def test_signatures_are_of_paired_differences():
-    def of(worst):
+def test_signatures_pair_the_seeds():
+    def arm_rows(worst):
         return [row(seed, [[1, 1, 1, 1]], [[0.9, 0.9, 0.9, value]]) for seed, value in enumerate(worst)]
 
-    found = {"erm": of([0.1, 0.5, 0.3, 0.7]), "sd": of([0.2, 0.6, 0.4, 0.8]), "lff": of([0.7, 0.3, 0.5, 0.1])}
+    found = {
+        "erm": arm_rows([0.1, 0.5, 0.3, 0.7]),
+        "sd": arm_rows([0.2, 0.6, 0.4, 0.8]),
+        "lff": arm_rows([0.7, 0.3, 0.5, 0.1]),
+    }
     judged = _rows.judged(groups.judge(found))
-    of_worst, rarest, *of_lff = (signature for signature in judged if "beats ERM" in signature["name"])
-    assert of_worst["value"] == rarest["value"] == pytest.approx(0.1)
-    assert [signature["holds"] for signature in (of_worst, rarest, *of_lff)] == [True, True, False, False]
+    worst_group, rarest, *lff = (signature for signature in judged if "beats ERM" in signature["name"])
+    assert worst_group["value"] == rarest["value"] == pytest.approx(0.1)
+    assert [signature["holds"] for signature in (worst_group, rarest, *lff)] == [True, True, False, False]
     assert groups.judge({"sd": found["sd"]}) == []
 
 
 def test_spectral_decoupling_is_the_published_objective():
-    """Mean softplus + .1 mean over each class of (f - target)^2, and the square of the parameters as for the others."""
+    """Mean softplus plus 0.1 times the mean of (f - target)^2 over each class."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
     y = jnp.array([-1.0, -1.0, 1.0, -1.0, -1.0, 1.0])
     network = networks.FullyConnected((4,))
@@ -230,7 +237,7 @@ def test_spectral_decoupling_is_the_published_objective():
 
 @pytest.fixture
 def portraits(tmp_path, monkeypatch):
-    """CelebA in miniature: 10 portraits of each group in each split, whose hair tells by its colour."""
+    """CelebA in miniature: 10 portraits per group and split, whose hair colour shows the class."""
     monkeypatch.setenv("GSJAX_DATA", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
@@ -249,7 +256,7 @@ def portraits(tmp_path, monkeypatch):
     return data.celeba()
 
 
-def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
+def test_training_on_batches_of_photographs_is_that_on_arrays_in_memory(portraits):
     network, epochs, size = networks.FullyConnected((8,)), 2, 6
     method = methods.get("group_dro")(network, optax.sgd(0.03, momentum=0.9), groups=4, weight_decay=1e-3)
     key = jax.random.key(3)
@@ -269,13 +276,15 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
         return methods.Batch(x, jnp.asarray(portraits.y[rows]), jnp.asarray(portraits.group[rows]))
 
     def evaluate(state, held_out):
-        return [_offsets.by_group(methods.predict(network, state, of.x) * of.y > 0, of.group) for of in held_out]
+        return [
+            _offsets.by_group(methods.predict(network, state, batch.x) * batch.y > 0, batch.group) for batch in held_out
+        ]
 
     run = methods.train(
         method,
         key[None],
         part("train"),
-        steps=6,  # of three whole batches an epoch, four photographs being left out
+        steps=6,  # three full batches per epoch; four photographs are left out
         batch_size=12,
         record=(3, 6),
         evaluate=evaluate,
@@ -289,7 +298,7 @@ def test_photographs_in_batches_are_trained_on_like_arrays_in_memory(portraits):
         train(batch_size=41)
 
 
-def test_a_damaged_photograph_ends_the_run_with_its_name(portraits, tmp_path):
+def test_a_damaged_photograph_stops_the_run_and_is_named(portraits, tmp_path):
     next((tmp_path / "celeba" / "img_align_celeba").glob("000117*")).write_bytes(b"\xff\xd8")
     with pytest.raises(ValueError, match=r"000117.jpg: cannot be read"):
         list(_photographs.read(portraits, np.arange(120).reshape(3, 40), size=8))
@@ -297,7 +306,7 @@ def test_a_damaged_photograph_ends_the_run_with_its_name(portraits, tmp_path):
 
 @pytest.mark.slow
 def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
-    """All methods from the same pretrained weights, a network a cell; a second run computes nothing anew."""
+    """All methods start from the same pretrained weights, one network per cell; a second run computes nothing."""
     network, x = networks.ResNet((1,)), jnp.zeros((1, 32, 32, 3))
     variables = network.init(jax.random.key(9), x)
     entries = {}
@@ -328,7 +337,7 @@ def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
     assert read(out)["rows"] == summary["rows"]
 
 
-def test_pretrained_weights_reach_every_learner_that_begins_like_the_main_one():
+def test_pretrained_weights_reach_every_learner_that_starts_like_the_main_one():
     network = networks.FullyConnected((2,))
     method = methods.get("lff")(network, optax.sgd(0.1))
     state = method.init(jax.random.key(0), methods.Batch(jnp.ones((2, 3)), jnp.array([-1.0, 1.0])))
@@ -336,7 +345,7 @@ def test_pretrained_weights_reach_every_learner_that_begins_like_the_main_one():
     state = state.with_learners(teacher=state.main._replace(optimizer=None), readout=small)
     after = _photographs.pretrained(state, lambda variables: jax.tree.map(lambda leaf: leaf + 1, variables))
     for name, added in {"main": 1, "biased": 1, "teacher": 0, "readout": 0}.items():
-        old, new = (jax.tree.leaves(of.learners[name].params) for of in (state, after))
+        old, new = (jax.tree.leaves(version.learners[name].params) for version in (state, after))
         for leaf, changed in zip(old, new, strict=True):
             np.testing.assert_array_equal(changed, leaf + added)
 
@@ -350,16 +359,13 @@ def test_pretrained_weights_reach_every_learner_that_begins_like_the_main_one():
         (["--data", "waterbirds"], "fetch Waterbirds"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_bad_input_is_one_line(flags, complaint, tmp_path, nowhere, one_line):
     assert main(["groups", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
 
 
 def test_the_text_says_what_the_records_say():
-    """Accuracies in percent, differences in points, of the presets laptop and shirts."""
+    """Accuracies in percent and differences in points, for the presets laptop and shirts."""
     folder = Path(__file__).parents[2] / "experiments" / "records" / "groups"
     summaries = [read(folder / preset) for preset in ("laptop", "shirts")]
     page = Path(groups.__file__).parents[1] / "docs" / "results" / "groups.md"
@@ -379,8 +385,8 @@ def test_the_text_says_what_the_records_say():
 
     (erm, _), (sd, _), (lff, _), (dro, _) = methods = [worst_group(groups.LABELS[arm]) for arm in groups.PUBLISHED]
     names = ("ERM", "spectral decoupling (SD)", "Learning from Failure", "Group DRO")
-    *first, last = (f"{' '.join(of)} for {name}" for name, of in zip(names, (erm, sd, lff, dro), strict=True))
-    shirts = [of[1][0] for of in methods]
+    *first, last = (f"{' '.join(texts)} for {name}" for name, texts in zip(names, (erm, sd, lff, dro), strict=True))
+    shirts = [texts[1][0] for texts in methods]
     shirts = f"with shirts it is {', '.join(shirts[:3])} and {shirts[3]}."
     assert f"Worst-group accuracy is {', '.join(first)} and {last}; {shirts}" in text
     moved, decoupled = worst_group("ERM + offset"), worst_group("SD + offset")
@@ -394,13 +400,13 @@ def test_the_text_says_what_the_records_say():
         "Adam gives ERM {} and {}, a change": "ERM by Adam",
     }.items():
         assert phrase.format(*(mean for mean, _ in worst_group(label))) in text
-    points_of = text.replace(" points", "")
+    unitless = text.replace(" points", "")
     for phrase, name in {
         "SD minus ERM, is then {}, with shirts {};": "worst group, (SD + offset) minus (ERM + offset)",
         "without an offset it is {} and {}.": "SD beats ERM on the worst group",
         "SD is {} and {} above that": "worst group, SD minus (ERM + offset by class balance)",
         "Group DRO with one is {} and {} above": "worst group, (Group DRO + offset) minus (ERM + offset)",
     }.items():
-        assert phrase.format(*points(name)) in points_of
+        assert phrase.format(*points(name)) in unitless
     _, last = points("worst group, (SD, no group labels) minus (ERM + offset, no group labels)")
-    assert f"one of {last} for shirts" in points_of
+    assert f"one of {last} for shirts" in unitless

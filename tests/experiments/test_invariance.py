@@ -1,4 +1,4 @@
-"""What relying on one feature costs and saves, as it is run from the command line."""
+"""What relying on one feature costs and saves: the run from the command line, optima, errors and densities."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from scipy import optimize, stats
 from experiments import invariance
 from experiments.__main__ import main
 from gsjax.objectives import Ridge, SpectralDecoupling
+from tests.plotting.shown import points
 
 CONFIG = invariance.Config()
-OF = invariance.problem(CONFIG, 3, 2.0)
+PROBLEM = invariance.problem(CONFIG, 3, 2.0)
 RECORD = Path(invariance.__file__).parent / "records" / "invariance" / "laptop" / "summary.json"
 
 
-def test_smoke_run(tmp_path):
-    """Every arm in every setting; confidence in distribution is the same for all; a second run computes nothing."""
+def test_smoke_run(tmp_path, figures):
+    """Every arm in every setting, with equal confidence in distribution; a second run computes nothing."""
     command = ["invariance", "--preset", "smoke", "--out", str(tmp_path)]
     assert main(command) == 0
     written = (tmp_path / "rows.jsonl").read_bytes()
@@ -46,15 +47,23 @@ def test_smoke_run(tmp_path):
     name = "starved deviation 0.7, 6 of noise: where the feature is lost, SD errs less than the ridge"
     [found] = [entry["value"] for entry in summary["signatures"] if entry["name"] == name]
     assert found == pytest.approx(np.mean(values))
-    assert (tmp_path / "errors.png").stat().st_size > 10_000
+
+    [ax] = [ax for ax in figures["errors.png"].axes if ax.get_ylabel() == "error, lost"]
+    for bars, arm in zip(ax.containers, invariance.ARMS, strict=True):
+        assert bars.get_label() == invariance.ARMS[arm]
+        means = [
+            np.mean([row["error"]["lost"] for row in rows if (row["arm"], row["noise"]) == (arm, noise)])
+            for noise in (2, 6)
+        ]
+        np.testing.assert_allclose(points(bars[0]), np.stack([(2, 6), means], axis=1))
 
     assert main(command) == 0
     assert (tmp_path / "rows.jsonl").read_bytes() == written
 
 
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.1)])
-def test_the_optimum_is_that_of_scipy(penalty):
-    x, y = invariance.draw_points(OF, np.random.default_rng(0), 30)
+def test_the_optimum_matches_scipy(penalty):
+    x, y = invariance.draw_points(PROBLEM, np.random.default_rng(0), 30)
 
     def objective(theta):
         yhat = x @ theta
@@ -67,29 +76,31 @@ def test_the_optimum_is_that_of_scipy(penalty):
 
 
 @pytest.mark.parametrize(("shift", "mean"), [(1.0, 5.0), (0.0, 0.0), (-1.0, -5.0)])
-def test_the_error_is_that_of_drawn_points(shift, mean):
+def test_the_error_matches_that_of_random_points(shift, mean):
     theta, rng, n = np.array([0.3, 1.0, 0.5, -0.2, 0.1]), np.random.default_rng(1), 200_000
-    x = rng.normal([mean, 1, 0, 0, 0], [5 * 0.7, 2, 1, 1, 1], (n, 5))  # of the class +1
+    x = rng.normal([mean, 1, 0, 0, 0], [5 * 0.7, 2, 1, 1, 1], (n, 5))  # points of the class +1
     measured = np.mean(x @ theta < 0)
-    assert invariance.error(OF, theta, shift) == pytest.approx(measured, abs=5 * 0.5 / n**0.5)
+    assert invariance.error(PROBLEM, theta, shift) == pytest.approx(measured, abs=5 * 0.5 / n**0.5)
 
 
 def test_the_density_is_that_of_a_mixture():
-    x, _ = invariance.draw_points(OF, np.random.default_rng(2), 50)
+    x, _ = invariance.draw_points(PROBLEM, np.random.default_rng(2), 50)
     mean, scale = np.array([5.0, 1, 0, 0, 0]), np.array([3.5, 2, 1, 1, 1])
     both = [stats.norm.pdf(x, sign * mean, scale).prod(axis=1) for sign in (1, -1)]
-    np.testing.assert_allclose(invariance.log_density(OF, x), np.log(np.mean(both, axis=0)))
+    np.testing.assert_allclose(invariance.log_density(PROBLEM, x), np.log(np.mean(both, axis=0)))
 
 
-def test_points_are_of_the_kind_that_they_are_called():
-    drawn = {p: invariance.draw_points(OF, np.random.default_rng(3), 20_000, place=p, far=5) for p in invariance.PLACES}
+def test_points_lie_where_the_name_of_their_place_says():
+    drawn = {
+        p: invariance.draw_points(PROBLEM, np.random.default_rng(3), 20_000, place=p, far=5) for p in invariance.PLACES
+    }
     expected = {"in distribution": [5, 1], "contradicted": [5, -1], "far": [25, 5]}
     for place, (x, y) in drawn.items():
         scale = 5 if place == "far" else 1
         np.testing.assert_allclose((y[:, None] * x)[:, :2].mean(axis=0), expected[place], atol=0.1 * scale)
 
 
-def test_descent_goes_down_to_the_minimum():
+def test_descent_converges_to_the_minimum():
     rng = np.random.default_rng(4)
     x, y = rng.standard_normal((60, 2)), rng.choice([-1.0, 1.0], 60)
     minimum = optimize.minimize(lambda theta: np.logaddexp(0, -y * (x @ theta)).sum(), np.zeros(2), tol=1e-9).x
@@ -101,9 +112,9 @@ def test_descent_goes_down_to_the_minimum():
 @pytest.mark.parametrize("target", [0.6, 0.9, 0.99])
 def test_a_temperature_brings_confidence_to_its_target(target):
     logits = np.random.default_rng(5).normal(0, 3, 1000)
-    at = invariance.temperature(logits, target)
-    assert invariance.confidence(logits, at) == pytest.approx(target)
-    assert invariance.temperature(10 * logits, target) == pytest.approx(10 * at)
+    calibrated = invariance.temperature(logits, target)
+    assert invariance.confidence(logits, calibrated) == pytest.approx(target)
+    assert invariance.temperature(10 * logits, target) == pytest.approx(10 * calibrated)
 
 
 @pytest.mark.parametrize(
@@ -115,10 +126,9 @@ def test_a_temperature_brings_confidence_to_its_target(target):
         (["--seeds", "1"], "--seeds: expected"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+def test_bad_input_is_one_line(flags, complaint, tmp_path, one_line):
     assert main(["invariance", "--preset", "smoke", "--out", str(tmp_path), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
 
 
 def test_what_the_page_quotes_is_in_the_record():
@@ -132,8 +142,8 @@ def test_what_the_page_quotes_is_in_the_record():
     quoted = re.findall(r"[+-]\d\.\d{3}\s\[[^\]]*\]", page.partition("<!--")[0])
     assert len(quoted) >= 6
     assert {re.sub(r"\s+", " ", text) for text in quoted} <= known.keys()
-    far = [entry["value"] for entry in summary["signatures"] if "far out" in entry["name"]]
-    assert max(map(abs, far)) < 0.0035  # "at most 0.003"
+    far_differences = [entry["value"] for entry in summary["signatures"] if "far out" in entry["name"]]
+    assert max(map(abs, far_differences)) < 0.0035  # "at most 0.003"
     values = {row["name"]: row["measured"] for row in summary["rows"]}
     assert all(value > 0.97 for name, value in values.items() if "confidence far, at 0.9" in name)
     assert all(values[f"starved deviation {s}, 30 of noise: SD, error, reversed"] > 0.5 for s in ("0.7", "2"))

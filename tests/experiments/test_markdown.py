@@ -1,4 +1,4 @@
-"""Tables in Markdown: made from tracked records, and put where pages mark their place."""
+"""Tables in Markdown: made from tracked records and written where pages mark their place."""
 
 from __future__ import annotations
 
@@ -14,13 +14,6 @@ from experiments.__main__ import main
 from gsjax import data, methods, networks, probes, records
 
 
-def one_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
-
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     """A checkout without records."""
@@ -31,7 +24,7 @@ def root(tmp_path, monkeypatch):
 
 
 def record(root, name="fake", preset="laptop", **changes):
-    """A record whose first row has `changes`."""
+    """Writes a record whose rows have `changes`."""
     row = {"name": "accuracy", "measured": 0.98765, "interval": [0.97, 1.0], "seeds": 8, "published": 0.91} | changes
     rows = [
         row | {"differs": "8x8 digits"},
@@ -52,11 +45,11 @@ TABLE = """\
 """
 
 
-def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys):
+def test_tables_are_made_from_records_and_written_at_their_markers(root, capsys, one_line):
     readme = root / "README.md"
     readme.write_text("# x\n<!-- table: fake -->\n<!-- end -->\ny\n<!-- table: fake/pod -->\nold\n<!-- end -->\n")
     assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
+    assert "make readme" in one_line()
     assert main(["report", "--write"]) == 0
     none = "# x\n<!-- table: fake -->\nNo record of fake yet.\n<!-- end -->\ny\n<!-- table: fake/pod -->\n"
     assert readme.read_text() == none + "No record of fake/pod yet.\n<!-- end -->\n"
@@ -67,7 +60,7 @@ def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys
     record(root)
     record(root, preset="pod", measured=12345.6, seeds=64)
     assert main(["report", "--check"]) == 1
-    assert "make readme" in one_line(capsys)
+    assert "make readme" in one_line()
     assert main(["report", "--write"]) == 0
     text = readme.read_text()
     assert text.startswith(f"# x\n<!-- table: fake -->\n{TABLE}<!-- end -->\ny\n<!-- table: fake/pod -->\n|")
@@ -80,7 +73,7 @@ def test_tables_are_made_from_records_and_put_where_they_are_marked(root, capsys
     assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
 
 
-def test_one_table_of_several_experiments(root, capsys):
+def test_one_table_for_several_experiments(root, capsys):
     readme = root / "README.md"
     marked = "<!-- table: late fake other/pod -->\n<!-- end -->\n<!-- signatures: fake late -->\n<!-- end -->\n"
     readme.write_text(marked)
@@ -89,9 +82,9 @@ def test_one_table_of_several_experiments(root, capsys):
     assert "No record of fake or late yet." in readme.read_text()
     record(root)
     record(root, "other", "pod", published="<50%")
-    record(root, "other")  # of a preset that was not asked for
+    record(root, "other")  # a preset that no marker asks for
     assert main(["report", "--write"]) == 0
-    # Of experiments in the order of the marker, as far as there are records.
+    # Experiments with records, in the order of the marker.
     assert (
         readme.read_text()
         == """\
@@ -117,28 +110,28 @@ def test_one_table_of_several_experiments(root, capsys):
     assert "| signature | value [95% interval] | holds | criterion |\n" in readme.read_text()
 
 
-def test_records_that_are_none_are_refused(root, capsys):
+def test_bad_records_are_refused(root, one_line):
     (root / "README.md").write_text("x\n")
     record(root)
-    records_of = root / "experiments" / "records"
-    path = records_of / "fake" / "laptop" / "summary.json"
-    (records_of / "fake" / "smoke").mkdir()
-    shutil.copy(path, records_of / "fake" / "smoke")
+    records_folder = root / "experiments" / "records"
+    path = records_folder / "fake" / "laptop" / "summary.json"
+    (records_folder / "fake" / "smoke").mkdir()
+    shutil.copy(path, records_folder / "fake" / "smoke")
     assert main(["report", "--check"]) == 2
-    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line(capsys)
-    shutil.rmtree(records_of / "fake" / "smoke")
+    assert "smoke/summary.json: expected the record of fake/smoke, got that of fake/laptop" in one_line()
+    shutil.rmtree(records_folder / "fake" / "smoke")
     whole = path.read_text()
     for damaged in (whole[:-9], whole.replace('"seeds"', '"seed"'), "[]"):
         path.write_text(damaged)
         assert main(["report", "--check"]) == 2
-        assert f"{path} is damaged" in one_line(capsys)
+        assert f"{path} is damaged" in one_line()
     (root / "README.md").unlink()
     path.write_text(whole)
     assert main(["report", "--check"]) == 2
-    assert "README.md: No such file" in one_line(capsys)
+    assert "README.md: No such file" in one_line()
 
 
-def test_every_page_of_the_documentation_has_its_tables(root, capsys):
+def test_every_page_of_the_documentation_gets_its_tables(root, one_line):
     (root / "README.md").write_text("no table\n")
     pages = [root / "docs" / "one.md", root / "docs" / "results" / "two.md"]
     for page in pages:
@@ -146,13 +139,13 @@ def test_every_page_of_the_documentation_has_its_tables(root, capsys):
         page.write_text("<!-- table: fake -->\n<!-- end -->\n")
     record(root)
     assert main(["report", "--check"]) == 1
-    assert "docs/one.md, docs/results/two.md: other tables" in one_line(capsys)
+    assert "docs/one.md, docs/results/two.md: other tables" in one_line()
     assert main(["report", "--write"]) == 0
     assert all(page.read_text() == f"<!-- table: fake -->\n{TABLE}<!-- end -->\n" for page in pages)
     assert (root / "README.md").read_text() == "no table\n"
     pages[1].write_text(pages[1].read_text().replace("0.988", "0.989"))
     assert main(["report", "--check"]) == 1
-    assert one_line(capsys).startswith("experiments: docs/results/two.md: other tables")
+    assert one_line().startswith("experiments: docs/results/two.md: other tables")
 
 
 CLAIM = {
@@ -168,7 +161,7 @@ CLAIM = {
 }
 
 
-def test_the_claims_of_the_theory_are_a_table(root, capsys):
+def test_the_claims_of_the_theory_are_a_table(root, one_line):
     readme = root / "README.md"
     readme.write_text("<!-- claims: theory -->\n<!-- end -->\n")
     assert main(["report", "--write"]) == 0
@@ -193,7 +186,7 @@ def test_the_claims_of_the_theory_are_a_table(root, capsys):
     for damaged in (whole[:-9], whole.replace("tolerance", "t"), "[1]", "{}x"):
         path.write_text(damaged)
         assert main(["report", "--check"]) == 2
-        assert f"{path} is damaged" in one_line(capsys)
+        assert f"{path} is damaged" in one_line()
 
 
 def test_the_tables_of_the_documentation_are_current():
@@ -207,7 +200,7 @@ def test_the_record_of_the_claims_has_every_claim_and_all_hold():
     assert not any(claim["error"] or claim["control"]["error"] for claim in tracked)
 
 
-def test_the_records_are_as_experiments_write_them():
+def test_the_tracked_records_are_read_unchanged():
     for path in Path(_report.__file__).with_name("records").rglob("summary.json"):
         assert _page.read(path).content == json.loads(path.read_bytes())
 

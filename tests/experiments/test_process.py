@@ -1,4 +1,4 @@
-"""How the commands end: stopped by a signal at any moment, by a closed pipe, on a terminal without Unicode."""
+"""How commands end: by a signal at any moment, by a closed pipe, or on a terminal without Unicode."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
-# A command that prints, then waits in the middle of what does not let Python's own handlers run: a thread's join.
+# A command that prints, then waits where Python does not run its signal handlers, such as the join of a thread.
 WAITING = """
 import sys, threading, time
 from experiments import _process
@@ -30,8 +30,8 @@ _process.run("waiting", main)
 
 
 def start(*command: str, **environment: str) -> Any:
-    """The process of a command, with pipes to read from."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # which would be passed on, where tests run in the background
+    """Starts a command in its own process, with pipes for its output."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a background shell; the child would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, *command],
@@ -45,7 +45,7 @@ def start(*command: str, **environment: str) -> Any:
 
 
 def finished(process, timeout=60):
-    """Exit status and what was said; a process that does not end is killed, and the test fails."""
+    """Exit status, stdout and stderr; a process that does not end is killed, and the test fails."""
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -65,7 +65,7 @@ def finished(process, timeout=60):
     ],
     ids=["asleep", "busy", "in a thread"],
 )
-def test_a_signal_ends_a_command_at_once_and_in_one_line(number, status, word, work):
+def test_a_signal_stops_a_command_at_once_with_one_line(number, status, word, work):
     process = start("-c", WAITING.format(work=work))
     assert process.stdout.readline() == "begun\n"
     time.sleep(0.2)
@@ -77,7 +77,7 @@ def test_a_signal_ends_a_command_at_once_and_in_one_line(number, status, word, w
     assert time.monotonic() - begin < 10
 
 
-def test_last_words_that_never_end_are_not_waited_for():
+def test_a_clean_up_that_does_not_end_is_cut_off():
     code = WAITING.format(work="time.sleep(60)").replace('print("closed")', "time.sleep(60)")
     process = start("-c", code.replace('_process.run("', '_process._PATIENCE = 0.5; _process.run("'))
     assert process.stdout.readline() == "begun\n"
@@ -96,7 +96,7 @@ def test_a_signal_that_was_ignored_from_the_start_stays_ignored():
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.8])
-def test_a_signal_in_the_middle_of_imports(moment):
+def test_a_signal_during_imports(moment):
     process = start("-m", "theory", "--list")
     time.sleep(moment)
     process.send_signal(signal.SIGINT)
@@ -106,7 +106,7 @@ def test_a_signal_in_the_middle_of_imports(moment):
 
 
 @pytest.mark.parametrize("command", [["experiments"], ["theory", "--list"], ["experiments", "--help"]])
-def test_a_closed_pipe_ends_a_command_without_a_word(command):
+def test_a_closed_pipe_ends_a_command_silently(command):
     process = start("-m", *command)
     process.stdout.close()
     process.stdout = None
@@ -158,7 +158,7 @@ def test_outside_the_environment_a_command_says_how_to_run_it(name, missing, tmp
     )
 
 
-def test_an_import_that_is_our_own_fault_keeps_its_traceback():
+def test_an_import_error_of_our_own_keeps_its_traceback():
     code = """
 from experiments import _process
 def main():
@@ -176,12 +176,12 @@ _process.run("fake", main)
     "command", [["experiments", "width_sweep", "--preset", "smoke"], ["theory"]], ids=lambda c: c[0]
 )
 def test_commands_are_stopped_at_random_moments(command, number, status, tmp_path):
-    """Also in compilations, where an ordinary exit was a segmentation fault in a quarter of the cases."""
+    """Also during compilation, where an ordinary exit often was a segmentation fault."""
     draw = random.Random(f"{command} {status}")
     for trial in range(6):
         process = start("-m", *command, "--out", str(tmp_path / str(trial)))
         time.sleep(draw.uniform(0.5, 20))
-        ended = process.poll()  # a fast machine may have done all its work by then
+        ended = process.poll()  # a fast machine may be done by then
         begin = time.monotonic()
         if ended is None:
             os.killpg(process.pid, number)

@@ -16,15 +16,8 @@ from experiments.__main__ import main
 from gsjax import plotting, records
 
 
-def one_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
-
-
 def write(folder, name="fake", preset="laptop", **changes):
-    """A summary in `folder`, whose first row has `changes`."""
+    """Writes a summary whose rows have `changes`."""
     folder.mkdir(parents=True)
     row = {"name": "accuracy", "measured": 0.98765, "interval": [0.97, 1.0], "seeds": 8, "published": 0.91} | changes
     rows = [
@@ -40,19 +33,19 @@ def write(folder, name="fake", preset="laptop", **changes):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """A folder with `results` of two runs, one with its figure and its time."""
+    """A folder `results` with two runs, one of which has a figure and a time."""
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "results" / "fake" / "laptop")
     write(tmp_path / "results" / "deep" / "er" / "run", name="toy_dynamics", preset="paper", differs=None, seeds=4321)
-    beside = tmp_path / "results" / "fake" / "laptop"
-    (beside / "timing.json").write_text('{"seconds": 12.34}\n')
+    folder = tmp_path / "results" / "fake" / "laptop"
+    (folder / "timing.json").write_text('{"seconds": 12.34}\n')
     figure, _ = plotting.panels()
-    figure.savefig(beside / "curve.png", dpi=20)
+    figure.savefig(folder / "curve.png", dpi=20)
     return tmp_path / "results"
 
 
 class Reader(html.parser.HTMLParser):
-    """What a browser would make of a page: its text, its tags, and whether every tag is closed."""
+    """What a browser reads from a page: its text, its tags, and the tags that are still open."""
 
     def __init__(self, page):
         super().__init__()
@@ -72,7 +65,7 @@ class Reader(html.parser.HTMLParser):
             self.text.append(data)
 
 
-def test_the_page_has_all_that_the_summaries_have_and_needs_no_other_file(results, capsys):
+def test_the_page_shows_the_summaries_and_needs_no_other_file(results, capsys):
     assert main(["report"]) == 0
     page = Path("results/report.html").read_text(encoding="utf-8")
     reader = Reader(page)
@@ -82,7 +75,7 @@ def test_the_page_has_all_that_the_summaries_have_and_needs_no_other_file(result
         "2 of 4 signatures hold, in 2 runs.",
         "fake preset laptop · 12.3 s of computation",
         "toy_dynamics preset paper · results/deep/er/run",
-        "Two features, one growing stronger",  # of the experiment itself
+        "Two features, one growing stronger",  # the title of the experiment
         "accuracy 0.988 [0.97, 1] 8 0.91 8x8 digits",
         "a|b 0.988 8",
         "SD *beats* ERM −2.5 × 10 −5 ✓ holds <b>|x| & y</b>",
@@ -104,13 +97,13 @@ def test_the_page_has_all_that_the_summaries_have_and_needs_no_other_file(result
     assert sum(bool(re.search(r" (yes|no)\s*$", line)) for line in lines) == 4
 
 
-def test_the_page_is_the_same_when_it_is_made_again_elsewhere(results, tmp_path):
+def test_the_page_has_the_same_bytes_in_another_place(results, tmp_path):
     assert main(["report"]) == 0
     assert main(["report", "--out", str(tmp_path / "new" / "page.html"), "--results", "results/"]) == 0
     assert (tmp_path / "new" / "page.html").read_bytes() == Path("results/report.html").read_bytes()
 
 
-def test_results_that_are_none_are_named(results, capsys):
+def test_bad_results_are_named(results, one_line):
     summary = results / "fake" / "laptop" / "summary.json"
     whole = summary.read_bytes()
     for path, content in [
@@ -126,15 +119,15 @@ def test_results_that_are_none_are_named(results, capsys):
         before = path.read_bytes()
         path.write_bytes(content)
         assert main(["report"]) == 2
-        assert f"experiments: {path.relative_to(results.parent)} is damaged" in one_line(capsys)
+        assert f"experiments: {path.relative_to(results.parent)} is damaged" in one_line()
         path.write_bytes(before)
     shutil.rmtree(results)
     assert main(["report"]) == 2
-    assert "--results: expected a summary.json somewhere under results, got none" in one_line(capsys)
+    assert "--results: expected a summary.json somewhere under results, got none" in one_line()
 
 
 def damaged(image, chunk):
-    """A PNG file with one bit of the content of a chunk changed."""
+    """A PNG file with one changed bit in the content of a chunk."""
     place = image.index(chunk) + len(chunk) + 2
     return image[:place] + bytes([image[place] ^ 1]) + image[place + 1 :]
 
@@ -149,62 +142,62 @@ def damaged(image, chunk):
         lambda image: b"GIF89a" + image[6:],
     ],
 )
-def test_figures_that_are_damaged_within_are_named(results, capsys, change):
+def test_damaged_figures_are_named(results, one_line, change):
     path = results / "fake" / "laptop" / "curve.png"
     path.write_bytes(change(path.read_bytes()))
     assert main(["report"]) == 2
-    assert "experiments: results/fake/laptop/curve.png is damaged" in one_line(capsys)
+    assert "experiments: results/fake/laptop/curve.png is damaged" in one_line()
 
 
 @pytest.mark.parametrize(
     "text", ["12", "[]", "null", "{}", '{"seconds": null}', '{"seconds": "3"}', '{"seconds": NaN}', '{"seconds": -1}']
 )
-def test_a_time_that_is_none_is_named(results, capsys, text):
+def test_a_bad_time_is_named(results, one_line, text):
     (results / "fake" / "laptop" / "timing.json").write_text(text)
     assert main(["report"]) == 2
-    assert "experiments: results/fake/laptop/timing.json is damaged" in one_line(capsys)
+    assert "experiments: results/fake/laptop/timing.json is damaged" in one_line()
 
 
-def places(value, at=()):
-    """The places of all values in JSON."""
-    yield at
+def places(value, keys=()):
+    """The paths of all values in JSON, as tuples of keys."""
+    yield keys
     if isinstance(value, dict | list):
         for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from places(entry, (*at, key))
+            yield from places(entry, (*keys, key))
 
 
-def test_whatever_else_stands_in_a_summary_is_shown_or_refused(results, capsys):
-    """Another type in every place: the page is made, or one line names the file."""
+def test_a_summary_with_a_wrong_type_is_shown_or_refused(results, one_line):
+    """For another type in every place, either the page is made or one line names the file."""
     path = results / "fake" / "laptop" / "summary.json"
     whole = json.loads(path.read_text())
     refused = 0
-    for at in places(whole):
+    for keys in places(whole):
         for other in (None, 3, -2.5, True, "x", [], {}, [None], {"x": []}, [1.0, 2.0, 3.0]):
             content = json.loads(json.dumps({"": whole}))
-            *before, last = ("", *at)
-            within = content
+            *before, last = ("", *keys)
+            inner = content
             for key in before:
-                within = within[key]
-            within[last] = other
+                inner = inner[key]
+            inner[last] = other
             path.write_text(json.dumps(content[""]))
             try:
                 _page.page([_page.read(path)], {})
                 _markdown.table([_page.read(path)])
                 _markdown.signatures([_page.read(path)])
             except ValueError as error:
-                assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017  either of the two may be
+                assert str(error).startswith(f"{path} is damaged (")  # noqa: PT017  either may happen
                 refused += 1
     assert refused > 300
     path.write_text(json.dumps(whole | {"rows": [{}]}))
     assert main(["report"]) == 2
-    assert "experiments: results/fake/laptop/summary.json is damaged (rows: expected the keys" in one_line(capsys)
+    assert "experiments: results/fake/laptop/summary.json is damaged (rows: expected the keys" in one_line()
 
 
 PLANT = "<script>alert('1')</script>&\"'<b>"
 
 
 def planted(value):
-    """JSON with text planted in every string and every key but those that a summary has to have."""
+    """JSON with `PLANT` added to every string and every key."""
     if isinstance(value, dict):
         return {f"{key}{PLANT}": planted(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -212,7 +205,7 @@ def planted(value):
     return f"{value}{PLANT}" if isinstance(value, str) else value
 
 
-def test_nothing_in_a_summary_becomes_part_of_the_page(results):
+def test_text_in_a_summary_does_not_become_markup(results):
     path = results / "fake" / "laptop" / "summary.json"
     whole = json.loads(path.read_text())
     whole["config"] |= {"nested": {"a": [{"b": "c"}]}}
@@ -234,7 +227,7 @@ def test_nothing_in_a_summary_becomes_part_of_the_page(results):
     [image] = [attributes for tag, attributes in reader.tags if tag == "img"]
     assert image["alt"] == f"Figure a\"><script>&' of fake{PLANT}/laptop{PLANT}"
     text = "".join(reader.text)
-    strings = [at[-1] for at in places(content) if at and isinstance(at[-1], str) and PLANT in at[-1]]
+    strings = [keys[-1] for keys in places(content) if keys and isinstance(keys[-1], str) and PLANT in keys[-1]]
     assert len(strings) > 12
     for string in [*strings, f"a title{PLANT}", str(folder), f"fake{PLANT}", f"accuracy{PLANT}", f"8x8 digits{PLANT}"]:
         assert string in text, string
@@ -245,7 +238,7 @@ def test_nothing_in_a_summary_becomes_part_of_the_page(results):
     assert "&amp;" in table
 
 
-def test_names_that_are_no_utf_8_are_shown_by_their_codes(results):
+def test_names_that_are_not_utf_8_are_shown_escaped(results):
     folder = results / os.fsdecode(b"caf\xe9")
     (results / "fake" / "laptop").rename(folder)
     assert "caf\\xe9" in _page.page([_page.read(folder / "summary.json")], {}).encode().decode()
@@ -256,8 +249,8 @@ def test_numbers(value, text):
     assert _page.number(value) == text
 
 
-def test_a_run_that_is_too_short_is_not_judged(results, capsys):
-    """Neither counted nor called failed: on the page, on standard output and by the run itself."""
+def test_a_smoke_run_is_not_judged(results, capsys):
+    """Its signatures are neither counted nor called failed, on the page and on standard output."""
     write(results / "short", preset="smoke")
     assert main(["report"]) == 0
     out = capsys.readouterr().out
@@ -274,7 +267,7 @@ def test_a_run_that_is_too_short_is_not_judged(results, capsys):
     assert "does not hold" not in text
 
 
-def test_what_a_run_says_at_its_end(results):
+def test_the_conclusion_of_a_run(results):
     said = _rows.conclusion(results / "fake" / "laptop")
     assert said.splitlines() == [
         "1 of 2 signatures hold",

@@ -1,4 +1,4 @@
-"""The harness of the experiments, on an invented one: what is kept, computed, checked and drawn."""
+"""The harness of experiments on an invented one: what is written, computed, checked and drawn."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Config:
 
 
 class Squares:
-    """An experiment that squares numbers, and writes down which it has computed and drawn."""
+    """An experiment that squares numbers and notes which it has computed and what it has drawn."""
 
-    def __init__(self, out, *, fails_at=None):
-        """In a folder; one of the numbers is perhaps too much for it."""
-        self.out, self.fails_at, self.computed, self.drawn = out, fails_at, [], []
+    def __init__(self, out, *, failing=None):
+        """Writes to a folder; is interrupted at the number `failing`."""
+        self.out, self.failing, self.computed, self.drawn = out, failing, [], []
 
     def study(self, config, *, out, seed):
-        """A cell per number, with a file beside each, and further ones in a folder of their own."""
+        """One cell per number, each with a file, and one cell in a subfolder."""
         square = {"square": float, "pair": (float, 2), "named": {"sign": int, "even": bool}}
         cells = [
             Cell({"n": n}, lambda n=n: self.square(n, seed), square, 1, files=[out / f"{n:g}"]) for n in config.numbers
@@ -38,7 +38,7 @@ class Squares:
 
     def square(self, n, seed):
         """One row."""
-        if n == self.fails_at:
+        if n == self.failing:
             raise KeyboardInterrupt
         self.computed.append(n)
         (self.out / f"{n:g}").write_text("kept")
@@ -51,7 +51,7 @@ class Squares:
         return Report([line], [], {"sum.png": self.drawn.append})
 
     def run(self, **changes):
-        """As the command line does."""
+        """Runs as the command line does; gives the summary."""
         _study.run("squares", self.study, Config(**changes), self.out, preset="smoke", seed=5)
         return json.loads((self.out / "summary.json").read_text())
 
@@ -67,27 +67,27 @@ def test_a_run_leaves_rows_a_summary_and_figures(tmp_path):
     assert len((tmp_path / "cubes" / "rows.jsonl").read_text().splitlines()) == 1
 
 
-def test_what_is_finished_is_not_computed_again_and_ends_with_the_same_bytes(tmp_path):
+def test_a_rerun_computes_only_what_is_missing_and_ends_with_the_same_bytes(tmp_path):
     (tmp_path / "stopped").mkdir()
     (tmp_path / "whole").mkdir()
-    first = Squares(tmp_path / "stopped", fails_at=3.0)
+    first = Squares(tmp_path / "stopped", failing=3.0)
     with pytest.raises(KeyboardInterrupt):
         first.run()
-    again = Squares(tmp_path / "stopped")
-    again.run()
+    rerun = Squares(tmp_path / "stopped")
+    rerun.run()
     Squares(tmp_path / "whole").run()
-    assert (first.computed, again.computed) == ([1, 2], [3])
+    assert (first.computed, rerun.computed) == ([1, 2], [3])
     for name in ("rows.jsonl", "summary.json", "config.json", "cubes/rows.jsonl"):
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
-def test_a_cell_whose_file_is_lost_is_computed_again_and_its_rows_kept(tmp_path):
+def test_a_cell_whose_file_is_missing_is_computed_again_and_keeps_its_rows(tmp_path):
     Squares(tmp_path).run()
     before = (tmp_path / "rows.jsonl").read_bytes()
     (tmp_path / "2").unlink()
-    again = Squares(tmp_path)
-    again.run()
-    assert again.computed == [2]
+    rerun = Squares(tmp_path)
+    rerun.run()
+    assert rerun.computed == [2]
     assert (tmp_path / "rows.jsonl").read_bytes() == before
 
 
@@ -103,21 +103,21 @@ def test_a_cell_whose_file_is_lost_is_computed_again_and_its_rows_kept(tmp_path)
         (lambda row: row.update(n=7.0), "1 rows, got 0"),
     ],
 )
-def test_rows_that_were_changed_are_refused_by_the_name_of_their_file(tmp_path, change, said):
+def test_changed_rows_are_refused_with_the_name_of_their_file(tmp_path, change, said):
     Squares(tmp_path).run()
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     change(rows[1])
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    again = Squares(tmp_path)
-    if said.endswith("got 0"):  # then it is another cell, and the one that is missing is computed again
-        again.run()
-        assert again.computed == [2]
+    rerun = Squares(tmp_path)
+    if said.endswith("got 0"):  # the row now belongs to another cell, and the missing cell is computed again
+        rerun.run()
+        assert rerun.computed == [2]
     else:
         with pytest.raises(ValueError, match=rf"rows.jsonl is damaged \(expected {said} in {{'n': 2.0}}\); delete all"):
-            again.run()
+            rerun.run()
 
 
-def test_a_cell_with_other_rows_than_it_should_have_is_refused(tmp_path):
+def test_a_cell_with_too_many_rows_is_refused(tmp_path):
     Squares(tmp_path).run()
     with (tmp_path / "rows.jsonl").open("a") as file:
         file.write('{"n": 2.0, "square": 4.0}\n')
@@ -131,7 +131,7 @@ def test_another_configuration_is_refused(tmp_path):
         Squares(tmp_path).run(numbers=(1.0,))
 
 
-def test_only_process_0_computes_what_is_not_computed_together(tmp_path, monkeypatch):
+def test_only_process_0_runs_cells_that_are_not_distributed(tmp_path, monkeypatch):
     monkeypatch.setattr(_study.jax, "process_index", lambda: 1)
     squares = Squares(tmp_path)
     _study.run("squares", squares.study, Config(), tmp_path, preset="smoke", seed=0)
@@ -139,7 +139,7 @@ def test_only_process_0_computes_what_is_not_computed_together(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_key_of_a_network_is_the_same_however_many_there_are():
+def test_the_key_of_a_network_does_not_depend_on_the_number_of_networks():
     four, two = (np.asarray(jax.random.key_data(_study.keys(3, n))) for n in (range(4), (1, 3)))
     np.testing.assert_array_equal(four[[1, 3]], two)
     assert len(np.unique(four, axis=0)) == 4

@@ -22,7 +22,7 @@ DECIMAL = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?%|\d+\.\d+)(?!\d|\.\d)")
 
 
 def recorded(folder: str) -> list[tuple[float, float, float]]:
-    """Every number with an interval in the records of a folder, and as a percentage, and with the other sign."""
+    """Every number with an interval in the records of a folder: as it is, as a percentage, and with either sign."""
     found = []
     for path in RECORDS.glob(f"{folder}/*/summary.json"):
         summary = json.loads(path.read_text())
@@ -38,7 +38,7 @@ def unit(number: str) -> float:
 
 
 def unknown(text: str, folder: str) -> list[tuple[str, ...]]:
-    """What the text quotes and no record has, to the digits that are quoted."""
+    """Quoted numbers with intervals that no record has, to the digits that are quoted."""
     known = recorded(folder)
 
     def is_known(quoted: tuple[str, ...]) -> bool:
@@ -51,13 +51,13 @@ def unknown(text: str, folder: str) -> list[tuple[str, ...]]:
 
 
 def prose(page: str) -> str:
-    """A page without its code and its generated tables."""
+    """The text of a page without code and generated tables."""
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", PAGES[page].read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     return re.sub(r"<!-- \w+: .*?<!-- end -->", "", text, flags=re.DOTALL)
 
 
 def numbers(value: Any) -> Iterator[float]:
-    """All numbers in a record, those in its texts among them."""
+    """All numbers in a record, including those in its texts."""
     if isinstance(value, str):
         yield from map(float, re.findall(r"\d+\.\d+|\d+", value))
     elif isinstance(value, dict | list):
@@ -76,20 +76,20 @@ def test_a_docstring_quotes_no_measured_number(name):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_quotes_the_records(page):
-    """The page of an experiment its own ones, all others any."""
+    """The page of an experiment quotes the records of that experiment; other pages quote any record."""
     folder = Path(page).stem if page.startswith("docs/results/") else "*"
     assert not unknown(prose(page), folder)
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_has_no_measured_number_that_no_record_has(page):
-    """Decimal numbers and percentages beside the intervals: of the page's records, or none."""
+def test_every_number_on_a_page_is_in_a_record(page):
+    """Every decimal number and percentage without an interval is in the records of the page."""
     folder = Path(page).stem if page.startswith("docs/results/") else "*"
     record = [json.loads(path.read_text()) for path in RECORDS.glob(f"{folder}/*/summary.json")]
     known = sorted(set(numbers([{**one, "versions": None} for one in record])))
     text = re.sub(r"arXiv:\S+|Python 3\.11|Section \d\.\d", "", QUOTED.sub("", prose(page)))
     for number in DECIMAL.findall(text):
-        scales = (1, 100) if number.endswith("%") else (1,)  # the texts of records have percentages, too
+        scales = (1, 100) if number.endswith("%") else (1,)  # texts in records contain percentages as well
         value, width = float(number.strip("%")), unit(number)
         assert any(abs(value - scale * other) <= width for other in known for scale in scales), number
 
@@ -99,7 +99,7 @@ def test_pages_quote_numbers():
     assert sum(len(QUOTED.findall(prose(page))) for page in PAGES) > 40
 
 
-def test_a_number_that_no_record_has_is_found():
+def test_a_number_without_a_record_is_found():
     value, low, high = recorded("two_moons")[0]
     assert not unknown(f"{value:.4f} [{low:.4f}, {high:.4f}]", "two_moons")
     assert unknown(f"{value + 0.001:.4f} [{low:.4f}, {high:.4f}]", "two_moons")

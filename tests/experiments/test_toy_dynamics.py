@@ -1,4 +1,4 @@
-"""The toy of Fig. 5, as it is run from the command line."""
+"""The toy of Fig. 5: the run from the command line, paths, equilibria and signatures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from scipy import optimize
 
 from experiments import _rows, toy_dynamics
 from experiments.__main__ import main
+from tests.plotting.shown import legend, points
 
 U = np.array([[0.75**0.5, -0.5], [0.5, 0.75**0.5]])
 EXACT = {("ridge", 2): (6.1204, 1.6400), ("ridge", 3): (7.0681, 1.5831), ("sd", 2): (6.3727, 1.7076)}
@@ -21,7 +22,7 @@ EXACT["sd", 3] = EXACT["sd", 2]
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(tmp_path_factory, module_figures):
     out = tmp_path_factory.mktemp("toy")
     assert main(["toy_dynamics", "--preset", "smoke", "--out", str(out)]) == 0
     return out
@@ -36,8 +37,8 @@ def one(rows, penalty, s1):
     return next(row for row in rows if (row["penalty"], row["s1"]) == (penalty, s1))
 
 
-def test_primal_and_dual_end_at_the_exact_equilibrium(rows):
-    """That of the reference, and the minimum of the objective as scipy finds it."""
+def test_primal_and_dual_paths_end_at_the_exact_equilibrium(rows):
+    """The equilibrium of the reference, and the minimum of the objective that SciPy finds."""
     assert len(rows) == 4
     for row in rows:
         s, measured, predicted = np.array([row["s1"], 2.0]), row["measured"], row["predicted"]
@@ -53,24 +54,24 @@ def test_primal_and_dual_end_at_the_exact_equilibrium(rows):
             np.testing.assert_allclose(found, EXACT[row["penalty"], row["s1"]], atol=1e-3)
 
 
-def test_the_paths_are_those_of_the_published_recipe(rows):
-    """By hand, in two dimensions: theta <- theta - 0.05 dL/dtheta from zero, and the dual from 1e-8."""
+def test_the_paths_follow_the_published_recipe(rows):
+    """In two dimensions, by hand: theta <- theta - 0.05 dL/dtheta from zero, and the dual from 1e-8."""
     row = one(rows, "ridge", 3)
     s, theta = np.array([3.0, 2.0]), np.zeros(2)
     for _ in range(500):
         theta += 0.05 * (s * (U.T @ (1 / (1 + np.exp(U @ (s * theta))))) - 0.01 * theta)
     predicted = row["predicted"]
     assert predicted["times"][-1] == pytest.approx(25)
-    for path in row["measured"]["path"]:  # of every V
+    for path in row["measured"]["path"]:  # one path per V
         assert path[0] == [0, 0]
         np.testing.assert_allclose(path[-1], s * theta, rtol=1e-9)
     np.testing.assert_allclose(predicted["alpha"][0], 1e-8)
     np.testing.assert_allclose(predicted["alpha"][-1], predicted["alpha_equilibrium"], rtol=1e-6)
 
 
-def test_a_smaller_step_follows_the_flow_more_closely(rows):
-    """The distance between gradient descent and its flow falls like the step size."""
-    config, flow, apart = toy_dynamics.PRESETS["smoke"], one(rows, "sd", 3)["predicted"], []
+def test_the_distance_from_the_flow_is_proportional_to_the_step(rows):
+    """The distance between gradient descent and its flow, for two step sizes."""
+    config, flow, distances = toy_dynamics.PRESETS["smoke"], one(rows, "sd", 3)["predicted"], []
     s = np.array([3.0, 2.0])
     for factor in (1, 4):
         theta, path = np.zeros(2), [np.zeros(2)]
@@ -79,17 +80,17 @@ def test_a_smaller_step_follows_the_flow_more_closely(rows):
             theta = theta + 0.05 / factor * s * (U.T @ (1 / (1 + np.exp(margins)) - config.sd * margins))
             path.append(s * theta)
         keep = [step for step in toy_dynamics.recorded_steps(config) if step <= 100]
-        apart.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
-    assert 3 < apart[0] / apart[1] < 6
+        distances.append(np.abs(np.array(path)[np.multiply(keep, factor)] - flow["flow"][: len(keep)]).max())
+    assert 3 < distances[0] / distances[1] < 6
 
 
-def test_under_spectral_decoupling_the_dual_does_not_know_s1(rows):
+def test_under_spectral_decoupling_the_dual_does_not_depend_on_s1(rows):
     for penalty, same in (("sd", True), ("ridge", False)):
         first, second = (np.array(one(rows, penalty, s1)["predicted"]["alpha"]) for s1 in (2, 3))
         assert np.allclose(first, second, rtol=1e-6, atol=0) == same
 
 
-def test_the_summary_gives_measured_and_predicted_apart(smoke, rows):
+def test_the_summary_separates_measured_and_predicted_numbers(smoke, rows):
     summary = json.loads((smoke / "summary.json").read_text())
     values = {row["name"]: row for row in summary["rows"]}
     measured, predicted = (values[f"ridge, s_1 = 3: z_2, {kind}"] for kind in ("measured", "predicted"))
@@ -105,11 +106,19 @@ def test_the_summary_gives_measured_and_predicted_apart(smoke, rows):
         "spectral decoupling: z_2 stays as s_1 grows",
     ]
     assert all(signature["holds"] for signature in summary["signatures"])
-    assert (smoke / "paths.png").stat().st_size > 10_000
+
+
+def test_the_figure_shows_the_paths_and_the_equilibria(rows, module_figures):
+    for ax, penalty in zip(module_figures["paths.png"].axes[::2], ("ridge", "sd"), strict=True):
+        first, _, second, _, _, crosses = ax.lines
+        for line, s1 in ((first, 2), (second, 3)):
+            np.testing.assert_array_equal(points(line), one(rows, penalty, s1)["measured"]["path"][0])
+        np.testing.assert_allclose(points(crosses), [EXACT[penalty, s1] for s1 in (2, 3)], atol=1e-3)
+        assert legend(ax) == ["$s_1 = 2$", "$s_1 = 3$", "theory"]
 
 
 def test_signatures_do_not_hold_where_they_should_not(rows):
-    """Negative controls: paths that were cut off, s_1 going down."""
+    """Negative controls: paths that were cut off, and decreasing s_1."""
     config, cut = toy_dynamics.PRESETS["smoke"], copy.deepcopy(rows)
     for row in cut:
         row["measured"] |= {"end": [path[-1] for path in row["measured"]["path"]], "converged": [False, True]}
@@ -126,7 +135,7 @@ def test_a_descent_stops_at_its_bound():
     assert (int(found.steps), bool(found.converged)) == (7, False)
 
 
-def test_a_finished_run_is_not_run_again(smoke, monkeypatch):
+def test_a_finished_run_computes_nothing(smoke, monkeypatch):
     before = {path.name: path.read_bytes() for path in smoke.iterdir()}
     monkeypatch.setattr(toy_dynamics, "predict", None)
     assert main(["toy_dynamics", "--preset", "smoke", "--out", str(smoke)]) == 0
@@ -153,8 +162,7 @@ def test_the_presets_are_the_published_settings():
         (["--seeds", "1"], "seeds: expected a whole number of at least 2, got 1"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, capsys):
+def test_bad_input_is_one_line(flags, complaint, tmp_path, one_line):
     assert main(["toy_dynamics", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""Any method on any task and network, by name."""
+"""Training of any method on any task with any network, by name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from PIL import Image
 from experiments import _tasks, train
 from experiments.__main__ import main
 from gsjax import data, methods, networks
-from gsjax.data import sources
 from gsjax.methods import Batch
+from tests.plotting.shown import legend, points
 
 TINY = {
     "mlp": ("widths=3",),
@@ -29,7 +29,7 @@ TINY = {
     "resnet": ("blocks=1",),
 }
 OPTIONS = {
-    # The number of groups is that of the data.
+    # The number of groups comes from the data.
     name: tuple(f"{key}={value}" for key, value in entry.example.items() if key != "groups")
     for name, entry in methods.REGISTRY.items()
 }
@@ -37,21 +37,10 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def tasks():
-    """Tasks of each kind that needs no files, tiny."""
+    """Small tasks of each kind that needs no files."""
     names = ("two_moons", "digits", "colored_digits", "oracle_digits")
     found = {name: _tasks.load(jax.random.key(0), name, n=100, test=50) for name in names}
     return found | {"two digits": _tasks.load(jax.random.key(0), "digits", classes=(3, 8), n=100, test=50)}
-
-
-@pytest.fixture
-def nowhere(tmp_path, monkeypatch):
-    """A folder of data that is empty, and the only one."""
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("GSJAX_OFFLINE", "1")
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
 
 
 def fields(batch):
@@ -67,7 +56,7 @@ def idx(path, array):
 
 
 def mnist_like(folder, parts):
-    """Files as MNIST has them: of each part as many images as it says, all labels in turn, noise as pixels."""
+    """Writes files in the format of MNIST with these numbers of images, random pixels and all labels in turn."""
     for prefix, count in parts.items():
         rng = np.random.default_rng(count)
         idx(folder / f"{prefix}-images-idx3-ubyte", rng.integers(0, 256, (count, 28, 28)))
@@ -75,7 +64,7 @@ def mnist_like(folder, parts):
 
 
 def traced(config, task):
-    """The shapes of what a step and a measurement give; nothing is computed, but all that is checked is checked."""
+    """The shapes of the results of a step and a measurement. Arguments are checked, nothing is computed."""
     method, network = train.build(config, task)
 
     def one(key):
@@ -86,12 +75,12 @@ def traced(config, task):
 
 
 @pytest.mark.parametrize("method", methods.NAMES)
-def test_every_method_runs_on_every_task_or_says_what_it_lacks(method, tasks):
+def test_every_method_runs_on_every_task_or_names_what_is_missing(method, tasks):
     for name, task in tasks.items():
         config = train.Config(method, OPTIONS[method], network="mlp", network_options=("widths=3",))
         lacking = [field for field in methods.REGISTRY[method].needs if getattr(task.train, field) is None]
         if lacking:
-            # Without groups nothing says how many there are, either.
+            # Without groups, the number of groups is missing as well.
             with pytest.raises(ValueError, match=f"^{lacking[0]}: expected|expected groups=VALUE"):
                 traced(config, task)
             continue
@@ -122,14 +111,14 @@ def test_every_method_trains(method, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def smoke(tmp_path_factory):
+def smoke(tmp_path_factory, module_figures):
     out = tmp_path_factory.mktemp("train")
     flags = ["--method", "irm", "--method-options", "penalty_weight=1e2", "anneal=20"]
     assert main(["train", "--preset", "smoke", "--out", str(out), *flags]) == 0
     return out, flags
 
 
-def test_a_run_leaves_its_curves_its_summary_and_its_figure(smoke):
+def test_a_run_writes_curves_a_summary_and_a_figure(smoke, module_figures):
     out, _ = smoke
     rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
     assert [row["seed"] for row in rows] == [0, 1]
@@ -151,10 +140,18 @@ def test_a_run_leaves_its_curves_its_summary_and_its_figure(smoke):
     assert values["test: accuracy"]["measured"] == pytest.approx(np.mean([row["test"]["accuracy"][-1] for row in rows]))
     assert values["test: accuracy"]["seeds"] == 2
     assert next(iter(values)) == "train: accuracy"
-    assert (out / "curves.png").stat().st_size > 10_000
+
+    panels = {ax.get_ylabel(): ax for ax in module_figures["curves.png"].axes}
+    names = legend(panels["loss in nats"]) or []
+    assert set(names) == {"train", "test", "gray"}
+    labels = {"accuracy": "accuracy", "loss": "loss in nats", "worst group": "accuracy of the worst group"}
+    for key, label in labels.items():
+        for line, name in zip(panels[label].lines, names, strict=True):
+            means = np.mean([row[name][key] for row in rows], axis=0)
+            np.testing.assert_allclose(points(line), np.stack([rows[0]["steps"], means], axis=1))
 
 
-def test_a_finished_run_is_not_run_again(smoke, monkeypatch):
+def test_a_finished_run_computes_nothing(smoke, monkeypatch):
     out, flags = smoke
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     monkeypatch.setattr(train, "train", None)
@@ -164,8 +161,8 @@ def test_a_finished_run_is_not_run_again(smoke, monkeypatch):
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
-def test_what_is_measured(outputs):
-    """By hand, in numpy, from the logits of a linear network."""
+def test_measurements_by_hand(outputs):
+    """In NumPy, from the logits of a linear network."""
     rng = np.random.default_rng(0)
     x, w = rng.normal(size=(50, 2)), rng.normal(size=(2, outputs))
     label, group = rng.integers(0, max(outputs, 2), 50), rng.integers(0, 3, 50)
@@ -195,7 +192,7 @@ def test_what_is_measured(outputs):
         ("vgg", ["channels=(8,),(16,16)"], {"channels": ((8,), (16, 16))}),
     ],
 )
-def test_options_are_of_the_types_of_the_signature(name, given, found):
+def test_options_get_the_types_of_the_signature(name, given, found):
     assert train.options(name, networks.get(name), given, {"widths": 7}) == found
 
 
@@ -227,7 +224,7 @@ def test_the_help_lists_every_method(capsys):
         (["dropout=0"], r"options of fully_connected: expected widths=VALUE, got \['dropout=0'\]"),
     ],
 )
-def test_options_that_are_none_are_refused(given, complaint):
+def test_bad_options_are_refused(given, complaint):
     with pytest.raises(ValueError, match=complaint):
         train.options("fully_connected", networks.FullyConnected, given, {})
 
@@ -252,28 +249,27 @@ def test_options_that_are_none_are_refused(given, complaint):
         (["--data", "celeba"], "fetch CelebA"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, nowhere, capsys):
+def test_bad_input_is_one_line(flags, complaint, tmp_path, nowhere, one_line):
     assert main(["train", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_diverged_run_is_an_error_not_a_row(tasks, tmp_path, monkeypatch):
+def test_a_diverged_run_is_an_error(tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(methods, "train", lambda *_, **__: SimpleNamespace(finite=np.array([True, False])))
     config = dataclasses.replace(train.PRESETS["smoke"], learning_rate=5.0)
     with pytest.raises(ValueError, match=r"learning_rate: expected one at which .* finite, got 5.0: 1 of 2 lost it"):
         train.train(config, tasks["digits"], *train.build(config, tasks["digits"]), jax.random.key(0))
 
 
-def test_colours_are_as_in_colored_mnist(tasks):
+def test_colours_agree_with_labels_as_in_colored_mnist(tasks):
     batch, test, gray = fields(tasks["colored_digits"].train), *map(fields, tasks["colored_digits"].held_out.values())
     np.testing.assert_array_equal(batch["index"], np.arange(100))
     np.testing.assert_array_equal(np.bincount(batch["environment"]), [50, 50])
-    for of in (batch, test):
-        np.testing.assert_array_equal(of["group"] // 2, of["y"] > 0)
-        np.testing.assert_array_equal(of["group"] % 2, of["x"].sum(axis=(1, 2)).argmax(axis=1))
-    agree = [((of["y"] > 0) == of["group"] % 2).mean() for of in (batch, test)]
+    for part in (batch, test):
+        np.testing.assert_array_equal(part["group"] // 2, part["y"] > 0)
+        np.testing.assert_array_equal(part["group"] % 2, part["x"].sum(axis=(1, 2)).argmax(axis=1))
+    agree = [((part["y"] > 0) == part["group"] % 2).mean() for part in (batch, test)]
     assert abs(agree[0] - 0.85) < 0.15  # four standard deviations of 100 and of 50 examples
     assert abs(agree[1] - 0.1) < 0.17
     np.testing.assert_array_equal(gray["x"][..., 0], gray["x"][..., 1])
@@ -283,7 +279,7 @@ def test_colours_are_as_in_colored_mnist(tasks):
     np.testing.assert_array_equal(oracle["y"], batch["y"])
 
 
-def test_what_is_trained_on_is_not_tested_on(tasks):
+def test_training_and_test_examples_are_disjoint(tasks):
     for name in ("digits", "two digits", "oracle_digits", "two_moons"):
         batch, test = fields(tasks[name].train), fields(tasks[name].held_out["test"])
         seen = {x.tobytes() for x in batch["x"]}
@@ -293,13 +289,13 @@ def test_what_is_trained_on_is_not_tested_on(tasks):
     assert np.abs(tasks["digits"].train.x).max() == 1
 
 
-def test_classes_become_labels_in_their_order():
+def test_the_order_of_classes_sets_the_sign_of_labels():
     same = [_tasks.load(jax.random.key(0), "digits", classes=classes, n=100, test=50) for classes in ((3, 8), (8, 3))]
     np.testing.assert_array_equal(same[0].train.x, same[1].train.x)
     np.testing.assert_array_equal(same[0].train.y, -same[1].train.y)
 
 
-def test_sets_in_files_say_what_they_lack(nowhere):
+def test_data_sets_in_files_say_what_is_missing(nowhere):
     mnist_like(nowhere / "mnist", {"t10k": 60})
     task = _tasks.load(jax.random.key(0), "mnist")
     assert task.about == {"name": "mnist, the 60 images of its test split", "train": 50, "test": 10, "stand-in": False}

@@ -1,4 +1,4 @@
-"""The width sweep, as it is run from the command line."""
+"""The width sweep: the run from the command line, local slopes and data."""
 
 from __future__ import annotations
 
@@ -10,21 +10,12 @@ import pytest
 
 from experiments import width_sweep
 from experiments.__main__ import main
-from gsjax import records
-from gsjax.data import sources
+from tests.plotting.shown import points
 
 
-def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
-    """Stopped after a cell, then run to its end: the rows of every network, the summary, the figure."""
-    add, cells = records.Table.add, []
-
-    def stop(self, cell, rows, seconds):
-        add(self, cell, rows, seconds)
-        cells.append(cell)
-        if len(cells) == 1:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(records.Table, "add", stop)
+def test_smoke_run_interrupted_and_finished(tmp_path, interrupt_after, figures):
+    """The run is stopped after one cell and finished: the rows of every network, the summary and the figure."""
+    cells = interrupt_after(1)
     command = ["width_sweep", "--preset", "smoke", "--out", str(tmp_path)]
     assert main(command) == 130
     assert main(command) == 0
@@ -42,14 +33,21 @@ def test_smoke_run_interrupted_and_finished(tmp_path, monkeypatch):
     values = {row["name"]: row["measured"] for row in summary["rows"]}
     errors = [np.mean([row["error_empirical"] for row in rows if row["penalty"] == "ridge" and row["width"] == 32])]
     assert values["digits, ridge, lambda = 10, depth 1: error at width 32"] == pytest.approx(errors[0])
-    assert (tmp_path / "digits.png").stat().st_size > 10_000
+    ridge, _, starved, _ = figures["digits.png"].axes
+    first = next(line for line in ridge.lines if line.get_marker() == "o")
+    for (width, drawn), expected in zip(points(first), (16, 32), strict=True):
+        error = [row["error_empirical"] for row in rows if (row["penalty"], row["width"]) == ("ridge", expected)]
+        assert (width, drawn) == pytest.approx((expected, np.exp(np.mean(np.log(error)))))
+    found = [json.loads(line) for line in (tmp_path / "starvation" / "rows.jsonl").read_text().splitlines()]
+    pairs = np.stack([np.ravel([row[key] for row in found]) for key in ("predicted", "measured")], axis=1)
+    np.testing.assert_array_equal(points(starved.lines[0]), pairs)
     assert {"starvation", "timing.json", "timing.jsonl"} <= {path.name for path in tmp_path.iterdir()}
 
-    assert main([*command, "--n", "30"]) == 2  # the folder is of another configuration
+    assert main([*command, "--n", "30"]) == 2  # the folder has another configuration
 
 
-def test_local_slopes_are_those_between_one_width_and_the_next():
-    """Errors like 1/(width + 100): the slope goes from 0 to -1, which a slope over all widths does not show."""
+def test_local_slopes_are_those_between_neighbouring_widths():
+    """For errors 1 / (width + 100) the slope goes from 0 to -1, which a single fit over all widths hides."""
     widths = [50, 100, 200, 400, 6400, 12800]
     errors = np.array([[1.0], [3.0]]) / (np.array(widths) + 100)
     slopes = width_sweep.local_slopes(widths, errors)
@@ -72,17 +70,13 @@ def test_local_slopes_are_those_between_one_width_and_the_next():
         (["--data", "mnist"], "fetch MNIST"),
     ],
 )
-def test_bad_input_is_one_line(flags, complaint, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path / "nowhere"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
+def test_bad_input_is_one_line(flags, complaint, tmp_path, nowhere, one_line):
     assert main(["width_sweep", "--preset", "smoke", "--out", str(tmp_path / "out"), *flags]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert complaint in line
+    assert complaint in one_line()
 
 
 @pytest.mark.parametrize("name", ["two_moons", "digits"])
-def test_examples_to_train_on_and_to_test_on_are_apart(name):
+def test_training_and_test_examples_are_disjoint(name):
     config = width_sweep.PRESETS["laptop"]
     train, test = width_sweep.load(name, config, seed=0)
     assert (len(train.y), len(test.y)) == (config.n, config.test)
@@ -92,7 +86,7 @@ def test_examples_to_train_on_and_to_test_on_are_apart(name):
     assert not np.array_equal(train.x, width_sweep.load(name, config, seed=1)[0].x)
 
 
-def test_presets_are_of_the_precision_that_they_ask_for():
+def test_presets_have_tolerances_for_their_precision():
     for config in width_sweep.PRESETS.values():
         assert config.tolerance >= (1e-6 if config.x64 else 1e-3)
     assert jax.numpy.zeros(()).dtype == np.float32

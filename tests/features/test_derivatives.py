@@ -1,4 +1,4 @@
-"""Derivatives in the kernel or the feature matrix: right where they exist, NaN where not, never another number."""
+"""Derivatives by the kernel or the feature matrix: correct where they exist, and NaN elsewhere."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -42,7 +42,7 @@ def problem(name, seed=0):
     return (u * np.sqrt(s2)) @ v, (u * s2) @ u.T, y, rng
 
 
-def of_kernel(function, penalty):
+def kernel_function(function, penalty):
     def value(kernel, y):
         feats = features.from_ntk(kernel, y)
         return function(feats, dual.equilibrium(feats, penalty))
@@ -50,7 +50,7 @@ def of_kernel(function, penalty):
     return value
 
 
-def of_matrix(function, penalty):
+def matrix_function(function, penalty):
     def value(phi, y):
         feats = features.from_ntrf(phi, y)
         return function(feats, dual.equilibrium(feats, penalty))
@@ -64,21 +64,21 @@ def all_smooth(feats, state):
 
 @pytest.fixture(scope="module")
 def jacobians():
-    """Of all smooth functions at once; the same programs serve all spectra."""
+    """The Jacobians of all smooth functions at once; one program serves all spectra."""
     return {
-        "kernel": jax.jit(jax.jacrev(of_kernel(all_smooth, PENALTY))),
-        "matrix": jax.jit(jax.jacrev(of_matrix(all_smooth, PENALTY))),
+        "kernel": jax.jit(jax.jacrev(kernel_function(all_smooth, PENALTY))),
+        "matrix": jax.jit(jax.jacrev(matrix_function(all_smooth, PENALTY))),
     }
 
 
 def slope(value, x, direction, step):
     """The derivative along `direction`, by central differences of fourth order."""
-    near, far = ((value(x + h * direction) - value(x - h * direction)) / (2 * h) for h in (step, 2 * step))
-    return (4 * near - far) / 3
+    inner, outer = ((value(x + h * direction) - value(x - h * direction)) / (2 * h) for h in (step, 2 * step))
+    return (4 * inner - outer) / 3
 
 
-def by_kernel(function, y):
-    """The same function of any symmetric kernel, without eigenvectors: the margins by Newton's method."""
+def direct_function(function, y):
+    """The same function of a symmetric kernel without eigenvectors; the margins come from Newton's method."""
 
     def value(kernel):
         signed = y[:, None] * kernel * y / PENALTY.strength
@@ -91,7 +91,7 @@ def by_kernel(function, y):
     return value
 
 
-# The same functions of alpha and margins. At full rank, and at lost rank on the span, U U^T m = m.
+# The same functions of alpha and margins. U U^T m = m at full rank, and on the span below it.
 PLAIN = {
     "alpha": lambda alpha, m: V @ alpha,
     "squares of alpha": lambda alpha, m: alpha @ alpha,
@@ -108,61 +108,63 @@ def all_plain(alpha, m):
 def test_the_plain_functions_are_the_same():
     _, kernel, y, _ = problem("distinct")
     with jax.enable_x64(True):
-        found = jax.jit(of_kernel(all_smooth, PENALTY))(kernel, y)
-    np.testing.assert_allclose(found, by_kernel(all_plain, y)(kernel), rtol=1e-9)
+        found = jax.jit(kernel_function(all_smooth, PENALTY))(kernel, y)
+    np.testing.assert_allclose(found, direct_function(all_plain, y)(kernel), rtol=1e-9)
 
 
 @spectra
-def test_what_is_smooth_in_the_kernel_is_differentiated_as_such(name, jacobians):
+def test_smooth_functions_of_the_kernel_are_differentiated(name, jacobians):
     phi, kernel, y, rng = problem(name)
-    plain = by_kernel(all_plain, y)
+    plain = direct_function(all_plain, y)
     with jax.enable_x64(True):
-        in_kernel, in_phi = (np.asarray(jacobians[k](x, y)) for k, x in (("kernel", kernel), ("matrix", phi)))
-    np.testing.assert_allclose(in_kernel, in_kernel.swapaxes(1, 2), atol=1e-12)
+        kernel_jacobians, phi_jacobians = (
+            np.asarray(jacobians[k](x, y)) for k, x in (("kernel", kernel), ("matrix", phi))
+        )
+    np.testing.assert_allclose(kernel_jacobians, kernel_jacobians.swapaxes(1, 2), atol=1e-12)
     for _ in range(3):
         turn = rng.standard_normal((N, N))
         direction = turn @ kernel + kernel @ turn.T  # keeps the rank, and breaks ties
-        found = np.einsum("fij,ij->f", in_kernel, direction)
-        in_both = np.einsum("fij,ij->f", in_phi, turn @ phi)
-        expected_in_both = slope(lambda phi: plain(phi @ phi.T), phi, turn @ phi, 1e-3)
-        for one, other in ((found, slope(plain, kernel, direction, 1e-3)), (in_both, expected_in_both)):
+        found = np.einsum("fij,ij->f", kernel_jacobians, direction)
+        phi_slopes = np.einsum("fij,ij->f", phi_jacobians, turn @ phi)
+        expected_phi_slopes = slope(lambda phi: plain(phi @ phi.T), phi, turn @ phi, 1e-3)
+        for one, other in ((found, slope(plain, kernel, direction, 1e-3)), (phi_slopes, expected_phi_slopes)):
             np.testing.assert_allclose(one[:3], other[:3], atol=1e-8)  # of alpha and margins
-            # Put together out of features and responses: eps over the gap of two strengths, 1e-9.
+            # Sums over features and responses: their error is eps over the gap of two strengths, 1e-9.
             np.testing.assert_allclose(one[3:], other[3:], atol=5e-6 if name == "close" else 1e-8)
-    assert (np.abs(in_kernel).max(axis=(1, 2)) > 1e-3).all()
+    assert (np.abs(kernel_jacobians).max(axis=(1, 2)) > 1e-3).all()
 
 
-def test_directions_in_which_rank_grows_count_as_well(jacobians):
+def test_derivatives_in_directions_that_raise_the_rank(jacobians):
     """Ridge's optimum is smooth in the kernel, whatever its rank."""
     _, kernel, y, rng = problem("rank lost and ties")
     a = rng.standard_normal((N, N))
     with jax.enable_x64(True):
         jacobian = np.asarray(jacobians["kernel"](kernel, y))
-    expected = slope(by_kernel(all_plain, y), kernel, a + a.T, 1e-3)
+    expected = slope(direct_function(all_plain, y), kernel, a + a.T, 1e-3)
     found = np.einsum("fij,ij->f", jacobian, a + a.T)
     np.testing.assert_allclose(found[:3], expected[:3], atol=1e-8)  # alpha and margins
 
 
-def test_eagerly_as_under_jit():
-    """Outside of jit the features beyond the rank are cut off."""
+def test_eager_derivatives_equal_those_under_jit():
+    """Outside jit, features beyond the rank are cut off."""
     _, kernel, y, _ = problem("rank lost and ties")
-    value = of_kernel(SMOOTH["responses summed with their features"], PENALTY)
+    value = kernel_function(SMOOTH["responses summed with their features"], PENALTY)
     with jax.enable_x64(True):
         eager = jax.grad(value)(jnp.asarray(kernel), y)
         np.testing.assert_allclose(eager, jax.jit(jax.grad(value))(kernel, y), atol=1e-10)
 
 
 def test_forward_and_second_derivatives_of_the_equilibrium():
-    value = of_kernel(SMOOTH["alpha"], PENALTY)
+    value = kernel_function(SMOOTH["alpha"], PENALTY)
 
-    def along(t, kernel, a, y):
+    def shifted(t, kernel, a, y):
         return value(kernel + t * a, y)
 
-    first, second = jax.jit(jax.jacfwd(along)), jax.jit(jax.hessian(along))
+    first, second = jax.jit(jax.jacfwd(shifted)), jax.jit(jax.hessian(shifted))
     for name in SPECTRA:
         _, kernel, y, rng = problem(name)
         a = rng.standard_normal((N, N))
-        a, plain = a + a.T, by_kernel(PLAIN["alpha"], y)
+        a, plain = a + a.T, direct_function(PLAIN["alpha"], y)
         with jax.enable_x64(True):
             expected = slope(lambda t, plain=plain, k=kernel, a=a: plain(k + t * a), 0.0, 1.0, 1e-3)
             assert float(first(0.0, kernel, a, y)) == pytest.approx(expected, abs=1e-8)
@@ -184,8 +186,8 @@ SINGLE = {
 @pytest.mark.parametrize("construct", ["kernel", "matrix"])
 def test_one_of_several_features_of_equal_strength_has_no_derivative(construct):
     phi, kernel, y, _ = problem("ties")
-    of, x = (of_kernel, kernel) if construct == "kernel" else (of_matrix, phi)
-    value = of(lambda feats, state: jnp.stack([single(feats, state) for single in SINGLE.values()]), PENALTY)
+    make, x = (kernel_function, kernel) if construct == "kernel" else (matrix_function, phi)
+    value = make(lambda feats, state: jnp.stack([single(feats, state) for single in SINGLE.values()]), PENALTY)
     forward = jax.jit(lambda x: jax.jvp(lambda x: value(x, y), (x,), (jnp.ones_like(x),))[1])
     with jax.enable_x64(True):
         for name, gradient in zip(SINGLE, jax.jit(jax.jacrev(value))(x, y), strict=True):
@@ -194,10 +196,10 @@ def test_one_of_several_features_of_equal_strength_has_no_derivative(construct):
 
 
 @pytest.mark.parametrize("construct", ["kernel", "matrix"])
-def test_features_apart_from_a_tie_have_derivatives(construct):
+def test_features_outside_a_tie_have_derivatives(construct):
     """The first and the last feature of `ties`, and the sum of the strengths that are equal."""
     phi, kernel, y, rng = problem("ties")
-    value, x = (of_kernel, kernel) if construct == "kernel" else (of_matrix, phi)
+    value, x = (kernel_function, kernel) if construct == "kernel" else (matrix_function, phi)
     turn = rng.standard_normal((N, N))
     direction = (turn @ kernel + kernel @ turn.T) if construct == "kernel" else turn @ phi
 
@@ -230,7 +232,7 @@ def test_sensitivities_where_rank_is_lost():
 def test_spectral_decoupling_in_the_kernel():
     """At full rank the optimum does not depend on the kernel; below, on the span of its features."""
     penalty = SpectralDecoupling(np.array([0.1, 0.4, 2.0, 0.7, 0.2]), 0.5)
-    both = jax.jit(jax.value_and_grad(of_kernel(SMOOTH["alpha"], penalty)))
+    both = jax.jit(jax.value_and_grad(kernel_function(SMOOTH["alpha"], penalty)))
     for name in SPECTRA:
         _, kernel, y, rng = problem(name)
         turn = rng.standard_normal((N, N))
@@ -260,8 +262,8 @@ def test_several_classes():
             assert np.sum(np.asarray(both(stacked)[1]) * direction) == pytest.approx(expected, abs=1e-7)
 
 
-def test_changed_features_forget_where_they_come_from():
-    """A derivative in strengths that were put in by hand must not be that of the kernel, which is zero."""
+def test_changed_features_lose_their_origin():
+    """The derivative by strengths that the user sets is not that of the kernel, which is zero here."""
     _, kernel, y, _ = problem("distinct")
     feats = features.from_ntk(kernel, y)
     assert feats.origin is not None
@@ -279,7 +281,7 @@ def test_changed_features_forget_where_they_come_from():
 
 def test_gradients_of_many_kernels_at_once():
     kernels, y = np.stack([problem(name)[1] for name in SPECTRA]), problem("ties")[2]
-    gradient = jax.grad(of_kernel(SMOOTH["alpha"], PENALTY))
+    gradient = jax.grad(kernel_function(SMOOTH["alpha"], PENALTY))
     with jax.enable_x64(True):
         batched, single = jax.jit(jax.vmap(gradient, (0, None)))(kernels, y), jax.jit(gradient)
         for found, kernel in zip(batched, kernels, strict=True):

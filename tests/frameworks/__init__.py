@@ -1,8 +1,9 @@
 """The same networks, with the same parameters, in every framework.
 
-A network (`networks`) is its layers and what it does with them. A framework is a file here: `of(network, variables)`
-gives `apply_fn` and `params` of the network, made of that framework's own layers, with the parameters that `variables`
-of the one in flax.linen hold, in the framework's own layout: transposed, flattened or fused, but never changed.
+A network (`networks`) consists of layers and a forward pass. Every framework has a file with a function
+`build(network, variables)` that gives `apply_fn` and `params`, made of the framework's own layers. The parameters are
+those in the `variables` of flax.linen, in the framework's own layout: transposed, flattened or fused, but with the same
+values.
 """
 
 from collections.abc import Callable
@@ -10,14 +11,14 @@ from typing import Any
 
 from tests.frameworks import in_equinox, in_haiku, in_jax, in_linen, in_nnx
 
-Of = Callable[..., tuple[Callable[[Any, Any], Any], Any]]
+Build = Callable[..., tuple[Callable[[Any, Any], Any], Any]]
 
-# All but flax.linen, with which they are compared.
-OTHERS: dict[str, Of] = {
-    "nnx": in_nnx.of,
-    "Equinox": in_equinox.of,
-    "Haiku": in_haiku.of,
-    "plain JAX": in_jax.of,
+# All frameworks except flax.linen, the reference.
+OTHERS: dict[str, Build] = {
+    "nnx": in_nnx.build,
+    "Equinox": in_equinox.build,
+    "Haiku": in_haiku.build,
+    "plain JAX": in_jax.build,
 }
 
-__all__ = ["OTHERS", "Of", "in_linen"]
+__all__ = ["OTHERS", "Build", "in_linen"]

@@ -1,4 +1,4 @@
-"""Networks in Equinox: for one example, channels first, under `jax.vmap`."""
+"""Networks in Equinox: written for one example with channels first, and mapped with `jax.vmap`."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Model(eqx.Module):
 
 
 def each(layer: Any, h: Any) -> Any:
-    """Position by position."""
+    """Applies a layer at every position."""
     single = 0 if isinstance(layer, eqx.nn.Embedding) else 1
     return layer(h) if h.ndim == single else jax.vmap(layer)(h)
 
 
 def mean(h: Any) -> Any:
-    """Over the pixels of an image `(c, h, w)`, or the steps of a series `(t, c)`."""
+    """The mean over the pixels of an image `(c, h, w)`, or over the steps of a series `(t, c)`."""
     return h.mean((1, 2)) if h.ndim == 3 else h.mean(0)
 
 
@@ -66,11 +66,11 @@ def layer(spec: Any, params: Any) -> Any:
             options = {f"use_{name}_bias": True for name in ("query", "key", "value", "output")}
             attention = make(eqx.nn.MultiheadAttention, heads, features, **options)
             ours = ("query_proj", "key_proj", "value_proj", "output_proj")
-            filled_in = [
+            projections = [
                 filled(getattr(attention, name), params[theirs])
                 for name, theirs in zip(ours, ("query", "key", "value", "out"), strict=True)
             ]
-            return eqx.tree_at(lambda layer: [getattr(layer, name) for name in ours], attention, filled_in)
+            return eqx.tree_at(lambda layer: [getattr(layer, name) for name in ours], attention, projections)
 
 
 def filled(layer: Any, params: Any) -> Any:
@@ -83,7 +83,7 @@ def filled(layer: Any, params: Any) -> Any:
     return eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (weight, bias))
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     layers = {name: layer(spec, variables["params"][name]) for name, spec in network.layers.items()}
     state = eqx.nn.State(layers)
     for name, statistics in variables.get("batch_stats", {}).items():

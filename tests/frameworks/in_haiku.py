@@ -12,7 +12,7 @@ from tests.frameworks import networks
 from tests.frameworks.in_linen import mean
 from tests.frameworks.networks import Network
 
-# What flax.linen calls it.
+# Names of parameters in Haiku and in flax.linen.
 LEAVES = {"w": "kernel", "b": "bias", "offset": "bias", "scale": "scale", "embeddings": "embedding"}
 STATISTICS = {"mean_ema": "mean", "var_ema": "var"}
 
@@ -29,7 +29,7 @@ def layer(spec: Any, name: str) -> Any:
             return hk.LayerNorm(-1, create_scale=True, create_offset=True, eps=1e-6, name=name)
         case networks.BatchNorm():
             norm = hk.BatchNorm(create_scale=True, create_offset=True, decay_rate=0.9, name=name)
-            # Only what is initialised has a place for its statistics, and that in training mode.
+            # Haiku creates the statistics when it initialises in training mode.
             return lambda h: norm(h, is_training=hk.running_init())
         case networks.Embed(tokens, features):
             return hk.Embed(tokens, features, name=name)
@@ -39,7 +39,7 @@ def layer(spec: Any, name: str) -> Any:
             return lambda h: attention(h, h, h)
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     def function(x):
         layers = {name: layer(spec, name) for name, spec in network.layers.items()}
         return network.forward(layers, mean, x)
@@ -49,15 +49,15 @@ def of(network: Network, variables: Any) -> tuple[Any, Any]:
     statistics = variables.get("batch_stats", {})
 
     def parameter(module: str, name: str) -> Any:
-        name_of, *inner = module.split("/")
-        values = variables["params"][name_of]
+        layer_name, *inner = module.split("/")
+        values = variables["params"][layer_name]
         for part in inner:
             values = values["out" if part == "linear" else part]
         return values[LEAVES[name]]
 
     def statistic(module: str, name: str, like: jax.ShapeDtypeStruct) -> Any:
-        norm, _, of = module.split("/")
-        return statistics[norm][STATISTICS[of]].reshape(like.shape) if name == "average" else jnp.zeros_like(like)
+        norm, _, kind = module.split("/")
+        return statistics[norm][STATISTICS[kind]].reshape(like.shape) if name == "average" else jnp.zeros_like(like)
 
     params = {
         module: {name: parameter(module, name).reshape(leaf.shape) for name, leaf in leaves.items()}

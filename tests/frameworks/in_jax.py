@@ -1,4 +1,4 @@
-"""Networks in plain JAX: weights that are transposed, one for queries, keys and values, and what norms are."""
+"""Networks in plain JAX: transposed weights, one weight for queries, keys and values, and norms by formula."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def attention(spec, params, h):
 
 
 def parameters(spec: Any, params: Any) -> Any:
-    """In the layout that the functions above have."""
+    """Parameters in the layout of the functions above."""
     match spec:
         case networks.Dense():
             return params["kernel"].T, params["bias"]
@@ -89,7 +89,7 @@ def layer(spec: Any, params: Any, statistics: Any) -> Any:
             return functools.partial(attention, spec, params)
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     statistics = variables.get("batch_stats", {})
 
     def apply_fn(params, x):

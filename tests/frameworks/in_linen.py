@@ -41,16 +41,16 @@ def layer(spec: Any, name: str) -> Any:
 
 
 def mean(h: Any) -> Any:
-    """Over all positions of a batch whose features come last."""
+    """The mean over all positions of a batch whose features come last."""
     return h.mean(tuple(range(1, h.ndim - 1)))
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     return Model(network).apply, variables
 
 
-def variables_of(network: Network, seed: int = 0) -> Any:
-    """Variables off their initial values, running variances positive, of the size that initial ones have."""
+def draw_variables(network: Network, seed: int = 0) -> Any:
+    """Random variables of about the initial size, with positive running variances."""
     random = np.random.default_rng(seed)
 
     def value(like: jax.ShapeDtypeStruct) -> Any:

@@ -1,4 +1,4 @@
-"""Networks in flax.nnx, whose layers name and lay out their parameters as those of flax.linen do."""
+"""Networks in flax.nnx, whose parameters have the names and the layout of flax.linen."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Model(nnx.Module):
 
 
 def layer(spec: Any, params: Any) -> Any:
-    # Attention and embeddings compute in the type that their parameters have when they are made.
+    # Attention and embeddings compute in the type of their initial parameters.
     options: dict[str, Any] = {"rngs": nnx.Rngs(0), "param_dtype": jax.tree.leaves(params)[0].dtype}
     match spec:
         case networks.Dense(features):
@@ -47,11 +47,11 @@ def layer(spec: Any, params: Any) -> Any:
 
 
 def attend(query: Any, key: Any, value: Any, **_: Any) -> Any:
-    """In the type of the arguments: by default nnx has its softmax in float32, through `jax.nn`."""
+    """Attention in the type of its arguments; by default nnx computes the softmax in float32."""
     return nn.dot_product_attention(query, key, value)
 
 
-def of(network: Network, variables: Any) -> tuple[Any, Any]:
+def build(network: Network, variables: Any) -> tuple[Any, Any]:
     model = nnx.eval_shape(lambda: Model(network, variables["params"]))  # no values are drawn
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     nnx.replace_by_pure_dict(params, variables["params"])

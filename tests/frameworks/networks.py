@@ -1,4 +1,4 @@
-"""Networks by their layers and what they do with them: for a batch, or for one example under `jax.vmap`."""
+"""Networks as layers and a forward pass, for a batch or for one example under `jax.vmap`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Dense:
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """Of size x size pixels; "SAME" padding."""
+    """A convolution of size x size pixels with "SAME" padding."""
 
     features: int
     size: int = 3
@@ -51,7 +51,7 @@ class Embed:
 
 @dataclasses.dataclass(frozen=True)
 class Attention:
-    """Of a sequence to itself, with biases."""
+    """Self-attention with biases."""
 
     heads: int
     features: int
@@ -59,7 +59,7 @@ class Attention:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Network:
-    """`forward(layers, mean, h)` applies the layers by their names; `mean(h)` is over all positions."""
+    """`forward(layers, mean, h)` applies the layers by name; `mean(h)` averages over all positions."""
 
     layers: Mapping[str, Any]
     forward: Callable[[Layers, Callable[[Any], Any], Any], Any]
@@ -95,7 +95,7 @@ def cnn(*convolutions: Conv, shape: tuple[int, ...], outputs: int = 1) -> Networ
 
 
 def residual(*blocks: tuple[int, int], shape: tuple[int, ...], norm: Any = None) -> Network:
-    """Blocks of so many channels and such a stride; with `norm` before their first nonlinearity."""
+    """Residual blocks, each given by (channels, stride), with `norm` before the first nonlinearity."""
     layers: dict[str, Any] = {"Conv_0": Conv(blocks[0][0])}
     for number, (channels, stride) in enumerate(blocks):
         first, second, skip = (f"Conv_{3 * number + place}" for place in (1, 2, 3))
@@ -115,7 +115,7 @@ def residual(*blocks: tuple[int, int], shape: tuple[int, ...], norm: Any = None)
 
 
 def recurrent(features: int, shape: tuple[int, int]) -> Network:
-    """The same layers at every step, in a loop that is written out."""
+    """The same layers at every step, in an unrolled loop."""
 
     def forward(layers, mean, x):
         h = jnp.tanh(layers["read"](x[..., 0, :]))
@@ -127,7 +127,7 @@ def recurrent(features: int, shape: tuple[int, int]) -> Network:
 
 
 def block(layers: Layers, h: Any) -> Any:
-    """A block of a transformer, its norms before what they are for."""
+    """A block of a transformer with pre-normalisation."""
     h = h + layers["attention"](layers["norm_0"](h))
     return h + layers["down"](gelu(layers["up"](layers["norm_1"](h))))
 
@@ -136,18 +136,18 @@ def attention(width: int, heads: int, shape: tuple[int, int]) -> Network:
     def forward(layers, mean, h):
         return layers["out"](mean(block(layers, h)))
 
-    return Network(_of_a_block(width, heads) | {"out": Dense(2)}, forward, shape)
+    return Network(_block_layers(width, heads) | {"out": Dense(2)}, forward, shape)
 
 
 def transformer(width: int, heads: int, tokens: int, length: int) -> Network:
     def forward(layers, mean, x):
         return layers["out"](mean(block(layers, layers["embed"](x))))[..., 0]
 
-    layers = {"embed": Embed(tokens, width), **_of_a_block(width, heads), "out": Dense(1)}
+    layers = {"embed": Embed(tokens, width), **_block_layers(width, heads), "out": Dense(1)}
     return Network(layers, forward, (length,), tokens)
 
 
-def _of_a_block(width: int, heads: int) -> dict[str, Any]:
+def _block_layers(width: int, heads: int) -> dict[str, Any]:
     return {
         "norm_0": LayerNorm(),
         "attention": Attention(heads, width),

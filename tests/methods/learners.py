@@ -1,4 +1,4 @@
-"""Methods with several networks, made of public names alone, as a user would write them."""
+"""Methods with several networks, written with public names only, as a user would."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -18,13 +18,13 @@ def variables(learner):
     return {"params": learner.params, **learner.collections}
 
 
-def at(network, learner, x, position):
-    """A stage of a learner's network, not in training mode."""
+def stage_value(network, learner, x, position):
+    """A stage of the network of a learner, in evaluation mode."""
     return stages.apply(network, variables(learner), x, (position,))[1][position]
 
 
 def classified(batch):
-    """The objective of ERM; its stages are remembered."""
+    """The objective of ERM, which also returns the stages."""
 
     def objective(logits, ridge, found):
         loss = methods.terms.losses(logits, batch.y).mean()
@@ -34,17 +34,17 @@ def classified(batch):
 
 
 def sieve(network, optimizer, *, position, rate=0.0, every=1):
-    """ERM, a readout of a stage that is trained with a stopped gradient, and forgetting what it reads.
+    """ERM, a readout of a stage trained with a stopped gradient, and steps that make the stage forget the readout.
 
-    Every so many steps, the layers up to the stage take a step of plain SGD towards a readout of zero. With the rate 0,
-    the readout only watches.
+    Every `every` steps, the layers up to the stage take a step of plain SGD that lowers the squared output of the
+    readout. With rate 0 the readout has no effect on the network.
     """
     methods.check_common(network, optimizer, 0.0)
     readout, forgetting = networks.FullyConnected(()), optax.sgd(rate)
 
     def init(key, batch):
         state = methods.init_state(network, optimizer, key, batch)
-        stage = at(network, state.main, batch.x, position)
+        stage = stage_value(network, state.main, batch.x, position)
         return state.with_learners(readout=methods.init_learner(readout, optimizer, jax.random.fold_in(key, 1), stage))
 
     def update(state, batch):
@@ -65,10 +65,10 @@ def sieve(network, optimizer, *, position, rate=0.0, every=1):
             return Info(size, size, size), ()
 
         dropout = {"dropout": state.key}
-        below = stages.upto(network, variables(main), batch.x, position, train=True, rngs=dropout)
-        alone = main._replace(optimizer=forgetting.init(main.params))
+        mask = stages.upto(network, variables(main), batch.x, position, train=True, rngs=dropout)
+        plain = main._replace(optimizer=forgetting.init(main.params))
         forgot, _, _ = methods.minimise(
-            network, forgetting, alone, batch.x, forgotten, step=state.step, stages=(position,), only=below
+            network, forgetting, plain, batch.x, forgotten, step=state.step, stages=(position,), only=mask
         )
         due = (state.step + 1) % every == 0
         params = jax.tree.map(lambda new, old: jnp.where(due, new, old), forgot.params, main.params)
@@ -92,7 +92,7 @@ def taught(network, optimizer, *, weight, position=None):
         if position is None:
             aim = methods.predict(network, teacher, batch.x)
         else:
-            aim = at(network, teacher, batch.x, position)
+            aim = stage_value(network, teacher, batch.x, position)
 
         def objective(logits, ridge, *found):
             loss = methods.terms.losses(logits, batch.y).mean()
@@ -108,7 +108,7 @@ def taught(network, optimizer, *, weight, position=None):
     return methods.checked(init, update)
 
 
-# Constructors and options, by name: what the registry has of the library's own methods.
+# Constructors and options by name, as the registry has them for the library's own methods.
 TOYS = {
     "readout": (sieve, {"position": "Dense_0"}),
     "sieve": (sieve, {"position": "Dense_0", "rate": 0.003, "every": 2}),

@@ -1,4 +1,4 @@
-"""What every method does: one table that all of them pass."""
+"""Properties of every method, in one table."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportOptionalOperand=false, reportOptionalSubscript=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -56,28 +56,30 @@ def test_names():
 
 
 @every_method
-def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
-    of, data = method(variant, Linear()), batch()
-    states = [of.init(key, data) for key in jax.random.split(jax.random.key(0))]
-    course = compiled(jax.vmap(lambda state: lax.scan(lambda state, _: of.update(state, data), state, length=STEPS)))
-    together, infos = course(jax.tree.map(lambda *seeds: jnp.stack(seeds), *states))
-    assert (together.step == STEPS).all()
+def test_batched_seeds_equal_single_seeds_and_learn(variant):
+    instance, data = method(variant, Linear()), batch()
+    states = [instance.init(key, data) for key in jax.random.split(jax.random.key(0))]
+    course = compiled(
+        jax.vmap(lambda state: lax.scan(lambda state, _: instance.update(state, data), state, length=STEPS))
+    )
+    stacked, infos = course(jax.tree.map(lambda *seeds: jnp.stack(seeds), *states))
+    assert (stacked.step == STEPS).all()
     assert (infos.loss[:, -1] < infos.loss[:, 0] / 2).all()
 
-    def alone(state):
+    def run_seed(state):
         for _ in range(STEPS):
             state, _ = update(variant, Linear())(state, data)
         return state
 
-    one_by_one = [leaves(alone(state)) for state in states]
-    for leaf, *of_seeds in zip(leaves(together), *one_by_one, strict=True):
-        np.testing.assert_allclose(leaf, of_seeds, rtol=1e-4, atol=1e-5)
-    for one, again in zip(one_by_one[0], leaves(alone(states[0])), strict=True):
-        np.testing.assert_array_equal(one, again)
+    one_by_one = [leaves(run_seed(state)) for state in states]
+    for leaf, *per_seed in zip(leaves(stacked), *one_by_one, strict=True):
+        np.testing.assert_allclose(leaf, per_seed, rtol=1e-4, atol=1e-5)
+    for one, repeated in zip(one_by_one[0], leaves(run_seed(states[0])), strict=True):
+        np.testing.assert_array_equal(one, repeated)
 
 
 @pytest.mark.parametrize(
-    ("of_one", "of_two"),
+    ("one_output", "two_outputs"),
     [
         ("spectral_decoupling", "doubled"),
         ("irm", "irm"),
@@ -85,14 +87,14 @@ def test_seeds_in_a_batch_are_seeds_one_by_one_and_learn(variant):
         ("lff_averaged", "lff_averaged"),
     ],
 )
-def test_two_outputs_are_one(of_one, of_two):
-    """With outputs (-f / 2, f / 2), whose squares sum to f^2 / 2."""
+def test_two_outputs_are_equivalent_to_one(one_output, two_outputs):
+    """The two outputs are (-f / 2, f / 2), whose squares sum to f^2 / 2."""
     data, key = batch(), jax.random.key(0)
     classes = data._replace(y=(data.y > 0).astype(np.int32))
-    one, two = method(of_one, Linear()).init(key, data), method(of_two, Linear(pair=True)).init(key, classes)
+    one, two = method(one_output, Linear()).init(key, data), method(two_outputs, Linear(pair=True)).init(key, classes)
     for _ in range(3):
-        one, info = update(of_one, Linear())(one, data)
-        two, info_of_two = update(of_two, Linear(pair=True))(two, classes)
+        one, info = update(one_output, Linear())(one, data)
+        two, info_of_two = update(two_outputs, Linear(pair=True))(two, classes)
         close((two, info_of_two), (one, info), rtol=1e-4)
 
 
@@ -104,7 +106,7 @@ def test_running_statistics_and_dropout():
     hidden = data.x @ state.params["Dense_0"]["kernel"] + state.params["Dense_0"]["bias"]
     np.testing.assert_allclose(mean, 0.1 * hidden.mean(axis=0), rtol=1e-4, atol=1e-6)
 
-    # Dropout draws anew for another key and for another step, and not at all in predictions.
+    # Dropout depends on the key and on the step; predictions have none.
     for other in (state._replace(key=jax.random.key(1)), state._replace(step=state.step + 1)):
         assert float(compute(other, data)[1].loss) != float(info.loss)
     predictions = [methods.predict(Noisy(), after._replace(key=key), data.x) for key in jax.random.split(after.key)]
@@ -116,11 +118,11 @@ def test_running_statistics_and_dropout():
 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_precision_follows_the_data(variant, x64):
-    of, data = method(variant, Noisy()), jax.tree.map(jnp.asarray, batch(x64))
-    state = jax.eval_shape(of.init, jax.random.key(0), data)
-    after, info = jax.eval_shape(of.update, state, data)
+    instance, data = method(variant, Noisy()), jax.tree.map(jnp.asarray, batch(x64))
+    state = jax.eval_shape(instance.init, jax.random.key(0), data)
+    after, info = jax.eval_shape(instance.update, state, data)
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, info))} == {np.dtype(x64)}
-    # What a loop carries keeps its type.
+    # The state keeps its types, so that a loop can carry it.
     assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), after) == jax.tree.map(
         lambda leaf: (leaf.shape, leaf.dtype), state
     )
@@ -148,29 +150,29 @@ BAD: list[tuple[str, Callable[[Batch], Batch], str]] = [
 
 @pytest.mark.parametrize(("variant", "spoil", "message"), BAD)
 def test_bad_batches_are_refused_by_init_and_by_the_loop(variant, spoil, message):
-    of, bad = method(variant, Linear()), spoil(batch())
+    instance, bad = method(variant, Linear()), spoil(batch())
     with pytest.raises(ValueError, match=f"^{message}"):
-        of.init(jax.random.key(0), bad)
+        instance.init(jax.random.key(0), bad)
     with pytest.raises(ValueError, match=f"^{message.partition(':')[0]}: expected"):
-        methods.train(of, jax.random.split(jax.random.key(0), 2), bad, steps=1)
+        methods.train(instance, jax.random.split(jax.random.key(0), 2), bad, steps=1)
 
 
 @pytest.mark.parametrize("name", methods.NAMES)
-def test_a_method_needs_what_its_entry_says_and_nothing_else(name):
-    of, data = method(name, Linear()), batch()
+def test_a_method_needs_exactly_the_fields_of_its_entry(name):
+    instance, data = method(name, Linear()), batch()
     needs = methods.REGISTRY[name].needs
     blank = {field: None for field in Batch._fields if field not in ("x", "y", *needs)}
-    of.init(jax.random.key(0), data._replace(**blank))
+    instance.init(jax.random.key(0), data._replace(**blank))
     for field in needs:
         with pytest.raises(ValueError, match=f"^{field}: expected "):
-            of.init(jax.random.key(0), data._replace(**{field: None}))
+            instance.init(jax.random.key(0), data._replace(**{field: None}))
 
 
 def test_labels_of_several_classes():
-    of = method("erm", Linear(pair=True))
+    instance = method("erm", Linear(pair=True))
     for y in (np.arange(N), np.tile([-1, 1], N // 2), np.zeros(N)):
         with pytest.raises(ValueError, match=r"^y: expected whole numbers \(12,\) from 0 to 1"):
-            of.init(jax.random.key(0), batch()._replace(y=y))
+            instance.init(jax.random.key(0), batch()._replace(y=y))
 
 
 @pytest.mark.parametrize(
@@ -200,11 +202,11 @@ def test_bad_options_are_refused_by_the_constructor(name, options, message):
 
 
 @pytest.mark.parametrize("field", ["strength", "target"])
-def test_options_by_class_have_one_entry_a_class(field):
+def test_options_by_class_have_one_entry_per_class(field):
     options = {"strength": 0.1, field: [0.1, 0.2, 0.3]}
-    of = methods.get("spectral_decoupling")(Linear(), optax.sgd(0.1), **options)
+    instance = methods.get("spectral_decoupling")(Linear(), optax.sgd(0.1), **options)
     with pytest.raises(ValueError, match=rf"^{field}: expected one number or 2, one a class, got shape \(3,\)"):
-        of.init(jax.random.key(0), batch())
+        instance.init(jax.random.key(0), batch())
 
 
 def test_outputs_of_another_shape():

@@ -1,4 +1,4 @@
-"""What a step touches and what it does not, leaf by leaf, in methods with several networks."""
+"""Which leaves a step changes, in methods with several networks."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -15,11 +15,11 @@ import pytest
 
 from gsjax import methods
 from gsjax.methods import Info, Method
-from tests.methods.learners import TOYS, at, sieve, taught, variables
+from tests.methods.learners import TOYS, sieve, stage_value, taught, variables
 from tests.methods.toys import Noisy, batch, compiled, leaves
 
 DATA, KEY = batch(), jax.random.key(0)
-BELOW = {"Dense_0"}  # what the stage of that name depends on
+BELOW = {"Dense_0"}  # the layers that the stage of that name depends on
 OPTIMIZERS = {
     "momentum": optax.sgd(0.3, momentum=0.5),
     "adam": optax.adam(0.1),
@@ -39,17 +39,17 @@ def by_path(tree) -> dict[str, np.ndarray]:
 
 
 def changed(before, after) -> set[str]:
-    """The paths of the leaves of which any bit differs."""
+    """The paths of the leaves that differ in any bit."""
     old, new = by_path(before), by_path(after)
     assert old.keys() == new.keys()
     return {path for path in old if old[path].tobytes() != new[path].tobytes()}
 
 
 def paths(tree, *names: str) -> set[str]:
-    """The paths of the leaves that belong to a layer, or to no layer for no name."""
+    """The paths of the leaves that belong to the named layers; without names, of those that belong to no layer."""
     layers = ("Dense_0", "BatchNorm_0", "Dense_1")
     found = {path: [name for name in layers if f"'{name}'" in path] for path in by_path(tree)}
-    return {path for path, of in found.items() if (of[0] in names if of else not names)}
+    return {path for path, owners in found.items() if (owners[0] in names if owners else not names)}
 
 
 def squares(logits, ridge):
@@ -69,7 +69,7 @@ def toy(name: str, **options) -> Method:
 
 @pytest.fixture(scope="module")
 def course() -> list[methods.State]:
-    """Three steps of ERM: the states on the way."""
+    """The states of three steps of ERM."""
     states, update = [erm().init(KEY, DATA)], compiled(erm().update)
     for _ in range(3):
         states.append(update(states[-1], DATA)[0])
@@ -77,12 +77,12 @@ def course() -> list[methods.State]:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
-def test_a_partial_step_touches_what_it_names(optimizer):
+def test_a_partial_step_changes_only_the_named_layers(optimizer):
     network = Noisy()
     step = functools.partial(methods.minimise, network, optimizer, x=DATA.x, objective=squares, weight_decay=0.1)
 
     def steps(learner):
-        only = {name: jax.tree.map(lambda _, name=name: name in BELOW, of) for name, of in learner.params.items()}
+        only = {name: jax.tree.map(lambda _, name=name: name in BELOW, tree) for name, tree in learner.params.items()}
         learner, _, _ = step(learner=learner, step=0)
         return learner, step(learner=learner, step=1, only=only)[0], step(learner=learner, step=1)[0]
 
@@ -90,17 +90,17 @@ def test_a_partial_step_touches_what_it_names(optimizer):
 
     assert changed(learner.params, partial.params) == paths(learner.params, *BELOW)
     assert changed(learner.params, whole.params) == set(by_path(learner.params))
-    # Of the optimiser's state, what belongs to these layers; what belongs to none, the counts, goes on.
-    of_layers = paths(learner.optimizer, *BELOW)
-    assert of_layers
-    assert changed(learner.optimizer, partial.optimizer) == of_layers | paths(learner.optimizer)
+    # In the optimiser's state, leaves of these layers change, and so do counts, which belong to no layer.
+    layer_paths = paths(learner.optimizer, *BELOW)
+    assert layer_paths
+    assert changed(learner.optimizer, partial.optimizer) == layer_paths | paths(learner.optimizer)
     assert changed(learner.optimizer, whole.optimizer) == set(by_path(learner.optimizer))
     assert not changed(learner.collections, partial.collections)
     assert changed(learner.collections, whole.collections)
     assert not changed(learner.key, partial.key)
 
 
-def test_a_partial_step_is_the_optimiser_s_on_its_layers():
+def test_a_partial_step_equals_a_step_of_the_optimiser_on_its_layers():
     network, rate, momentum = Noisy(), 0.3, 0.5
     optimizer = optax.sgd(rate, momentum)
     learner = methods.init_learner(network, optimizer, KEY, DATA.x)
@@ -124,8 +124,8 @@ def test_a_partial_step_is_the_optimiser_s_on_its_layers():
         np.testing.assert_allclose(learner.params["Dense_0"]["kernel"], expected, rtol=1e-5, atol=1e-7)
 
 
-def test_a_readout_without_forgetting_leaves_erm_as_it_is(course):
-    method = toy("readout")  # which takes steps of forgetting, too, with the rate 0
+def test_a_readout_without_forgetting_does_not_change_erm(course):
+    method = toy("readout")  # its forgetting steps have the rate 0
     state, update, losses = method.init(KEY, DATA), compiled(method.update), []
     for expected in course[1:]:
         state, info = update(state, DATA)
@@ -138,22 +138,22 @@ def test_forgetting_changes_only_layers_up_to_its_stage(course):
     method = toy("sieve", rate=0.01, every=2)
     state, update = method.init(KEY, DATA), compiled(method.update)
     first, _ = update(state, DATA)
-    assert not changed(course[1], first._replace(others={}))  # it is not due yet
+    assert not changed(course[1], first._replace(others={}))  # the first forgetting step is the second one
     second, _ = update(first, DATA)
     assert changed(course[2].params, second.params) == paths(second.params, *BELOW)
     for field in ("collections", "optimizer", "step", "key", "memory"):
         assert not changed(getattr(course[2], field), getattr(second, field))
-    # What the readout reads has become smaller than without, which it has not been told of.
+    # The squared output of the readout is smaller than without forgetting.
     readout = second.others["readout"].params["Dense_0"]
     sizes = [
-        float(((at(Noisy(), state.main, DATA.x, "Dense_0") @ readout["kernel"] + readout["bias"]) ** 2).mean())
+        float(((stage_value(Noisy(), state.main, DATA.x, "Dense_0") @ readout["kernel"] + readout["bias"]) ** 2).mean())
         for state in (course[2], second)
     ]
     assert sizes[1] < sizes[0]
 
 
 @pytest.mark.parametrize("position", [None, "Dense_0"])
-def test_a_teacher_stays_as_it_is_and_draws_the_student_near(position):
+def test_a_teacher_is_frozen_and_attracts_the_student(position):
     strong, none = (taught(Noisy(), optax.sgd(0.05), weight=weight, position=position) for weight in (3.0, 0.0))
     distances = []
     for method in (strong, none):
@@ -165,12 +165,12 @@ def test_a_teacher_stays_as_it_is_and_draws_the_student_near(position):
             state, _ = update(state, DATA)
         assert not changed(teacher, state.others["teacher"])
 
-        def shown(learner):
+        def response(learner):
             if position is None:
                 return methods.predict(Noisy(), learner, DATA.x)
-            return at(Noisy(), learner, DATA.x, position)
+            return stage_value(Noisy(), learner, DATA.x, position)
 
-        distances.append(float(((shown(state) - shown(teacher)) ** 2).mean()))
+        distances.append(float(((response(state) - response(teacher)) ** 2).mean()))
     assert distances[0] < distances[1] / 2
 
 
@@ -184,7 +184,9 @@ def test_all_seeds_train_in_one_program(name):
 
     counted = Method(method.init, update)
     keys = jax.random.split(KEY, 3)
-    run = methods.train(counted, keys, DATA, steps=30, batch_size=6, record=[0, 30], evaluate=told, held_out=DATA)
+    run = methods.train(
+        counted, keys, DATA, steps=30, batch_size=6, record=[0, 30], evaluate=held_out_loss, held_out=DATA
+    )
     assert len(traced) == 1
     assert run.finite.all()
     assert (run.records[:, 1] < run.records[:, 0] / 2).all()
@@ -192,7 +194,7 @@ def test_all_seeds_train_in_one_program(name):
         assert {leaf.shape[0] for leaf in jax.tree.leaves(learner)} == {3}
 
 
-def told(state, batch):
+def held_out_loss(state, batch):
     return methods.terms.losses(methods.predict(Noisy(), state, batch.x), batch.y).mean()
 
 

@@ -1,4 +1,4 @@
-"""The loop: what a plain loop computes, whatever the number of seeds, devices and records."""
+"""The loop gives the results of a plain loop, for any number of seeds, devices and records."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -17,7 +17,7 @@ from gsjax.methods import Batch, Method
 from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, batch, close, compiled, leaves
 
-SIZE, STEPS = 5, 7  # two batches an epoch, two examples left over
+SIZE, STEPS = 5, 7  # two batches per epoch; two examples are left over
 KEYS = jax.random.split(jax.random.key(3), 3)
 DATA = batch()
 PLAIN = methods.get("erm")(Linear(), optax.sgd(0.3, momentum=0.5))
@@ -43,8 +43,8 @@ def train(keys=KEYS, data=DATA, method=ERM, **options) -> methods.Run:
 
 
 def same(one, other) -> None:
-    for leaf, again in zip(leaves(one), leaves(other), strict=True):
-        np.testing.assert_array_equal(leaf, again)
+    for leaf, expected in zip(leaves(one), leaves(other), strict=True):
+        np.testing.assert_array_equal(leaf, expected)
 
 
 def seeds(tree, rows):
@@ -56,14 +56,14 @@ def run() -> methods.Run:
     return train(record=[0, 2, STEPS])
 
 
-def test_the_loop_is_a_plain_loop_over_updates(run):
+def test_the_loop_equals_a_plain_loop_over_updates(run):
     update = compiled(PLAIN.update)
     for seed, key in enumerate(KEYS):
-        of_state, of_order = jax.random.split(key)
-        state, seen, order = ERM.init(of_state, DATA), [], np.arange(N)
+        state_key, order_key = jax.random.split(key)
+        state, seen, order = ERM.init(state_key, DATA), [], np.arange(N)
         for step in range(STEPS):
             if step % (N // SIZE) == 0:
-                order = jax.random.permutation(jax.random.fold_in(of_order, step // (N // SIZE)), N)
+                order = jax.random.permutation(jax.random.fold_in(order_key, step // (N // SIZE)), N)
             if step in run.steps:
                 seen.append(evaluate(state, DATA.x))
             start = SIZE * (step % (N // SIZE))
@@ -71,16 +71,16 @@ def test_the_loop_is_a_plain_loop_over_updates(run):
             state, _ = update(state, jax.tree.map(lambda leaf, rows=rows: leaf[rows], DATA))
         seen.append(evaluate(state, DATA.x))
         close(seeds(run.state, seed), state, rtol=1e-4, atol=1e-5)
-        close(seeds(run.records, seed), jax.tree.map(lambda *of: np.stack(of), *seen), rtol=1e-4, atol=1e-5)
+        close(seeds(run.records, seed), jax.tree.map(lambda *records: np.stack(records), *seen), rtol=1e-4, atol=1e-5)
     assert run.records["step"].tolist() == [[0, 2, STEPS]] * 3
     assert run.finite.all()
 
 
 def test_other_seeds_and_records_change_no_bit(run):
-    alone = train(KEYS[1:2])
-    same(seeds(run.state, slice(1, 2)), alone.state)
-    assert alone.steps.tolist() == [STEPS]
-    assert alone.records["logits"].shape == (1, 1, N)
+    single = train(KEYS[1:2])
+    same(seeds(run.state, slice(1, 2)), single.state)
+    assert single.steps.tolist() == [STEPS]
+    assert single.records["logits"].shape == (1, 1, N)
     same(run.state, train(record=range(STEPS)).state)
 
 
@@ -92,7 +92,7 @@ def test_programs_are_compiled_once(run):
 
 
 def test_data_of_each_seed(run):
-    # The examples of all seeds are those in common: nothing changes. Those of one are spoilt: it alone changes.
+    # With the same examples for all seeds nothing changes. With other examples for one seed, only that seed changes.
     own = jax.tree.map(lambda leaf: np.stack([leaf] * 3), DATA)
     x = np.stack([DATA.x] * 3)
     same(run.state, train(data=own, held_out=x, per_seed=True).state)
@@ -102,7 +102,7 @@ def test_data_of_each_seed(run):
     assert not np.array_equal(run.records["logits"][1, -1], other.records["logits"][1, -1])
 
 
-def test_full_batches_and_an_objective_that_was_not_finite_once():
+def test_an_objective_that_was_not_finite_in_one_step():
     def update(state, batch):
         after, info = PLAIN.update(state, batch)
         spoilt = (state.step == 1) & (batch.x[0, 0] > 0)
@@ -141,18 +141,18 @@ def test_bad_arguments(options, message):
 
 
 @pytest.mark.parametrize(("name", "constructor", "options"), STREAMED)
-def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructor, options):
+def test_a_stream_equals_the_loop_for_one_seed(name, constructor, options):
     method = constructor(Linear(), optax.sgd(0.3, momentum=0.5), **options)
     expected = train(KEYS[:1], method=method, steps=4, record=[2, 4])
-    of_state, of_order = jax.random.split(KEYS[0])
+    state_key, order_key = jax.random.split(KEYS[0])
 
     def batches(epoch):
-        order = jax.random.permutation(jax.random.fold_in(of_order, epoch), N)
+        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), N)
         for rows in np.split(np.asarray(order)[: 2 * SIZE], 2):
             yield jax.tree.map(lambda leaf, rows=rows: leaf[rows], DATA)
-        raise AssertionError("more than was asked for")
+        raise AssertionError("more batches were requested than needed")
 
-    state = method.init(of_state, DATA)
+    state = method.init(state_key, DATA)
     start = leaves(state)
     run = methods.stream(method, state, batches, epochs=2, steps=2, evaluate=lambda state: evaluate(state, DATA.x))
     close(run.state, seeds(expected.state, 0), rtol=1e-4, atol=1e-5)
@@ -160,14 +160,14 @@ def test_a_stream_is_the_loop_of_one_seed_whatever_the_learners(name, constructo
     assert run.steps.tolist() == [2, 4]
     assert run.finite.shape == ()
     assert run.finite
-    same(state, start)  # and can be begun from again
+    same(state, start)  # the initial state is unchanged
     half = methods.stream(method, state, batches, epochs=1, steps=2)
     assert half.records is None
     rest = methods.stream(method, half.state, lambda epoch: batches(epoch + 1), epochs=1, steps=2)
     same(rest.state, run.state)
 
 
-def test_a_stream_says_when_its_objective_was_not_finite_once():
+def test_a_stream_reports_an_objective_that_was_not_finite():
     state = PLAIN.init(KEYS[0], DATA)
     spoilt = [DATA, DATA._replace(x=DATA.x * np.float32(np.nan)), DATA]
     assert not methods.stream(PLAIN, state, lambda _: spoilt, epochs=1, steps=3).finite
@@ -196,8 +196,8 @@ def test_bad_arguments_of_a_stream(options, message):
 
 @pytest.mark.devices8
 def test_eight_devices_change_no_bit():
-    alone, among_eight = (train(mesh=Mesh(np.array(jax.devices()[:count]), ("seeds",))) for count in (1, 8))
-    same(alone.state, among_eight.state)
-    same(alone.records, among_eight.records)
+    one_device, eight_devices = (train(mesh=Mesh(np.array(jax.devices()[:count]), ("seeds",))) for count in (1, 8))
+    same(one_device.state, eight_devices.state)
+    same(one_device.records, eight_devices.records)
     own = jax.tree.map(lambda leaf: np.stack([leaf] * 3), DATA)
-    same(alone.state, train(data=own, held_out=np.stack([DATA.x] * 3), per_seed=True).state)
+    same(one_device.state, train(data=own, held_out=np.stack([DATA.x] * 3), per_seed=True).state)

@@ -1,4 +1,4 @@
-"""The objective of each method against its formula, by hand, in NumPy or through an identity."""
+"""The objective of each method against its formula: by hand, in NumPy or through an identity."""
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 # NumPy's arrays stand for JAX's.
@@ -30,7 +30,7 @@ RATE = 0.5
 
 
 class Outputs(nn.Module):
-    """A network that is its outputs, whatever the input: steps of SGD show the gradient in them."""
+    """A network whose parameters are its outputs: a step of SGD shows the gradient by the outputs."""
 
     shape: tuple[int, ...]
 
@@ -40,14 +40,14 @@ class Outputs(nn.Module):
 
 
 def stepper(name: str, shape: tuple[int, ...] = (6,), **options) -> Callable:
-    """Updates from given outputs: the state after one, its info, and the gradient in the outputs."""
+    """A function that updates given outputs: the next state, its info, and the gradient by the outputs."""
     method = methods.get(name)(Outputs(shape), optax.sgd(RATE), **options)
     update = compiled(method.update)
 
-    def step(batch: Batch, logits: np.ndarray = LOGITS, at: int = 0, memory: Any = None):
+    def step(batch: Batch, logits: np.ndarray = LOGITS, step_number: int = 0, memory: Any = None):
         with jax.enable_x64(True):
             state: State = method.init(jax.random.key(0), batch)
-            state = state._replace(params={"f": jnp.asarray(logits)}, step=jnp.array(at, jnp.int32))
+            state = state._replace(params={"f": jnp.asarray(logits)}, step=jnp.array(step_number, jnp.int32))
             if memory is not None:
                 state = state._replace(memory=memory)
             after, info = update(state, batch)
@@ -65,7 +65,7 @@ def losses(logits: np.ndarray = LOGITS, y: np.ndarray = Y) -> np.ndarray:
 
 
 def gradient_is(found: np.ndarray, objective, logits: np.ndarray = LOGITS, h: float = 1e-6) -> None:
-    """The gradient of the objective, by central differences."""
+    """Compares a gradient with central differences of the objective."""
     shifts = h * np.eye(logits.size).reshape(-1, *logits.shape)
     expected = [(objective(logits + shift) - objective(logits - shift)) / (2 * h) for shift in shifts]
     np.testing.assert_allclose(found, np.reshape(expected, logits.shape), rtol=1e-5, atol=1e-8)
@@ -92,11 +92,11 @@ def test_the_published_schedule():
     same = stepper("spectral_decoupling", strength=2 * c, switch=450)
     before = lambda f: losses(f).mean() + c * (f**2).mean()  # noqa: E731
     after = lambda f: c * (losses(f).mean() + (f**2).mean())  # noqa: E731
-    for at, objective in ((0, before), (449, before), (450, after), (1000, after)):
-        _, info, gradient = step(batch(), at=at)
+    for step_number, objective in ((0, before), (449, before), (450, after), (1000, after)):
+        _, info, gradient = step(batch(), step_number=step_number)
         np.testing.assert_allclose(info.objective, objective(LOGITS), rtol=1e-10)
         gradient_is(gradient, objective, h=1e-4)
-        np.testing.assert_array_equal(same(batch(), at=at)[2], gradient)
+        np.testing.assert_array_equal(same(batch(), step_number=step_number)[2], gradient)
     with pytest.raises(ValueError, match=r"^c: expected a finite positive number"):
         methods.spectral_decoupling.published_schedule(c=0)
     with pytest.raises(ValueError, match=r"^switch: expected a whole number"):
@@ -140,7 +140,7 @@ def risks(f: np.ndarray) -> np.ndarray:
 
 
 def invariance(f: np.ndarray, h: float = 1e-4) -> float:
-    """IRM's penalty, the derivative in the scale by differences."""
+    """The penalty of IRM, with differences for the derivative by the scale."""
     return (((risks((1 + h) * f) - risks((1 - h) * f)) / (2 * h)) ** 2).mean()
 
 
@@ -151,12 +151,12 @@ def variance(f: np.ndarray) -> float:
 @pytest.mark.parametrize(("name", "penalty"), [("irm", invariance), ("vrex", variance)])
 def test_penalties_over_environments(name, penalty):
     step = stepper(name, penalty_weight=50.0, anneal=10, environments=4, weight_decay=0.2)
-    for at, weight in ((9, 1.0), (10, 50.0)):
+    for step_number, weight in ((9, 1.0), (10, 50.0)):
 
         def objective(f, weight=weight):
             return (risks(f).mean() + weight * penalty(f) + 0.1 * (f**2).sum()) / weight
 
-        _, info, gradient = step(batch(environment=ENVIRONMENT), at=at)
+        _, info, gradient = step(batch(environment=ENVIRONMENT), step_number=step_number)
         np.testing.assert_allclose(info, (objective(LOGITS), risks(LOGITS).mean(), penalty(LOGITS)), rtol=1e-6)
         gradient_is(gradient, objective, h=1e-4)
 
@@ -187,8 +187,8 @@ def test_v_rex_is_half_of_what_the_published_code_minimises():
         return (first + second + l2 * (f**2).sum() + weight * (first - second) ** 2) / max(weight, 1)
 
     step = stepper("vrex", penalty_weight=1e4, anneal=100, weight_decay=1e-3)
-    for at, weight in ((0, 1), (100, 1e4)):
-        _, info, _ = step(batch(environment=ENVIRONMENT), at=at)
+    for step_number, weight in ((0, 1), (100, 1e4)):
+        _, info, _ = step(batch(environment=ENVIRONMENT), step_number=step_number)
         np.testing.assert_allclose(2 * info.objective, published(LOGITS, weight, 1e-3), rtol=1e-12)
 
 
@@ -227,7 +227,7 @@ def test_generalised_cross_entropy():
 
 
 def failing(biased: np.ndarray, examples: int | None = None, before: Any = None, **fields):
-    """A step of LfF from outputs of the biased network and of the other, and the gradients in both."""
+    """A step of LfF from given outputs of the biased network; gives the gradients by the outputs of both networks."""
     with jax.enable_x64(True):
         method = methods.get("lff")(Outputs(LOGITS.shape), optax.sgd(RATE), q=0.7, examples=examples)
         state = method.init(jax.random.key(0), batch(**fields))
@@ -244,25 +244,25 @@ BIASED = RNG.normal(0, 2, 6)
 
 
 def test_learning_from_failure():
-    memory, info, (of_biased, of_debiased) = failing(BIASED)
+    memory, info, (biased_gradient, debiased_gradient) = failing(BIASED)
     weight = losses(BIASED) / (losses(BIASED) + losses())
-    np.testing.assert_allclose(of_debiased, weight * -Y * expit(-Y * LOGITS) / 6, rtol=1e-6)
+    np.testing.assert_allclose(debiased_gradient, weight * -Y * expit(-Y * LOGITS) / 6, rtol=1e-6)
     penalty = lambda f: ((1 - expit(Y * f) ** 0.7) / 0.7).mean()  # noqa: E731
-    gradient_is(of_biased, penalty, BIASED)
+    gradient_is(biased_gradient, penalty, BIASED)
     expected = (penalty(BIASED) + (weight * losses()).mean(), losses().mean(), penalty(BIASED))
     np.testing.assert_allclose(info, expected, rtol=1e-6)
     assert memory == ()
 
 
 def test_moving_averages_of_the_examples():
-    index, now = np.array([7, 0, 3, 8, 4, 1]), np.stack([losses(BIASED), losses()])
+    index, current = np.array([7, 0, 3, 8, 4, 1]), np.stack([losses(BIASED), losses()])
     averages, _, _ = failing(BIASED, examples=10, index=index)
     expected = np.zeros((2, 10))
-    expected[:, index] = now  # at first sight
+    expected[:, index] = current  # the first loss of an example is its average
     np.testing.assert_allclose(averages.losses, expected, rtol=1e-12)
     assert np.flatnonzero(averages.seen).tolist() == sorted(index)
 
-    # Once more, after a large loss of an example of class +1 that is not in the batch: it is the maximum of its class.
+    # A second step. An example of class +1 outside the batch has a large average, which is the maximum of its class.
     with jax.enable_x64(True):
         before = averages._replace(
             losses=averages.losses.at[:, 9].set(20.0),
@@ -270,7 +270,7 @@ def test_moving_averages_of_the_examples():
             label=averages.label.at[9].set(1),
         )
     averages, _, (_, gradient) = failing(BIASED[::-1], examples=10, before=before, index=index)
-    followed = 0.7 * now + 0.3 * np.stack([losses(BIASED[::-1]), losses()])
+    followed = 0.7 * current + 0.3 * np.stack([losses(BIASED[::-1]), losses()])
     np.testing.assert_allclose(averages.losses[:, index], followed, rtol=1e-12)
     largest = np.where(Y > 0, 20, followed[:, Y < 0].max(axis=1, keepdims=True))
     biased, debiased = followed / largest

@@ -16,7 +16,7 @@ from gsjax.methods import Batch
 
 N = 12
 
-# What is compiled for a test runs a few times: half of the time goes into optimisations that do not pay there.
+# A test runs its programs only a few times, so that expensive optimisations of the compiler do not pay.
 compiled = functools.partial(
     jax.jit, compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 )

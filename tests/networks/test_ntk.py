@@ -1,4 +1,4 @@
-"""Networks: the forward pass of Eq. 1 against numpy, the norm it keeps, dtypes, and bad sizes."""
+"""Networks in NTK parametrisation: Eq. 1 against NumPy, the norm of activations, dtypes, and bad sizes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_mlp_is_equation_1(x64, activation, outputs):
     np.testing.assert_allclose(got, expected[:, 0] if outputs == 1 else expected, rtol=2e-5, atol=1e-6)
 
 
-def test_dtype_follows_the_input_and_not_the_mode():
+def test_the_dtype_follows_the_input():
     with jax.enable_x64(True):
         x = jnp.ones((2, 4), jnp.float32)
         output, variables = MLP((3,)).init_with_output(jax.random.key(0), x)
@@ -63,7 +63,7 @@ def test_dtype_follows_the_input_and_not_the_mode():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
 
 
-def test_integer_pixels_are_taken_as_numbers():
+def test_integer_pixels_are_converted():
     pixels = np.arange(32, dtype=np.uint8).reshape(2, 4, 4, 1)
     for network in (MLP((3,)), CNN((3,))):
         variables = network.init(jax.random.key(0), pixels)
@@ -72,7 +72,7 @@ def test_integer_pixels_are_taken_as_numbers():
         )
 
 
-def test_no_hidden_layer_is_the_linear_model():
+def test_without_hidden_layers_the_network_is_linear():
     x = jax.random.normal(jax.random.key(0), (6, 4))
     variables = MLP(()).init(jax.random.key(1), x)
     weight = variables["params"]["W1"]["kernel"]
@@ -81,8 +81,8 @@ def test_no_hidden_layer_is_the_linear_model():
 
 
 @activations
-def test_the_norm_is_kept_from_layer_to_layer(activation):
-    """E yhat^2 = |x|^2 / d_0 over weights; if xi is not homogeneous up to 1/width, below the error here."""
+def test_the_norm_is_the_same_in_every_layer(activation):
+    """E yhat^2 = |x|^2 / d_0 over weights; exact for homogeneous xi, else up to 1/width, below the error here."""
     x = jnp.ones((1, 5))
     network = MLP((64, 64), 1, activation)
     keys = jax.random.split(jax.random.key(3), 1000)
@@ -101,7 +101,7 @@ def test_cnn_is_the_convolution_of_its_docstring(x64, padding):
     h = x / np.sqrt(2)
     for weight, channels, stride in zip(weights, (3, 4), (1, 2), strict=False):
         _, height, width, _ = h.shape
-        # TensorFlow's "SAME": what stride leaves over is padded, the odd one at the end.
+        # TensorFlow's "SAME": the padding that the stride needs, with an odd one at the end.
         before = [max((-(-size // stride) - 1) * stride + 3 - size, 0) // 2 for size in (height, width)]
         if padding == "CIRCULAR":
             before = [1, 1]
@@ -113,8 +113,8 @@ def test_cnn_is_the_convolution_of_its_docstring(x64, padding):
                 for i in range(3):
                     for j in range(3):
                         row, column = top + i, left + j
-                        inside = 0 <= row < height and 0 <= column < width
-                        if inside or padding == "CIRCULAR":
+                        is_inside = 0 <= row < height and 0 <= column < width
+                        if is_inside or padding == "CIRCULAR":
                             f[:, a, b] += h[:, row % height, column % width] @ weight[i, j] / 3
         h = np.sqrt(networks.gamma("tanh") / channels) * np.tanh(f)
     expected = h.mean(axis=(1, 2)) @ weights[-1]
@@ -133,7 +133,7 @@ def test_cnn_of_one_pixel_is_the_mlp():
 
 
 def test_circular_convolution_keeps_the_norm_averaged_over_positions(x64):
-    """As f^(1) is linear in W^(1) ~ N(0, 1), its variance is its gradient squared."""
+    """f^(1) is linear in W^(1) ~ N(0, 1), so its variance is the squared norm of its gradient."""
     x = jax.random.normal(jax.random.key(0), (1, 5, 4, 2), float)
 
     def variance(padding):

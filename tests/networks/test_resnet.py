@@ -1,4 +1,4 @@
-"""The residual network with bottlenecks against numpy, and its pretrained weights from files."""
+"""The residual network with bottlenecks against NumPy, and its pretrained weights from files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def torchvision(blocks, classes, *, rng):
     }
 
 
-def by_hand(entries, x, blocks):
+def forward_pass(entries, x, blocks):
     """The forward pass of the entries, in evaluation mode."""
 
     def conv(h, name, stride=1):
@@ -89,7 +89,7 @@ def test_loaded_network_by_hand(small, tmp_path):
     entries, network, variables, x = small
     save_file(entries, tmp_path / "r.safetensors")
     loaded = resnet.load(tmp_path / "r.safetensors", variables)
-    expected = by_hand(entries, x, (2, 1))
+    expected = forward_pass(entries, x, (2, 1))
     np.testing.assert_allclose(jax.jit(network.apply)(loaded, x), expected, rtol=2e-5, atol=1e-5)
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
 
@@ -104,7 +104,7 @@ def test_another_head_keeps_its_initialisation(small, tmp_path):
     np.testing.assert_array_equal(loaded["batch_stats"]["bn1"]["var"], entries["bn1.running_var"])
 
 
-def test_all_names_of_resnet50_are_read():
+def test_all_names_of_resnet50_are_known():
     variables = jax.eval_shape(ResNet(outputs=1000).init, KEY, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     names = {resnet._torch_name(keys) for keys, _ in jax.tree.leaves_with_path(variables)}
     expected = torchvision((3, 4, 6, 3), 1000, rng=_Zeros())
@@ -113,7 +113,7 @@ def test_all_names_of_resnet50_are_read():
 
 
 class _Zeros:
-    """In the place of a generator where only names and shapes matter."""
+    """Replaces a random generator where only names and shapes matter."""
 
     def normal(self, size):
         return np.broadcast_to(np.float32(0), size)
@@ -156,7 +156,9 @@ def test_files_of_another_network(small, tmp_path, change, complaint):
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_weights_of_another_precision(small, tmp_path, dtype):
     entries, _, variables, _ = small
-    save_file({k: of if of.dtype == np.int64 else of.astype(dtype) for k, of in entries.items()}, tmp_path / "r")
+    save_file(
+        {k: array if array.dtype == np.int64 else array.astype(dtype) for k, array in entries.items()}, tmp_path / "r"
+    )
     loaded = resnet.load(tmp_path / "r", variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(
@@ -189,7 +191,7 @@ def test_other_arguments_are_named(small, tmp_path):
 
 
 def test_damaged_headers(small, tmp_path):
-    """A flipped bit of the header is noticed; of a file without a checksum, one of the numbers may not be."""
+    """A flipped bit of the header is noticed. One in the numbers may not be, as the file has no checksum."""
     entries, _, variables, _ = small
     path = tmp_path / "r.safetensors"
     save_file({name: entry for name, entry in entries.items() if "tracked" not in name}, path)

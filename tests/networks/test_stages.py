@@ -1,4 +1,4 @@
-"""Stages: one table of networks, ours and others, and what holds for the stages of every one of them.
+"""Stages: a table of our networks and of others, and properties of the stages of every network.
 
 A network of `gsjax.networks` that is not in `ROWS` fails `test_every_network_is_in_the_table`.
 """
@@ -28,7 +28,7 @@ KEY, X = jax.random.key(0), np.ones((3, 6))
 
 @pytest.fixture(autouse=True)
 def _in_float64() -> Iterator[None]:
-    """Differences are taken, and rows are compiled once for all tests."""
+    """Float64 for finite differences; every row of the table is compiled once for all tests."""
     with jax.enable_x64(True):
         yield
 
@@ -45,7 +45,7 @@ class Block(nn.Module):
 
 
 class Plain(nn.Module):
-    """Modules made in `setup`, one called twice with another in between, one of two layers, dropout, what is sown."""
+    """Modules from `setup`: one called twice with another in between, one of two layers, dropout, and `sow`."""
 
     def setup(self):
         self.encode, self.mix, self.block = nn.Dense(4), nn.Dense(4), Block()
@@ -60,7 +60,7 @@ class Plain(nn.Module):
 
 
 class Chain(nn.Module):
-    """More layers than a digit has, whose names sort in another order, compiled as one step of the program."""
+    """More than ten layers, so that names do not sort in order of depth; compiled as one step of the program."""
 
     @nn.compact
     def __call__(self, x):
@@ -76,7 +76,7 @@ class Rematerialised(nn.Module):
 
 
 class Declared(nn.Module):
-    """With two stages of its own choice, one of them within a module."""
+    """A network that declares two stages, one of them inside a module."""
 
     @nn.compact
     def __call__(self, x):
@@ -134,7 +134,7 @@ rows = pytest.mark.parametrize("name", ROWS)
 
 
 class Drawn(NamedTuple):
-    """A row with numbers in it, and what its tests share, compiled once."""
+    """A row with random variables, and compiled results that its tests share."""
 
     row: Row
     names: tuple[str, ...]
@@ -150,7 +150,7 @@ def drawn(name: str) -> Drawn:
     row, rng = ROWS[name], np.random.default_rng(0)
     x = rng.normal(size=(3, *row.shape))
     like = jax.eval_shape(row.network.init, {"params": KEY, "dropout": KEY}, x)
-    # Away from the initial values, at which norms hide what comes before them; variances stay positive.
+    # Not the initial values, at which norms hide earlier layers; variances stay positive.
     variables = jax.tree.map(lambda leaf: rng.uniform(0.2, 1, leaf.shape), like)
     variables["params"] = jax.tree.map(
         lambda leaf: leaf * rng.choice([-1, 1], leaf.shape) * np.sqrt(3 / fan_in(leaf)), variables["params"]
@@ -162,7 +162,7 @@ def drawn(name: str) -> Drawn:
 
 @functools.cache
 def perturbed(name: str) -> tuple[Any, Any, Any]:
-    """Variables in a batch, each with one leaf of the parameters changed, and what `apply` gives under `vmap`."""
+    """A batch of variables with one changed leaf of the parameters each, and the results of `apply` under `vmap`."""
     _, _, variables, _, every, *_ = drawn(name)
     rng = np.random.default_rng(2)
     leaves, structure = jax.tree.flatten(variables["params"])
@@ -183,7 +183,7 @@ def fan_in(leaf: Any) -> Any:
     return np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 1
 
 
-# ---- what holds for all of them
+# ---- properties of all networks
 
 
 def test_every_network_is_in_the_table():
@@ -204,10 +204,10 @@ def test_names_in_order_and_shapes_of_the_outputs(name):
 
 @rows
 def test_the_program_of_the_outputs_is_that_of_the_network(name):
-    """Hence the numbers are, bit by bit; what is compiled together with stages may be rounded in another way."""
+    """Equal programs give equal bits. Outputs compiled together with stages may be rounded differently."""
     row, _, variables, x, *_ = drawn(name)
     expected = program(row.network.apply, variables, x)
-    for wanted in ((),) if name == "remat" else (None, ()):  # its stages are outputs of the part that is computed anew
+    for wanted in ((),) if name == "remat" else (None, ()):  # its stages are outputs of the rematerialised part
         got = program(
             lambda variables, x, wanted=wanted: stages.apply(row.network, variables, x, wanted)[0], variables, x
         )
@@ -230,15 +230,17 @@ def test_outputs_bit_by_bit_and_any_choice_of_stages(name):
 @rows
 def test_seeds_in_a_batch(name):
     seeds, outputs, found = perturbed(name)
-    alone = drawn(name).every(jax.tree.map(lambda leaf: leaf[1], seeds))
+    single = drawn(name).every(jax.tree.map(lambda leaf: leaf[1], seeds))
     jax.tree.map(
-        lambda stacked, one: np.testing.assert_allclose(stacked[1], one, rtol=1e-9, atol=1e-12), (outputs, found), alone
+        lambda stacked, one: np.testing.assert_allclose(stacked[1], one, rtol=1e-9, atol=1e-12),
+        (outputs, found),
+        single,
     )
 
 
 @rows
-def test_gradients_through_stages_are_differences(name):
-    """Of a random sum over all stages, along a random direction of the parameters."""
+def test_gradients_through_stages_match_differences(name):
+    """For a random sum over all stages, along a random direction of the parameters."""
     _, names, variables, _, every, _, found = drawn(name)
     rng = np.random.default_rng(1)
     weights = {stage: rng.normal(size=found[stage].shape) / found[stage].size for stage in names}
@@ -251,27 +253,27 @@ def test_gradients_through_stages_are_differences(name):
         _, found = every({**variables, "params": params})
         return sum((weights[stage] * found[stage]).sum() for stage in names)
 
-    (ahead, _), (behind, _), (_, slope) = map(total, (1e-7, -1e-7, 0.0))
+    (upper, _), (lower, _), (_, slope) = map(total, (1e-7, -1e-7, 0.0))
     assert abs(slope) > 1e-4
-    np.testing.assert_allclose((ahead - behind) / 2e-7, slope, rtol=1e-5)
+    np.testing.assert_allclose((upper - lower) / 2e-7, slope, rtol=1e-5)
 
 
 @rows
-def test_a_stage_depends_on_what_changes_it(name):
-    """Every leaf of the parameters is perturbed on its own: the stage changes if and only if it depends on it."""
+def test_upto_finds_the_parameters_that_a_stage_depends_on(name):
+    """A perturbed leaf changes the stage if and only if `upto` says that the stage depends on it."""
     row, names, variables, x, _, _, found = drawn(name)
     _, _, changed = perturbed(name)
     structure = jax.tree.structure(variables["params"])
     for stage in names if len(names) < 6 else (names[0], names[4], names[-1]):
-        # The program in a batch may be rounded in another way.
+        # The batched program may be rounded differently.
         distance = np.abs(changed[stage] - found[stage]).reshape(structure.num_leaves, -1).max(axis=1)
         assert not np.any((distance > 1e-10) & (distance < 1e-5))
         expected = jax.tree.unflatten(structure, (distance > 1e-5).tolist())
         assert stages.upto(row.network, variables, x, stage) == expected
 
 
-def in_training(name: str) -> tuple[Any, Any]:
-    """What `apply` and the network itself give for variables in training mode."""
+def training_functions(name: str) -> tuple[Any, Any]:
+    """`stages.apply` and the network itself in training mode, as functions of the variables."""
     network, x, options = drawn(name).row.network, drawn(name).x, {"rngs": {"dropout": KEY}, "mutable": ["batch_stats"]}
     apply: Any = network.apply
     return (
@@ -282,7 +284,7 @@ def in_training(name: str) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.train and name != "nnx"])
 def test_the_program_of_training_is_that_of_the_network(name):
-    apply, plain = in_training(name)
+    apply, plain = training_functions(name)
 
     def with_collections(variables):
         (outputs, _), collections = apply(variables)
@@ -294,10 +296,10 @@ def test_the_program_of_training_is_that_of_the_network(name):
 @pytest.mark.parametrize("name", ["fully_connected", "plain", "nnx"])
 def test_numbers_in_training_mode(name):
     """Dropout draws, and batch norm takes the statistics of the batch and updates its averages."""
-    (apply, plain), variables = in_training(name), drawn(name).variables
+    (apply, plain), variables = training_functions(name), drawn(name).variables
     before = jax.tree.map(jnp.array, variables)
     (outputs, found), collections = apply(variables)
-    jax.tree.map(np.testing.assert_array_equal, variables, before)  # NumPy's arrays could have been written to
+    jax.tree.map(np.testing.assert_array_equal, variables, before)  # NumPy's arrays are mutable
     jax.tree.map(np.testing.assert_array_equal, (outputs, collections), plain(before))
     assert set(found) == set(drawn(name).names)
     last = drawn(name).names[-1]
@@ -307,8 +309,8 @@ def test_numbers_in_training_mode(name):
     assert all(jax.tree.leaves(moved))
 
 
-def test_what_a_stage_depends_on_in_training():
-    """Here the layer is switched on by it, and the mask takes it in."""
+def test_upto_in_training_mode():
+    """Training mode switches a layer on, and the mask includes it."""
 
     class Switched(nn.Module):
         @nn.compact
@@ -339,13 +341,13 @@ def test_the_readout_is_linear_in_the_last_stage(name):
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_stages_stand_after_the_nonlinearity(name):
-    """After ReLU nothing is negative; after tanh, times the factor of Eq. 1, nothing is beyond that factor."""
+def test_stages_are_after_the_nonlinearity(name):
+    """ReLU gives no negative numbers; tanh times the factor of Eq. 1 is bounded by that factor."""
     _, _, _, _, _, _, found = drawn(name)
     if name == "mlp":
         for value, width in zip(found.values(), (4, 3), strict=True):
             assert np.abs(value).max() < np.sqrt(networks.gamma("tanh") / width)
-    elif name == "convnet":  # of the leaky kind: a hundredth of what is below zero
+    elif name == "convnet":  # leaky: negative numbers are divided by 100
         for value in found.values():
             assert np.min(value) > -0.1 * np.max(value)
     else:
@@ -363,17 +365,17 @@ def test_the_first_stages_of_an_mlp_by_hand():
 
 @pytest.mark.parametrize("name", OURS)
 def test_stages_change_neither_parameters_nor_outputs(name, monkeypatch):
-    """The program that initialises the network and applies it, with what declares stages and without it."""
+    """The program that initialises and applies the network is the same without the declarations of stages."""
     network, x = OURS[name].network, drawn(name).x
     before, like = program(network.init_with_output, KEY, x), jax.eval_shape(network.init, KEY, x)
     for module in ("ntk", "standard", "vgg", "preact", "resnet"):
         monkeypatch.setattr(f"gsjax.networks.{module}.Stage", lambda name: lambda h: h)
     assert program(network.init_with_output, KEY, x) == before
     assert jax.eval_shape(network.init, KEY, x) == like
-    assert name == "resnet" or set(stages.names(network, x)).isdisjoint(drawn(name).names)  # blocks are stages anyway
+    assert name == "resnet" or set(stages.names(network, x)).isdisjoint(drawn(name).names)  # blocks are modules
 
 
-TREES = {  # on which records and weights in files depend
+TREES = {  # records and files of weights depend on these names
     "mlp": "W1/kernel W2/kernel W3/kernel",
     "cnn": "W1/kernel W2/kernel W3/kernel",
     "convnet": "Conv_0/bias Conv_0/kernel Conv_1/bias Conv_1/kernel Dense_0/bias Dense_0/kernel Dense_1/bias"
@@ -394,7 +396,7 @@ def test_names_of_parameters(name):
 
 
 class Scanned(nn.Module):
-    """As many layers as there are examples below, stacked, dropped, or with an axis of members."""
+    """As many layers as examples: in a scan, with or without their outputs, and in a vmap over members."""
 
     collections: Any
 
@@ -415,7 +417,7 @@ class Carried(nn.Module):
 
 @pytest.mark.parametrize("collections", [(("params", 0),), (("params", 0), ("intermediates", 0))])
 def test_outputs_of_lifted_layers_are_refused(collections):
-    """There are three of them, as there are examples: nothing but another number of examples tells them apart."""
+    """There are three layers and three examples, so that only another number of examples tells the axes apart."""
     network, x = Scanned(collections), np.ones((3, 5))
     variables = jax.jit(network.init)(KEY, x)
     assert stages.names(network, x) == ("first", "out")
@@ -438,26 +440,28 @@ class Several(nn.Module):
         return nn.Dense(2, name="out")(pairs + mean + tokens.sum())
 
 
-def test_outputs_that_are_no_array_of_examples_are_no_stages():
+def test_outputs_that_are_not_arrays_of_examples_are_not_stages():
     found = stages.names(Several(), np.ones((4, 5)))
     assert found[-1] == "out"
     assert {"cell", "pairs", "places", "mean"}.isdisjoint(found)
     assert "cell/hn" in found
 
 
-def test_a_collection_of_intermediates_is_kept_apart():
-    """What an earlier call has left is no part of this one, and what is sown is returned as stages alone."""
+def test_earlier_intermediates_are_ignored():
+    """Intermediates of an earlier call do not enter, and sown values are returned as stages only."""
     row, _, variables, x, _, outputs, found = drawn("plain")
     _, earlier = row.network.apply(variables, x, mutable=["intermediates"])
     for mutable in (True, ["intermediates", "batch_stats"], "intermediates"):
-        (again, stage), collections = stages.apply(row.network, {**variables, **earlier}, x, ("last",), mutable=mutable)
-        np.testing.assert_allclose(again, outputs, rtol=1e-12)
+        (repeated, stage), collections = stages.apply(
+            row.network, {**variables, **earlier}, x, ("last",), mutable=mutable
+        )
+        np.testing.assert_allclose(repeated, outputs, rtol=1e-12)
         np.testing.assert_allclose(stage["last"], found["last"], rtol=1e-12)
         assert "intermediates" not in collections
 
 
 def test_a_step_in_the_layers_up_to_a_stage():
-    """What the mask is for: a loss of a stage changes no other parameter, and a stopped gradient none."""
+    """The gradient of a loss of the stage is zero outside the mask, and zero everywhere with a stopped gradient."""
     row, _, variables, x, *_ = drawn("fully_connected")
     mask = stages.upto(row.network, variables, x, "h1")
 
@@ -474,7 +478,7 @@ def test_a_step_in_the_layers_up_to_a_stage():
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient(variables["params"], True)))
 
 
-def test_what_is_traced_has_a_mask_of_python():
+def test_the_mask_is_concrete_under_tracing():
     row, names, variables, x, *_ = drawn("mlp")
     seen = []
 
@@ -488,7 +492,7 @@ def test_what_is_traced_has_a_mask_of_python():
     assert not np.any(params["W2"]["kernel"])
 
 
-def test_train_goes_to_those_that_take_it():
+def test_train_is_passed_to_networks_that_take_it():
     assert {name for name, row in ROWS.items() if stages.mode(row.network, True)} - {"convnet"} == {
         name for name, row in ROWS.items() if row.train
     }

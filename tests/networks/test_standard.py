@@ -1,4 +1,4 @@
-"""Networks in standard parametrisation against numpy, by hand; their initialisations, sizes, and bad input."""
+"""Networks in standard parametrisation: forward passes in NumPy, initialisations, sizes, and bad input."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_sizes_are_those_of_the_published_networks():
     assert parameters(FullyConnected((500,)), 2) == 2 * 500 + 500 + 500 + 1
     convolutions = 12 * (5 * 5 * 3 + 1) + 32 * (5 * 5 * 12 + 1)
     assert parameters(ConvNet(), 32, 32, 3) == convolutions + 801 * 240 + 241 * 192 + 193 * 2
-    # Those of the implementations in use, without the biases of VGG's convolutions and with the norm at PreAct's end.
+    # The common implementations, without the biases of VGG's convolutions and with a final norm in PreActResNet.
     assert parameters(VGG(), 32, 32, 3) == 9_231_114 - (64 + 128 + 2 * 256 + 4 * 512)
     assert parameters(PreActResNet(), 32, 32, 3) == 11_171_146 + 2 * 512
     assert parameters(ResNet(outputs=1000), 64, 64, 3) == 25_557_032
@@ -48,7 +48,7 @@ def test_outputs_and_dtypes(name, outputs, dtype):
         got, variables = jax.eval_shape(network.init_with_output, KEY, x)
         assert got.shape == ((2,) if outputs == 1 else (2, outputs))
         assert {leaf.dtype for leaf in jax.tree.leaves((got, variables["params"]))} == {jnp.dtype(dtype)}
-        if "batch_stats" in variables:  # a loop over steps can carry them
+        if "batch_stats" in variables:  # they keep their types, so that a loop can carry them
 
             def statistics(variables, x):
                 return applied(network, variables, x, train=True, mutable=["batch_stats"])[1]
@@ -70,7 +70,7 @@ def test_fully_connected_is_the_equation_of_its_docstring(x64):
 
 
 @pytest.mark.parametrize(("initialization", "end"), [("torch", 1 / math.sqrt(50)), ("xavier", math.sqrt(6 / 450))])
-def test_initialisations_are_uniform_to_their_ends(initialization, end):
+def test_initialisations_are_uniform_on_their_interval(initialization, end):
     network = FullyConnected((400,), initialization=initialization)
     weights = network.init(KEY, jnp.ones((1, 50)))["params"]["Dense_0"]
     kernel = np.asarray(weights["kernel"]).ravel()
@@ -83,21 +83,23 @@ def test_initialisations_are_uniform_to_their_ends(initialization, end):
         assert 0.95 * end < np.abs(bias).max() <= end
 
 
-def test_convolutions_begin_as_in_torch():
+def test_convolutions_are_initialised_as_in_torch():
     weights = ConvNet((400,), ()).init(KEY, jnp.ones((1, 6, 6, 2)))["params"]["Conv_0"]
     end = 1 / math.sqrt(5 * 5 * 2)
     for leaf in jax.tree.leaves(weights):
         assert 0.95 * end < np.abs(leaf).max() <= end
 
 
-def test_dropout_and_batch_norm_are_for_training():
+def test_dropout_and_batch_norm_in_training_and_evaluation():
     x = np.random.default_rng(1).normal(size=(64, 3)).astype(np.float32)
     network = FullyConnected((128,), dropout=0.7, batch_norm=True)
     variables = drawn(network, x)
     dense, norm, last = (variables["params"][name] for name in ("Dense_0", "BatchNorm_0", "Dense_1"))
     before = x @ dense["kernel"] + dense["bias"]
-    still = relu(normalised(before, norm, variables["batch_stats"]["BatchNorm_0"]))
-    np.testing.assert_allclose(applied(network, variables, x), still @ last["kernel"][:, 0] + last["bias"], rtol=1e-4)
+    evaluated = relu(normalised(before, norm, variables["batch_stats"]["BatchNorm_0"]))
+    np.testing.assert_allclose(
+        applied(network, variables, x), evaluated @ last["kernel"][:, 0] + last["bias"], rtol=1e-4
+    )
 
     options = {"train": True, "mutable": ["batch_stats"], "capture_intermediates": True}
     outputs, state = applied(network, variables, x, rngs={"dropout": KEY}, **options)
@@ -115,7 +117,7 @@ def test_dropout_and_batch_norm_are_for_training():
 
 
 def convolved(h, kernel, stride=1, pad=0):
-    """The convolution of images `(n, height, width, c)`, position by position, with `pad` zeros on all sides."""
+    """The convolution of images `(n, height, width, c)` with `pad` zeros on all sides, by loops over positions."""
     h = np.pad(h, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     q = kernel.shape[0]
     rows, columns = ((size - q) // stride + 1 for size in h.shape[1:3])
@@ -135,7 +137,7 @@ def relu(h):
 
 
 def drawn(network, x):
-    """Variables of random entries, without a compilation: no scale is one and no mean zero, variances are positive."""
+    """Random variables, made without compiling: no scale is one, no mean is zero, variances are positive."""
     shapes, rng = jax.eval_shape(network.init, KEY, x), np.random.default_rng(0)
 
     def draw(keys, leaf):
@@ -145,8 +147,8 @@ def drawn(network, x):
     return jax.tree.map_with_path(draw, shapes)
 
 
-def test_convolution_is_that_of_jax_with_its_gradients():
-    """Of a batch of networks, with stride and padding; the value and both derivatives."""
+def test_convolution_and_its_gradients_match_jax():
+    """For a batch of kernels, with stride and padding: the value and both derivatives."""
     rng = np.random.default_rng(0)
     x, kernels = rng.normal(size=(2, 7, 6, 3)).astype(np.float32), rng.normal(size=(3, 3, 3, 3, 4)).astype(np.float32)
 
@@ -171,7 +173,7 @@ def test_convnet_by_hand():
     variables = drawn(network, x)
     weights = jax.tree.map(lambda leaf: np.asarray(leaf, float), variables["params"])
     h = np.tanh(convolved(x, weights["Conv_0"]["kernel"]) + weights["Conv_0"]["bias"])
-    h = h[:, :6].reshape(2, 3, 2, 3, 2, 3).max(axis=(2, 4)).reshape(2, -1)  # an odd row is left out
+    h = h[:, :6].reshape(2, 3, 2, 3, 2, 3).max(axis=(2, 4)).reshape(2, -1)  # the last row is dropped
     h = np.tanh(h @ weights["Dense_0"]["kernel"] + weights["Dense_0"]["bias"])
     expected = h @ weights["Dense_1"]["kernel"] + weights["Dense_1"]["bias"]
     np.testing.assert_allclose(jax.jit(network.apply)(variables, x), expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What tests read off the axes that they are given."""
+"""What tests read from matplotlib axes."""
 
 from __future__ import annotations
 

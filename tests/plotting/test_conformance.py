@@ -1,4 +1,4 @@
-"""Every function draws into the axes that it is given, labels them, refuses bad input and touches nothing else."""
+"""Every function draws into the given axes, labels them, refuses bad input and changes nothing else."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -59,7 +59,7 @@ drawings = pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS.keys(
 
 
 @drawings
-def test_draws_into_the_axes_it_is_given_and_labels_them(draw):
+def test_draws_into_the_given_axes_and_labels_them(draw):
     figure, axes = plotting.panels(columns=2)
     ax = draw(axes[0, 1])
     assert ax is axes[0, 1]
@@ -69,7 +69,7 @@ def test_draws_into_the_axes_it_is_given_and_labels_them(draw):
     figure.savefig(io.BytesIO(), dpi=40)
 
 
-def test_makes_a_figure_of_its_own():
+def test_makes_a_new_figure_by_default():
     first, second = DRAWINGS["spectrum"](), DRAWINGS["spectrum"]()
     assert isinstance(first.figure, Figure)
     assert first.figure is not second.figure
@@ -100,7 +100,7 @@ def test_a_figure_that_cannot_be_saved_leaves_what_was_there(tmp_path, monkeypat
         plotting.save(figure, tmp_path / "a.doc")
     with pytest.raises(OSError, match=r"absent/a\.png"):
         plotting.save(figure, tmp_path / "absent" / "a.png")
-    axes[0, 0].set_title("$x_$")  # matplotlib finds that out when it draws
+    axes[0, 0].set_title("$x_$")  # matplotlib raises when it draws
     with pytest.raises(ValueError, match="Expected"):
         plotting.save(figure, tmp_path / "a.png", dpi=20)
     axes[0, 0].set_title("")
@@ -115,7 +115,7 @@ def test_a_figure_that_cannot_be_saved_leaves_what_was_there(tmp_path, monkeypat
 
 
 def test_no_figure_is_written_any_other_way():
-    """Whoever calls `savefig` with the name of a file leaves half a figure on a full disk."""
+    """`savefig` with the name of a file would leave half a figure on a full disk."""
     root = Path(__file__).parents[2]
     found = {
         f"{file.relative_to(root)}: {line.strip()}"
@@ -127,8 +127,8 @@ def test_no_figure_is_written_any_other_way():
     assert found == set()
 
 
-def test_the_state_of_matplotlib_is_left_alone():
-    """In a process of its own: what an earlier test has changed would not show."""
+def test_the_state_of_matplotlib_is_unchanged():
+    """In a new process, so that changes by earlier tests do not hide a change."""
     code = """
 import sys, matplotlib
 before = dict(matplotlib.rcParams)

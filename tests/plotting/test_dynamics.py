@@ -1,4 +1,4 @@
-"""Paths in time and through the plane: which lines are drawn, to which ends."""
+"""Paths in time and in the plane: lines, end points and legends."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -13,7 +13,7 @@ from tests.plotting.shown import colorbar, legend, points
 
 
 def grid() -> Trajectories:
-    """Trajectories of made-up numbers, all different, over two ratios, three deltas and four times from zero on."""
+    """Made-up trajectories of different numbers over two ratios, three deltas and four times from zero."""
     primal, dual = np.random.default_rng(0).uniform(size=(2, 2, 3, 4, 2))
     times = np.array([0.0, 0.1, 1.0, 10.0])
     return Trajectories(
@@ -21,8 +21,8 @@ def grid() -> Trajectories:
     )
 
 
-def lines_of(ax):
-    """The lines of a panel of trajectories, by what they are."""
+def panel_lines(ax):
+    """The lines of a panel of trajectories, by kind."""
     return {
         "primal": [line for line in ax.lines if line.get_linestyle() == "-" and line.get_marker() == "None"],
         "dual": [line for line in ax.lines if line.get_linestyle() == "--"],
@@ -38,7 +38,7 @@ def test_paths_keep_the_positive_times():
         np.testing.assert_array_equal(points(path), np.stack([[1.0, 10.0], responses[2:, j]], axis=1))
 
 
-def test_paths_are_told_apart_by_a_legend_or_else_a_colour_bar():
+def test_paths_have_a_legend_or_a_colour_bar():
     few, many = (plotting.paths([1.0, 2.0], np.ones((2, r))) for r in (7, 8))
     assert len({line.get_color() for line in few.lines}) == 7
     assert legend(few) == [f"$z_{{{j}}}$" for j in range(1, 8)]
@@ -46,13 +46,13 @@ def test_paths_are_told_apart_by_a_legend_or_else_a_colour_bar():
     assert (colorbar(few) is None, colorbar(many) is None) == (True, False)
 
 
-def test_a_plane_shows_where_paths_end_and_where_they_should():
+def test_a_plane_shows_measured_and_predicted_ends():
     paths, ends = np.arange(12.0).reshape(2, 3, 2), np.array([[4.0, 5.0], [0.0, 0.0]])
     ax = plotting.plane(paths, ends, labels=["a", "b"])
     first, dot, second, _, _, crosses = ax.lines
     for line, path in ((first, paths[0]), (dot, paths[0, -1:]), (second, paths[1]), (crosses, ends)):
         np.testing.assert_array_equal(points(line), path)
-    assert first.get_linewidth() > second.get_linewidth()  # one that coincides with it is seen inside of it
+    assert first.get_linewidth() > second.get_linewidth()  # a coinciding path is visible inside the wider one
     assert legend(ax) == ["a", "b", "theory"]
     assert legend(plotting.plane(paths, ends, labels=())) is None
 
@@ -69,7 +69,7 @@ def test_trajectories_have_a_panel_for_each_ratio_and_delta():
     axes = plotting.trajectories({"ridge": ridge})
     assert axes.shape == (2, 3)
     for (row, column), ax in np.ndenumerate(axes):
-        *lines, end = (lines_of(ax)[name] for name in ("primal", "dual", "optimum"))
+        *lines, end = (panel_lines(ax)[name] for name in ("primal", "dual", "optimum"))
         for line, values in zip(lines, (ridge.primal, ridge.dual), strict=True):
             np.testing.assert_array_equal(
                 [points(path) for path in line],
@@ -88,14 +88,14 @@ def test_trajectories_without_the_dual_flow_have_one_clock():
     ridge = grid()
     axes = plotting.trajectories({"ridge": ridge}, dual=False)
     for (row, column), ax in np.ndenumerate(axes):
-        lines = lines_of(ax)
+        lines = panel_lines(ax)
         assert lines["dual"] == []
         np.testing.assert_array_equal([points(line)[:, 1] for line in lines["primal"]], ridge.primal[row, column, 1:].T)
     (key,) = axes[0, 0].figure.legends
     assert [text.get_text() for text in key.get_texts()] == ["$z_1$, ridge", "$z_2$, ridge", "optimum"]
 
 
-def test_panels_of_trajectories_share_their_limits_and_have_labels_only_outside():
+def test_panels_of_trajectories_share_limits_and_only_outer_ones_have_labels():
     figure, given = plotting.panels(3, 3)
     for axes in (plotting.trajectories({"ridge": grid()}, given[1:]), plotting.trajectories({"ridge": grid()})):
         assert len({(*ax.get_xlim(), *ax.get_ylim()) for ax in axes.flat}) == 1
@@ -104,9 +104,9 @@ def test_panels_of_trajectories_share_their_limits_and_have_labels_only_outside(
     assert [ax.has_data() for ax in figure.axes] == [False] * 3 + [True] * 6
 
 
-def test_two_penalties_are_told_apart_even_where_they_coincide():
+def test_two_penalties_differ_even_where_they_coincide():
     axes = plotting.trajectories({"ridge": grid(), "SD": grid()})
-    lines = lines_of(axes[0, 0])["primal"]
+    lines = panel_lines(axes[0, 0])["primal"]
     widths, colors = ([getattr(line, f"get_{what}")() for line in lines] for what in ("linewidth", "color"))
     assert widths == sorted(widths, reverse=True)
     assert len(set(widths)) == len(set(colors)) == 4
@@ -125,13 +125,13 @@ def test_trajectories_that_have_not_converged_say_so():
     lost[0, 1] = True
     primal = np.where(lost[:, :, None, None], np.nan, ridge.primal)
     axes = plotting.trajectories({"ridge": ridge._replace(primal=primal, converged=~lost)})
-    for at, ax in np.ndenumerate(axes):
-        assert bool(ax.lines) != lost[at]
-        assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[at])
+    for index, ax in np.ndenumerate(axes):
+        assert bool(ax.lines) != lost[index]
+        assert [text.get_text() for text in ax.texts] == ["ridge: not converged"] * int(lost[index])
 
 
 def starving() -> Trajectory:
-    """A made-up trajectory of three features at four times from zero on: all entries different, and negative."""
+    """A made-up trajectory of three features at four times from zero, with different negative entries."""
     sensitivity = -np.arange(36.0).reshape(4, 3, 3)
     return Trajectory(np.array([0.0, 0.1, 1.0, 10.0]), np.ones((4, 3)), sensitivity, np.True_)
 
@@ -150,7 +150,7 @@ def test_starvation_over_time_is_a_line_for_each_penalty():
     assert len({(line.get_color(), line.get_linestyle(), line.get_linewidth()) for line in (ridge, sd)}) == 2
 
 
-def test_sizes_of_starvation_on_a_logarithmic_axis_tell_its_signs_apart():
+def test_starvation_on_a_logarithmic_axis_shows_its_sign():
     path = starving()
     signed = path._replace(sensitivity=path.sensitivity * np.array([1, 1, -1, 1])[:, None, None])
     ax = plotting.starvation_over_time({"ridge": signed}, logy=True)

@@ -1,4 +1,4 @@
-"""Sign maps and phase diagrams: cells, lines between signs, names of regions."""
+"""Sign maps and phase diagrams: cells, lines between signs, and labels of regions."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -20,13 +20,13 @@ TRUE = np.ones(SHAPE[:3], bool)
 
 
 def checkerboard() -> PhaseDiagram:
-    """The signs of Theorem 2, oriented: changed at delta = 0 and s_1 = s_2, and zero at delta^2 = 1/2."""
+    """The oriented signs of Theorem 2: they change at delta = 0 and s_1 = s_2, and are zero at delta^2 = 1/2."""
     slopes = np.multiply.outer(-np.log(RATIO), DELTA * (DELTA**2 - 0.5) ** 2)
     slopes = slopes[:, :, None, None, None] * np.ones(SHAPE)
     return PhaseDiagram(RATIO, DELTA, STRENGTH, slopes[..., 0], slopes, TRUE)
 
 
-def parting(ax) -> list[np.ndarray]:
+def sign_lines(ax) -> list[np.ndarray]:
     """The lines between the signs, as points of delta and log ratio."""
     (signs,) = (found for found in ax.collections if isinstance(found, ContourSet) and list(found.levels) == [0])
     return [np.stack([line[:, 0], np.log(line[:, 1])], axis=1) for line in signs.allsegs[0]]
@@ -54,13 +54,13 @@ def test_a_phase_diagram_shows_one_entry_of_one_slice():
     np.testing.assert_array_equal(shown, diagram.starvation[:, :, 1, 0, 1])
     edges = np.asarray(mesh.get_coordinates())
     for centres, found in ((DELTA, edges[0, :, 0]), (np.log(RATIO), np.log(edges[:, 0, 1]))):
-        np.testing.assert_allclose(found[1:-1], (centres[1:] + centres[:-1]) / 2)  # halfway, on the axis as it is shown
+        np.testing.assert_allclose(found[1:-1], (centres[1:] + centres[:-1]) / 2)  # halfway in the scale of the axis
     np.testing.assert_allclose((*ax.get_xlim(), *ax.get_ylim()), (*DELTA[[0, -1]], *RATIO[[0, -1]]))
     assert ax.get_title() == r"$\lambda\,/\,s_2^2 = 10^{-5}$"
     assert r"\partial z_1^*\,/\,\partial s_2^2" in colorbar(ax).get_ylabel()
 
 
-def test_a_phase_diagram_leaves_grey_what_has_not_converged():
+def test_points_that_have_not_converged_are_grey():
     converged = TRUE.copy()
     converged[0, 2, 0] = False
     ax = plotting.phase_diagram(checkerboard()._replace(converged=converged))
@@ -70,27 +70,27 @@ def test_a_phase_diagram_leaves_grey_what_has_not_converged():
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-16])
-def test_signs_part_on_the_lines_of_the_grid_where_they_change(noise):
-    """Along lines of zeros, rounded or not, and through their crossing; not where zero is only touched."""
+def test_lines_between_signs_follow_zeros_on_the_grid(noise):
+    """They follow lines of exact or rounded zeros, also where these cross, but not zeros without a change of sign."""
     diagram = checkerboard()
     rounding = noise * np.random.default_rng(0).normal(size=SHAPE)
     ax = plotting.phase_diagram(diagram._replace(starvation=diagram.starvation + rounding))
-    ways = parting(ax)
+    ways = sign_lines(ax)
     np.testing.assert_allclose(np.abs(np.concatenate(ways)).min(axis=1), 0, atol=1e-5)  # delta = 0 or log ratio = 0
     steps = np.abs(np.concatenate([np.diff(way, axis=0) for way in ways]))
     np.testing.assert_allclose(steps.min(axis=1), 0, atol=1e-5)  # no corner is cut
     np.testing.assert_allclose(steps.sum(axis=0), (np.ptp(DELTA), np.log(RATIO[-1] / RATIO[0])), rtol=1e-4)
 
 
-def test_signs_part_between_the_points_of_a_grid_that_misses_the_zeros():
+def test_lines_between_signs_run_between_grid_points_without_zeros():
     keep = DELTA != 0
     diagram = checkerboard()
     diagram = diagram._replace(delta=DELTA[keep], starvation=diagram.starvation[:, keep], converged=TRUE[:, keep])
-    points = np.concatenate(parting(plotting.phase_diagram(diagram)))
+    points = np.concatenate(sign_lines(plotting.phase_diagram(diagram)))
     before, after = DELTA[DELTA < 0].max(), DELTA[DELTA > 0].min()
-    inside = (before <= points[:, 0]) & (points[:, 0] <= after)
-    np.testing.assert_allclose(points[~inside, 1], 0, atol=1e-5)
-    assert np.ptp(points[inside, 1]) > 0.99 * np.log(RATIO[-1] / RATIO[0])
+    is_between = (before <= points[:, 0]) & (points[:, 0] <= after)
+    np.testing.assert_allclose(points[~is_between, 1], 0, atol=1e-5)
+    assert np.ptp(points[is_between, 1]) > 0.99 * np.log(RATIO[-1] / RATIO[0])
 
 
 def test_regions_are_named_by_their_sign():
@@ -111,20 +111,20 @@ def test_contours_are_powers_of_ten():
     assert {text.get_text() for text in ax.texts} >= {"$10^{-1}$", "$-10^{-1}$"}
 
 
-def test_the_lines_of_the_theory_are_marked_where_they_are_inside():
+def test_lines_of_the_theory_are_drawn_if_they_are_in_the_grid():
     ax = plotting.phase_diagram(checkerboard())
     upright, level = ([line for line in ax.lines if np.ptp(points(line)[:, axis]) == 0] for axis in (0, 1))
     np.testing.assert_allclose([points(line)[0, 0] for line in upright], [-np.sqrt(0.5), 0, np.sqrt(0.5)])
     np.testing.assert_allclose([points(line)[0, 1] for line in level], [1])
     (top,) = (child for child in ax.child_axes if isinstance(child, SecondaryAxis))
     np.testing.assert_allclose(top.get_xticks(), [-np.sqrt(0.5), 0, np.sqrt(0.5)])
-    inside = (DELTA > 0) & (DELTA < 0.6), RATIO > 1
+    kept = (DELTA > 0) & (DELTA < 0.6), RATIO > 1
     diagram = checkerboard()
     diagram = diagram._replace(
-        ratio=RATIO[inside[1]],
-        delta=DELTA[inside[0]],
-        starvation=diagram.starvation[inside[1]][:, inside[0]],
-        converged=TRUE[inside[1]][:, inside[0]],
+        ratio=RATIO[kept[1]],
+        delta=DELTA[kept[0]],
+        starvation=diagram.starvation[kept[1]][:, kept[0]],
+        converged=TRUE[kept[1]][:, kept[0]],
     )
     assert not plotting.phase_diagram(diagram).lines
 

@@ -1,4 +1,4 @@
-"""Errors, courses of training and methods side by side: means, intervals and what tells series apart."""
+"""Errors, training curves and comparisons of methods: means, intervals and styles of series."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def test_error_against_width_draws_the_means_the_fit_and_the_reference():
     assert legend(ax) == ["error: slope −0.50 [−0.50, −0.50]", "slope −1"]
 
 
-def test_a_second_series_gets_a_colour_and_a_mark_of_its_own():
+def test_a_second_series_gets_another_colour_and_marker():
     ax = plotting.error_against_width(WIDTHS, ERRORS, label="ridge")
     plotting.error_against_width(WIDTHS, 2 * ERRORS, ax=ax, label="decoupled")
     means = [line for line in ax.lines if line.get_marker() in ("o", "s")]
@@ -37,7 +37,7 @@ def test_a_second_series_gets_a_colour_and_a_mark_of_its_own():
     assert [line.get_color() for line in means] == [*plotting.OKABE_ITO[:2]]
 
 
-def test_a_second_series_that_is_decades_away_is_counted_in_decades():
+def test_series_decades_apart_have_ticks_at_decades():
     ax = plotting.error_against_width(WIDTHS, ERRORS)
     assert len(ax.get_yticks()) > 3
     ax = plotting.error_against_width(WIDTHS, 1e-5 * ERRORS, ax=ax)
@@ -47,7 +47,7 @@ def test_a_second_series_that_is_decades_away_is_counted_in_decades():
 def test_decision_boundary_shows_the_zero_level_and_the_classes():
     ax = plotting.decision_boundary([-1, 1], [-1, 0, 1], SLOPE, POINTS, [-1, 1])
     (line,) = [path for collection in ax.collections for path in collection.get_paths() if len(path) == 3]
-    np.testing.assert_allclose(np.asarray(line.vertices)[:, 0], -1 / 3)  # where the outputs -1 and 2 meet
+    np.testing.assert_allclose(np.asarray(line.vertices)[:, 0], -1 / 3)  # the zero between the outputs -1 and 2
     offsets = [np.asarray(collection.get_offsets()).tolist() for collection in ax.collections[-2:]]
     assert offsets == [[POINTS[0].tolist()], [POINTS[1].tolist()]]
     handles, labels = ax.get_legend_handles_labels()
@@ -60,7 +60,7 @@ def test_curves_and_categories_show_means_over_seeds():
     np.testing.assert_allclose(points(line), [[3, 1], [4, 4]])
     means, *_ = plotting.categories("ab", {"ERM": values}).lines
     np.testing.assert_allclose(points(means), [[0, 1], [1, 4]])
-    assert not plotting.curves([3, 4], values[:1]).collections  # of one seed there is no interval
+    assert not plotting.curves([3, 4], values[:1]).collections  # one seed has no interval
 
 
 def test_curves_of_one_panel_differ_in_colour_and_dashes():
@@ -80,7 +80,7 @@ def test_against_shows_means_and_intervals_over_draws():
     np.testing.assert_allclose(points(second), [[4, 0], [16, 1], [64, 4]])
     assert first.get_color() != second.get_color()
     assert first.get_marker() != second.get_marker()
-    (band,) = ax.collections  # of one draw there is no interval
+    (band,) = ax.collections  # one draw has no interval
     _, low, high = statistics.mean(draws)
     (outline,) = band.get_paths()
     heights = np.asarray(outline.vertices)[:, 1]

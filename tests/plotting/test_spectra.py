@@ -1,4 +1,4 @@
-"""Spectra and starvation matrices: which number is shown where."""
+"""Spectra and starvation matrices: which numbers are shown, and where."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_colours_are_centred_at_zero(scale):
     red, _, blue, _ = mesh.cmap(mesh.norm(values[0, 0]))
     assert red > blue  # starving
     ticks = mesh.norm(colorbar(ax).get_yticks())
-    assert np.diff(ticks).min() > 0.05  # far enough apart to be read
+    assert np.diff(ticks).min() > 0.05  # far enough apart to read
 
 
 def test_features_are_counted_from_one():
@@ -43,7 +43,7 @@ def test_features_are_counted_from_one():
         assert ax.get_xticks().tolist() == expected
 
 
-def test_a_legend_hides_nothing():
+def test_the_legend_is_outside_the_axes():
     figure, axes = plotting.panels()
     ax = plotting.spectrum([3.0, 2.0, 1.0], [1.0, -1.0, 1.0], axes[0, 0])
     figure.draw_without_rendering()

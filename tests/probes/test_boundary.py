@@ -12,13 +12,13 @@ FIRST, SECOND = np.meshgrid(GRID, GRID)
 
 
 def test_a_line_is_found_exactly():
-    """Outputs that are linear are interpolated without error, so the distance is |w x + b| / |w|."""
+    """Linear outputs are interpolated without error, so the distance is |w x + b| / |w|."""
     w, b = np.array([3.0, -1.5]), 0.4
     lines = boundary.zero_level(GRID, GRID, w[0] * FIRST + w[1] * SECOND + b)
     x = np.random.default_rng(0).uniform(-0.5, 0.5, (50, 2))
     np.testing.assert_allclose(boundary.distances(x, lines), np.abs(x @ w + b) / np.linalg.norm(w), atol=1e-12)
-    at = np.array([-0.9, 0.0, 0.7])
-    np.testing.assert_allclose(boundary.positions(lines, at), (-b - w[1] * at) / w[0], atol=1e-12)
+    places = np.array([-0.9, 0.0, 0.7])
+    np.testing.assert_allclose(boundary.positions(lines, places), (-b - w[1] * places) / w[0], atol=1e-12)
 
 
 def test_a_circle_is_found_to_the_second_order_of_the_grid():
@@ -40,18 +40,18 @@ def test_several_curves_and_several_crossings():
     np.testing.assert_allclose(boundary.positions(lines, [0.1]), 0, atol=1e-12)  # the mean of -1 and 1
 
 
-def test_beyond_the_end_of_a_curve_the_end_is_nearest():
+def test_beyond_the_end_of_a_curve_its_end_is_nearest():
     line = np.array([[0.0, 0.0], [1.0, 0.0]])
     np.testing.assert_allclose(boundary.distances([[4.0, 4.0], [-3.0, 4.0], [0.5, 2.0]], [line]), [5, 5, 2])
 
 
-def test_turning_everything_changes_no_distance():
+def test_a_rotation_changes_no_distance():
     angle = 0.7
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     line = np.array([[-1.0, 0.2], [0.3, 0.4], [0.9, -0.5]])
     x = np.random.default_rng(1).normal(size=(20, 2))
-    here, there = boundary.distances(x, [line]), boundary.distances(x @ turn.T, [line @ turn.T])
-    np.testing.assert_allclose(here, there, atol=1e-12)
+    original, rotated = boundary.distances(x, [line]), boundary.distances(x @ turn.T, [line @ turn.T])
+    np.testing.assert_allclose(original, rotated, atol=1e-12)
 
 
 def test_outputs_of_one_sign_have_no_boundary():

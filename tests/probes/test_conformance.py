@@ -1,4 +1,4 @@
-"""What every probe has: one table, which is the registry."""
+"""Properties of every probe in the registry."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def test_names():
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_every_function_says_what_it_refuses_and_shows_a_call(name):
+def test_every_function_documents_its_errors_and_has_an_example(name):
     text = inspect.getdoc(FUNCTIONS[name]) or ""
     first = text.partition("\n\n")[0]
     assert first.endswith(".")
-    assert "Raises:" in text or "errors are those of" in text, "what it refuses"
-    assert ">>> " in text, "a call that runs"
+    assert "Raises:" in text or "errors are those of" in text, "documented errors"
+    assert ">>> " in text, "an example"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -1,4 +1,4 @@
-"""Margins and attacks against what is exact for linear networks; balls, bounds, and invariances for any network."""
+"""Margins and attacks: exact for linear networks; balls, bounds and invariances for any network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 W, B = np.array([1.0, -2.0, 0.5, 0.0]), 0.3
 X = RNG.uniform(-1, 1, (12, 4))
-Y = np.where(X @ W + B > 0, 1.0, -1.0) * np.where(np.arange(12) < 9, 1, -1)  # three are wrong
+Y = np.where(X @ W + B > 0, 1.0, -1.0) * np.where(np.arange(12) < 9, 1, -1)  # three labels are wrong
 norms = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
@@ -26,7 +26,7 @@ def linear(x):
 
 
 def two_outputs(x):
-    """The same network with two logits, whose difference is the single one; large, so that losses underflow."""
+    """The same network with two logits; their difference is 500 times the single output, so that losses underflow."""
     f = 500 * linear(x)
     return jnp.stack([1 - f / 2, 1 + f / 2], axis=1)
 
@@ -42,7 +42,7 @@ def network(x, weights=(WEIGHTS[0][0], WEIGHTS[1][0])):
 
 
 LABELS = np.asarray(network(IMAGES)).argmax(axis=1)
-LABELS[3] = (LABELS[3] + 1) % 3  # one that is wrong
+LABELS[3] = (LABELS[3] + 1) % 3  # one wrong label
 
 
 def sizes(delta, norm):
@@ -53,23 +53,23 @@ def sizes(delta, norm):
 @norms
 @pytest.mark.parametrize("logits_fn", [linear, two_outputs])
 def test_margins_of_a_linear_network_are_exact(norm, logits_fn):
-    """|w x + b| over the dual norm of w, and 0 for those that are wrong; out of reach beyond max_radius."""
+    """|w x + b| over the dual norm of w, 0 for misclassified inputs, and infinite beyond max_radius."""
     exact = np.abs(X @ W + B) / np.linalg.norm(W, 1 if norm == "linf" else 2) * (np.arange(12) < 9)
     reach = float(np.sort(exact)[-2:].mean())
     y = jnp.asarray(Y if logits_fn is linear else (Y > 0).astype(int))
     found = jax.jit(lambda x: margins.margins(logits_fn, x, y, max_radius=reach, norm=norm, steps=5))(X)
-    near = exact <= reach
-    np.testing.assert_array_equal(found.flipped, near)
-    np.testing.assert_allclose(found.distance[near], exact[near], atol=1.1 * reach / 2**10)
-    assert np.all(np.asarray(found.distance)[near] >= exact[near] - 1e-5)  # an upper bound
-    assert np.isinf(found.distance[~near]).all()
+    within_reach = exact <= reach
+    np.testing.assert_array_equal(found.flipped, within_reach)
+    np.testing.assert_allclose(found.distance[within_reach], exact[within_reach], atol=1.1 * reach / 2**10)
+    assert np.all(np.asarray(found.distance)[within_reach] >= exact[within_reach] - 1e-5)  # an upper bound
+    assert np.isinf(found.distance[~within_reach]).all()
     np.testing.assert_array_equal(found.adversarial[9:], X[9:].astype(np.float32))
-    np.testing.assert_array_equal(found.adversarial[~near], X[~near].astype(np.float32))
-    assert not margins.correct(logits_fn(found.adversarial), y)[near].any()
+    np.testing.assert_array_equal(found.adversarial[~within_reach], X[~within_reach].astype(np.float32))
+    assert not margins.correct(logits_fn(found.adversarial), y)[within_reach].any()
 
 
 def test_margins_within_bounds_are_exact():
-    """The least r with sum_i |w_i| min(r, room_i) >= |w x + b|, room_i being the way to the bound."""
+    """The least r with sum_i |w_i| min(r, room_i) >= |w x + b|; room_i is the distance to the bound."""
     right = slice(0, 9)
     f = X[right] @ W + B
     downhill = -np.sign(f)[:, None] * np.sign(W)
@@ -89,7 +89,7 @@ def test_margins_within_bounds_are_exact():
 
 
 @norms
-def test_adversarial_examples_are_as_near_as_said_and_flip(norm):
+def test_adversarial_examples_flip_and_have_the_stated_distance(norm):
     @jax.jit
     def found_and_judged(x, y, directions):
         found = margins.margins(network, x, y, max_radius=2.0, norm=norm, bounds=(-1, 1))
@@ -109,19 +109,19 @@ def test_adversarial_examples_are_as_near_as_said_and_flip(norm):
         sizes(found.adversarial - IMAGES, norm)[found.flipped], found.distance[found.flipped], atol=1e-6
     )
     assert np.abs(found.adversarial).max() <= 1
-    assert nearer[:, found.flipped & ~wrong].all()  # none of a hundred random directions flips within .9 of that
+    assert nearer[:, found.flipped & ~wrong].all()  # random directions do not flip within 0.9 of the distance
 
     @jax.jit
-    def backwards(x, y):
+    def in_reverse(x, y):
         return margins.margins(network, x, y, max_radius=2.0, norm=norm, bounds=(-1, 1))
 
-    for one, other in zip(found, backwards(IMAGES[::-1], LABELS[::-1]), strict=True):
+    for one, other in zip(found, in_reverse(IMAGES[::-1], LABELS[::-1]), strict=True):
         np.testing.assert_allclose(one, other[::-1], atol=1e-5)
 
 
 @norms
-def test_attacks_stay_within_ball_and_bounds_also_from_a_random_start(norm):
-    radius, x = np.array([0.3, 0.6], np.float32), np.minimum(IMAGES, 0.9)  # a radius a channel
+def test_attacks_from_a_random_start_stay_within_ball_and_bounds(norm):
+    radius, x = np.array([0.3, 0.6], np.float32), np.minimum(IMAGES, 0.9)  # one radius per channel
     attack = {"radius": radius, "step_size": radius / 4, "steps": 8, "norm": norm}
 
     @jax.jit
@@ -132,7 +132,7 @@ def test_attacks_stay_within_ball_and_bounds_also_from_a_random_start(norm):
     for points in several:
         size = sizes((points - x) / radius, norm)
         assert size.max() <= 1 + 1e-5
-        assert np.median(size) > 0.9  # the loss rises up to the border
+        assert np.median(size) > 0.9  # the loss rises up to the boundary of the ball
         assert points.min() >= -1
         assert points[..., 0].max() <= 1
         assert points[..., 1].max() <= np.float32(0.9)
@@ -140,7 +140,7 @@ def test_attacks_stay_within_ball_and_bounds_also_from_a_random_start(norm):
 
 
 def test_a_random_start_is_uniform_in_the_ball():
-    """Of a loss that is flat, nothing but the start remains: its length has the distribution function r^d."""
+    """With a constant loss only the start matters: its relative length has the distribution function r^d."""
     flat, x = jax.jit(lambda x, key, norm: margins.pgd(
         lambda x: 0 * x[:, 0], x, np.ones(len(x)), radius=2.0, step_size=1.0, steps=1, norm=norm, key=key
     ), static_argnums=2), np.zeros((4000, 3))  # fmt: skip
@@ -169,31 +169,31 @@ def test_accuracy_falls_with_the_radius(norm):
 
 
 def test_a_radius_in_pixels_is_exact_on_normalised_inputs():
-    """Attacking pixels through the normalisation, and the normalised image with a radius a channel, are the same."""
+    """An attack on pixels equals an attack on the normalised image with one radius per channel."""
     pixels, mean, std = (IMAGES + 1) / 2, np.array([0.5, 0.4], np.float32), np.array([0.2, 0.3], np.float32)
     radius, step, bounds = 5 / 255, 2 / 255, (-mean / std, (1 - mean) / std)
 
     @jax.jit
     def both(pixels):
         norm = (pixels - mean) / std
-        inside = margins.pgd(network, norm, LABELS, radius=radius / std, step_size=step / std, bounds=bounds)
-        through = margins.pgd(
+        normalised_attack = margins.pgd(network, norm, LABELS, radius=radius / std, step_size=step / std, bounds=bounds)
+        pixel_attack = margins.pgd(
             lambda p: network((p - mean) / std), pixels, LABELS, radius=radius, step_size=step, bounds=(0, 1)
         )
-        return inside * std + mean, through
+        return normalised_attack * std + mean, pixel_attack
 
-    inside, through = both(np.clip(pixels, 0.01, 0.99))
-    np.testing.assert_allclose(inside, through, atol=1e-6)
-    assert np.abs(inside - pixels).max() == pytest.approx(5 / 255, abs=0.011)
+    normalised_attack, pixel_attack = both(np.clip(pixels, 0.01, 0.99))
+    np.testing.assert_allclose(normalised_attack, pixel_attack, atol=1e-6)
+    assert np.abs(normalised_attack - pixels).max() == pytest.approx(5 / 255, abs=0.011)
 
 
 def test_many_networks_at_once():
     def one(weights):
         return margins.margins(lambda x: network(x, weights), IMAGES, LABELS, max_radius=2.0, steps=4, bisections=3)
 
-    together, apart = jax.jit(lambda w: (jax.vmap(one)(w), jax.lax.map(one, w)))(WEIGHTS)
-    assert together.distance.shape == (3, 20)
-    np.testing.assert_allclose(together.distance, apart.distance, atol=1e-5)
+    batched, looped = jax.jit(lambda w: (jax.vmap(one)(w), jax.lax.map(one, w)))(WEIGHTS)
+    assert batched.distance.shape == (3, 20)
+    np.testing.assert_allclose(batched.distance, looped.distance, atol=1e-5)
 
 
 def test_dtype_is_that_of_the_input():
@@ -204,10 +204,10 @@ def test_dtype_is_that_of_the_input():
             assert found.distance.dtype == found.adversarial.dtype == dtype
 
 
-def test_attacks_of_foolbox_are_the_same():
-    """The attacks of foolbox with as many steps of the same size, from the same start, end in the same points."""
+def test_attacks_match_foolbox():
+    """With the same start, number of steps and step size, attacks of foolbox end at the same points."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it imports names that scipy has moved
+        warnings.simplefilter("ignore")  # foolbox imports deprecated names of SciPy
         foolbox = pytest.importorskip("foolbox")
     model = foolbox.JAXModel(network, bounds=(-1, 1))
     linf, l2 = foolbox.attacks.LinfPGD, foolbox.attacks.L2PGD

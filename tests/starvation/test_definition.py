@@ -1,4 +1,4 @@
-"""The starvation matrix: three ways to it, what Definition 2 needs, and what the paper does not say about it."""
+"""The starvation matrix: three ways to compute it, Definition 2, and properties beyond the paper."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -52,7 +52,7 @@ def test_the_closed_form_is_the_derivative_of_the_response(form):
         with jax.enable_x64(True):
             closed = matrix(example, Ridge(strength), form=form, oriented=False)
             arguments = (example.s**2, example.u, example.y, penalty)
-            if form == "exact":  # of the other, differences will do: its derivative is another program to compile
+            if form == "exact":  # differences check the other form without another compilation
                 np.testing.assert_allclose(closed, slopes(*arguments, form=form), rtol=1e-8, atol=1e-10)
 
             def relative(x, s2, *arguments):
@@ -71,7 +71,7 @@ def test_single_precision_gives_the_same_matrix():
     np.testing.assert_allclose(single, double, rtol=1e-3, atol=1e-4 * np.abs(double).max())
 
 
-def test_single_precision_holds_for_features_far_above_the_penalty():
+def test_single_precision_is_accurate_for_features_far_above_the_penalty():
     # There U^T alpha = lambda z / s^2 is a small difference of large numbers.
     s = np.array([30.0, 10.0, 3.0, 1.0, 0.3])
     answers = 0
@@ -86,20 +86,20 @@ def test_single_precision_holds_for_features_far_above_the_penalty():
     assert answers >= 10
 
 
-def test_below_full_rank_it_is_the_matrix_of_the_features_that_there_are():
+def test_below_full_rank_it_is_the_matrix_of_the_features_with_strength():
     example = instance(3, rank=3)
     with jax.enable_x64(True):
         wide = matrix(example, Ridge(0.1), oriented=False)
         narrow = example._replace(u=example.u[:, :3], s=example.s[:3])
         np.testing.assert_allclose(wide[:3, :3], matrix(narrow, Ridge(0.1), oriented=False), rtol=1e-7)
-        # A feature without strength responds to its own strength alone, and moves the others.
+        # A feature without strength responds only to its own strength, but changes the others.
         np.testing.assert_array_equal(wide[3:] * (1 - np.eye(5)[3:]), 0)
         fainter = example._replace(s=np.where(example.s > 0, example.s, 1e-7))
         np.testing.assert_allclose(wide, matrix(fainter, Ridge(0.1), oriented=False), rtol=1e-6, atol=1e-9)
 
 
-def test_a_feature_without_strength_is_oriented_as_it_would_grow():
-    # z_j = s_j^2 c_j / lambda takes the sign of c_j with the first bit of strength: no feature starves itself there.
+def test_a_feature_without_strength_has_the_orientation_of_a_weak_one():
+    # z_j = s_j^2 c_j / lambda has the sign of c_j for small strengths: no feature starves itself.
     with jax.enable_x64(True):
         for seed in range(12):
             example = instance(seed, rank=3)
@@ -107,13 +107,13 @@ def test_a_feature_without_strength_is_oriented_as_it_would_grow():
             assert np.all(np.diag(matrix(example, Ridge(0.1))) > 0)
 
 
-def test_oriented_it_does_not_see_the_signs_of_features():
+def test_the_oriented_matrix_does_not_depend_on_the_signs_of_features():
     example, signs = instance(4), np.array([1, -1, -1, 1, -1])
     flipped = example._replace(u=example.u * signs)
     with jax.enable_x64(True):
         oriented, bare = (matrix(example, Ridge(0.1), oriented=o) for o in (True, False))
         np.testing.assert_allclose(matrix(flipped, Ridge(0.1)), oriented, atol=1e-10)
-        # As it stands the sign of a row is that of its feature.
+        # Without orientation, the sign of a row is that of its feature.
         np.testing.assert_allclose(matrix(flipped, Ridge(0.1), oriented=False), signs[:, None] * bare, atol=1e-10)
         z = response(example.s**2, example.u, example.y, dense(Ridge(0.1), 5), form="exact")
         np.testing.assert_allclose(oriented, np.sign(z)[:, None] * bare, atol=1e-12)
@@ -138,12 +138,12 @@ def test_starvation_is_mutual_in_sign_and_of_known_ratio(seed, exponent, form):
 
 
 def test_a_stronger_feature_starves_a_weaker_one_for_all_couplings():
-    # Theorem 2 for the exact dynamics, oriented: also beyond delta = 1 / sqrt(2), where z_2 changes its sign.
+    # Theorem 2 for the exact dynamics, oriented: it also holds beyond delta = 1 / sqrt(2), where z_2 changes its sign.
     with jax.enable_x64(True):
         for delta in (0.01, 0.3, 0.6, 0.8, 0.99):
             for strength in (1e-3, 0.1):
                 assert matrix(planar((3, 2), delta), Ridge(strength))[1, 0] < 0
-        # The negative controls: the coupling, or the order of the strengths, turned round.
+        # Negative controls: the coupling or the order of the strengths is reversed.
         assert matrix(planar((3, 2), -0.3), Ridge(0.1))[1, 0] > 0
         assert matrix(planar((2, 3), 0.3), Ridge(0.1))[1, 0] > 0
 
@@ -179,11 +179,11 @@ def test_about_half_of_all_pairs_starve_in_a_random_basis():
     assert mean + 3 * error < 0.6
 
 
-def test_no_equilibrium_no_matrix():
+def test_without_an_equilibrium_the_matrix_is_nan():
     assert np.all(np.isnan(matrix(instance(0)._replace(s=np.full(5, np.nan)), Ridge(0.1))))
 
 
-def test_orientation_makes_every_response_count_as_positive():
+def test_orientation_multiplies_rows_by_the_sign_of_the_response():
     slopes = np.arange(6.0).reshape(2, 3) + 1
     np.testing.assert_array_equal(starvation.orient(slopes, np.array([0.5, -0.1])), [[1, 2, 3], [-4, -5, -6]])
 

@@ -1,4 +1,4 @@
-"""Two features over a grid: against the general solver, against extended precision, and against what theory says."""
+"""Two features over a grid: against the general solver, extended precision and theory."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -33,7 +33,7 @@ def solved(ratio, delta, strength, **options) -> starvation.PhaseDiagram:
 
 
 @pytest.mark.parametrize("penalty", [Ridge, SpectralDecoupling])
-def test_diagram_versus_the_general_solver(penalty):
+def test_the_diagram_matches_the_general_solver(penalty):
     axes = random_axes(0)
 
     @jax.jit
@@ -82,8 +82,8 @@ def test_extremes_satisfy_the_conditions_of_the_optimum():
     assert np.quantile(np.abs(found.response / z - 1), 0.99) < 1e-9
 
 
-def test_the_signs_are_those_of_theorem_2():
-    """A stronger feature starves a weaker one for delta > 0; the other way round in the other two quadrants."""
+def test_the_signs_agree_with_theorem_2():
+    """A stronger feature starves a weaker one for delta > 0; signs are reversed in the other two quadrants."""
     ratio = np.concatenate([np.geomspace(0.01, 0.99, 7), np.geomspace(1.01, 100, 7)])
     delta = np.concatenate([-np.geomspace(0.999, 0.001, 9), np.geomspace(0.001, 0.999, 9)])
     found = solved(ratio, delta, np.geomspace(1e-3, 1, 4))
@@ -97,16 +97,18 @@ def test_boundaries_are_where_theory_puts_them():
     """No coupling at delta = 0, none between equal strengths; z_2 changes its sign at delta = 1 / sqrt(2)."""
     ratio, strength, half = np.array([0.3, 1.0, 5.0]), np.array([0.01, 1.0]), np.sqrt(0.5)
     found = solved(ratio, np.array([0.0, half - 1e-6, half, half + 1e-6]), strength)
-    off = found.starvation[..., [0, 1], [1, 0]]
-    assert np.all(off[:, 0] == 0)
+    off_diagonal = found.starvation[..., [0, 1], [1, 0]]
+    assert np.all(off_diagonal[:, 0] == 0)
     scale = np.abs(found.starvation).max()
-    assert np.abs(off[1]).max() < 1e-12 * scale
-    assert np.abs(off[::2, 1:]).min() == pytest.approx(0, abs=1e-12)  # at 1 / sqrt(2) the two examples are alike
+    assert np.abs(off_diagonal[1]).max() < 1e-12 * scale
+    assert np.abs(off_diagonal[::2, 1:]).min() == pytest.approx(
+        0, abs=1e-12
+    )  # at 1 / sqrt(2) the two examples are equal
     z2 = found.response[..., 1]
     assert np.all(z2[:, 1] > 0)
     assert np.all(z2[:, 3] < 0)
     np.testing.assert_allclose(z2[:, 2], 0, atol=1e-12)
-    # As Eq. 15 has the signs, Theorem 2 turns round there; oriented it does not.
+    # With the signs of Eq. 15, Theorem 2 changes its sign there; oriented, it does not.
     axes = np.array([4.0]), np.array([0.6, 0.8]), strength
     bare, oriented = (solved(*axes, oriented=choice).starvation[0, :, :, 1, 0] for choice in (False, True))
     assert np.all(bare[0] < 0)
@@ -114,7 +116,7 @@ def test_boundaries_are_where_theory_puts_them():
     assert np.all(oriented < 0)
 
 
-def test_features_and_examples_change_places():
+def test_exchanging_the_features_gives_the_same_problem():
     """(s_1^2, s_2^2, delta) and (s_2^2, s_1^2, -delta) are one problem, up to the unit of strength."""
     ratio, delta, strength = 3.0, 0.4, 0.05
     one = solved([ratio], [delta], [strength])
@@ -135,12 +137,12 @@ def test_under_decoupling_nothing_starves_and_strengths_do_not_matter():
     np.testing.assert_allclose(strength[:, None] * margin, expit(-margin), rtol=1e-9)
 
 
-def test_chunks_do_not_show(monkeypatch):
+def test_chunks_do_not_change_the_result(monkeypatch):
     axes = random_axes(2)
     whole = solved(*axes)
     monkeypatch.setattr(diagram, "_CHUNK", 7)
     with jax.enable_x64(True):
-        # Not the program of `whole`.
+        # A new program, not the cached one of `whole`.
         pieces = jax.jit(lambda ratio, delta, strength: diagram._diagram(ratio, delta, strength, False, True))(*axes)
     for expected, got in zip(whole, pieces, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-12)
@@ -157,7 +159,7 @@ def test_single_precision_follows_the_input():
     np.testing.assert_allclose(found.starvation / scale, double.starvation / scale, atol=2e-3)
 
 
-def test_one_program_for_a_shape_of_grid(monkeypatch):
+def test_grids_of_one_shape_share_a_program(monkeypatch):
     traced = chex.assert_max_traces(diagram._diagram, 1)
     monkeypatch.setattr(diagram, "_diagram", traced)
     for seed in range(3):

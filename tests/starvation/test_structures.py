@@ -1,4 +1,4 @@
-"""Bases and spectra in higher dimension: orthogonal, with the structure that they say, and otherwise uniform."""
+"""Bases and spectra in higher dimension: orthogonal, with the stated structure, and otherwise uniform."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def drawn() -> dict[str, np.ndarray]:
 
     with jax.enable_x64(True):
         keys = jax.random.split(jax.random.key(0), DRAWS)
-        # One after the other: several batched decompositions at once may wait for each other's threads.
+        # In a loop: batched decompositions at the same time may wait for each other's threads.
         return jax.tree.map(np.asarray, jax.jit(lambda keys: jax.lax.map(build, keys))(keys))
 
 
@@ -38,19 +38,19 @@ def test_bases_are_orthogonal_to_rounding():
         np.testing.assert_allclose(np.swapaxes(u, 1, 2) @ u, np.broadcast_to(np.eye(N), u.shape), atol=1e-13)
 
 
-def test_the_first_column_is_given():
+def test_the_first_column_has_its_structure():
     aligned, exceptions = (drawn()[name][:, :, 0] for name in ("aligned", "exceptions"))
     np.testing.assert_allclose(aligned.sum(axis=1) / N**0.5, 0.8, rtol=1e-12)
-    # What is not the overlap is uniform in the complement of the labels.
+    # The rest is uniform in the complement of the labels.
     rest = aligned - 0.8 / N**0.5
     np.testing.assert_allclose(rest.T @ rest / DRAWS, 0.36 / (N - 1) * (np.eye(N) - 1 / N), atol=0.01)
     np.testing.assert_allclose(exceptions, np.tile([-1, -1, 1, 1, 1, 1], (DRAWS, 1)) / N**0.5, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["aligned", "exceptions"])
-def test_the_other_columns_are_uniform_in_its_complement(name):
+def test_the_other_columns_are_uniform_in_the_complement_of_the_first(name):
     u = drawn()[name]
-    # Of a uniform direction v in d dimensions, E[v] = 0 and E[v v^T] = 1 / d.
+    # A uniform direction v in d dimensions has E[v] = 0 and E[v v^T] = 1 / d.
     outer = np.einsum("kij,klj->jil", u[:, :, 1:], u[:, :, 1:]) / DRAWS
     complement = np.eye(N) - np.einsum("ki,kl->il", u[:, :, 0], u[:, :, 0]) / DRAWS
     np.testing.assert_allclose(outer, np.broadcast_to(complement / (N - 1), outer.shape), atol=0.03)
@@ -63,14 +63,14 @@ def test_a_random_basis_is_uniform():
     np.testing.assert_allclose(u.mean(axis=0), 0, atol=0.04)
 
 
-def test_a_perturbed_identity_is_as_far_from_it_as_its_size():
-    near, positive = drawn()["near"], drawn()["positive"]
-    off, lower = ~np.eye(N, dtype=bool), np.tril(np.ones((N, N), bool), -1)
-    np.testing.assert_allclose(near[:, off].std(), 0.001, rtol=0.02)
-    np.testing.assert_allclose(near, np.broadcast_to(np.eye(N), near.shape), atol=0.01)
-    assert 0.48 < np.mean(near[:, lower] > 0) < 0.52
+def test_a_perturbed_identity_has_the_size_of_its_perturbation():
+    perturbed, positive = drawn()["near"], drawn()["positive"]
+    off_diagonal, lower = ~np.eye(N, dtype=bool), np.tril(np.ones((N, N), bool), -1)
+    np.testing.assert_allclose(perturbed[:, off_diagonal].std(), 0.001, rtol=0.02)
+    np.testing.assert_allclose(perturbed, np.broadcast_to(np.eye(N), perturbed.shape), atol=0.01)
+    assert 0.48 < np.mean(perturbed[:, lower] > 0) < 0.52
     assert np.mean(positive[:, lower] > 0) > 0.99
-    np.testing.assert_allclose(np.abs(positive), np.abs(near), atol=1e-4)
+    np.testing.assert_allclose(np.abs(positive), np.abs(perturbed), atol=1e-4)
 
 
 def test_blocks_share_no_example():
@@ -78,7 +78,7 @@ def test_blocks_share_no_example():
     assert not u[:, :3, 3:].any()
     assert not u[:, 3:, :3].any()
     np.testing.assert_allclose((u[:, :3, :3] ** 4).mean(axis=0), 3 / 15, atol=0.02)
-    assert abs(np.mean(u[:, 0, 0] * u[:, 3, 3])) < 0.03  # drawn apart
+    assert abs(np.mean(u[:, 0, 0] * u[:, 3, 3])) < 0.03  # drawn independently
 
 
 def test_strengths_of_a_power_law():

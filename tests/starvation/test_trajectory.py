@@ -1,6 +1,6 @@
-"""Starvation over time: against finite differences of SciPy's integration, its limits, and its first moments.
+"""Starvation over time: against finite differences of SciPy's integration, its limit, and its onset.
 
-`times` are always seven and the features three of five examples, so that one program per kind of penalty serves all.
+There are always seven times, and three features of five examples, so that one program per kind of penalty serves all.
 """
 
 # pyright: reportArgumentType=false
@@ -65,7 +65,7 @@ def off_diagonal(matrices):
 
 
 def responses(s2, example, penalty):
-    """`z(t) (T, r)` by SciPy, the flow written out anew."""
+    """`z(t) (T, r)` by SciPy, from the formula of the flow."""
     u, y = example.u, example.y
 
     def velocity(_, z):
@@ -107,7 +107,7 @@ def test_it_ends_at_the_derivative_of_the_minimum(penalty, example):
 
 @examples
 @penalties
-def test_it_sets_in_with_the_fourth_power_of_time_or_by_unequal_strengths_the_second(penalty, example):
+def test_it_grows_with_the_fourth_power_of_time_or_for_unequal_penalties_the_second(penalty, example):
     u, s2, times = example.u, example.s**2, np.geomspace(1e-4, 1e-3, 7)
     pull, target = (0.0, 0.0) if isinstance(penalty, Ridge) else (penalty.strength, penalty.target)
     c = u.T @ (0.5 + pull * example.y * target)
@@ -127,17 +127,17 @@ def test_it_sets_in_with_the_fourth_power_of_time_or_by_unequal_strengths_the_se
 
 
 @ridge_is_slow
-def test_single_precision_is_right_relative_to_every_entry(penalty):
+def test_every_entry_is_relatively_accurate_in_single_precision(penalty):
     found = trajectory(penalty)
     assert found.sensitivity.dtype == found.response.dtype == np.float32
     assert found.converged
     with jax.enable_x64(True):
         expected = trajectory(penalty).sensitivity
-    # The integrator is held to sqrt(eps), 3e-4, at each step.
+    # The integrator has the tolerance sqrt(eps), 3e-4, at each step.
     np.testing.assert_allclose(found.sensitivity[3:6], expected[3:6], rtol=2e-2)
     if isinstance(penalty, Ridge):
         np.testing.assert_allclose(found.sensitivity[6], expected[6], rtol=1e-4)
-    # At the onset the fourth power is below the rounding of what cancels; the first and the second are not.
+    # At the onset, the fourth power is below rounding by cancellation; the first and second powers are not.
     early, truth = found.sensitivity[1:3], expected[1:3]
     rounding = 0.0 if penalty is PENALTIES["targets"] else np.finfo(np.float32).eps * TIMES[1:3, None, None] ** 2
     assert np.all(np.abs(early - truth) <= 1e-4 * np.abs(truth) + rounding)
@@ -151,8 +151,8 @@ def _oriented(u, s, y, penalty):
 
 
 @ridge_is_slow
-def test_it_is_the_same_for_examples_in_another_order_and_for_features_of_the_other_sign(penalty):
-    """Under `vmap`, beside a problem that takes other steps, against one call alone, oriented by hand."""
+def test_the_order_of_examples_and_the_signs_of_features_do_not_matter(penalty):
+    """Under `vmap` with a problem that takes other steps, against a single call that is oriented by hand."""
     order, signs, penalty = np.array([3, 0, 4, 2, 1]), np.array([-1.0, 1.0, -1.0]), dense(penalty, N)
     (u, s, _, y), other = EXAMPLE, low(1)
     permuted = penalty if isinstance(penalty, Ridge) else jax.tree.map(lambda leaf: leaf[order], penalty)
@@ -164,20 +164,20 @@ def test_it_is_the_same_for_examples_in_another_order_and_for_features_of_the_ot
         (other.u, 3 * other.s, other.y, stiff),
     ]
     with jax.enable_x64(True):
-        alone = trajectory(penalty)
+        single = trajectory(penalty)
         found, end = jax.tree.map(np.asarray, _oriented(*jax.tree.map(lambda *leaves: np.stack(leaves), *problems)))
-    toward = np.sign(alone.response[-1])
-    assert set(toward) == {-1, 1}
+    signs_at_end = np.sign(single.response[-1])
+    assert set(signs_at_end) == {-1, 1}
     assert found.converged.all()
     for sensitivity, response, sign in zip(found.sensitivity, found.response, (1, 1, signs), strict=False):
-        np.testing.assert_allclose(sensitivity, toward[:, None] * alone.sensitivity, rtol=1e-5, atol=1e-10)
-        np.testing.assert_allclose(response, sign * alone.response, atol=1e-9)
+        np.testing.assert_allclose(sensitivity, signs_at_end[:, None] * single.sensitivity, rtol=1e-5, atol=1e-10)
+        np.testing.assert_allclose(response, sign * single.response, atol=1e-9)
     np.testing.assert_allclose(found.sensitivity[:, -1], end, atol=1e-7)
     assert np.abs(found.sensitivity[3] - found.sensitivity[0]).max() > 1e-2
 
 
 @pytest.mark.parametrize("times", DISORDER.values(), ids=DISORDER)
-def test_traced_times_in_disorder_are_not_followed(times):
+def test_traced_times_that_do_not_increase_are_not_integrated(times):
     with jax.enable_x64(True):
         found = trajectory(Ridge(0.3), times=times)
     assert not found.converged
@@ -185,8 +185,8 @@ def test_traced_times_in_disorder_are_not_followed(times):
     assert np.isnan(found.sensitivity).all()
 
 
-def test_times_that_are_not_reached_hold_nan():
-    """Rounding sets the steps, and they run out: single precision under a very strong penalty."""
+def test_times_that_are_not_reached_are_nan():
+    """In single precision under a very strong penalty, rounding limits the steps and their number runs out."""
     found = trajectory(SpectralDecoupling(1e6), times=np.array([0, 1e-9, 1e-7, 1e-5, 1e-3, 1, 1e3]))
     assert not found.converged
     reached = np.all(np.isfinite(found.response), axis=1)
@@ -196,7 +196,7 @@ def test_times_that_are_not_reached_hold_nan():
 
 
 @pytest.mark.slow
-def test_without_the_end_of_the_path_rows_cannot_be_oriented(monkeypatch):
+def test_without_the_end_of_the_path_rows_are_not_oriented(monkeypatch):
     module = sys.modules["gsjax.starvation.trajectory"]
     solve = module.equilibrium
     monkeypatch.setattr(module, "equilibrium", lambda *args: solve(*args)._replace(converged=np.False_))

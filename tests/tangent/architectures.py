@@ -1,4 +1,4 @@
-"""Networks on which every way to a tangent kernel has to agree, and what each of them is there for."""
+"""Networks on which every way to a tangent kernel has to agree, each for a feature of networks."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class Case(NamedTuple):
     network: Any
     shape: tuple[int, ...]  # of one example
     tokens: int | None = None  # examples are whole numbers below it
-    compiled: bool = False  # the network's apply is
-    rest: int = 0  # how many parameters have gradients that are formed example by example
+    compiled: bool = False  # whether the network's apply is compiled
+    rest: int = 0  # number of parameters whose gradients are formed per example
 
     def problem(self, n: int, seed: int = 0):
-        """`apply_fn`, parameters off their initial values, and n examples."""
+        """`apply_fn`, random parameters, and n examples."""
         random = np.random.default_rng(seed)
         shape = (n, *self.shape)
         x = jnp.asarray(random.integers(0, self.tokens, shape) if self.tokens else random.normal(size=shape))
         like = jax.eval_shape(self.network.init, jax.random.key(0), x)
-        # Positive on average, so that running variances are.
+        # Positive on average, for positive running variances.
         values = [random.normal(size=leaf.shape) / 2 + (leaf.ndim < 2) for leaf in jax.tree.leaves(like)]
         params = jax.tree.unflatten(jax.tree.structure(like), map(jnp.asarray, map(np.abs, values)))
         apply_fn = self.network.apply
@@ -44,7 +44,7 @@ class Plain(nn.Module):
 
 
 class Convolutions(nn.Module):
-    """Every padding, stride, dilation and grouping that there is."""
+    """All kinds of padding, stride, dilation and grouping."""
 
     @nn.compact
     def __call__(self, x):
@@ -102,7 +102,7 @@ class BatchNorm(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """The same layers at every step, in a loop that is written out."""
+    """The same layers at every step, in an unrolled loop."""
 
     @nn.compact
     def __call__(self, x):
@@ -114,7 +114,7 @@ class Recurrent(nn.Module):
 
 
 class Tied(nn.Module):
-    """A kernel that acts in its layer and outside of it, another in two layers of different kinds."""
+    """A kernel that is used in its layer and outside of it, and one that two layers of different kinds share."""
 
     @nn.compact
     def __call__(self, x):
@@ -153,7 +153,7 @@ class Dropout(nn.Module):
 
 
 class Lifted(nn.Module):
-    """Layers that flax transforms: out of reach, hence differentiated in the ordinary way."""
+    """Layers that flax transforms; they are differentiated in the ordinary way."""
 
     @nn.compact
     def __call__(self, x):
@@ -181,7 +181,7 @@ class Transposed(nn.Module):
 
 
 class Centred(nn.Module):
-    """Parameters in a tree of one's own, one layer's scaled on the way, the output less that at other parameters."""
+    """Parameters in a custom tree, one layer scaled, and the output minus that at other parameters."""
 
     network: nn.Module = Plain()
 
@@ -197,7 +197,7 @@ class Centred(nn.Module):
 
 
 class Regrouped:
-    """A kernel in two convolutions, of one group and of two: its gradient is no sum of products of one form."""
+    """A kernel in convolutions with one and with two groups: its gradient is not a sum of products of one form."""
 
     def init(self, key, x):
         return {"kernel": jnp.ones((3, 3, 2, 4))}

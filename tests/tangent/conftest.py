@@ -1,4 +1,4 @@
-"""What the tests of kernels share: they compile more programs than a process should hold to its end."""
+"""Tests of kernels compile many programs, which are dropped after each module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of examples `(n, 5, 3)` that mix them, and others that do not, by the operation that they are there for."""
+"""Functions of examples `(n, 5, 3)` that mix them, and others that do not, by the operation that they test."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def taken(x):
 
 
 def chunks(x):
-    """Two of each example side by side through one network, as a siamese network has them."""
+    """Two parts of each example through one network, as in a siamese network."""
     both = jnp.tanh(jnp.concatenate([x, 2 * x]))
     one, other = jnp.split(both, 2)
     return one * other + both[len(x) :]

@@ -28,7 +28,7 @@ class Piece(NamedTuple):
 
 
 class Family(dict[str, Piece]):
-    """Pieces that can stand in one another's place."""
+    """Pieces that can replace each other."""
 
     def add(self, name: str, kind: str = "", *, keeps: bool = False, needs: str = "") -> Callable[..., Any]:
         def register(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,7 +58,7 @@ def option(*names: str) -> None:
 
 @dataclasses.dataclass
 class Draw:
-    """One network on its way: what is still due, what it has."""
+    """A network while it is drawn: pieces that still have to occur, and its parameters."""
 
     rng: np.random.Generator
     due: dict[str, str] = dataclasses.field(default_factory=dict)  # family -> the piece that has to occur
@@ -80,7 +80,7 @@ class Draw:
         """Of an axis; 1 often enough."""
         return int(self.rng.choice([1, 2, 2, 3, 3, 4]))
 
-    def one_of(self, options: Sequence[Any]) -> Any:
+    def choice(self, options: Sequence[Any]) -> Any:
         return options[int(self.rng.integers(len(options)))]
 
     def constant(self, *shape: int) -> np.ndarray:
@@ -101,7 +101,7 @@ class Draw:
         return name
 
     def sub(self, *, own: bool = False, avoid: str = "") -> Draw:
-        """A draw for what is within a wrapper; its leaves are its `own`, or among those here. `used` is its own.
+        """A draw for the inside of a wrapper. Its leaves are its `own` or those of this draw; `used` is its own.
 
         No convolutions ("whole") in branches that examples choose: mapped over examples, both branches are computed,
         the other one from zeros, and where it divides zero by zero, XLA's grouped convolution, which adds up zeros
@@ -123,9 +123,9 @@ class Draw:
         if name is not None and fits(pieces[name]):
             del self.due[family]
         elif common and self.chance(0.6):
-            name = self.one_of(common)
+            name = self.choice(common)
         else:
-            name = self.one_of([piece.name for piece in pieces.values() if fits(piece)])
+            name = self.choice([piece.name for piece in pieces.values() if fits(piece)])
         self.pieces.add(name)
         return pieces[name]
 

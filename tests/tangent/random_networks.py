@@ -1,4 +1,4 @@
-"""Random networks out of all that networks are made of, and the truth about their kernels from JAX alone.
+"""Random networks of many kinds of pieces, and their kernels by JAX's own derivatives.
 
 `draw(seed)` is one network: a chain of layers, some of them wrapped (in `jit`, loops, branches, rules of their own),
 whose weights come out of the parameters in many ways. A seed decides which piece of every family has to occur, so that
@@ -21,8 +21,11 @@ import numpy as np
 
 from gsjax.tangent import ntk, ntk_operator, ntrf
 
+# Imported in this order: a seed draws a piece by its position in its family.
+from . import random_vectors, random_series, random_convolutions  # isort: skip  # noqa: F401
+from .random_activations import layer
 from .random_draws import FAMILIES, KINDS, LAYERS, OPTIONS, OUTPUTS, TREES, Draw
-from .random_layers import VOCABULARY, chain_of_tokens, converted, layer
+from .random_tokens import VOCABULARY, chain_of_tokens, converted
 from .random_weights import weight
 from .random_wrappers import wrapped
 
@@ -56,7 +59,7 @@ def draw(seed: int) -> Network:
     d.due = {family: list(pieces)[seed % len(pieces)] for family, pieces in FAMILIES.items()}
     tree, output = d.pick("tree"), d.pick("output")
 
-    kind = LAYERS[d.due["layer"]].kind if d.chance() else d.one_of([*KINDS])
+    kind = LAYERS[d.due["layer"]].kind if d.chance() else d.choice([*KINDS])
     shape = tuple(d.size() for _ in range(KINDS[kind]))
     x = d.rng.integers(-VOCABULARY, VOCABULARY + 3, (N, *shape)) if kind == "tokens" else d.rng.normal(size=(N, *shape))
 
@@ -66,7 +69,7 @@ def draw(seed: int) -> Network:
     function, depth = identity, 0
     while depth < 1 or (d.due and depth < 8):
         due = d.due.get("layer")
-        target = LAYERS[due].kind if due else d.one_of(["vector", "series", "image", kind])
+        target = LAYERS[due].kind if due else d.choice(["vector", "series", "image", kind])
         step, shape = converted(d, shape, target, kind)
         function, kind = chain_of_tokens(function, step), target
         wrap = kind != "tokens" and not due and ("wrapper" in d.due or d.chance(0.4))
@@ -87,7 +90,7 @@ def draw(seed: int) -> Network:
     return Network(seed, apply_fn, params, jnp.asarray(x), frozenset(d.pieces), max(d.eps))
 
 
-# What comes out at the end
+# Outputs
 
 
 @OUTPUTS.add("(n,)")
@@ -139,7 +142,7 @@ def centred(d, size):
     return lambda p, h: h @ w(p) - h @ origin
 
 
-# How the parameters are kept
+# Trees of parameters
 
 
 @TREES.add("flat dict")
@@ -178,13 +181,13 @@ def raveled(d):
 
 
 @TREES.add("of NumPy, with floats of Python")
-def of_numpy(d):
+def numpy_tree(d):
     kept = jnp.result_type(float)
 
-    def leaf_of(leaf):
+    def numpy_leaf(leaf):
         return float(leaf) if leaf.shape == () else leaf.astype(kept) if leaf.dtype == np.float64 else leaf
 
-    return {name: leaf_of(leaf) for name, leaf in d.leaves.items()}, dict
+    return {name: numpy_leaf(leaf) for name, leaf in d.leaves.items()}, dict
 
 
 @TREES.add("variables of flax")
@@ -200,7 +203,7 @@ def unused(d):
     )
 
 
-# The truth and what is held against it
+# The true kernel and comparisons with it
 
 
 def rows(network: Network) -> np.ndarray:
@@ -260,8 +263,8 @@ def faults(network: Network, *, further: str = "one") -> list[str]:
             return
         wrong = np.abs(kernel - expected) - network.tolerance * size
         if not (wrong <= 0).all():
-            beyond = np.abs(kernel - expected) / np.maximum(size, np.finfo(float).tiny)
-            found.append(f"{name}: {np.max(beyond):.1e} off (allowed {network.tolerance:.1e})")
+            excess = np.abs(kernel - expected) / np.maximum(size, np.finfo(float).tiny)
+            found.append(f"{name}: {np.max(excess):.1e} off (allowed {network.tolerance:.1e})")
 
     def structured():
         kernel = as_matrix(ntk(apply_fn, params, x))

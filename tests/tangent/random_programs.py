@@ -21,7 +21,7 @@ def program(seed: int, steps: int = 5) -> Callable[[Any], Any]:
         random = np.random.default_rng(seed)
         pool = [x]
         for _ in range(steps):
-            # The later ones more often, else most of what is computed is not used.
+            # Later values more often; otherwise most results would not be used.
             h = pool[-1 - min(random.geometric(0.6) - 1, len(pool) - 1)]
             name = list(STEPS)[random.integers(len(STEPS))]
             made = STEPS[name](random, h, pool)
@@ -61,17 +61,17 @@ def constant(random, *shape):
     if kind == 0:
         return jnp.full(shape, float(random.normal()))
     if kind == 1:
-        at = int(random.integers(len(shape)))
-        return jnp.broadcast_to(values.take([0], at), shape)
+        chosen = int(random.integers(len(shape)))
+        return jnp.broadcast_to(values.take([0], chosen), shape)
     return lax.broadcasted_iota(float, shape, int(random.integers(len(shape)))) if kind == 2 else values
 
 
 def _reduced(random, h, _pool):
-    at = axis(random, h)
+    chosen = axis(random, h)
     if h.ndim == 1:
         return None
     reduce = [jnp.sum, jnp.max, jnp.prod, lambda h, axis: jnp.argmax(h, axis) * 1.0][random.integers(4)]
-    return reduce(h, axis=at)
+    return reduce(h, axis=chosen)
 
 
 def _centred(random, h, _pool):
@@ -79,7 +79,7 @@ def _centred(random, h, _pool):
 
 
 def _along(random, h, _pool):
-    at = axis(random, h)
+    chosen = axis(random, h)
     act = [
         jnp.cumsum,
         jnp.sort,
@@ -95,7 +95,7 @@ def _along(random, h, _pool):
         lambda h, axis: jnp.stack([h, h * 2], axis),
         lambda h, axis: jnp.stack(jnp.unstack(h, axis=axis)[::-1], axis),
     ][random.integers(13)]
-    return act(h, axis=at)
+    return act(h, axis=chosen)
 
 
 def _transposed(random, h, _pool):
@@ -110,33 +110,35 @@ def _merged(random, h, pool):
     """Two axes as one, something along it, and, mostly, two again, perhaps the other way round."""
     if h.ndim < 2:
         return None
-    at = int(random.integers(h.ndim - 1))
-    shape = [*h.shape[:at], h.shape[at] * h.shape[at + 1], *h.shape[at + 2 :]]
+    chosen = int(random.integers(h.ndim - 1))
+    shape = [*h.shape[:chosen], h.shape[chosen] * h.shape[chosen + 1], *h.shape[chosen + 2 :]]
     flat = h.reshape(shape)
     name = ["const", "along", "einsum", "reduced", "tanh"][random.integers(5)]
     done = STEPS[name](random, flat, pool) if name != "tanh" else jnp.tanh(flat)
     if done is None or done.shape != flat.shape:
         return done
-    pair = [h.shape[at], h.shape[at + 1]]
-    return done.reshape([*h.shape[:at], *(pair if random.random() < 0.8 else pair[::-1]), *h.shape[at + 2 :]])
+    pair = [h.shape[chosen], h.shape[chosen + 1]]
+    return done.reshape([*h.shape[:chosen], *(pair if random.random() < 0.8 else pair[::-1]), *h.shape[chosen + 2 :]])
 
 
 def _const(random, h, _pool):
-    at = axis(random, h)
-    kind, size = random.integers(3), h.shape[at]
+    chosen = axis(random, h)
+    kind, size = random.integers(3), h.shape[chosen]
     if kind == 0:
         row = constant(random, size)
-        return h * jnp.expand_dims(row, [a for a in range(h.ndim) if a != at])
+        return h * jnp.expand_dims(row, [a for a in range(h.ndim) if a != chosen])
     return (
         h + constant(random, *h.shape)
         if kind == 1
-        else jnp.expand_dims(h, at) * constant(random, 2, *[1] * (h.ndim - at))
+        else jnp.expand_dims(h, chosen) * constant(random, 2, *[1] * (h.ndim - chosen))
     )
 
 
 def _product(random, h, _pool):
-    at = axis(random, h)
-    return jnp.moveaxis(jnp.tensordot(h, constant(random, h.shape[at], 2), axes=(at, 0)), -1, random.integers(h.ndim))
+    chosen = axis(random, h)
+    return jnp.moveaxis(
+        jnp.tensordot(h, constant(random, h.shape[chosen], 2), axes=(chosen, 0)), -1, random.integers(h.ndim)
+    )
 
 
 def _einsum(random, h, pool):
@@ -165,21 +167,21 @@ def _binary(random, h, pool):
 
 
 def _indexed(random, h, _pool):
-    at = axis(random, h)
-    size, kind = h.shape[at], random.integers(6)
+    chosen = axis(random, h)
+    size, kind = h.shape[chosen], random.integers(6)
     if kind == 0:
-        return jnp.take(h, random.integers(0, size, 2), axis=at)
+        return jnp.take(h, random.integers(0, size, 2), axis=chosen)
     if kind == 1:
-        return jnp.take_along_axis(h, jnp.argsort(h, axis=at), axis=at)
+        return jnp.take_along_axis(h, jnp.argsort(h, axis=chosen), axis=chosen)
     if kind == 2:
-        return jnp.take_along_axis(h, jnp.abs(h * 7).astype(int) % size, axis=at)
+        return jnp.take_along_axis(h, jnp.abs(h * 7).astype(int) % size, axis=chosen)
     if kind == 3:
-        return lax.dynamic_index_in_dim(h, int(random.integers(size)), at, keepdims=bool(random.integers(2)))
+        return lax.dynamic_index_in_dim(h, int(random.integers(size)), chosen, keepdims=bool(random.integers(2)))
     if kind == 4:
         start = [0] * h.ndim
-        return lax.dynamic_update_slice(h, lax.slice_in_dim(h, 0, 1, axis=at) * 2, start)
-    moved = jnp.moveaxis(h, at, 0)
-    return jnp.moveaxis(moved.at[random.integers(0, size, 2)].add(1.5), 0, at)
+        return lax.dynamic_update_slice(h, lax.slice_in_dim(h, 0, 1, axis=chosen) * 2, start)
+    moved = jnp.moveaxis(h, chosen, 0)
+    return jnp.moveaxis(moved.at[random.integers(0, size, 2)].add(1.5), 0, chosen)
 
 
 def _looked_up(random, h, _pool):
@@ -200,15 +202,15 @@ def _looped(random, h, _pool):
 
 
 def _branched(random, h, _pool):
-    at = axis(random, h)
+    chosen = axis(random, h)
     test = [h.sum() > 0, h.mean() < 9, jnp.asarray(True)][random.integers(3)]
     if random.random() < 0.5:
-        return lax.cond(test, lambda h: h * 2, lambda h: h - h.mean(at, keepdims=True), h)
-    return jax.vmap(lambda v: lax.cond(v.sum() > 0, jnp.sin, lambda v: -v, v), at, at)(h)
+        return lax.cond(test, lambda h: h * 2, lambda h: h - h.mean(chosen, keepdims=True), h)
+    return jax.vmap(lambda v: lax.cond(v.sum() > 0, jnp.sin, lambda v: -v, v), chosen, chosen)(h)
 
 
 def _mapped(random, h, _pool):
-    at, to = axis(random, h), int(random.integers(h.ndim))
+    chosen, target = axis(random, h), int(random.integers(h.ndim))
     act = [
         lambda v: v - v.mean(),
         lambda v: v - lax.pmean(v, "i"),
@@ -219,8 +221,8 @@ def _mapped(random, h, _pool):
         lambda v: v + jax.random.normal(jax.random.key(0), v.shape),
         jax.grad(lambda v: (jnp.tanh(v) ** 2).sum()),
     ][random.integers(8)]
-    out_ndim = jax.eval_shape(jax.vmap(act, at, axis_name="i"), h).ndim
-    return jax.vmap(act, at, min(to, out_ndim - 1), axis_name="i")(h)
+    out_ndim = jax.eval_shape(jax.vmap(act, chosen, axis_name="i"), h).ndim
+    return jax.vmap(act, chosen, min(target, out_ndim - 1), axis_name="i")(h)
 
 
 def _convolved(random, h, _pool):
@@ -254,8 +256,8 @@ def _padded(random, h, _pool):
 
 def _drawn(random, h, _pool):
     shape = list(h.shape)
-    for at in range(h.ndim):
-        shape[at] = 1 if random.random() < 0.5 else shape[at]
+    for chosen in range(h.ndim):
+        shape[chosen] = 1 if random.random() < 0.5 else shape[chosen]
     return h * jax.random.uniform(jax.random.key(int(random.integers(9))), shape)
 
 
@@ -293,7 +295,7 @@ STEPS: dict[str, Callable[..., Any]] = {
 
 
 def shown(function: Callable[[Any], Any], n: int, seed: int = 0) -> str:
-    """What numbers show: that examples are "mixed", that they are not ("separate"), or nothing ("")."""
+    """What numbers show: examples are "mixed", they are "separate", or neither is shown ("")."""
     random = np.random.default_rng(seed)
     x = random.normal(size=(n, 3, 4))
     others = [np.where(np.arange(n)[:, None, None] == j, random.normal(size=x.shape), x) for j in range(n)]

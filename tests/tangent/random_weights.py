@@ -1,4 +1,4 @@
-"""Ways in which a weight of a given shape comes out of parameters."""
+"""Ways to make a weight of a given shape from parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def weight(d: Draw, *shape: int) -> Get:
 
 
 def base(d: Draw, *shape: int) -> Get:
-    """What a form is applied to: mostly a leaf, at times a form itself."""
+    """The argument of a form: usually a leaf, sometimes another form."""
     if shape and d.depth < 3 and d.chance(0.15):
         inner = d.sub()
         get = weight(inner, *shape)
@@ -27,7 +27,7 @@ def base(d: Draw, *shape: int) -> Get:
     return plain(d, shape)
 
 
-def axis_of(d: Draw, shape) -> int:
+def random_axis(d: Draw, shape) -> int:
     return d.whole(0, len(shape) - 1)
 
 
@@ -45,20 +45,20 @@ def plain(d: Draw, shape) -> Get:
 def transposed(d, shape):
     order = d.rng.permutation(len(shape)).tolist() if d.chance() else [*range(len(shape))][::-1]
     get = base(d, *(shape[i] for i in order))
-    back = np.argsort(order).tolist()
-    return lambda p: jnp.transpose(get(p), back)
+    inverse = np.argsort(order).tolist()
+    return lambda p: jnp.transpose(get(p), inverse)
 
 
 @WEIGHTS.add("reshaped")
 def reshaped(d, shape):
     size = math.prod(shape)
-    get = base(d, *d.one_of([(size,), (size, 1), (1, size), shape[::-1]]))
+    get = base(d, *d.choice([(size,), (size, 1), (1, size), shape[::-1]]))
     return lambda p: get(p).reshape(shape)
 
 
 @WEIGHTS.add("slice of a fused weight")
 def sliced(d, shape):
-    axis, step = axis_of(d, shape), d.whole(1, 2)
+    axis, step = random_axis(d, shape), d.whole(1, 2)
     before, after = d.whole(0, 2), d.whole(0, 2)
     get = base(d, *other(shape, axis, before + step * shape[axis] + after))
     index = (slice(None),) * axis + (slice(before, before + step * shape[axis], step),)
@@ -67,14 +67,14 @@ def sliced(d, shape):
 
 @WEIGHTS.add("dynamic slice")
 def dynamically_sliced(d, shape):
-    axis, before = axis_of(d, shape), d.whole(0, 2)
+    axis, before = random_axis(d, shape), d.whole(0, 2)
     get = base(d, *other(shape, axis, shape[axis] + 2))
     return lambda p: lax.dynamic_slice_in_dim(get(p), jnp.asarray(before), shape[axis], axis)
 
 
 @WEIGHTS.add("split of a fused weight")
 def split(d, shape):
-    axis, parts = axis_of(d, shape), d.whole(2, 3)
+    axis, parts = random_axis(d, shape), d.whole(2, 3)
     which = d.whole(0, parts - 1)
     get = base(d, *other(shape, axis, parts * shape[axis]))
     return lambda p: jnp.split(get(p), parts, axis)[which]
@@ -82,26 +82,26 @@ def split(d, shape):
 
 @WEIGHTS.add("rolled")
 def rolled(d, shape):
-    get, axis, shift = base(d, *shape), axis_of(d, shape), d.whole(-3, 3)
+    get, axis, shift = base(d, *shape), random_axis(d, shape), d.whole(-3, 3)
     return lambda p: jnp.roll(get(p), shift, axis)
 
 
 @WEIGHTS.add("flipped")
 def flipped(d, shape):
-    get, axis = base(d, *shape), axis_of(d, shape)
+    get, axis = base(d, *shape), random_axis(d, shape)
     return lambda p: jnp.flip(get(p), axis)
 
 
 @WEIGHTS.add("broadcast")
 def broadcast(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     get = base(d, *(other(shape, axis, 1) if d.chance() else shape[1:]))
     return lambda p: jnp.broadcast_to(get(p), shape)
 
 
 @WEIGHTS.add("repeated")
 def repeated(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     get, tile = base(d, *other(shape, axis, 1)), d.chance()
     reps = other((1,) * len(shape), axis, shape[axis])
     return lambda p: jnp.tile(get(p), reps) if tile else jnp.repeat(get(p), shape[axis], axis)
@@ -109,14 +109,14 @@ def repeated(d, shape):
 
 @WEIGHTS.add("squeezed")
 def squeezed(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     get = base(d, *shape[:axis], 1, *shape[axis:])
     return lambda p: get(p).squeeze(axis)
 
 
 @WEIGHTS.add("concatenated")
 def concatenated(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     cut = d.whole(0, shape[axis])  # one of the two may be empty
     a, b = base(d, *other(shape, axis, cut)), base(d, *other(shape, axis, shape[axis] - cut))
     return lambda p: jnp.concatenate([a(p), b(p)], axis)
@@ -124,14 +124,14 @@ def concatenated(d, shape):
 
 @WEIGHTS.add("stacked")
 def stacked(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     parts = [base(d, *shape[:axis], *shape[axis + 1 :]) for _ in range(shape[axis])]
     return lambda p: jnp.stack([part(p) for part in parts], axis)
 
 
 @WEIGHTS.add("padded")
 def padded(d, shape):
-    axis = axis_of(d, shape)
+    axis = random_axis(d, shape)
     low, high = d.whole(-1, 1), d.whole(-1, 1)
     size = shape[axis] - low - high
     interior = 0
@@ -159,7 +159,7 @@ def symmetrised(d, shape):
 
 @WEIGHTS.add("squared")
 def squared(d, shape):
-    get, how = base(d, *shape), d.one_of([jnp.square, jnp.exp, jnp.tanh, lambda w: w * w * w])
+    get, how = base(d, *shape), d.choice([jnp.square, jnp.exp, jnp.tanh, lambda w: w * w * w])
     return lambda p: how(get(p))
 
 
@@ -174,7 +174,7 @@ def masked(d, shape):
 
 @WEIGHTS.add("times a constant array")
 def times_constants(d, shape):
-    get, factor = base(d, *shape), d.constant(*d.one_of([shape, shape[-1:], (*shape[:-1], 1)]))
+    get, factor = base(d, *shape), d.constant(*d.choice([shape, shape[-1:], (*shape[:-1], 1)]))
     return lambda p: get(p) * factor
 
 
@@ -256,7 +256,7 @@ def outer(d, shape):
 
 @WEIGHTS.add("indexed by a whole number")
 def indexed(d, shape):
-    axis, count = axis_of(d, shape), d.whole(1, 3)
+    axis, count = random_axis(d, shape), d.whole(1, 3)
     get, which = base(d, *shape[:axis], count, *shape[axis:]), d.whole(-count, count - 1)
     index = (slice(None),) * axis + (which,)
     return lambda p: get(p)[index]
@@ -264,7 +264,7 @@ def indexed(d, shape):
 
 @WEIGHTS.add("indexed by an array")
 def gathered(d, shape):
-    axis, count = axis_of(d, shape), d.whole(1, 4)
+    axis, count = random_axis(d, shape), d.whole(1, 4)
     get, which = base(d, *other(shape, axis, count)), d.rng.integers(-count, count, shape[axis])
     index, taken = (slice(None),) * axis + (which,), d.chance()
     return lambda p: jnp.take(get(p), which % count, axis) if taken else get(p)[index]
@@ -280,14 +280,14 @@ def selected(d, shape):
 
 @WEIGHTS.add("scattered")
 def scattered(d, shape):
-    get, at = base(d, *shape), d.rng.permutation(shape[0] + 1)[: shape[0]]
-    again, how = d.rng.integers(0, shape[0], shape[0]), d.whole(0, 2)
+    get, slots = base(d, *shape), d.rng.permutation(shape[0] + 1)[: shape[0]]
+    repeats, how = d.rng.integers(0, shape[0], shape[0]), d.whole(0, 2)
 
     def placed(p):
         w = get(p)
         if how == 0:
-            return jnp.zeros((shape[0] + 1, *shape[1:]), w.dtype).at[at].set(w)[: shape[0]]
-        return w.at[again].add(0.5 * w) if how == 1 else w.at[0].multiply(2.0)
+            return jnp.zeros((shape[0] + 1, *shape[1:]), w.dtype).at[slots].set(w)[: shape[0]]
+        return w.at[repeats].add(0.5 * w) if how == 1 else w.at[0].multiply(2.0)
 
     return placed
 
@@ -318,7 +318,7 @@ def tied(d, shape):
     if not any_one:
         name = d.leaf(*shape)
         return lambda p: p[name] + jnp.flip(p[name], 0)
-    name = d.one_of(same or turned or any_one)
+    name = d.choice(same or turned or any_one)
     d.used.add(name)
     if same:
         return lambda p: p[name]
@@ -337,7 +337,7 @@ def single(d, shape):
 
 @WEIGHTS.add("half precision leaf")
 def half(d, shape):
-    name, dtype = d.leaf(*shape), d.one_of([jnp.float16, jnp.bfloat16])
+    name, dtype = d.leaf(*shape), d.choice([jnp.float16, jnp.bfloat16])
     d.leaves[name] = d.leaves[name].astype(dtype)
     d.lower(dtype)
     return lambda p: p[name].astype(float)
@@ -345,7 +345,7 @@ def half(d, shape):
 
 @WEIGHTS.add("rule of its own for the weight", needs="reverse")
 def reversed_gradient(d, shape):
-    get, factor = base(d, *shape), d.one_of([-1.0, 0.5, 3.0])
+    get, factor = base(d, *shape), d.choice([-1.0, 0.5, 3.0])
 
     @jax.custom_vjp
     def reverse(w):
@@ -367,13 +367,13 @@ def diagonal(d, shape):
 
 @WEIGHTS.add("cumulated")
 def cumulated(d, shape):
-    get, axis = base(d, *shape), axis_of(d, shape)
+    get, axis = base(d, *shape), random_axis(d, shape)
     return lambda p: jnp.cumsum(get(p), axis)
 
 
 @WEIGHTS.add("sorted", needs="wide")
 def sorted_(d, shape):
-    get, axis = base(d, *shape), axis_of(d, shape)
+    get, axis = base(d, *shape), random_axis(d, shape)
     return lambda p: jnp.sort(get(p), axis)
 
 

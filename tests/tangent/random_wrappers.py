@@ -1,4 +1,4 @@
-"""What is done to layers of random networks: transformations of JAX, loops, branches, rules of one's own, sharing."""
+"""Wrappers of layers in random networks: transformations of JAX, loops, branches, custom rules, sharing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from .random_activations import chain, layer
 from .random_draws import WRAPPERS, Draw, Layer, Shape, chosen
-from .random_layers import chain, layer
 
 
-def within(d: Draw, shape: Shape, kind: str, *, keeps: bool = False, own: bool = False, avoid: str = ""):
-    """A layer for within a wrapper, or a wrapped one; the names of its leaves beside it."""
+def inner_layer(d: Draw, shape: Shape, kind: str, *, keeps: bool = False, own: bool = False, avoid: str = ""):
+    """A layer for the inside of a wrapper, perhaps wrapped itself, with the names of its leaves."""
     inner = d.sub(own=own, avoid=avoid)
     if d.depth < 1 and d.chance(0.25):
         made, out = wrapped(inner, shape, kind) if not keeps else kept(inner, shape, kind)
@@ -50,13 +50,13 @@ def stacked(d: Draw, inner: Draw, count: int, axis: int = 0) -> dict[str, str]:
 
 @WRAPPERS.add("residual")
 def residual(d, shape, kind):
-    inner, out, _ = within(d, shape, kind, keeps=True)
+    inner, out, _ = inner_layer(d, shape, kind, keeps=True)
     return lambda p, h: h + inner(p, h), out
 
 
 @WRAPPERS.add("dense connection")
 def highway(d, shape, kind):
-    (f, _, _), (g, out, _) = within(d, shape, kind, keeps=True), within(d, shape, kind, keeps=True)
+    (f, _, _), (g, out, _) = inner_layer(d, shape, kind, keeps=True), inner_layer(d, shape, kind, keeps=True)
 
     def gated(p, h):
         gate = jax.nn.sigmoid(f(p, h))
@@ -70,7 +70,7 @@ def transformed(name, transform, needs="", avoid="", keeps=False):
 
     @WRAPPERS.add(name, needs=needs)
     def wrap(d, shape, kind):
-        inner, out, _ = within(d, shape, kind, avoid=avoid, keeps=keeps)
+        inner, out, _ = inner_layer(d, shape, kind, avoid=avoid, keeps=keeps)
         return transform(inner), out
 
 
@@ -137,7 +137,7 @@ transformed("unused result", lambda inner: lambda p, h: (inner(p, h), inner(p, 2
 
 @WRAPPERS.add("cond on a constant")
 def cond_on_a_constant(d, shape, kind):
-    (f, _, _), (g, out, _) = within(d, shape, kind, keeps=True), within(d, shape, kind, keeps=True)
+    (f, _, _), (g, out, _) = inner_layer(d, shape, kind, keeps=True), inner_layer(d, shape, kind, keeps=True)
     choice, closed = d.chance(), d.chance()
 
     def branched(p, h):
@@ -149,7 +149,7 @@ def cond_on_a_constant(d, shape, kind):
 
 @WRAPPERS.add("cond on a parameter")
 def cond_on_a_parameter(d, shape, kind):
-    (f, _, _), (g, out, _) = within(d, shape, kind, keeps=True), within(d, shape, kind, keeps=True)
+    (f, _, _), (g, out, _) = inner_layer(d, shape, kind, keeps=True), inner_layer(d, shape, kind, keeps=True)
     name = d.leaf()
     return lambda p, h: lax.cond(p[name] > 0, lambda h: f(p, h), lambda h: p[name] * g(p, h), h), out
 
@@ -157,21 +157,21 @@ def cond_on_a_parameter(d, shape, kind):
 @WRAPPERS.add("cond on the example")
 def cond_on_the_example(d, shape, kind):
     (f, _, _), (g, out, _) = (
-        within(d, shape, kind, keeps=True, avoid="whole"),
-        within(d, shape, kind, keeps=True, avoid="whole"),
+        inner_layer(d, shape, kind, keeps=True, avoid="whole"),
+        inner_layer(d, shape, kind, keeps=True, avoid="whole"),
     )
     noise = d.constant()
 
-    def apart(p, example):
+    def branch(p, example):
         return lax.cond(jnp.sum(example) > 0.1 * noise, one(f), one(g), p, example)
 
     mapped = d.chance()
-    return lambda p, h: jax.vmap(apart, (None, 0))(p, h) if mapped else lax.map(functools.partial(apart, p), h), out
+    return lambda p, h: jax.vmap(branch, (None, 0))(p, h) if mapped else lax.map(functools.partial(branch, p), h), out
 
 
 @WRAPPERS.add("switch on the example")
 def switch_on_the_example(d, shape, kind):
-    parts = [within(d, shape, kind, keeps=True, avoid="whole") for _ in range(3)]
+    parts = [inner_layer(d, shape, kind, keeps=True, avoid="whole") for _ in range(3)]
     noise = d.constant()
 
     def branched(p, example):
@@ -183,14 +183,14 @@ def switch_on_the_example(d, shape, kind):
 
 @WRAPPERS.add("switch on a constant")
 def switch_on_a_constant(d, shape, kind):
-    parts = [within(d, shape, kind, keeps=True) for _ in range(3)]
+    parts = [inner_layer(d, shape, kind, keeps=True) for _ in range(3)]
     which = d.whole(0, 2)
     return lambda p, h: lax.switch(jnp.asarray(which), [part[0] for part in parts], p, h), parts[0][1]
 
 
 @WRAPPERS.add("branches in a scan")
 def branches_in_a_scan(d, shape, kind):
-    (f, _, _), (g, out, _) = within(d, shape, kind, keeps=True), within(d, shape, kind, keeps=True)
+    (f, _, _), (g, out, _) = inner_layer(d, shape, kind, keeps=True), inner_layer(d, shape, kind, keeps=True)
 
     def looped(p, h):
         def step(h, i):
@@ -206,12 +206,12 @@ def over_layers(name, run, axis=0):
 
     @WRAPPERS.add(name)
     def looped(d, shape, kind):
-        f, out, inner = within(d, shape, kind, keeps=True, own=True)
+        f, out, inner = inner_layer(d, shape, kind, keeps=True, own=True)
         count = d.whole(1, 3)
         names = stacked(d, inner, count, axis)
 
         def applied(p, h):
-            return run(f, h, {inside: p[here] for inside, here in names.items()}, count)
+            return run(f, h, {inner_name: p[outer_name] for inner_name, outer_name in names.items()}, count)
 
         return applied, out
 
@@ -287,16 +287,16 @@ over_layers(
 
 @WRAPPERS.add("gradient of its own for a layer", needs="reverse")
 def lying_gradient(d, shape, kind):
-    f, out, inner = within(d, shape, kind)
-    names, factor = inner.used, d.one_of([1.0, -0.5, 2.0])
+    f, out, inner = inner_layer(d, shape, kind)
+    names, factor = inner.used, d.choice([1.0, -0.5, 2.0])
 
     @jax.custom_vjp
     def function(p, h):
         return f(p, h)
 
     def backward(pull, ct):
-        by_p, by_h = pull(ct)
-        return jax.tree.map(lambda g: (factor * g).astype(g.dtype), by_p), by_h
+        p_cotangent, h_cotangent = pull(ct)
+        return jax.tree.map(lambda g: (factor * g).astype(g.dtype), p_cotangent), h_cotangent
 
     function.defvjp(lambda p, h: jax.vjp(f, p, h), backward)
     return lambda p, h: function(chosen(p, names), h), out
@@ -304,8 +304,8 @@ def lying_gradient(d, shape, kind):
 
 @WRAPPERS.add("derivative of its own for a layer")
 def lying_derivative(d, shape, kind):
-    f, out, inner = within(d, shape, kind, avoid="reverse")
-    names, factor = inner.used, d.one_of([1.0, -0.5, 2.0])
+    f, out, inner = inner_layer(d, shape, kind, avoid="reverse")
+    names, factor = inner.used, d.choice([1.0, -0.5, 2.0])
 
     @jax.custom_jvp
     def function(p, h):
@@ -326,11 +326,11 @@ def in_single_precision(d, shape, kind):
 
 @WRAPPERS.add("layer in half precision")
 def in_half_precision(d, shape, kind):
-    return narrow(d, shape, kind, d.one_of([jnp.float16, jnp.bfloat16]))
+    return narrow(d, shape, kind, d.choice([jnp.float16, jnp.bfloat16]))
 
 
 def narrow(d, shape, kind, dtype):
-    f, out, inner = within(d, shape, kind, avoid="wide")
+    f, out, inner = inner_layer(d, shape, kind, avoid="wide")
     names = inner.used
     d.lower(dtype)
 

@@ -1,4 +1,4 @@
-"""Kernels in blocks: kept, interrupted, watched, compiled once, spread over devices, and what is refused."""
+"""Kernels in blocks: caches, interruptions, compilation, devices, and refused arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gsjax import progress
 from gsjax.networks import MLP
 from gsjax.tangent import blocks, ntk, ntk_operator, ntrf
 from gsjax.tangent.blocks import grid
@@ -49,7 +48,7 @@ class Interrupted(Exception):
     pass
 
 
-def test_what_is_kept_is_not_computed_again(problem, tmp_path, monkeypatch):
+def test_cached_blocks_are_not_computed_again(problem, tmp_path, monkeypatch):
     expected = np.asarray(ntk(*problem, batch_size=3, cache=tmp_path / "whole"))
     save, saved = Blocks.save, []
 
@@ -70,7 +69,7 @@ def test_what_is_kept_is_not_computed_again(problem, tmp_path, monkeypatch):
 
 
 def test_killed_and_started_again(tmp_path):
-    """A real SIGKILL; the blocks that were there are the ones that end up there."""
+    """A real SIGKILL: blocks that were written before it are kept unchanged."""
     script = textwrap.dedent("""
         import sys, time, jax, numpy as np
         from gsjax.networks import MLP
@@ -173,7 +172,7 @@ def test_blocks_of_another_kernel_shape_or_type_are_refused(tmp_path):
 @pytest.mark.parametrize(
     "content", ["{", "[]", "null", '"a"', "{}", '{"fingerprint": 3}', '{"fingerprint": {}}', '{"a": NaN}', "[" * 99999]
 )
-def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+def test_a_bad_manifest_is_refused(tmp_path, content):
     Blocks(tmp_path, "kernel").save(0, 0, BLOCK)
     (tmp_path / "kernel.json").write_text(content)
     with pytest.raises(ValueError, match=r"^cache: expected blocks of this kernel .*no fingerprint in .*kernel.json"):
@@ -217,7 +216,7 @@ def test_refused_combinations(problem, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_compiled_once_for_networks_of_one_structure(monkeypatch, batch_size):
-    """A network is read at every call, and compiled if there has been none like it."""
+    """A network is traced at every call, and compiled only if its structure is new."""
     original, compiled = blocks.factors, []
 
     def counted(*args):
@@ -277,14 +276,14 @@ def test_a_network_that_mixes_examples_has_no_kernel(network, n):
     assert jnp.isfinite(ntk(CASES[name].network.apply, variables, x)).all()
 
 
-def test_a_centred_network_does_not_pass_for_one_that_mixes(problem):
-    """Where the output is a difference of equals, rounding is all that is left of it."""
+def test_a_centred_network_is_not_taken_for_one_that_mixes_examples(problem):
+    """The output is a difference of equal numbers, of which only rounding remains."""
     apply_fn, params, x = problem
     kernel = ntk(lambda p, x: apply_fn(p, x) - apply_fn(params, x), params, x)
     np.testing.assert_allclose(kernel, ntk(apply_fn, params, x), rtol=1e-6)
 
 
-def test_whole_numbers_are_no_parameters():
+def test_whole_numbers_are_not_parameters():
     with pytest.raises(
         ValueError, match=r"^params: expected at least one parameter to differentiate, got only a leaf of int32"
     ):
@@ -303,19 +302,7 @@ def test_rows_over_devices(n):
         kernel = ntk(network.apply, params, x, mesh=mesh)
         np.testing.assert_allclose(kernel, expected, rtol=1e-10)
         np.testing.assert_array_equal(kernel, kernel.transpose(1, 0, 3, 2))
-        between = ntk(network.apply, params, x, x[:5], mesh=mesh, batch_size=1)
-        np.testing.assert_allclose(between, expected[:, :5], rtol=1e-10)
+        rectangular = ntk(network.apply, params, x, x[:5], mesh=mesh, batch_size=1)
+        np.testing.assert_allclose(rectangular, expected[:, :5], rtol=1e-10)
         if n == 16:
             assert {shard.data.shape for shard in kernel.addressable_shards} == {(2, 16, 2, 2)}
-
-
-def test_progress_is_silent_when_there_is_nothing_to_wait_for(capsys):
-    assert list(progress.track(range(3), "steps")) == [0, 1, 2]
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_in_plain_lines(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "_PATIENCE", 0.0)
-    monkeypatch.setattr(progress, "_INTERVAL", 0.0)
-    assert list(progress.track("abc", "letters")) == ["a", "b", "c"]
-    assert capsys.readouterr().err == "letters: 1 of 3\nletters: 2 of 3\n"

@@ -147,11 +147,11 @@ def test_under_jit_vmap_and_grad(x64):
     def by_blocks(variables):
         return (kernel(variables, x) ** 2).sum()
 
-    def at_once(variables):
+    def whole(variables):
         phi = ntrf(network.apply, variables, x)
         return ((phi @ phi.T) ** 2).sum()
 
-    jax.tree.map(close, jax.jit(jax.grad(by_blocks))(variables), jax.jit(jax.grad(at_once))(variables))
+    jax.tree.map(close, jax.jit(jax.grad(by_blocks))(variables), jax.jit(jax.grad(whole))(variables))
 
 
 def test_the_default_block_keeps_to_its_bound(monkeypatch):

@@ -27,8 +27,8 @@ def reference(request):
     """A network, its variables in flax.linen, examples, and its kernel and features there."""
     network = NETWORKS[request.param]
     with jax.enable_x64(True):
-        x, variables = network.examples(N), in_linen.variables_of(network)
-        apply_fn, params = in_linen.of(network, variables)
+        x, variables = network.examples(N), in_linen.draw_variables(network)
+        apply_fn, params = in_linen.build(network, variables)
         phi = np.asarray(jax.jit(ntrf, static_argnums=0)(apply_fn, params, x))
         return network, variables, x, phi @ phi.T if phi.ndim == 2 else np.einsum("akm,blm->abkl", phi, phi), phi
 

@@ -117,10 +117,10 @@ def test_linear_cnn_is_a_sum_over_paths(network):
         for axis, (o, length) in enumerate(zip(offset, h.shape[1:3], strict=True), 1):
             out = -(-length // stride)
             left = (q - 1) // 2 if circular else max((out - 1) * stride + q - length, 0) // 2
-            at = np.arange(out) * stride + o - left
-            inside = circular | ((at >= 0) & (at < length))
+            positions = np.arange(out) * stride + o - left
+            is_inside = circular | ((positions >= 0) & (positions < length))
             shape = [-1 if a == axis else 1 for a in range(4)]
-            h = np.take(h, at % length, axis) * inside.reshape(shape)
+            h = np.take(h, positions % length, axis) * is_inside.reshape(shape)
         return h
 
     def features(x):

@@ -67,8 +67,8 @@ def test_symmetric_and_positive_semidefinite(x64):
     assert lx.is_symmetric(operator)
     assert lx.is_positive_semidefinite(operator)
     v, w = jax.random.normal(jax.random.key(2), (2, 7, 2), x64)
-    forth, back = jnp.vdot(v, operator.mv(w)), jnp.vdot(w, operator.mv(v))
-    np.testing.assert_allclose(forth, back, rtol=1e-4 if x64 == jnp.float32 else 1e-12)
+    left, right = jnp.vdot(v, operator.mv(w)), jnp.vdot(w, operator.mv(v))
+    np.testing.assert_allclose(left, right, rtol=1e-4 if x64 == jnp.float32 else 1e-12)
     assert jnp.vdot(v, operator.mv(v)) > 0
 
 
@@ -100,10 +100,10 @@ def test_one_trace_and_one_program_for_all_products_and_parameters():
         scaled = jax.tree.map(lambda leaf: scale * leaf, variables)  # noqa: B023
         traces.clear()
         operator = ntk_operator(apply_fn, scaled, x)
-        once = len(traces)
+        first_count = len(traces)
         for v in (jnp.ones(7), jnp.arange(7.0), np.arange(7.0)):
             np.testing.assert_allclose(operator.mv(v), product(operator, jnp.asarray(v, x.dtype)), rtol=1e-6)
-        assert len(traces) == once
+        assert len(traces) == first_count
         found.append(_product()._cache_size())  # pyright: ignore[reportFunctionMemberAccess]
     # The network is read for every operator, as it is then; the second and third compile nothing.
     assert found[0] == found[1] == found[2]

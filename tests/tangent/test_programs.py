@@ -1,4 +1,4 @@
-"""Programs: evaluated in part, equal where they compute the same, and products found where they are."""
+"""Programs: partial evaluation, equality, and the products that they contain."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_only_what_is_needed_is_evaluated():
     assert consts == []
 
 
-def of_constant(value, scale=2.0):
+def constant_function(value, scale=2.0):
     def function(x):
         return scale * jnp.sin(x @ jnp.asarray(value))
 
@@ -61,8 +61,8 @@ def of_constant(value, scale=2.0):
 
 
 def test_programs_are_equal_if_they_differ_in_constants_alone():
-    one, consts = program(of_constant(W), X)
-    other, others = program(of_constant(W + 1), X)
+    one, consts = program(constant_function(W), X)
+    other, others = program(constant_function(W + 1), X)
     assert one == other
     assert hash(one) == hash(other)
     assert not np.array_equal(consts[0], others[0])
@@ -72,9 +72,9 @@ def test_programs_are_equal_if_they_differ_in_constants_alone():
 @pytest.mark.parametrize(
     "other",
     [
-        of_constant(W, 3.0),
-        of_constant(W, -2.0),
-        of_constant(W[:, :2]),
+        constant_function(W, 3.0),
+        constant_function(W, -2.0),
+        constant_function(W[:, :2]),
         lambda x: 2.0 * jnp.cos(x @ W),
         lambda x: jnp.sin(x @ W) * 2.0,
         lambda x: 2.0 * jnp.sin(x @ W.astype(jnp.bfloat16)),
@@ -82,7 +82,7 @@ def test_programs_are_equal_if_they_differ_in_constants_alone():
     ],
 )
 def test_programs_of_other_structure_are_not_equal(other):
-    one, consts = program(of_constant(W), X)
+    one, consts = program(constant_function(W), X)
     two, others = program(other, X)
     assert one != two
     assert digest("cache", one, *consts) != digest("cache", two, *others)
@@ -187,7 +187,7 @@ def test_explained_leaf_by_leaf():
         assert leaf.reason in str(found)
 
 
-def test_a_slow_kernel_is_warned_of(monkeypatch):
+def test_a_slow_kernel_warns(monkeypatch):
     def apply_fn(params, x):
         return jnp.tanh(x @ (params / jnp.linalg.norm(params))).sum(1)
 

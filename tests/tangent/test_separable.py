@@ -64,20 +64,20 @@ def test_mixing_is_seen_whatever_the_sizes(series, n):
 
 
 @pytest.mark.parametrize("name", SEPARATE)
-def test_what_is_separate_is_proved(series, name):
+def test_separate_functions_are_proved(series, name):
     for n in (N, 2, 3, 5, 7):
         found = verdict(SEPARATE[name], series, n=n)
         assert found.kind is Kind.SEPARATE, found.reason
 
 
-# Proved to be separate, but other programs for a batch of one, hence tried.
+# Separate, but with another program for a batch of one, so that examples are tried.
 @pytest.mark.parametrize("name", ["tiled", "batches after one another", "a kernel each", "take along", "solve"])
-def test_what_has_other_programs_for_one_example_is_tried(series, name):
+def test_functions_with_another_program_for_one_example_are_tried(series, name):
     assert not alike(traced(SEPARATE[name], series), traced(SEPARATE[name], series, n=1), N, 1)
     check_separable(summed(SEPARATE[name]), jnp.ones(()), series)
 
 
-# Functions of parameters and examples that look at how many there are.
+# Functions of parameters and examples that depend on the number of examples.
 
 
 def net(w, x):
@@ -120,7 +120,7 @@ def own_mask(w, x):
     return hidden[jnp.arange(len(x)), jnp.argmax(hidden, 1)]
 
 
-# Of which the program does not tell that they are separate.
+# Functions whose program does not prove that they are separate.
 UNTOLD = {
     "picked": lambda w, x: jnp.tanh(x @ w)[jnp.arange(len(x)), 0],
     "picked by each": own_mask,
@@ -138,7 +138,7 @@ UNTOLD = {
 
 
 @pytest.mark.parametrize(("name", "n"), [*((name, 7) for name in UNTOLD), ("picked", 1), ("of half precision", 2)])
-def test_what_is_not_told_is_tried(name, n):
+def test_unproved_functions_are_tried(name, n):
     function, w, x = UNTOLD[name], weights(D, 4), weights(n, D, seed=1)
     assert verdict(function, w, x, n=5).kind is Kind.UNKNOWN
     check_separable(function, w, x)
@@ -276,18 +276,18 @@ def linen():
     return Transformer().apply, jax.eval_shape(Transformer().init, jax.random.key(0), tokens), tokens
 
 
-def of_nnx():
+def nnx_network():
     graph, params, rest = nnx.split(Nnx(nnx.Rngs(0)), nnx.Param, ...)
     return lambda params, x: nnx.merge(graph, params, rest)(x), params, weights(4, 8, 8, 3)
 
 
-def of_equinox():
+def equinox_network():
     network = eqx.filter_eval_shape(Equinox, jax.random.key(0))
     params, static = eqx.partition(network, lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct))
     return lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, weights(4, 6, 8)
 
 
-@pytest.mark.parametrize("network", [linen, of_nnx, of_equinox])
+@pytest.mark.parametrize("network", [linen, nnx_network, equinox_network])
 def test_networks_of_all_kinds_of_layers_are_proved(network):
     apply_fn, params, x = network()
     found = verdict(apply_fn, params, x)
@@ -295,8 +295,8 @@ def test_networks_of_all_kinds_of_layers_are_proved(network):
     assert alike(traced(apply_fn, params, x), traced(apply_fn, params, x, n=1), 4, 1)
 
 
-def test_a_function_as_it_is_by_now():
-    """What it closes over, and its attributes, may change between calls."""
+def test_a_function_that_has_changed_is_checked_again():
+    """Closed-over values and attributes may change between calls."""
 
     class Network:
         mixes, table = 0.0, jnp.zeros(1)
@@ -342,7 +342,7 @@ def test_keys_within_programs_are_told_apart():
         check_separable(with_key(jax.random.key(0)), w, x)
 
 
-def test_what_is_found_is_kept_but_for_callbacks():
+def test_results_are_cached_except_for_callbacks():
     calls = 0
 
     def counted(h):
@@ -395,7 +395,7 @@ def test_under_a_transformation(name):
             transform(checked(shifted))(given, x)
 
 
-def test_nan_that_is_looked_for_is_not_met():
+def test_the_check_meets_no_nan_under_debug_nans():
     with jax.debug_nans(True):
         check_separable(
             lambda w, x: jnp.sqrt(net(w, x) - 1)[jnp.arange(len(x))], jnp.ones((D, 4)), 1 + weights(5, D) ** 2
@@ -491,7 +491,7 @@ def check_axes(eqn, random):
     operands = [drawn(random, atom) for atom in eqn.invars]
     before = run(operands)
     for axis in range(min((rows.ndim for rows in before), default=0)):
-        sources = [[at for at, into in kept.items() if into == axis] for kept in acts.kept]
+        sources = [[source for source, target in kept.items() if target == axis] for kept in acts.kept]
         for rows in before if axis in acts.new else ():
             np.testing.assert_array_equal(rows, np.broadcast_to(rows.take([0], axis), rows.shape))
         count = before[0].shape[axis]
@@ -499,12 +499,12 @@ def check_axes(eqn, random):
             continue
         order, first, others = np.roll(np.arange(count), 1), np.arange(1), np.arange(1, count)
         turned, changed = list(operands), list(operands)
-        for k, at in ((k, at[0]) for k, at in enumerate(sources) if at):
-            index = (slice(None),) * at
+        for k, source in ((k, source[0]) for k, source in enumerate(sources) if source):
+            index = (slice(None),) * source
             turned[k] = operands[k][(*index, order)]
             new = drawn(random, eqn.invars[k])
             parts = [new[(*index, first)], operands[k][(*index, others)]]
-            changed[k] = (np if isinstance(new, np.ndarray) else jnp).concatenate(parts, at)
+            changed[k] = (np if isinstance(new, np.ndarray) else jnp).concatenate(parts, source)
         for rows, ones, twos in zip(before, run(turned), run(changed), strict=True):
             np.testing.assert_allclose(ones, rows.take(order, axis), rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(twos.take(others, axis), rows.take(others, axis), rtol=1e-5, atol=1e-5)
@@ -561,8 +561,8 @@ def check_random_program(seed):
     if found is Kind.SEPARATE:
         assert random_programs.shown(function, n) != "mixed", seed
         if alike(traced(function, x), traced(function, x, n=1), n, 1):
-            together, alone = (jax.jit(function)(rows) for rows in (x, x[:1]))
-            np.testing.assert_allclose(together[:1], alone, rtol=1e-7, err_msg=str(seed))
+            batched, single = (jax.jit(function)(rows) for rows in (x, x[:1]))
+            np.testing.assert_allclose(batched[:1], single, rtol=1e-7, err_msg=str(seed))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Errors planted in a copy of the sources: the claim that is named for each notices it."""
+"""Errors planted in a copy of the sources: the claim named for each error notices it."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -30,5 +30,5 @@ def test_no_error_goes_unnoticed():
     with ThreadPoolExecutor(2) as pool:
         untouched, *caught = pool.map(lambda case: mutations.caught_by(*case), cases)
     assert not untouched  # the claims hold on a copy without any error
-    survivors = [mutation.name for mutation, by in zip(mutations.MUTATIONS, caught, strict=True) if not by]
+    survivors = [mutation.name for mutation, claims in zip(mutations.MUTATIONS, caught, strict=True) if not claims]
     assert not survivors

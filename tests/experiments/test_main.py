@@ -1,4 +1,4 @@
-"""`python -m experiments` on an invented experiment: the list, flags, failures, several processes."""
+"""`python -m experiments` on an invented experiment: the list, flags, failures, and several processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def report(rows):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder of experiments, which holds `fake` alone; the current folder is another."""
+    """A folder of experiments that holds only `fake`; the current folder is another one."""
     place = tmp_path / "modules"
     place.mkdir()
     (place / "fake.py").write_text(FAKE.lstrip())
@@ -77,14 +77,7 @@ def folder(tmp_path, monkeypatch):
     sys.modules.pop("experiments.fake", None)
 
 
-def one_line(capsys):
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    [line] = captured.err.splitlines()
-    return line
-
-
-def test_the_list_has_a_line_for_each(folder, capsys):
+def test_the_list_has_one_line_per_experiment(folder, capsys):
     (folder / "much_longer.py").write_text('"""Does more."""\nraise RuntimeError("not imported for this")')
     assert main([]) == 0
     assert capsys.readouterr().out == "fake         Adds numbers up.\nmuch_longer  Does more.\n"
@@ -114,7 +107,7 @@ def test_help(folder, capsys):
         (["--numbers", "4", "--preset", "laptop", "--out", "a/b"], "a/b", [4], "float32", 0),
     ],
 )
-def test_a_preset_and_the_flags_that_change_it(folder, arguments, out, numbers, dtype, seed):
+def test_flags_change_a_preset(folder, arguments, out, numbers, dtype, seed):
     before = jax.config.read("jax_enable_x64")
     assert main(["fake", *arguments]) == 0
     assert jax.config.read("jax_enable_x64") == before
@@ -159,10 +152,10 @@ def test_the_same_run_gives_the_same_bytes(folder):
         ),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(folder, capsys, arguments, complaint):
+def test_bad_arguments_are_named_in_one_line(folder, one_line, arguments, complaint):
     Path("file").touch()
     assert main(arguments) == 2
-    line = one_line(capsys)
+    line = one_line()
     assert line.startswith("experiments: ")
     assert complaint in line
 
@@ -174,16 +167,14 @@ def test_an_unknown_flag_or_a_wrong_value_is_refused(folder, capsys):
         assert arguments[0] in capsys.readouterr().err
 
 
-def test_another_configuration_in_the_same_folder_is_refused(folder, capsys):
+def test_another_configuration_in_the_same_folder_is_refused(folder, capsys, one_line):
     assert main(["fake", "--numbers", "1"]) == 0
     capsys.readouterr()
     assert main(["fake", "--numbers", "2"]) == 2
-    assert "--out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line(
-        capsys
-    )
+    assert "--out: expected a new folder or one of the same configuration, in which numbers is [2.0]" in one_line()
 
 
-def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, monkeypatch):
+def test_a_full_disk_loses_nothing_and_the_same_command_resumes(folder, one_line, monkeypatch):
     with monkeypatch.context() as disk:
         fsync, room = os.fsync, iter(range(4))
 
@@ -195,7 +186,7 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, 
         disk.setattr(os, "fsync", full)
         assert main(["fake"]) == 2
     out = Path("results/fake/smoke")
-    assert one_line(capsys) == f"experiments: {out / 'timing.jsonl'}: No space left on device"
+    assert one_line() == f"experiments: {out / 'timing.jsonl'}: No space left on device"
     assert len((out / "rows.jsonl").read_text().splitlines()) == 1
     assert main(["fake"]) == 0
     assert main(["fake", "--out", "whole"]) == 0
@@ -203,7 +194,7 @@ def test_a_full_disk_loses_nothing_and_the_same_command_goes_on(folder, capsys, 
         assert (out / name).read_bytes() == Path("whole", name).read_bytes()
 
 
-def test_a_folder_of_another_process_is_one_line(folder, capsys):
+def test_a_folder_that_another_process_writes_is_one_line(folder, one_line):
     code = (
         "import sys; from gsjax import _locks; kept = _locks.lock(sys.argv[1], ''); print(flush=True); sys.stdin.read()"
     )
@@ -215,7 +206,7 @@ def test_a_folder_of_another_process_is_one_line(folder, capsys):
         try:
             assert other.stdout.readline()
             assert main(["fake"]) == 2
-            said = one_line(capsys)
+            said = one_line()
             assert said.startswith("experiments: --out: expected a folder that no other process writes to, got ")
             assert f"{out}, which process {other.pid} on " in said
             assert [path.name for path in out.iterdir()] == [".lock"]
@@ -224,17 +215,17 @@ def test_a_folder_of_another_process_is_one_line(folder, capsys):
     assert main(["fake"]) == 0
 
 
-def test_an_interruption_is_one_line(folder, capsys, monkeypatch):
+def test_an_interruption_is_one_line(folder, one_line, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(records.Table, "add", interrupt)
     assert main(["fake"]) == 130
-    assert one_line(capsys).startswith("experiments: interrupted")
+    assert one_line().startswith("experiments: interrupted")
 
 
-def in_two_processes(folder, *arguments):
-    """`python -m experiments fake ARGUMENTS` in two processes; their exit statuses and what they say on stderr."""
+def run_two_processes(folder, *arguments):
+    """Runs `python -m experiments fake ARGUMENTS` in two processes; gives their exit statuses and their stderr."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -254,7 +245,7 @@ def in_two_processes(folder, *arguments):
 
 
 def test_two_processes_compute_together_and_one_writes(folder):
-    statuses, said = in_two_processes(folder, "--out", "both")
+    statuses, said = run_two_processes(folder, "--out", "both")
     assert statuses == [0, 0], said
     assert json.loads(Path("both/summary.json").read_text())["rows"][0]["measured"] == 3
     [provenance] = json.loads(Path("both/provenance.json").read_text())["runs"]
@@ -271,9 +262,9 @@ def test_two_processes_compute_together_and_one_writes(folder):
     ],
 )
 def test_a_failure_of_process_0_ends_both_at_once(folder, number, status, complaint):
-    """At an ordinary exit it would wait for the other, which waits for it, for minutes."""
+    """With an ordinary exit, both processes would wait for each other for minutes."""
     begin = time.monotonic()
-    statuses, said = in_two_processes(folder, "--numbers", number)
+    statuses, said = run_two_processes(folder, "--numbers", number)
     assert time.monotonic() - begin < 45
     assert statuses[0] == status
     assert statuses[1] != 0
@@ -281,11 +272,11 @@ def test_a_failure_of_process_0_ends_both_at_once(folder, number, status, compla
     assert ("Traceback" in said[0]) == (status == 1)
 
 
-def test_a_cluster_that_is_not_there(folder, capsys, monkeypatch):
+def test_a_missing_cluster_is_one_line(folder, one_line, monkeypatch):
     def initialize(*_):
         raise ValueError("coordinator_address should be defined.")
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     assert main(["fake", "--distributed"]) == 2
-    line = one_line(capsys)
+    line = one_line()
     assert "could not connect (coordinator_address should be defined.); give --coordinator, --num-proc" in line

@@ -1,4 +1,4 @@
-"""The share of pairs that starve: the same eagerly, under jit and, as far as it can be, in both precisions."""
+"""The share of pairs that starve: eagerly, under jit and in both precisions."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's.
@@ -39,7 +39,7 @@ def test_it_counts_the_ordered_pairs_of_the_matrix():
 
 
 @pytest.mark.parametrize("rank", [8, 3, 1])
-def test_features_that_jit_keeps_without_strength_do_not_count(rank):
+def test_features_without_strength_under_jit_do_not_count(rank):
     matrix, y = kernel(np.random.default_rng(rank), 8, np.where(np.arange(8) < rank, np.geomspace(4, 0.5, 8), 0))
     both = jax.jit(lambda kernel: [shares(kernel, y, weighted=weighted) for weighted in (False, True)])
     for weighted, traced in zip((False, True), both(jnp.asarray(matrix)), strict=True):
@@ -48,7 +48,7 @@ def test_features_that_jit_keeps_without_strength_do_not_count(rank):
         assert rank > 1 or float(eager) == 0
 
 
-def test_precision_that_cuts_the_rank_is_said_and_changes_little_of_the_weighted_share():
+def test_a_rank_cut_by_precision_warns_and_hardly_changes_the_weighted_share():
     """Strengths over twelve decades, of which single precision resolves about five."""
     matrix, y = kernel(np.random.default_rng(0), 40, np.geomspace(10, 1e-11, 40))
     with jax.enable_x64(True):
@@ -62,8 +62,8 @@ def test_precision_that_cuts_the_rank_is_said_and_changes_little_of_the_weighted
     assert 0.2 < share < 0.8
 
 
-def test_a_kernel_of_low_rank_is_no_matter_of_precision():
-    """A gap between the features and the rounding: nothing is said."""
+def test_a_kernel_of_low_rank_does_not_warn():
+    """A gap separates the features from rounding, so there is no warning."""
     matrix, y = kernel(np.random.default_rng(1), 8, np.array([4.0, 2, 1, 0, 0, 0, 0, 0]))
     phi = np.random.default_rng(2).standard_normal((8, 3))
     with warnings.catch_warnings():
@@ -72,17 +72,17 @@ def test_a_kernel_of_low_rank_is_no_matter_of_precision():
         assert features.from_ntrf(jnp.asarray(phi), y).rank == 3
 
 
-def test_a_feature_matrix_that_precision_cuts_says_so():
+def test_a_feature_matrix_whose_rank_is_cut_by_precision_warns():
     rng = np.random.default_rng(3)
     phi = (orthogonal(rng, 8) * np.geomspace(1, 1e-9, 8)) @ orthogonal(rng, 8)
     with pytest.warns(UserWarning, match=r"phi: float32 resolves \d of 8 features"):
         features.from_ntrf(jnp.asarray(phi, jnp.float32), np.ones(8))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        features.from_ntrf(jnp.asarray(phi, jnp.float32), np.ones(8), rtol=1e-3)  # the user's own choice
+        features.from_ntrf(jnp.asarray(phi, jnp.float32), np.ones(8), rtol=1e-3)  # the user's choice
 
 
-def test_nothing_starves_under_decoupling_and_what_has_not_converged_has_no_share():
+def test_the_share_is_0_under_decoupling_and_nan_without_convergence():
     feats = features.from_spectrum(orthogonal(np.random.default_rng(4), 5), np.geomspace(3, 0.1, 5))
     assert float(starvation.share(feats, SpectralDecoupling(0.1))) == 0
     rubbish = jax.jit(lambda u: starvation.share(features.from_spectrum(u, jnp.ones(5)), PENALTY))

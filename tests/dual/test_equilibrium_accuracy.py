@@ -1,7 +1,7 @@
-"""Every response right relative to itself: strong and weak penalties, weak features, both precisions.
+"""Relative accuracy of every response: strong and weak penalties, weak features, both precisions.
 
-The truth is in extended precision; `tests/benchmarks/test_equilibrium_extremes.py` asks the same of thousands of
-problems, at more sizes.
+The truth is in extended precision. `tests/benchmarks/test_equilibrium_extremes.py` does the same for thousands of
+problems of more sizes.
 """
 
 # pyright: reportArgumentType=false
@@ -22,7 +22,7 @@ from tests.instances import decoupled_margins, orthogonal, rotation
 
 pytestmark = pytest.mark.skipif(bool(np.finfo(truth.LONG).eps > 1e-18), reason="needs extended precision")
 
-WRONG = {jnp.float32: 3e-4, jnp.float64: 1e-9}  # of a response, relative to itself
+WRONG = {jnp.float32: 3e-4, jnp.float64: 1e-9}  # relative error of a response
 
 
 @functools.partial(jax.jit, static_argnames="form")
@@ -32,7 +32,7 @@ def _solve(u, s, penalty, form="exact"):
 
 
 def solve(u, s, strength, dtype, form="exact"):
-    """Our numbers, and the true ones, of a problem of the numbers that `dtype` holds."""
+    """Our numbers and the true ones, for a problem rounded to `dtype`."""
     u, s, strength = (np.asarray(part, dtype) for part in (u, s, strength))
     state, slopes = _solve(u, s, Ridge(strength), form=form)
     true = truth.solve(u, s, strength, form=form, eps=float(jnp.finfo(dtype).eps), guess=np.asarray(state.response))
@@ -61,7 +61,7 @@ def test_penalties_over_twenty_four_decades(x64, form, exponent):
 
 
 def test_two_equal_features_under_a_strong_ridge():
-    """It was 4.578e-05, accepted without a step."""
+    """A regression: the initial value 4.578e-05 was accepted without a step."""
     for strength, response in ((1e4, 4.99988e-05), (1e6, 4.999999e-07), (1e12, 5e-13)):
         state = dual.equilibrium(features.from_spectrum(jnp.eye(2), jnp.ones(2)), Ridge(strength))
         assert bool(state.converged)
@@ -81,13 +81,13 @@ def test_a_weak_feature_has_the_response_of_equation_11(x64, s):
 
 @pytest.mark.parametrize("strength", [1e-5, 1e-6])
 def test_sensitivities_of_a_weak_feature_under_a_weak_penalty(x64, strength):
-    """In single precision entry [0, 1] was .28 where it is -.39, at 1e-6."""
+    """A regression: in single precision, entry [0, 1] was 0.28 instead of -0.39 at strength 1e-6."""
     _, slopes, true = solve([[0.8, -0.6], [0.6, 0.8]], [10, 1e-3], strength, x64)
     np.testing.assert_allclose(slopes, true.slopes.astype(float), rtol=1e-2 if x64 is jnp.float32 else 1e-8)
 
 
 def test_sensitivities_to_features_without_strength():
-    """In double precision, with s = 0 and lambda = 3e-13, an entry was 189 times off, of the other sign."""
+    """A regression in double precision: with s = 0 and lambda = 3e-13 an entry was wrong in size and sign."""
     with jax.enable_x64(True):
         for seed in range(5):
             u = orthogonal(np.random.default_rng(seed), 3)
@@ -124,13 +124,13 @@ def test_several_classes_under_strong_and_weak_penalties(x64):
                 pull = u.T.astype(float) @ np.asarray(np.eye(3)[labels] - p).ravel()
                 np.testing.assert_allclose(exact.response, s**2 * pull / strength, rtol=1e-9)
         sums = s**2 / strength * (np.abs(u).T @ np.abs(np.asarray(np.eye(3)[labels] - p).ravel()))
-        sums = np.minimum(sums, np.abs(u).T @ np.abs(np.asarray(exact.logits)).ravel())  # of what it is the difference
+        sums = np.minimum(sums, np.abs(u).T @ np.abs(np.asarray(exact.logits)).ravel())  # sums of magnitudes
         wrong = np.maximum(np.abs(np.asarray(state.response) - exact.response) - 32 * jnp.finfo(x64).eps * sums, 0)
         assert np.max(wrong / np.abs(exact.response)) < WRONG[x64]
 
 
-def test_single_precision_of_real_images():
-    """Responses of digits in float32, against the same kernel in float64, for weak and strong penalties."""
+def test_single_precision_on_real_images():
+    """Responses for digits in float32 against the same kernel in float64, for weak and strong penalties."""
     x, y = data.digits((3, 8), n=60)
     network = networks.MLP((64,))
     kernel = np.asarray(tangent.ntk(network.apply, network.init(jax.random.key(0), x), x))
@@ -144,7 +144,7 @@ def test_single_precision_of_real_images():
                 wide = features.Features(u, s, None, labels, feats.rank)
                 exact = jax.tree.map(np.asarray, solve(wide, penalty(strength)))
             assert bool(state.converged)
-            # The basis, and alpha, are known to eps times the sum of what makes up a response: allow for that.
+            # Basis and alpha are rounded: allow for eps times the sum of magnitudes in a response.
             sums = np.abs(np.asarray(feats.u)).T @ np.abs(np.asarray(exact.margins))
             size = np.asarray(feats.s) ** 2 / strength * np.abs(np.asarray(feats.u)).T @ np.asarray(exact.alpha)
             rounding = 10 * np.finfo(np.float32).eps * (np.minimum(size, sums) if penalty is Ridge else sums)

@@ -1,4 +1,6 @@
-"""`python -m theory` on invented claims: verdicts, exit status, and what it leaves behind in every case."""
+"""`python -m theory` on invented claims: exit status, records and pages."""
+
+from __future__ import annotations
 
 import base64
 import contextlib
@@ -21,9 +23,10 @@ import pytest
 import theory
 from gsjax import plotting
 from gsjax.statistics import Slope
+from tests.theory.invented import claim, two_plus
 from theory.__main__ import main
 from theory.claim import Claim, Control, Observation, run
-from theory.report import plan, to_json
+from theory.report import plan
 
 SCHEMA = {
     "name": str,
@@ -42,20 +45,6 @@ SCHEMA = {
 CONTROL_SCHEMA = {"name": str, "statement": str, "observed": (float, str), "holds": bool}
 
 
-def two_plus(shift=0.0, *, figure=None, details=None):
-    return Observation.equal(2.0, 2.0 + shift, 1e-9, figure=figure, details=details or {})
-
-
-def claim(name="two", check=two_plus, control=None):
-    return Claim(
-        name,
-        "arithmetic, Eq. 1",
-        "1 + 1 = 2",
-        check,
-        Control("shifted", "1 + 1 + 1", control or {"shift": 1.0}),
-    )
-
-
 def figure():
     return plotting.spectrum([2.0, 1.0], [1.0, -0.5]).figure
 
@@ -66,7 +55,7 @@ def raising(**options):
 
 @pytest.fixture
 def install(monkeypatch):
-    """Puts invented claims in the place of the real ones, each keyword a file."""
+    """Replaces the real claims by invented ones, one file per keyword."""
 
     def put(**modules):
         for name, content in modules.items():
@@ -87,101 +76,6 @@ def strict_json(path):
 
 def verdicts(path):
     return {entry["name"]: (entry["holds"], entry["control"]["holds"]) for entry in strict_json(path)}
-
-
-# Verdicts.
-
-
-@pytest.mark.parametrize("shape", [(), (1,), (3, 2)])
-def test_equal_is_absolute_near_zero_and_relative_far_from_it(shape):
-    for scale, gap in ((0.0, 0.009), (1000.0, 9.0)):
-        predicted = np.full(shape, scale)
-        assert Observation.equal(predicted, predicted + gap, 0.01).holds
-        assert not Observation.equal(predicted, predicted + 1.2 * gap + 0.002, 0.01).holds
-
-
-def test_equal_can_be_judged_again_from_the_three_numbers():
-    rng = np.random.default_rng(0)
-    for shape in ((), (4,), (2, 3)):
-        for tolerance in (1e-3, 1e-1):
-            predicted = rng.normal(size=shape)
-            seen = Observation.equal(predicted, predicted + 0.05 * rng.normal(size=shape), tolerance)
-            p, o = float(seen.predicted), float(seen.observed)
-            assert seen.holds == (abs(o - p) <= tolerance * (1 + abs(p)))
-
-
-def test_equal_notices_one_wrong_entry_and_takes_one_number_for_all():
-    observed = np.zeros((20, 20))
-    assert Observation.equal(0.0, observed, 1e-6).holds
-    observed[3, 4] = -1.0
-    seen = Observation.equal(0.0, observed, 1e-6, details={"n": 20})
-    assert not seen.holds
-    assert seen.observed == 1.0
-    assert seen.details["n"] == 20
-
-
-def test_below_is_strict_without_a_tolerance():
-    assert Observation.below(0.0, [-1.0, -1e-300]).holds
-    assert not Observation.below(0.0, [-1.0, 0.0]).holds
-    assert Observation.below(0.0, [-1.0, 1e-13], tolerance=1e-12).holds
-    assert not Observation.below(0.0, 1e-11, tolerance=1e-12).holds
-
-
-@pytest.mark.parametrize(
-    ("slope", "holds"),
-    [
-        (Slope(-0.5, -0.55, -0.45), True),
-        (Slope(-0.5, -0.9, -0.1), False),  # says nothing
-        (Slope(-0.55, -0.62, -0.5), False),
-        (Slope(-0.9, -0.92, -0.88), False),
-    ],
-)
-def test_a_slope_holds_if_its_whole_interval_is_within_tolerance(slope, holds):
-    seen = Observation.slope(-0.5, slope, 0.1)
-    assert seen.holds is holds
-    assert seen.details["interval"] == slope[1:]
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize(
-    "check",
-    [
-        lambda bad: Observation(1.0, bad, 1.0, holds=True),
-        lambda bad: Observation(bad, bad, 1.0, holds=True),
-        lambda bad: Observation("finite", 1.0, bad, holds=True),
-        lambda bad: Observation.equal(1.0, bad, 1.0),
-        lambda bad: Observation.equal(bad, bad, 1.0),
-        lambda bad: Observation.equal([1.0, 1.0], [1.0, bad], 1.0),
-        lambda bad: Observation.equal(1.0, 1.0, bad),
-        lambda bad: Observation.below(5.0, [-np.inf, bad]),
-        lambda bad: Observation.slope(-0.5, Slope(bad, bad, bad), 0.1),
-    ],
-)
-def test_what_is_not_finite_never_holds_and_is_still_json(check, bad):
-    with np.errstate(invalid="ignore"):  # inf - inf
-        record = run(claim(check=lambda shift=0.0: check(bad)))
-    assert record.verdict == "fails"
-    assert json.loads(json.dumps(to_json(record), allow_nan=False)) == to_json(record)
-    if isinstance(record.observation.observed, float) and not np.isfinite(record.observation.observed):
-        assert to_json(record)["observed"] is None
-
-
-@pytest.mark.parametrize("observed", [np.zeros(3), np.zeros((2, 1)), np.zeros((0,))])
-def test_shapes_that_differ_are_an_error_not_a_broadcast(observed):
-    with pytest.raises(ValueError, match=r"^observed: expected shape \(2,\)"):
-        Observation.equal(np.zeros(2), observed, 1.0)
-
-
-def test_nothing_to_compare_is_an_error():
-    for compare in (Observation.equal, Observation.below):
-        with pytest.raises(ValueError, match="at least one entry"):
-            compare(0.0, [], 1.0)
-
-
-@pytest.mark.parametrize("name", ["", "two words", "../up", "-option", "a/b"])
-def test_a_name_that_is_no_file_name_is_refused(name):
-    with pytest.raises(ValueError, match=r"^name: expected"):
-        claim(name)
 
 
 # Exit status and records.
@@ -233,7 +127,7 @@ def test_claims_json_has_the_keys_that_tools_rely_on(install, tmp_path):
     ],
     ids=["claim fails", "control holds", "check raises", "control raises", "no observation", "figure raises"],
 )
-def test_one_faulty_claim_exits_1_and_the_others_go_on(install, tmp_path, capsys, faulty, expected, word):
+def test_one_faulty_claim_exits_1_and_the_others_still_run(install, tmp_path, capsys, faulty, expected, word):
     install(numbers=[claim("before"), faulty, claim("after")])
     assert main(["--out", str(tmp_path)]) == 1
     assert verdicts(tmp_path / "claims.json") == {
@@ -268,7 +162,7 @@ def test_checks_run_in_float64_and_the_switch_is_left_as_it_was(install, tmp_pat
 # Selection.
 
 
-def test_only_takes_names_of_claims_and_of_files(install, tmp_path):
+def test_only_accepts_names_of_claims_and_of_files(install, tmp_path):
     install(sums=[claim("one"), claim("two")], products=[claim("three"), claim("four")])
     for only, expected in (
         (["two"], ["two"]),
@@ -279,7 +173,7 @@ def test_only_takes_names_of_claims_and_of_files(install, tmp_path):
         assert list(verdicts(tmp_path / "claims.json")) == expected
 
 
-def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, capsys):
+def test_an_unknown_name_is_one_line_with_similar_names(install, tmp_path, capsys):
     install(sums=[claim("theorem_2"), claim("theorem_2_slope")])
     assert main(["--only", "theorem_2", "thoerem_2", "--out", str(tmp_path / "out")]) == 2
     printed = capsys.readouterr()
@@ -288,7 +182,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_names(install, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
-def test_the_module_exits_2_for_a_name_that_no_real_claim_has(tmp_path):
+def test_an_unknown_name_exits_2(tmp_path):
     command = [sys.executable, "-m", "theory", "--only", "zzzz", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(theory.__file__).parents[1])
     assert (done.returncode, done.stdout) == (2, "")
@@ -316,7 +210,7 @@ def test_two_claims_of_one_name_are_refused(install):
 
 
 class Page(html.parser.HTMLParser):
-    """Tags, sources and text of a page."""
+    """Tags, sources, links and text of a page."""
 
     def __init__(self, text):
         super().__init__()
@@ -337,7 +231,7 @@ class Page(html.parser.HTMLParser):
         self.text += data
 
 
-def test_the_report_needs_no_other_file_and_escapes_what_it_shows(install, tmp_path):
+def test_the_report_needs_no_other_file_and_escapes_its_text(install, tmp_path):
     nasty = "<script>alert(1)</script> & λ < s²"
     details = {nasty: [{nasty: nasty}], "norm": 1.5e-13, "many\nlines": "a\n<b>"}
     shown = Claim(
@@ -364,7 +258,7 @@ def test_the_report_needs_no_other_file_and_escapes_what_it_shows(install, tmp_p
     assert base64.b64decode(image) == (tmp_path / "shown.png").read_bytes()
 
 
-def test_the_report_says_what_it_was_made_with(install, tmp_path):
+def test_the_report_names_versions_and_devices(install, tmp_path):
     install(numbers=[claim()])
     main(["--out", str(tmp_path)])
     text = Page((tmp_path / "report.html").read_text()).text
@@ -372,7 +266,7 @@ def test_the_report_says_what_it_was_made_with(install, tmp_path):
         assert part in text
 
 
-def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys):
+def test_an_interrupted_run_keeps_its_finished_claims(install, tmp_path, capsys):
     def interrupt(shift=0.0):
         raise KeyboardInterrupt
 
@@ -397,7 +291,7 @@ def test_an_interrupted_run_leaves_what_it_has_checked(install, tmp_path, capsys
         (["--list", "--only", "two"], "no claim or file of claims is called 'two'; see --list"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(install, tmp_path, monkeypatch, capsys, arguments, complaint):
+def test_bad_arguments_are_one_line(install, tmp_path, monkeypatch, capsys, arguments, complaint):
     install(numbers=[claim("one", raising)])
     monkeypatch.chdir(tmp_path)
     assert main(arguments) == 2
@@ -405,13 +299,13 @@ def test_what_cannot_be_done_is_one_line(install, tmp_path, monkeypatch, capsys,
     assert not list(tmp_path.iterdir())
 
 
-def test_more_jobs_than_claims_are_as_many_as_claims(install, tmp_path, capsys):
+def test_there_are_at_most_as_many_jobs_as_claims(install, tmp_path, capsys):
     install(numbers=[claim("one"), claim("two")])
     assert main(["--jobs", "1000", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.startswith("2 claims, 2 at a time\n")  # nobody knows how long invented ones take
+    assert capsys.readouterr().out.startswith("2 claims, 2 at a time\n")  # no time is known for invented claims
 
 
-def test_a_run_says_at_its_start_how_long_it_will_take(monkeypatch):
+def test_a_run_estimates_its_time_at_the_start(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     known = json.loads(Path(theory.__file__).with_name("seconds.json").read_text())
     chosen = [claim for _, claim in theory.claims().values()]
@@ -427,19 +321,19 @@ def test_a_run_says_at_its_start_how_long_it_will_take(monkeypatch):
     ("jobs", "first", "second"),
     [
         (1, "Observation.equal(0.0, x, 0.1)", "os._exit(9)"),
-        (2, "once_there_is_a_report(lambda: os._exit(9))", "Observation.equal(0.0, x, 0.1)"),
+        (2, "when_there_is_a_report(lambda: os._exit(9))", "Observation.equal(0.0, x, 0.1)"),
     ],
-    ids=["one after the other", "the later one is done first"],
+    ids=["one job", "the second claim is done first"],
 )
-def test_a_killed_run_leaves_what_it_has_checked(tmp_path, jobs, first, second):
+def test_a_killed_run_keeps_its_finished_claims(tmp_path, jobs, first, second):
     code = f"""
 import os, pathlib, sys, time, types, theory
 from theory.__main__ import main
 from theory.claim import *
-def once_there_is_a_report(then):
+def when_there_is_a_report(action):
     while not pathlib.Path({str(tmp_path)!r}, "report.html").exists():
         time.sleep(0.01)
-    then()
+    action()
 control = Control("c", "c", {{"x": 1.0}})
 module = types.ModuleType("theory.killed")
 module.CLAIMS = (Claim("one", "", "", lambda x=0.0: {first}, control),
@@ -453,7 +347,7 @@ main(["--jobs", "{jobs}", "--out", {str(tmp_path)!r}])
     assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
 
 
-def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_one_line_and_keeps_the_last_complete_files(install, tmp_path, capsys, monkeypatch):
     install(numbers=[claim("one"), claim("two"), claim("three")])
     replace = Path.replace
     written = []
@@ -476,7 +370,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_whole_files(install, tmp_pat
 PLANT = "<script>alert('1')</script>&\"'<b>"
 
 
-def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
+def test_text_in_a_claim_does_not_become_markup(install, tmp_path):
     details = {f"key{PLANT}": f"value{PLANT}", "rows": [{f"column{PLANT}": [[1, 2], [f"cell{PLANT}", PLANT]]}]}
 
     def check(shift=0.0):
@@ -516,18 +410,18 @@ def test_nothing_in_a_claim_becomes_part_of_the_page(install, tmp_path):
 
 
 @pytest.mark.parametrize("interval", [(1.0,), (1.0, 2.0, 3.0), 3.0, "ab", [], {"a": 1.0}, ("low", None)])
-def test_an_interval_that_is_none_stops_no_run(install, tmp_path, interval):
+def test_a_bad_interval_does_not_stop_a_run(install, tmp_path, interval):
     install(numbers=[claim("one", lambda shift=0.0: two_plus(shift, details={"interval": interval}))])
     assert main(["--out", str(tmp_path)]) == 0
     assert verdicts(tmp_path / "claims.json") == {"one": (True, False)}
 
 
-def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
+def test_an_error_that_is_not_unicode_is_written_escaped(install, tmp_path):
     def check(shift=0.0):
         raise RuntimeError("in caf\udce9")
 
     install(numbers=[claim("one", check)])
-    with contextlib.redirect_stdout(io.StringIO()):  # which takes what a terminal does not
+    with contextlib.redirect_stdout(io.StringIO()):  # it accepts characters that a terminal does not
         assert main(["--out", str(tmp_path)]) == 1
     [record] = strict_json(tmp_path / "claims.json")
     assert record["error"] == "RuntimeError: in caf\\udce9"
@@ -535,7 +429,7 @@ def test_an_error_that_is_no_unicode_is_written_by_its_codes(install, tmp_path):
 
 
 @pytest.mark.parametrize("option", ["--out", "--json"])
-def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(install, tmp_path, capsys, option):
+def test_a_path_that_cannot_be_written_is_refused_before_any_claim_runs(install, tmp_path, capsys, option):
     install(numbers=[claim("one", raising)])
     taken = tmp_path / "taken"
     if option == "--out":
@@ -549,7 +443,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_anything_is_run(inst
     assert not printed.out
 
 
-def test_a_terminal_gets_a_bar_and_a_log_gets_plain_lines(install, tmp_path, capsys, monkeypatch):
+def test_a_terminal_shows_a_bar_and_a_log_plain_lines(install, tmp_path, capsys, monkeypatch):
     install(numbers=[claim("one")])
     main(["--out", str(tmp_path)])
     assert "\x1b" not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Sweeps: rows that are right, whatever the devices, the processes and the deaths on the way to them."""
+"""The rows of a sweep: right, and the same for any number of devices, processes and interruptions."""
 
 # pyright: reportArgumentType=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
@@ -24,28 +24,11 @@ from jax.sharding import Mesh
 
 from gsjax import Ridge, SpectralDecoupling, networks, records, sweeps, tangent, training
 from gsjax import _devices as devices
-from gsjax.data import Dataset, digits
+from gsjax.data import Dataset
 from gsjax.sweeps import programs
 from gsjax.sweeps import rows as implementation
-from tests.instances import equilibrium, slope
-
-N = 24
-SWEEP = sweeps.Sweep(widths=(6,), seeds=3, strengths=(2.0, 10.0), features=4)
-
-
-def data(dtype=np.float64) -> tuple[Dataset, Dataset]:
-    with jax.enable_x64(True):
-        x, y = digits((3, 8), n=N + 10)
-        x, y = np.asarray(x, dtype), np.asarray(y, dtype)
-    return Dataset(x[:N], y[:N]), Dataset(x[N:], y[N:])
-
-
-TRAIN, TEST = data()
-
-
-def run(sweep=SWEEP, train=TRAIN, test=TEST, name="digits", **options) -> list[dict]:
-    with jax.enable_x64(True):
-        return sweeps.run(sweep, train, test, name=name, **options)
+from tests.instances import equilibrium
+from tests.sweeps.problem import SWEEP, TEST, TRAIN, N, data, run
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +59,7 @@ class Compilations(logging.Handler):
 
 
 def close(found: list[dict], expected: list[dict], tolerance: float) -> None:
-    """Rows agree: words, whole numbers and verdicts exactly, numbers to the tolerance."""
+    """Compares rows: text, whole numbers and flags exactly, other numbers up to the tolerance."""
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
@@ -87,7 +70,7 @@ def close(found: list[dict], expected: list[dict], tolerance: float) -> None:
                 assert value == other[key], key
 
 
-def test_there_is_a_row_for_every_seed_of_every_cell_in_order(rows):
+def test_there_is_one_row_per_seed_and_cell_in_order(rows):
     keys = ("width", "depth", "penalty", "strength")
     expected = [(*cell, seed) for cell in sweeps.cells(SWEEP) for seed in range(3)]
     assert [(*(row[key] for key in keys), row["seed"]) for row in rows] == expected
@@ -129,7 +112,7 @@ def scaled_rows(rows) -> dict[str, list[dict]]:
     ],
 )
 @jax.enable_x64(True)
-def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
+def test_a_row_matches_training_and_theory(scaled_rows, scaling, penalty):
     x, y = TRAIN
     network = networks.MLP((6,), activation="tanh")
     scale = {"ntk": 1.0, "mean-field": 1 / np.sqrt(6)}[scaling]
@@ -138,7 +121,7 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     phi, moved = (scale * np.asarray(tangent.ntrf(network.apply, params, x)) for params in (start, fit.params))
     theta = np.asarray(ravel_pytree(fit.params)[0] - ravel_pytree(start)[0])
     limit = scale**2 * np.asarray(tangent.infinite_ntk(network, x))
-    at_end, at_start = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
+    final, initial = (np.asarray(network.apply(params, TEST.x)) for params in (fit.params, start))
     logits = np.asarray(fit.logits)
     u, s, _ = np.linalg.svd(y[:, None] * phi)
     s2, v = np.linalg.eigh(y[:, None] * limit * y)
@@ -155,7 +138,7 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     star = equilibrium(u, s, y, term).response
     expected["error_parameters"] = np.linalg.norm(u.T @ (y * (phi @ theta)) - star) / np.linalg.norm(star)
     expected["drift"] = np.linalg.norm(after - before) / np.linalg.norm(before)
-    expected["test_accuracy"] = np.mean(TEST.y * (at_end - at_start) > 0)
+    expected["test_accuracy"] = np.mean(TEST.y * (final - initial) > 0)
     expected["initial_gradient_norm"] = fit.initial_gradient_norm
     for key, value in expected.items():
         np.testing.assert_allclose(row[key], value, rtol=1e-6, atol=1e-6, err_msg=key)
@@ -163,22 +146,22 @@ def test_a_row_says_what_training_and_theory_say(scaled_rows, scaling, penalty):
     assert abs(row["iterations"] - int(fit.iterations)) <= 1
 
 
-def test_the_same_again_is_the_same_bytes_and_compiles_nothing(rows):
+def test_a_second_run_gives_the_same_bytes_and_compiles_nothing(rows):
     with Compilations() as compiled:
         assert json.dumps(run()) == json.dumps(rows)
     assert compiled == []
 
 
-def test_a_width_is_compiled_once_whatever_is_swept_over_it(rows):
+def test_each_width_is_compiled_once(rows):
     sweep = dataclasses.replace(SWEEP, widths=(6, 7), strengths=(1.0, 2.0, 3.0), max_steps=3, tolerance=1e-3, seed=5)
     with Compilations() as compiled:
         assert len(run(sweep)) == 36
-    assert compiled.count("train") == 1  # of width 7
+    assert compiled.count("train") == 1  # for width 7
     assert not {"compare", "infinite"} & set(compiled)
-    assert len(compiled) < 10, compiled  # the rest is single operations, met in tracing
+    assert len(compiled) < 10, compiled  # the rest are single operations outside of programs
 
 
-def test_training_that_has_not_converged_is_not_called_so(rows):
+def test_training_that_has_not_converged_is_reported(rows):
     short = run(dataclasses.replace(SWEEP, max_steps=3, penalties=("ridge",), strengths=(2.0,)))
     assert [(row["iterations"], row["converged"]) for row in short] == [(3, False)] * 3
 
@@ -192,7 +175,7 @@ def test_numbers_that_are_not_finite_are_none(rows):
 
 
 @pytest.mark.parametrize("scaling", ["ntk", "mean-field"])
-def test_the_theory_is_exact_at_depth_zero(scaling):
+def test_theory_is_exact_at_depth_zero(scaling):
     sweep = dataclasses.replace(SWEEP, widths=(4,), depths=(0,), strengths=(2.0,), scaling=scaling)
     for row in run(sweep):
         assert row["converged"]
@@ -208,43 +191,6 @@ def test_progress_can_be_switched_off(rows, monkeypatch):
     with pytest.raises(AssertionError, match="progress is shown"):
         run()
     assert run(progress=False) == rows
-
-
-# --- tables --------------------------------------------------------------------------------------------------------
-
-
-def made(width: int, seed: int, **others) -> dict:
-    error = seed + 1 / width
-    row = {"data": "a", "depth": 1, "penalty": "ridge", "strength": 1.0, "width": width, "seed": seed}
-    return row | {"error_empirical": error, "error_parameters": 2 * error, "drift": None, "converged": True} | others
-
-
-def test_a_column_against_the_width():
-    rows = [made(width, seed, converged=(width, seed) != (8, 1)) for width in (8, 2, 4) for seed in (1, 0)]
-    widths, values = sweeps.against_width(rows)
-    assert widths == [2, 4]  # not every seed of width 8 has converged
-    np.testing.assert_array_equal(values, [[0.5, 0.25], [1.5, 1.25]])
-    widths, values = sweeps.against_width(rows, "error_parameters", converged=False)
-    assert widths == [2, 4, 8]
-    np.testing.assert_array_equal(values, [[1.0, 0.5, 0.25], [3.0, 2.5, 2.25]])
-    assert np.isnan(sweeps.against_width(rows, "drift")[1]).all()
-    _, values = sweeps.against_width([row | {"penalty": "sd"} for row in rows])
-    np.testing.assert_array_equal(values, [[1.0, 0.5], [3.0, 2.5]])
-
-
-@pytest.mark.parametrize(
-    ("rows_", "column", "complaint"),
-    [
-        ([], None, "rows: expected rows of one data set"),
-        ([made(2, 0), made(4, 0, strength=2.0)], None, "rows: expected rows of one data set"),
-        ([made(2, 0), made(2, 1), made(4, 0)], None, "rows: expected one row per seed of every width, got 3 of 4"),
-        ([made(2, 0), made(2, 0)], None, "rows: expected one row per seed of every width, got 2 of 1"),
-        ([made(2, 0)], "error", "column: expected one of data, .*got error"),
-    ],
-)
-def test_rows_that_make_no_table_are_refused(rows_, column, complaint):
-    with pytest.raises(ValueError, match=rf"^{complaint}"):
-        sweeps.against_width(rows_, column)
 
 
 @pytest.mark.slow
@@ -268,7 +214,7 @@ class Death(Exception):
 
 
 class Mortal:
-    """A table that dies before it has a certain number of cells."""
+    """A table that raises `Death` after a given number of cells."""
 
     def __init__(self, rows: list[dict], cells: int) -> None:
         self.rows, self.left = rows, cells
@@ -282,7 +228,7 @@ class Mortal:
         self.left -= 1
 
 
-def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
+def test_a_sweep_resumes_after_its_finished_cells(rows):
     kept: list[dict] = []
     for cells in (0, 1, 2):
         with pytest.raises(Death):
@@ -291,7 +237,7 @@ def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
     assert run(table=Mortal(kept, 1)) == rows
     assert kept == rows
     assert run(table=Mortal(kept, 0)) == rows  # nothing is left to add
-    with pytest.raises(Death):  # other data has rows of its own
+    with pytest.raises(Death):  # other data has its own rows
         run(name="more digits", table=Mortal(kept, 0))
 
 
@@ -310,7 +256,7 @@ def test_a_sweep_goes_on_from_the_cells_that_are_there(rows):
         (("error_infinite",), "a number or None as 'error_infinite' of the cell .*got nothing"),
     ],
 )
-def test_rows_that_a_sweep_has_not_written_are_refused(rows, tmp_path, change, complaint):
+def test_rows_that_do_not_belong_to_the_sweep_are_refused(rows, tmp_path, change, complaint):
     cell = {name: rows[0][name] for name in ("data", "width", "depth", "penalty", "strength")}
     first, *others = rows[:3]
     if change is None:
@@ -326,7 +272,7 @@ def test_rows_that_a_sweep_has_not_written_are_refused(rows, tmp_path, change, c
     assert f"in {tmp_path}; delete all its lines from rows.jsonl" in str(caught.value)
 
 
-# A network of three points, in processes of their own, in which most of the time goes into compiling.
+# A sweep over three points, for separate processes, in which compilation takes most of the time.
 SMALL = """
 import os, signal, sys
 import jax
@@ -343,7 +289,7 @@ def table(folder):
     return records.Table(folder, {"of": "a test"})
 """
 
-# Children, forked before jax has a thread: each is killed in the place of its write number so many to the folder.
+# Children, forked before jax starts threads; each is killed at the write with its number.
 KILLED = """
 replace, (folder, *deadlines) = os.replace, sys.argv[1:]
 
@@ -373,7 +319,7 @@ jax.distributed.initialize(f"localhost:{port}", 2, int(process))
 assert len(jax.devices()) == 2
 kept = table(folder) if process == "0" else None
 first = run(kept)
-assert run(kept) == first  # process 1, too, has rows of the table that it has not
+assert run(kept) == first  # process 1 gets the rows as well, although it has no table
 if process == "1":
     print(json.dumps(first))
 """
@@ -382,21 +328,21 @@ if process == "1":
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-c", SMALL + code, *map(str, arguments)]
     flags = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     return subprocess.Popen(command, cwd=root, env=os.environ | flags, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> str:
-    """The rows of a sweep in a process of its own, which nobody killed."""
+    """The rows of an uninterrupted sweep in another process."""
     folder = tmp_path_factory.mktemp("whole")
     python(WHOLE, folder).communicate()
     return (folder / "rows.jsonl").read_text()
 
 
 @pytest.mark.slow
-def test_a_sweep_that_is_killed_again_and_again_ends_with_the_same_bytes(whole, tmp_path):
-    # Writes are config and provenance, then clock and rows of every cell: killed with one cell, then with two of them.
+def test_a_sweep_that_is_killed_repeatedly_ends_with_the_same_bytes(whole, tmp_path):
+    # Writes are config and provenance, then times and rows of every cell: it is killed after one cell, then after two.
     killed = python(KILLED, tmp_path, 5, 1, 99)
     assert killed.communicate()[0].split() == [str(-signal.SIGKILL)] * 2 + ["0"]
     assert (tmp_path / "rows.jsonl").read_text() == whole
@@ -433,89 +379,6 @@ def test_devices_do_not_communicate():
     assert re.findall(r"all-reduce|all-gather|all-to-all|collective-\w+|reduce-scatter|send|recv", text) == []
 
 
-# --- starvation ----------------------------------------------------------------------------------------------------
-
-
-def starvation(width: int, depth: int, penalty: str = "ridge", **options) -> sweeps.Starvation:
-    sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10)
-    with jax.enable_x64(True):
-        return sweeps.starvation(sweep, sweeps.Cell(width, depth, penalty, 2.0), TRAIN, **options)
-
-
-def missed(found: sweeps.Starvation) -> float:
-    assert found.converged.all()
-    assert found.predicted.shape == found.measured.shape == (2, 3, 3)
-    return float(np.linalg.norm(found.measured - found.predicted) / np.linalg.norm(found.predicted))
-
-
-def test_starvation_in_a_linear_model_is_the_matrix_to_second_order_in_the_change():
-    changes = np.array([0.4, 0.2, 0.1])
-    errors = [missed(starvation(1, 0, change=change)) for change in changes]
-    assert errors[-1] < 1e-2
-    assert slope(changes, errors) == pytest.approx(2, abs=0.1)
-
-
-@pytest.mark.slow
-def test_the_wider_the_network_the_better_its_starvation_is_predicted():
-    narrow, wide = (missed(starvation(width, 1)) for width in (8, 512))
-    assert wide < 0.03 < 0.1 < narrow
-
-
-@pytest.mark.slow
-@jax.enable_x64(True)
-def test_in_mean_field_scaling_a_wide_network_starves_otherwise_than_predicted():
-    cell, found = sweeps.Cell(512, 1, "ridge", 2.0), {}
-    for scaling in ("ntk", "mean-field"):
-        sweep = dataclasses.replace(SWEEP, seeds=2, tolerance=1e-10, scaling=scaling)
-        found[scaling] = sweeps.starvation(sweep, cell, TRAIN)
-    np.testing.assert_array_equal(found["ntk"].predicted, found["mean-field"].predicted)
-    assert missed(found["ntk"]) < 0.03 < 0.1 < missed(found["mean-field"])
-
-
-@pytest.mark.slow
-def test_nothing_starves_under_spectral_decoupling():
-    found = starvation(6, 1, "sd")
-    assert found.converged.all()
-    np.testing.assert_array_equal(found.predicted, 0)
-    np.testing.assert_allclose(found.measured, 0, atol=1e-7)
-
-
-# --- bad input -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("widths", ()),
-        ("widths", 32),
-        ("widths", (32, 0)),
-        ("widths", (32, 32)),
-        ("widths", (1.5,)),
-        ("depths", (-1,)),
-        ("depths", ()),
-        ("seeds", 0),
-        ("seeds", True),
-        ("penalties", ()),
-        ("penalties", "sd"),
-        ("penalties", ("lasso",)),
-        ("strengths", (0.0,)),
-        ("strengths", (0.1, -1.0)),
-        ("strengths", (float("nan"),)),
-        ("strengths", ()),
-        ("activation", "gelu"),
-        ("tolerance", 0.0),
-        ("tolerance", float("inf")),
-        ("max_steps", 0),
-        ("seed", -1),
-        ("features", 0),
-        ("scaling", "standard"),
-    ],
-)
-def test_a_bad_field_is_named(field, value):
-    with pytest.raises(ValueError, match=rf"^{field}: expected .+, got "):
-        sweeps.Sweep(**{"widths": (4,), field: value})
-
-
 X, Y = TRAIN
 
 
@@ -535,24 +398,7 @@ def test_a_bad_argument_is_named(argument, arguments):
         run(**arguments)
 
 
-@pytest.mark.parametrize(
-    ("argument", "cell", "options"),
-    [
-        ("widths", sweeps.Cell(0, 1, "ridge", 1.0), {}),
-        ("penalties", sweeps.Cell(4, 1, "lasso", 1.0), {}),
-        ("strengths", sweeps.Cell(4, 1, "ridge", 0.0), {}),
-        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": 0}),
-        ("features", sweeps.Cell(4, 1, "ridge", 1.0), {"features": N + 1}),
-        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 0.0}),
-        ("change", sweeps.Cell(4, 1, "ridge", 1.0), {"change": 1.0}),
-    ],
-)
-def test_bad_input_to_starvation_is_named(argument, cell, options):
-    with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
-        sweeps.starvation(SWEEP, cell, TRAIN, **options)
-
-
-def test_a_tolerance_below_rounding_is_warned_of():
+def test_a_tolerance_below_rounding_warns():
     train, test = data(np.float32)
     with pytest.warns(UserWarning, match="tolerance 1e-07 is below what float32 holds"):
         sweeps.program(dataclasses.replace(SWEEP, tolerance=1e-7), 6, 1, train, test)

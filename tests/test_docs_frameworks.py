@@ -1,4 +1,4 @@
-"""The lines of docs/frameworks.md: whatever `apply_fn` of another framework goes into, it is as in flax.linen."""
+"""The lines of docs/frameworks.md: results with other frameworks equal those with flax.linen."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Linen(nn.Module):
 
 
 class Nnx(nnx.Module):
-    """With dropout, whose key and counter are no parameters."""
+    """A network with dropout, whose key and counter are not parameters."""
 
     def __init__(self, rngs):
         self.hidden, self.out = nnx.Linear(INPUTS, WIDTH, rngs=rngs), nnx.Linear(WIDTH, 1, rngs=rngs)
@@ -39,20 +39,20 @@ class Nnx(nnx.Module):
         return self.out(self.dropout(jnp.tanh(self.hidden(x))))[:, 0]
 
 
-def of_haiku(x):
+def haiku_model(x):
     return hk.Linear(1)(jnp.tanh(hk.Linear(WIDTH)(x)))[:, 0]
 
 
 MODELS = {
     "flax.nnx": lambda: Nnx(nnx.Rngs(0)),
     "Equinox": lambda: eqx.nn.MLP(INPUTS, "scalar", WIDTH, 1, jnp.tanh, key=jax.random.key(0)),
-    "Haiku": lambda: of_haiku,
+    "Haiku": lambda: haiku_model,
     "plain JAX": lambda: None,
 }
 
 
 def lines() -> dict[str, str]:
-    """What the page has for each framework."""
+    """The code on the page for each framework."""
     text = (Path(__file__).parents[1] / "docs" / "frameworks.md").read_text(encoding="utf-8")
     [block] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     return dict(part.split("\n", 1) for part in re.split(r"^# ", block, flags=re.MULTILINE) if part)
@@ -65,8 +65,8 @@ def problem() -> tuple[Any, Any, Any]:
     return jax.tree.map(lambda leaf: jnp.asarray(random.normal(size=leaf.shape)), like), jnp.asarray(x), jnp.asarray(y)
 
 
-def with_values_of(variables: Any, params: Any) -> Any:
-    """`params` with the values of the network in flax.linen: no two of its four leaves have the same shape."""
+def matching_params(variables: Any, params: Any) -> Any:
+    """`params` with the values of the flax.linen network, matched by shape: its four leaves have different shapes."""
     leaves = [leaf for value in jax.tree.leaves(variables) for leaf in (value, value.T)]
     leaves = leaves + [value.reshape(1, WIDTH) for value in leaves if value.shape == (WIDTH, 1)]
     found = {leaf.shape: leaf for leaf in leaves}
@@ -75,7 +75,7 @@ def with_values_of(variables: Any, params: Any) -> Any:
 
 @functools.partial(jax.jit, static_argnums=0)
 def network(apply_fn: Any, params: Any, x: Any, y: Any) -> dict[str, Any]:
-    """What is computed from a network."""
+    """Results computed from a network."""
     fitted = training.fit(apply_fn, params, x, y, Ridge(0.1), tolerance=1e-9)
     path = training.descend(apply_fn, params, x, y, SpectralDecoupling(0.1), step_size=0.01, steps=[0, 5])
     return {
@@ -90,7 +90,7 @@ def network(apply_fn: Any, params: Any, x: Any, y: Any) -> dict[str, Any]:
 
 @jax.jit
 def theory(kernel: Any, y: Any) -> dict[str, Any]:
-    """What is computed from its kernel."""
+    """Results computed from its kernel."""
     penalty, feats = Ridge(0.1), features.from_ntk(kernel, y)
     classes = multiclass.from_ntk(kernel[:, :, None, None] * jnp.eye(2), jnp.arange(N) % 2)
     return {
@@ -116,14 +116,14 @@ def expected():
 
 
 @pytest.mark.parametrize("framework", MODELS)
-def test_the_lines_of_the_readme_and_all_that_follows(framework, expected):
+def test_the_lines_of_the_page_and_all_results(framework, expected):
     with jax.enable_x64(True):
         variables, x, y = problem()
         given = {"eqx": eqx, "hk": hk, "jax": jax, "jnp": jnp, "nnx": nnx, "tangent": tangent}
         given |= {"model": MODELS[framework](), "x": x}
         exec(lines()[framework], given)
         assert given["kernel"].shape == (N, N)
-        apply_fn, params = given["apply_fn"], with_values_of(variables, given["params"])
+        apply_fn, params = given["apply_fn"], matching_params(variables, given["params"])
         found = chain(apply_fn, params, x, y)
     assert found["converged"]
     for name, value in expected.items():
@@ -132,7 +132,7 @@ def test_the_lines_of_the_readme_and_all_that_follows(framework, expected):
 
 
 def test_trained_parameters_go_back_into_the_model():
-    """`fit` gives the tree that it was given, in float32 as it was, also for examples in float64."""
+    """`fit` keeps the tree and its type float32, also for examples in float64."""
     with jax.enable_x64(True):
         _, x, y = problem()
         model = MODELS["flax.nnx"]()
