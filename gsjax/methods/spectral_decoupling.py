@@ -69,7 +69,7 @@ def spectral_decoupling(
         _check.not_negative("strength", strength)
     if switch is not None:
         _check.number("strength", strength, "(0, inf)")
-        _check.require(loss_scale == 1.0, "loss_scale", "no value if switch is given, which sets it", loss_scale)
+        _check.require(loss_scale == 1.0, "loss_scale", "none if switch is given, which sets it", loss_scale)
         schedule = published_schedule(strength / 2, switch)  # pyright: ignore[reportOperatorIssue]
         strength, loss_scale = schedule["strength"], schedule["loss_scale"]
     _check.finite("target", target)
