@@ -1,25 +1,26 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
-The rooms, in the order in which data flows through them: `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`; and
-`files`, `pages`, `progress` and `statistics`, which all of them can use. `import gsjax` makes all of them attributes,
-and imports each when it is first used: `gsjax.tangent.ntk` works at once, and matplotlib is imported with
-`gsjax.plotting` alone.
+The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps` and `plotting`.
+All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
+imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
-What every function takes, or refuses with a `ValueError` that names the argument:
+All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 
-- `apply_fn(params, x)`: a pure function, such as the `apply` of a flax.linen module. Its outputs are `(n,)` where there
-  is one. `nn.Dense(1)` gives `(n, 1)`: write `apply_fn=lambda params, x: network.apply(params, x)[:, 0]`, or end the
-  module's `__call__` with `return f[:, 0]`. Only `tangent.ntk`, `ntrf` and `ntk_operator` take `(n, 1)` as it is, and
-  keep k = 1 in their shapes. The logits of k > 1 classes, `(n, k)`, are for `multiclass`, `methods` and `probes`.
-- `params`: a tree of floating point arrays, all of which is differentiated or trained. Of flax variables that is the
-  collection "params", and a dict with that key beside others that are no collections of flax is refused. An Equinox
-  model is split by `eqx.partition(model, eqx.is_inexact_array)`, a module of nnx by `nnx.split(model, nnx.Param, ...)`,
-  as docs/frameworks.md shows: what is closed over by `apply_fn` stays as it is. Leaves that cannot be differentiated
-  (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are, they have no column in
-  `tangent.ntrf`, and training returns them unchanged. Complex numbers and what holds no numbers are refused.
-- Whole numbers are those of Python, NumPy and jax; 3.0 and True are none. Real numbers are whole or floating point ones
-  of the same three; True, None, strings and complex numbers are none.
+- `apply_fn(params, x)` is a pure function, such as the `apply` of a flax.linen module. The outputs of a network with
+  one output are `(n,)`. `nn.Dense(1)` returns `(n, 1)`; write
+  `apply_fn=lambda params, x: network.apply(params, x)[:, 0]`, or end the module's `__call__` with `return f[:, 0]`.
+  Only `tangent.ntk`, `ntrf` and `ntk_operator` accept `(n, 1)`, and keep k = 1 in their shapes. The logits of k > 1
+  classes, `(n, k)`, are for `multiclass`, `methods` and `probes`.
+- `params` is a tree of floating point arrays, all of which are differentiated or trained. For flax variables this is
+  the collection "params". A dict with the key "params" and other keys that are not flax collections is rejected. Split
+  an Equinox model by `eqx.partition(model, eqx.is_inexact_array)` and an nnx module by
+  `nnx.split(model, nnx.Param, ...)`, as shown in docs/frameworks.md. Whatever `apply_fn` closes over stays constant.
+  Leaves that cannot be differentiated (whole numbers, bools, typed PRNG keys) are not parameters: they are passed to
+  `apply_fn` unchanged, have no column in `tangent.ntrf`, and are returned unchanged by training. Complex numbers and
+  leaves that are not numeric are rejected.
+- Whole numbers are those of Python, NumPy and JAX, but not 3.0 or True. Real numbers are whole or floating point
+  numbers of the same three libraries, but not True, None, strings or complex numbers.
 """
 
 from __future__ import annotations
@@ -77,12 +78,12 @@ __all__ = [
     "training",
 ]
 
-# What is found in a room under its own name; all other names are rooms.
+# The modules of the names that are not modules themselves.
 _HOMES = {"Ridge": "objectives", "SpectralDecoupling": "objectives"}
 
 
 def __getattr__(name: str) -> Any:
-    """A room, or a name from one, imported on first use (PEP 562)."""
+    """A module, or a name from one, imported on first use (PEP 562)."""
     if name == "__version__":
         value = _version()
     elif name not in __all__:
@@ -100,8 +101,8 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
-    """That of the installed package, which pyproject.toml alone states; a checkout need not be installed."""
-    from importlib import metadata  # which takes longer to import than all of this module
+    """The version of the installed package, stated only in pyproject.toml; a checkout need not be installed."""
+    from importlib import metadata  # imported here because it takes longer than the rest of this module
 
     try:
         return metadata.version(__name__)

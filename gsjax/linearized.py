@@ -1,4 +1,4 @@
-"""The primal gradient flow of the linearised network, on the time axis of training, and the dual beside it."""
+"""The primal gradient flow of the linearised network, on the time axis of training, and its dual flow."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["Courses", "Flow", "Trajectories", "courses", "flow", "trajectories"]
 
 
 class Flow(NamedTuple):
-    """The path of training in the linearised network.
+    """The trajectory of training in the linearised network.
 
-    `times (T,)`, centred outputs `logits (T, n)`, `response (T, r)`, and `converged`: the integrator reached the
-    last time within its tolerances. Where it did not, the times that it missed hold NaN.
+    The centred outputs `logits (T, n)` and `response (T, r)` are at `times (T,)`. `converged` tells whether the
+    integrator reached the last time within its tolerances; values at times that it did not reach are NaN.
     """
 
     times: Float[Array, " T"]
@@ -39,17 +39,19 @@ def flow(
 ) -> Flow:
     """Gradient flow `dtheta/dt = -learning_rate dL/dtheta` of Eq. 5 or 17 for `yhat = Phi_0 theta`, from theta = 0.
 
-    With `phi = V^T theta (r,)` and `alpha = sigma(-m)`, `m = U S phi`, the flow stays among the features: ridge
-    gives `dphi/dt = S U^T alpha - lambda phi`, spectral decoupling `dphi/dt = S U^T (alpha - L (m - Y t))`. L sums
-    over the examples (module `objectives`), so k steps of gradient descent with step size h on that sum approximate
-    time `k h`. Integrated by Kvaerno's implicit 5/4 method, in the responses `z = S phi`. Local errors are held to
-    `sqrt(eps)` of z_j, plus the same of the size it may have: `s_j^2 / (lambda + s_j^2)` under ridge, and under
-    spectral decoupling `(1 + max L |t|) / (1 + max L)`. So weak features and strong penalties lose no digits.
-    Where rounding exceeds that and sets the steps, as in float32 under spectral decoupling of 1e6, the steps run out
-    and `converged` is false.
+    With `phi = V^T theta (r,)`, `m = U S phi` and `alpha = sigma(-m)`, the flow depends only on the features. Ridge
+    gives `dphi/dt = S U^T alpha - lambda phi`. Spectral decoupling with strengths L and targets t gives
+    `dphi/dt = S U^T (alpha - L (m - Y t))`. The objective is a sum over the examples (module `objectives`), so k steps
+    of gradient descent with step size h on that sum approximate time `k h`.
 
-    Every one of `times` is stepped to, so that T of them take T steps or more; 4,096 + 8 T are allowed. Where they do
-    not suffice, or `times` that are traced do not increase, `converged` is false.
+    The flow is integrated by Kvaerno's implicit 5/4 method, in the responses `z = S phi`. The tolerance of local errors
+    is `sqrt(eps)` times the sum of |z_j| and its possible size, which is `s_j^2 / (lambda + s_j^2)` under ridge and
+    `(1 + max L |t|) / (1 + max L)` under spectral decoupling. Weak features and strong penalties therefore stay
+    accurate. If rounding exceeds this tolerance, as in float32 under spectral decoupling of strength 1e6, the steps run
+    out and `converged` is false.
+
+    The integrator steps to every one of the T `times`, so it takes at least T steps; 4,096 + 8 T are allowed. If they
+    do not suffice, or if traced `times` do not increase, `converged` is false.
 
     Raises:
         ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; a
@@ -72,11 +74,11 @@ def flow(
 
 
 class Trajectories(NamedTuple):
-    """Responses of two coupled features (Eq. 15) over time, on a grid; `s_2^2 = 1`.
+    """Responses of two coupled features (Eq. 15) over time, on a grid with `s_2^2 = 1`.
 
-    The axes `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)` and `times (T,)`; `primal (R, D, T, 2)`, the course of training;
-    `dual (R, D, T, 2)`, the ascent of the dual from `alpha = 1e-8`; the `equilibrium (R, D, 2)` of both; and whether
-    all three were computed, `converged (R, D)`. All with the signs of Eq. 15.
+    The axes are `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)` and `times (T,)`. `primal (R, D, T, 2)` is the trajectory of
+    training, `dual (R, D, T, 2)` the ascent of the dual from `alpha = 1e-8`, and `equilibrium (R, D, 2)` the common
+    optimum. `converged (R, D)` tells whether all three converged. Responses have the signs of Eq. 15.
     """
 
     ratio: Float[Array, " R"]
@@ -91,13 +93,14 @@ class Trajectories(NamedTuple):
 def trajectories(
     ratio: Float[Array, " R"], delta: Float[Array, " D"], penalty: Penalty, *, times: Float[Array, " T"]
 ) -> Trajectories:
-    """How two features are learned, at all of `ratio (R,)` x `delta (D,)`: the primal `flow` and `dual.integrate`.
+    """The primal `flow` and `dual.integrate` for two features, on the grid `ratio (R,)` x `delta (D,)`.
 
-    Features as in `starvation.phase_diagram`, learning rates of one. Only the primal flow is on the time axis of
-    training: the dual shares its optimum, and has a clock of its own.
+    Features are those of `starvation.phase_diagram`, and learning rates are one. Only the primal flow is on the time
+    axis of training. The dual flow has the same optimum but its own time axis.
 
     Raises:
-        ValueError: an axis that is not one of finite numbers, `ratio <= 0`, `|delta| >= 1`, and what `flow` raises.
+        ValueError: an axis that is not one-dimensional and finite, `ratio <= 0`, `|delta| >= 1`, and the errors of
+            `flow`.
 
     >>> from gsjax.objectives import Ridge
     >>> found = trajectories([1.0, 4.0], [0.5], Ridge(0.1), times=jnp.array([0.0, 1e3]))
@@ -121,7 +124,8 @@ def trajectories(
 
 def _trajectories(ratio: Array, delta: Array, penalty: Penalty, times: Array) -> tuple[Array, Array, Array, Array]:
     def one(point: tuple[Array, Array]) -> tuple[Array, Array, Array, Array]:
-        feats = planar(point[1], jnp.stack([point[0], jnp.ones_like(point[0])]))
+        ratio, delta = point
+        feats = planar(delta, jnp.stack([ratio, jnp.ones_like(ratio)]))
         primal, ascent = flow(feats, penalty, times=times), integrate(feats, penalty, times=times)
         end = equilibrium(feats, penalty)
         return primal.response, ascent.response, end.response, primal.converged & ascent.converged & end.converged

@@ -1,13 +1,13 @@
 """Features, equilibrium and starvation for softmax cross-entropy with k classes.
 
-The loss of one example with label c is `log sum_j exp(f_j) - f_c = max over p in the simplex of H(p) + (p -
-e_c).f`, tight at `p = softmax(f)`: the analogue of Eq. 6. With `a = e_c - p` in place of `alpha`, all n k outputs
-stacked, `Phi = U S V^T` `(n k, m)`, and ridge strength lambda, the dual of Eq. 8 and the responses of Eq. 11 become
+The loss of one example with label c is `log sum_j exp(f_j) - f_c = max over p in the simplex of H(p) + (p - e_c).f`,
+with equality at `p = softmax(f)`; this is the analogue of Eq. 6. Let `a = e_c - p` take the place of `alpha`, stack all
+n k outputs, and let `Phi = U S V^T` be `(n k, m)`. With ridge strength lambda, the dual of Eq. 8 and the responses of
+Eq. 11 become
 
     max over p of  1.H(p) - |Phi^T a|^2 / (2 lambda),      z* = S V^T theta* = (1 / lambda) S^2 U^T a*.
 
-Labels enter through `a`, not through the features. Two classes whose logits are `(-f/2, f/2)` give back the binary
-case.
+Labels enter through `a`, not through the features. Two classes with logits `(-f/2, f/2)` give the binary case.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class _Fields(NamedTuple):
 
 
 class Features(_Fields):
-    """Tangent features of a network with k outputs: a named tuple.
+    """Tangent features of a network with k outputs, a named tuple.
 
-    The decomposition `Phi = U S V^T` of all `n k` outputs: `u (n k, r)` with rows ordered by example, then class; `s
-    (r,)`; `vt (r, m)` or None; `labels (n,)`; and `rank`, the number of features that carry strength. `origin` as in
-    `gsjax.features.Features`.
+    They are the decomposition `Phi = U S V^T` of all `n k` outputs: `u (n k, r)`, with rows ordered by example, then
+    class; `s (r,)`; and `vt (r, m)` or None. `labels (n,)` are class indices, and `rank` is the number of features of
+    nonzero strength. `origin` is as in `gsjax.features.Features`.
     """
 
     origin: binary.Origin | None = None
@@ -58,10 +58,11 @@ class Features(_Fields):
 
 
 class Equilibrium(NamedTuple):
-    """The optimum of training, with the solver's own account of it.
+    """The optimum of training, with diagnostics of the solver.
 
-    `logits (n, k)`, `response = U^T logits (r,)`, `residual` (the max-norm of `f - Phi
-    Phi^T a / lambda` over 1 + the max-norm of its second term), Newton `iterations`, and `converged`.
+    `logits (n, k)` are the centred outputs, and `response (r,)` is `U^T logits`. `residual` is the max-norm of
+    `f - Phi Phi^T a / lambda`, divided by 1 + the max-norm of its second term. `iterations` counts Newton iterations,
+    and `converged` is as in `dual.Equilibrium`.
     """
 
     logits: Float[Array, "n k"]
@@ -114,12 +115,13 @@ def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol
 def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = None) -> Equilibrium:
     """The optimum of `sum_i cross-entropy_i + penalty` for the linearised network; see `dual.equilibrium`.
 
-    `Ridge` acts on the parameters' distance from initialisation, `SpectralDecoupling` on all `n k` centred outputs (its
-    arrays, if any, have `n k` entries, ordered as the rows of `feats.u`). Works under `jit`, `vmap` and `grad`.
+    `Ridge` acts on the parameters' distance from initialisation. `SpectralDecoupling` acts on all `n k` centred
+    outputs; its arrays, if any, have `n k` entries in the order of the rows of `feats.u`. The function works under
+    `jit`, `vmap` and `grad`.
 
     Raises:
-        ValueError: features that are not of several classes, an unknown `penalty`, arrays of the wrong length, or a
-            `tolerance` that is not positive.
+        ValueError: features that are not `gsjax.multiclass.Features`, an unknown `penalty`, arrays of the wrong
+            length, or a `tolerance` that is not positive.
 
     >>> feats = from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
     >>> [f"{logit:+.3f}" for logit in equilibrium(feats, Ridge(1.0)).logits.ravel()]
@@ -151,7 +153,7 @@ def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = 
 def starvation_matrix(feats: Features, penalty: Penalty, *, oriented: bool = True) -> Float[Array, "r r"]:
     """The starvation matrix `(r, r)`, `d z_j* / d(s_i^2)` at entry `[j, i]`.
 
-    By the closed form of `starvation.matrix`, with `diag(p) - p p^T` for D and `a*` for `alpha*`.
+    It has the closed form of `starvation.matrix`, with `diag(p) - p p^T` for D and `a*` for `alpha*`.
 
     Raises:
         ValueError: an unknown `penalty`, or arrays of the wrong length.
@@ -178,22 +180,22 @@ def _probabilities(outputs, classes):
 
 
 def _residuals(probabilities: Float[Array, "n k"], one_hot: Float[Array, "n k"]) -> Float[Array, "n k"]:
-    """`e_c - p`, where `1 - p_c` is the sum of the others: they have their digits also where p_c is nearly one."""
-    others = probabilities * (1 - one_hot)
-    return one_hot * others.sum(axis=1, keepdims=True) - others
+    """`e_c - p`, with `1 - p_c` computed as the sum of the other probabilities, which is accurate for p_c near one."""
+    rest = probabilities * (1 - one_hot)
+    return one_hot * rest.sum(axis=1, keepdims=True) - rest
 
 
 def _gram(probabilities: Float[Array, "n k"], basis: Float[Array, "nk r"]) -> Float[Array, "r r"]:
-    """`B^T W B` with one block `diag(p) - p p^T` an example, the covariance of the rows of B under p."""
+    """`B^T W B`, where W has one block `diag(p) - p p^T` per example, the covariance of the rows of B under p."""
     rows = basis.reshape(*probabilities.shape, -1)
     means = jnp.einsum("nk,nkr->nr", probabilities, rows)
-    # Centred first: the difference of the two moments would lose what is left where one class has nearly all of p.
-    apart = (rows - means[:, None]).reshape(basis.shape)
-    return apart.T @ (probabilities.reshape(-1, 1) * apart)
+    # Rows are centred first, because the difference of the two moments cancels if one class has nearly all of p.
+    centred = (rows - means[:, None]).reshape(basis.shape)
+    return centred.T @ (probabilities.reshape(-1, 1) * centred)
 
 
 def _bound(probabilities: Float[Array, "n k"], a: Float[Array, " nk"]) -> Float[Array, " nk"]:
-    """At least `|W| a`, for `a >= 0` and `W` of `_gram`."""
+    """An upper bound on `|W| a` for `a >= 0`, with the W of `_gram`."""
     weighted = probabilities * a.reshape(probabilities.shape)
     return (weighted + probabilities * weighted.sum(axis=1, keepdims=True)).ravel()
 

@@ -1,8 +1,8 @@
-"""Margin losses and penalties, in the one convention of the library: sums over examples, and `strength / 2`.
+"""Margin losses and penalties in the convention of the library: sums over examples, and `strength / 2`.
 
-The training objective is `sum_i log(1 + exp(-y_i yhat_i)) + penalty` with outputs `yhat` and parameters `theta`
-both centred at their values at initialisation (Eqs. 3, 5 and 17 of Pezeshki et al., 2021). Published recipes that
-take means, or leave out the 1/2, are converted by the experiment that follows them.
+The training objective is `sum_i log(1 + exp(-y_i yhat_i)) + penalty`. Outputs `yhat` and parameters `theta` are both
+centred at their values at initialisation (Eqs. 3, 5 and 17 of Pezeshki et al., 2021). Some published recipes take means
+or omit the 1/2; the experiments that follow them convert the strengths.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ class Ridge:
 
 @dataclass(frozen=True)
 class SpectralDecoupling:
-    """The penalty `sum_i (strength_i / 2) (yhat_i - target_i)^2` of Eq. 17, on outputs and not on margins.
+    """The penalty `sum_i (strength_i / 2) (yhat_i - target_i)^2` of Eq. 17, on outputs, not on margins.
 
-    `strength` and `target` are scalars or `(n,)`; a target that depends on the class gives the variant used on
-    CelebA. With target 0 the labels do not enter.
+    `strength` and `target` are scalars or `(n,)`. A target that depends on the class gives the variant for CelebA. With
+    target 0 the penalty does not depend on the labels.
 
     Raises:
-        ValueError: a `strength` is not finite and positive, or a `target` not finite.
+        ValueError: a `strength` that is not finite and positive, or a `target` that is not finite.
 
     >>> float(penalty_value(SpectralDecoupling(0.5), jnp.array([7.0]), jnp.array([2.0, -2.0])))
     2.0
@@ -71,10 +71,10 @@ Penalties = Penalty | tuple[Penalty, ...]  # a tuple stands for the sum; the the
 
 
 def _register(cls: type) -> None:
-    """Makes a penalty a pytree of its fields.
+    """Registers a penalty as a pytree of its fields.
 
-    Transformations rebuild it around leaves that are no numbers (None, sharding specs, ...), which therefore do not go
-    through the constructor and its checks, as they would with `jax.tree_util.register_dataclass`.
+    JAX transformations rebuild penalties with leaves that are not numbers (None, sharding specs, ...). Unlike
+    `jax.tree_util.register_dataclass`, this registration does not pass such leaves to the constructor and its checks.
     """
     names = tuple(field.name for field in fields(cls))
 
@@ -98,12 +98,12 @@ _register(SpectralDecoupling)
 
 
 def penalty_value(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"]) -> Float[Array, ""]:
-    """The penalty's value at centred parameters `theta` (any pytree) and centred outputs `logits (n,)`.
+    """The value of a penalty at centred parameters `theta` (any pytree) and centred outputs `logits (n,)`.
 
-    Of a tuple of penalties, the sum of their values.
+    The value of a tuple of penalties is the sum of their values.
 
     Raises:
-        ValueError: `penalty` is neither `Ridge` nor `SpectralDecoupling` nor a tuple of them, or its arrays do not
+        ValueError: `penalty` is neither `Ridge` nor `SpectralDecoupling` nor a tuple of them, or has arrays that do not
             have `n` entries.
 
     >>> float(penalty_value((Ridge(0.5), SpectralDecoupling(1.0)), jnp.array([2.0]), jnp.array([2.0, -2.0])))
@@ -122,7 +122,7 @@ def per_example(penalty: Penalty, n: int, dtype) -> tuple[Float[Array, " n"], Fl
     """Strengths and targets `(n,)` of a spectral decoupling penalty.
 
     Raises:
-        ValueError: `penalty` is not known, or one of its arrays is neither a scalar nor `(n,)`.
+        ValueError: `penalty` is not a `SpectralDecoupling`, or one of its arrays is neither a scalar nor `(n,)`.
     """
     n = _check.whole("n", n, least=1)
     if not isinstance(penalty, SpectralDecoupling):
@@ -149,7 +149,7 @@ def logistic_loss(margins: Float[Array, " n"]) -> Float[Array, ""]:
 def objective(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:
     """The training objective of Eq. 5 or 17 at centred parameters and outputs: a sum over examples, in nats.
 
-    With a tuple of penalties, the loss plus all of them.
+    A tuple of penalties adds all of them to the loss.
 
     >>> round(float(objective(Ridge(1.0), jnp.zeros(3), jnp.zeros(2), jnp.ones(2))), 4)
     1.3863

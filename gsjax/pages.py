@@ -1,11 +1,11 @@
-"""Pages of HTML that need no other file: text is escaped unless it was made here.
+"""Self-contained HTML pages with safe escaping.
 
-A page is a tree of calls. Every string among the children of an element is text, and is escaped, unless it is `Html`,
-which only the functions of this module make. Tags and attributes are those of a short list, without scripts, styles and
-what loads other files, so no content can become code or a request.
+A page is a tree of calls. Every string among the children of an element is text and is escaped, unless it is `Html`,
+which only the functions of this module create. The allowed tags and attributes exclude scripts, styles and external
+files, so content cannot become code or a request.
 
-The style is one for all pages: light or dark as the system of the reader has it, and readable from 375 to 1280 pixels.
-Tables and figures that are wider than the window scroll in a box of their own, which the keyboard reaches.
+All pages share one style. It follows the light or dark scheme of the reader's system, and is readable from 375 to 1280
+pixels. Tables and figures wider than the window scroll in their own box, which can be reached with the keyboard.
 """
 
 from __future__ import annotations
@@ -82,10 +82,10 @@ _LINK = re.compile(r"#|https://")
 _IMAGE = "data:image/png;base64,"
 _DOTS = 160  # per inch, in the figures of `gsjax.plotting`
 _SHOWN = 100  # pixels per inch on the page
-_LONG = 100  # characters; longer text takes a column that is wide enough to read it
+_LONG = 100  # characters; longer text gets a wide column
 _WIDE = 640  # pixels; a wider figure scrolls rather than shrinks below this width
 
-# Every colour is a variable, so that the two schemes differ in nothing else.
+# Every colour is a variable, so that the two schemes differ only in these variables.
 _STYLE = """
 :root { color-scheme: light dark;
   --ink: #1b1f24; --paper: #ffffff; --soft: #5b6470; --rule: #d9dee4; --good: #00664b; --bad: #a63c00;
@@ -154,9 +154,9 @@ pre { font-size: .75rem; line-height: 1.4; background: var(--tint); padding: .7r
 
 
 class Html(str):
-    """HTML as it stands in a page; any other string is text.
+    """HTML for a page; any other string is text.
 
-    What is put together from it by `+`, `%`, `format` or an f-string is text again, so nothing is marked by accident.
+    Combining it by `+`, `%`, `format` or an f-string gives text again, so nothing becomes HTML by accident.
     """
 
     __slots__ = ()
@@ -170,7 +170,7 @@ Child: TypeAlias = "str | Iterable[Child] | None"
 
 
 def _escape(text: str) -> str:
-    """`text` as HTML shows it; what is not Unicode, such as half of a pair of surrogates, by its code."""
+    """`text` escaped for HTML; characters that are not valid Unicode, such as single surrogates, by their codes."""
     text = text.encode(errors="backslashreplace").decode()
     return html.escape(re.sub(r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text))
 
@@ -191,13 +191,13 @@ def element(tag: str, *children: Child, **attributes: str | int | None) -> Html:
     """An element with its children and attributes.
 
     Args:
-        tag: its name.
-        children: text, which is escaped; `Html`, as it is; sequences of both; None, which is nothing.
-        attributes: by their names, `class_` for `class` and `aria_label` for `aria-label`; None is left out. Links go
-            to places on the page or to https addresses, images are those of `figure`.
+        tag: the name of the tag.
+        children: text, which is escaped; `Html`, which is kept; sequences of both; or None, which is ignored.
+        attributes: attributes by name, with `class_` for `class` and `aria_label` for `aria-label`; None is left out.
+            Links must go to places on the page or to https addresses. Images must be embedded, as by `figure`.
 
     Raises:
-        ValueError: a tag, an attribute, a link or an image that pages do not have; children where the tag has none.
+        ValueError: a tag, attribute, link or image that is not allowed; children of a tag that cannot have any.
 
     >>> element("p", "1 < 2, ", element("strong", "always"), class_="soft")
     '<p class="soft">1 &lt; 2, <strong>always</strong></p>'
@@ -222,7 +222,7 @@ def element(tag: str, *children: Child, **attributes: str | int | None) -> Html:
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A float to so many significant digits, a truth value in words, nothing for None, anything else as it is.
+    """A float to `digits` significant digits, a bool as yes or no, None as an empty string, anything else by `str`.
 
     >>> number(1 / 3), number(2e-16), number(True), number("below 1"), number(float("nan"))
     ('0.3333', '2e-16', 'yes', 'below 1', 'nan')
@@ -235,7 +235,7 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def typeset(value: Any) -> Html:
-    """`number(value)` with signs and powers as they are printed.
+    """`number(value)` with typographic minus signs and powers of ten.
 
     >>> typeset("-2.5e-05")
     '<span class="number">−2.5 × 10<sup>−5</sup></span>'
@@ -246,11 +246,11 @@ def typeset(value: Any) -> Html:
 
 
 def value(content: Any, label: str = "table") -> Html:
-    """A value of JSON: numbers typeset, mappings as `facts`, lists of mappings as tables, text as it is.
+    """A JSON value: numbers are typeset, mappings become `facts`, lists of mappings become tables, text is kept.
 
     Args:
-        content: NaN and the infinities may be among its numbers, and are shown.
-        label: what the tables are called for those who do not see them.
+        content: the value; NaN and infinities are allowed and shown.
+        label: the label of tables for screen readers.
     """
     if isinstance(content, Mapping):
         return facts(content)
@@ -258,16 +258,16 @@ def value(content: Any, label: str = "table") -> Html:
         columns = list(dict.fromkeys(key for row in content for key in row))
         rows = [[value(row.get(column, "")) for column in columns] for row in content]
         return table(columns, rows, label=label, head_column=False)
-    if isinstance(content, list):  # a matrix has its rows on lines of their own
-        between = "<br>" if any(isinstance(entry, list) for entry in content) else ", "
-        return Html(between.join(value(entry) for entry in content))
+    if isinstance(content, list):  # a matrix has one line per row
+        separator = "<br>" if any(isinstance(entry, list) for entry in content) else ", "
+        return Html(separator.join(value(entry) for entry in content))
     if isinstance(content, str) and "\n" in content:
         return element("pre", content)
     return typeset(content)
 
 
 def facts(content: Mapping[str, Any]) -> Html:
-    """Names and values, each `Html` or a value of JSON."""
+    """A list of names with their values, each `Html` or a JSON value."""
     entries = (
         (str(key), entry if isinstance(entry, Html) else value(entry, str(key))) for key, entry in content.items()
     )
@@ -282,14 +282,14 @@ def table(
     right: Iterable[int] = (),
     head_column: bool = True,
 ) -> Html:
-    """A table in a box that scrolls where the table is too wide.
+    """A table in a box that scrolls if the table is too wide.
 
     Args:
-        head: of the columns.
-        rows: of cells, text or `Html`.
-        label: what it is called for those who do not see it.
-        right: the columns whose cells stand on the right.
-        head_column: whether the first cell of a row names it.
+        head: the column headings.
+        rows: rows of cells, text or `Html`.
+        label: the label of the table for screen readers.
+        right: the indices of right-aligned columns.
+        head_column: whether the first cell of a row is its heading.
     """
     sides = dict.fromkeys(right, "right")
 
@@ -307,10 +307,10 @@ def table(
 
 
 def figure(image: bytes, alt: str, caption: Child = None) -> Html:
-    """A figure, from the bytes of its PNG file; `alt` says what it shows to those who do not see it.
+    """A figure from the bytes of a PNG file; `alt` describes it for screen readers.
 
     Raises:
-        ValueError: `image` is not a whole PNG file, or `alt` is empty.
+        ValueError: `image` is not a complete PNG file, or `alt` is empty.
     """
     width, height = (pixels * _SHOWN // _DOTS for pixels in check_png(image))
     if not alt.strip():
@@ -324,36 +324,36 @@ def figure(image: bytes, alt: str, caption: Child = None) -> Html:
 
 
 def check_png(image: bytes) -> tuple[int, int]:
-    """Width and height in pixels of a PNG file that is whole, by the checksums of all its chunks.
+    """Width and height in pixels of a PNG file, after comparing the checksums of all its chunks.
 
     Raises:
-        ValueError: it is not.
+        ValueError: the file is not a PNG file, or is not complete.
     """
     if image[:8] != b"\x89PNG\r\n\x1a\n" or image[12:16] != b"IHDR":
         raise ValueError("no PNG file")
-    at, kind = 8, b""
+    offset, kind = 8, b""
     while kind != b"IEND":
-        size, kind = int.from_bytes(image[at : at + 4]), image[at + 4 : at + 8]
-        end = at + 8 + size
-        if len(image) < end + 4 or zlib.crc32(image[at + 4 : end]) != int.from_bytes(image[end : end + 4]):
-            raise ValueError(f"no whole PNG file: it is cut off or changed from byte {at} on")
-        at = end + 4
+        size, kind = int.from_bytes(image[offset : offset + 4]), image[offset + 4 : offset + 8]
+        end = offset + 8 + size
+        if len(image) < end + 4 or zlib.crc32(image[offset + 4 : end]) != int.from_bytes(image[end : end + 4]):
+            raise ValueError(f"no whole PNG file: it is cut off or changed from byte {offset} on")
+        offset = end + 4
     return int.from_bytes(image[16:20]), int.from_bytes(image[20:24])
 
 
 def badge(text: str, good: bool | None = None) -> Html:
-    """A verdict in a word or two, with a mark beside its colour; neither if `good` is None."""
+    """A short verdict with a mark and a colour, or with neither if `good` is None."""
     mark, kind = {True: ("✓ ", "good"), False: ("✗ ", "bad"), None: ("", "soft")}[good]
     return element("span", mark, text, class_=f"badge {kind}")
 
 
 def fold(title: str, *children: Child) -> Html:
-    """What is shown when the reader asks for it, under its title."""
+    """Content that is hidden until the reader opens it, under a title."""
     return element("details", element("summary", title), *children)
 
 
 def page(title: str, *children: Child) -> str:
-    """A whole page; `title` is that of the window and the first heading.
+    """A complete page; `title` is the title of the window and the first heading.
 
     >>> print(page("Two", "1 + 1"))
     <!DOCTYPE html>

@@ -1,14 +1,14 @@
-"""Intervals over seeds, tests of what they show, and the slope of an error in the size that should make it vanish.
+"""Confidence intervals over seeds, tests, and slopes of errors on logarithmic axes.
 
-Means over seeds have the interval of *Student's t*. It is exact for normal numbers at any count; for the few seeds that
-training can afford nothing weaker is honest: a percentile bootstrap cannot reach beyond the seeds, so that 3 of them
-cover 75% and 4 of them 88% where 95% is promised. Paired differences are given as such, one number per seed.
+Means over seeds have the interval of *Student's t*, which is exact for normal numbers at any number of seeds. A
+percentile bootstrap cannot reach beyond the seeds: with 3 seeds its nominal 95% interval covers 75%, and with 4 seeds
+88%. For paired comparisons, pass the differences, one number per seed.
 
-`within` is the p-value of a mean that should lie between two bounds, and `holm` corrects several p-values for having
-been looked at together. What is no mean of numbers per seed, such as the margin of an averaged network, has the
-*expanded* percentile bootstrap of Hesterberg, "What Teachers Should Know About the Bootstrap" (The American
-Statistician 69(4), 2015): whole seeds are resampled, and the percentiles are moved outwards from alpha/2 to
-Phi(t_{alpha/2, n-1} sqrt(n/(n-1))). On normal data such 95% intervals of 5, 8 and 10 seeds cover 92, 94 and 95%.
+`within` is the p-value for a mean between two bounds, and `holm` corrects p-values for multiple tests. Statistics that
+are not means of one number per seed, such as the margin of an averaged network, have the *expanded* percentile
+bootstrap of Hesterberg, "What Teachers Should Know About the Bootstrap" (The American Statistician 69(4), 2015). It
+resamples whole seeds, and moves the percentiles outwards from alpha/2 to Phi(t_{alpha/2, n-1} sqrt(n/(n-1))). On normal
+data, 95% intervals from 5, 8 and 10 seeds cover 92, 94 and 95%.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Interval", "Slope", "bootstrap", "holm", "loglog_slope", "mean", "wi
 
 
 class Interval(NamedTuple):
-    """An estimate and its confidence interval, three arrays of one shape."""
+    """An estimate and its confidence interval: three arrays of the same shape."""
 
     value: Real[np.ndarray, "..."]
     low: Real[np.ndarray, "..."]
@@ -42,17 +42,17 @@ class Slope(NamedTuple):
 
 
 def mean(values: Real[ArrayLike, "seeds ..."] | Sequence[float], *, level: float = 0.95) -> Interval:
-    """Mean over seeds with the interval of Student's t, +- t_{n-1} s / sqrt(n), s with n - 1 in the denominator.
+    """The mean over seeds with the interval of Student's t, +- t_{n-1} s / sqrt(n), where s has the denominator n - 1.
 
     Args:
         values: one row per seed, shape (seeds, ...).
         level: confidence level, in (0, 1).
 
     Returns:
-        `value`, `low` and `high` of the trailing shape; scalars for `values` of shape (seeds,).
+        `value`, `low` and `high` with the shape of one row; scalars for `values` of shape (seeds,).
 
     Raises:
-        ValueError: fewer than two seeds, a value that is not finite, `level` outside (0, 1).
+        ValueError: fewer than two seeds, a value that is not finite, or `level` outside (0, 1).
 
     >>> [round(float(end), 2) for end in mean([1.0, 2.0, 3.0])]  # 2 +- 4.303 / sqrt(3)
     [2.0, -0.48, 4.48]
@@ -67,19 +67,19 @@ def mean(values: Real[ArrayLike, "seeds ..."] | Sequence[float], *, level: float
 def within(
     values: Real[ArrayLike, " seeds"] | Sequence[float], *, above: float | None = None, below: float | None = None
 ) -> float:
-    """The p-value of the mean over seeds lying in (above, below), by Student's t; one-sided at either end.
+    """The p-value for the claim that the mean over seeds lies in (above, below), by one-sided tests of Student's t.
 
-    It is the larger of the two p-values of "the mean is at most `above`" and "the mean is at least `below`": with two
-    finite bounds, the test of equivalence by two one-sided tests (Schuirmann 1987). A 95% interval lies in (above,
-    below) where it is below 0.025. Seeds that all agree have 0 or 1.
+    It is the larger of the p-values of the hypotheses "the mean is at most `above`" and "the mean is at least `below`".
+    With two finite bounds this is the equivalence test by two one-sided tests (Schuirmann 1987). The 95% interval lies
+    in (above, below) if the p-value is below 0.025. If all seeds agree, the p-value is 0 or 1.
 
     Args:
-        values: one number per seed, shape (seeds,); of a comparison in pairs, the differences.
-        above: lower bound, or None.
-        below: upper bound, or None.
+        values: one number per seed, shape (seeds,); for a paired comparison, the differences.
+        above: the lower bound, or None.
+        below: the upper bound, or None.
 
     Raises:
-        ValueError: fewer than two seeds, a value that is not finite, no bound, or bounds that leave nothing.
+        ValueError: fewer than two seeds, a value that is not finite, no bound, or bounds with nothing between them.
 
     >>> [round(within([0.1, 0.2, 0.3], above=bound), 3) for bound in (0.0, 0.2)]
     [0.037, 0.5]
@@ -101,12 +101,13 @@ def within(
 
 
 def holm(p: Real[ArrayLike, " m"] | Sequence[float]) -> Float[np.ndarray, " m"]:
-    """p-values of m tests corrected for being m, by Holm's step-down method.
+    """The p-values of m tests, corrected for multiple testing by Holm's step-down method.
 
-    Those at most a are, all together, wrong with probability a at most, however they depend on each other (Holm 1979).
+    Rejecting all hypotheses with a corrected p-value of at most a keeps the family-wise error rate at a or below, for
+    any dependence between the tests (Holm 1979).
 
     Raises:
-        ValueError: a number that is no probability.
+        ValueError: a number that is not a probability.
 
     >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
     [0.03, 0.06, 0.06]
@@ -127,20 +128,20 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Any statistic of seeds with its bootstrap interval, such as the margin of an average over them.
+    """Any statistic of the seeds with its bootstrap interval, such as the margin of an average over them.
 
     Args:
-        statistic: of the weights of the seeds, shape (seeds,), which sum to one.
-        seeds: how many there are.
-        resamples: number of bootstrap samples.
+        statistic: a function of the weights of the seeds, shape (seeds,), which sum to one.
+        seeds: the number of seeds.
+        resamples: the number of bootstrap samples.
         level: confidence level, in (0, 1).
-        seed: of numpy's generator; the same seed gives the same interval.
+        seed: the seed of NumPy's generator; the same seed gives the same interval.
 
     Returns:
-        Scalars: `value` at equal weights, `low` and `high`; an infinite statistic makes infinite ends.
+        Scalars: `value` at equal weights, `low` and `high`; infinite statistics can make the ends infinite.
 
     Raises:
-        ValueError: fewer than two seeds, a statistic that is NaN, `level` outside (0, 1), no resamples.
+        ValueError: fewer than two seeds, a statistic that is NaN, `level` outside (0, 1), or no resamples.
 
     >>> values = np.arange(9.0)
     >>> [round(float(end), 1) for end in bootstrap(lambda weights: weights @ values, 9, resamples=2000)]
@@ -161,11 +162,11 @@ def loglog_slope(
     *,
     level: float = 0.95,
 ) -> Slope:
-    """Exponent p of errors ~ x^p: the least-squares slope of the log of the geometric mean over seeds.
+    """The exponent p of errors ~ x^p: the least-squares slope of the log of the geometric mean over seeds.
 
-    The geometric mean makes the fit an average of one slope per seed, so a seed whose errors are ten times
-    larger throughout changes nothing, and the interval is that of a mean of independent numbers (`mean`). It estimates
-    the same exponent as the arithmetic mean wherever the relative spread of the errors does not depend on x.
+    With the geometric mean, the fit is the average of one slope per seed, and the interval is that of a mean of
+    independent numbers (`mean`). A constant factor in the errors of one seed changes nothing. The exponent is the same
+    as for the arithmetic mean if the relative spread of the errors does not depend on x.
 
     Args:
         x: sizes, shape (w,), positive, at least two of them different.
@@ -198,7 +199,7 @@ def loglog_slope(
 
 
 def _seeds(values: Any) -> Float[np.ndarray, "seeds ..."]:
-    """One row per seed, checked."""
+    """Checks `values`, which have one row per seed."""
     values = _check.floats("values", values)
     _check.require(values.ndim > 0 and len(values) > 1, "values", "two seeds or more", f"shape {values.shape}")
     _check.finite("values", values)
@@ -210,17 +211,17 @@ def _standard_error(values: Float[np.ndarray, "seeds ..."]) -> Float[np.ndarray,
 
 
 def _options(resamples: Any, level: Any, seed: Any) -> tuple[int, int]:
-    """What the bootstrap takes, checked: `resamples` and `seed`."""
+    """Checks the options of the bootstrap and returns `resamples` and `seed`."""
     _check.number("level", level, "(0, 1)")
     return _check.whole("resamples", resamples, least=1), _check.whole("seed", seed, least=0)
 
 
 def _resampled(n: int, resamples: int, seed: int) -> Float[np.ndarray, "resamples n"]:
-    """The weights that n seeds have in each bootstrap sample."""
+    """The weights of the n seeds in each bootstrap sample."""
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples) / n
 
 
 def _ends(found: np.ndarray, n: int, level: float) -> np.ndarray:
-    """The expanded percentiles of what was found in the samples, the nearest ones, as some may be infinite."""
+    """The expanded percentiles of the samples, without interpolation, as some samples may be infinite."""
     tail = special.ndtr(special.stdtrit(n - 1, (1 - level) / 2) * np.sqrt(n / (n - 1)))
     return np.quantile(found, [tail, 1 - tail], axis=0, method="nearest")

@@ -1,14 +1,14 @@
-"""Finite networks trained on Eqs. 5 and 17 of Pezeshki et al. (2021): to the optimum, and in the course of time.
+"""Training of finite networks on Eqs. 5 and 17 of Pezeshki et al. (2021): to the optimum, or by gradient descent.
 
 Outputs and parameters are centred at their values at initialisation, theta_0, as in Eq. 3:
 
     L(theta) = sum_i log(1 + exp(-y_i yhat_i)) + penalty(theta - theta_0, yhat),   yhat = f(theta) - f(theta_0),
 
-a sum over examples, in nats (module `objectives`). For a network that is linear in its parameters, the minimum
-of L is what `dual.equilibrium` computes, and gradient descent follows `linearized.flow`.
+a sum over examples, in nats (module `objectives`). For a network that is linear in its parameters, `dual.equilibrium`
+computes the minimum of L, and gradient descent follows `linearized.flow`.
 
-`init` and `step` are the optimiser, `fit` is the loop around them, `descend` is plain gradient descent. Each is
-one program under `jax.jit`; outside of it, every call compiles anew.
+`init` and `step` are the optimiser, `fit` is the loop around them, and `descend` is plain gradient descent. Each is one
+program under `jax.jit`; without it, every call compiles again.
 """
 
 from __future__ import annotations
@@ -32,27 +32,28 @@ __all__ = ["ApplyFn", "Descent", "Fit", "Info", "Origin", "State", "descend", "f
 
 ApplyFn = Callable[[Any, Any], Any]
 
-# Twice the usual memory saves a third of the iterations where the kernel is ill-conditioned, and its inner
-# products are cheap beside the gradient of a full batch.
+# Twice the usual memory saves a third of the iterations for ill-conditioned kernels. Its inner products are cheap
+# compared with the gradient on the full batch.
 _OPTIMIZER = optax.lbfgs(memory_size=20)
 
-# Conjugate gradients lose orthogonality to rounding, most in float32: then a step adds little for many iterations
-# before it finds a weak direction. Fewer recent ones would be taken for the end.
+# Rounding makes conjugate gradients lose orthogonality, mostly in float32. Progress can then be small for many
+# iterations before a weak direction is found. A shorter window would mistake this for convergence.
 _RECENT = 100
 _MAX_CONJUGATE = 300
 
 
 class Origin(NamedTuple):
-    """Where training started: `params`, and the outputs `logits (n,)` there."""
+    """The starting point of training: `params`, and the outputs `logits (n,)` there."""
 
     params: PyTree
     logits: Float[Array, " n"]
 
 
 class State(NamedTuple):
-    """What training carries from step to step.
+    """The state that training carries from step to step.
 
-    `params` as `apply_fn` takes them, the `origin` about which everything is centred, and the optimiser's own state.
+    It consists of the `params` for `apply_fn`, the `origin` at which everything is centred, and the state of the
+    `optimizer`.
     """
 
     params: PyTree
@@ -61,10 +62,10 @@ class State(NamedTuple):
 
 
 class Info(NamedTuple):
-    """How a state stands.
+    """Diagnostics of a state.
 
-    At its params, the `objective` L and `gradient_norm`, ||dL/dtheta||_2; and how many `evaluations` of L and its
-    gradient the last line search took.
+    `objective` is L and `gradient_norm` is ||dL/dtheta||_2, both at the params of the state. `evaluations` counts the
+    evaluations of L and its gradient in the last line search.
     """
 
     objective: Float[Array, ""]
@@ -75,8 +76,9 @@ class Info(NamedTuple):
 class Fit(NamedTuple):
     """A trained network.
 
-    `params`, the centred outputs `logits (n,)`, `objective` and `gradient_norm` there, the `initial_gradient_norm`
-    that the tolerance is relative to, `iterations`, and whether training `converged`, as `fit` defines it.
+    It has the final `params`, with the centred outputs `logits (n,)`, `objective` and `gradient_norm` there; the
+    `initial_gradient_norm`, to which the tolerance is relative; the number of `iterations`; and whether training
+    `converged`, as defined in `fit`.
     """
 
     params: PyTree
@@ -89,11 +91,11 @@ class Fit(NamedTuple):
 
 
 class Descent(NamedTuple):
-    """The course of training.
+    """The trajectory of gradient descent.
 
-    At the recorded steps `times (T,)`, centred outputs `logits (T, n)` and `objective (T,)`. At the end, which is later
-    than these where the descent is run on, `params`, the number of `steps`, and whether the descent `converged`, i.e.
-    the norm of the gradient was at most `tolerance` of the initial one; False where no `tolerance` was asked for.
+    At the recorded steps it has `times (T,)`, centred outputs `logits (T, n)` and `objective (T,)`. `params` and the
+    number of `steps` are those of the end, which is later than the last record if the descent continued. `converged`
+    tells whether the gradient norm fell to at most `tolerance` of the initial one; it is False without a `tolerance`.
     """
 
     times: Float[Array, " T"]
@@ -105,11 +107,11 @@ class Descent(NamedTuple):
 
 
 class _Conjugate(NamedTuple):
-    """Conjugate gradients for a step of Newton's method.
+    """The state of conjugate gradients for a Newton step.
 
-    The search `direction (m,)`; `size`, the squared norm of the residual; what is left of the `force (n,)` on the
-    outputs and of the ridge's own, `drift (m,)`; the step's `change (n,)` of the outputs; its `energy`, nu^2, and what
-    the `recent` iterations added to that.
+    `direction (m,)` is the search direction and `size` the squared norm of the residual. `force (n,)` and `drift (m,)`
+    are the remaining parts of the residual, from the outputs and from ridge. `change (n,)` is the change of the outputs
+    by the Newton step, and `energy` its squared norm nu^2. `recent` are the contributions of the last iterations to it.
     """
 
     direction: Float[Array, " m"]
@@ -123,7 +125,7 @@ class _Conjugate(NamedTuple):
 
 
 def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Array, " n"], penalty: Penalties) -> State:
-    """The state of training at `params`, which become the origin; arguments and errors are those of `fit`.
+    """The state of training at `params`, which become the origin. Arguments and errors are those of `fit`.
 
     >>> from gsjax.objectives import Ridge
     >>> state = init(lambda w, x: x @ w, jnp.zeros(2), jnp.eye(2), jnp.ones(2), Ridge(1.0))
@@ -134,7 +136,7 @@ def init(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."], y: Real[Arr
     origin = Origin(params, apply_fn(params, x))
     theta, _ = _ravel(params)
     state = State(params, origin, _OPTIMIZER.init(theta))
-    # Left to optax, the first evaluation would be a branch of the step, and `vmap` runs both branches of every step.
+    # In optax the first evaluation is a branch of the step, and `vmap` would run both branches in every step.
     value, grad = jax.value_and_grad(_loss(apply_fn, origin, x, y, penalty))(theta)
     *rest, search = state.optimizer
     return state._replace(optimizer=(*rest, search._replace(value=value, grad=grad)))
@@ -145,7 +147,7 @@ def step(
 ) -> tuple[State, Info]:
     """One step of L-BFGS with a zoom line search (Nocedal and Wright 2006, Algorithms 7.4 and 3.5).
 
-    `state` comes from `init`, or from a step, with the same x `(n, ...)`, y `(n,)` and `penalty`.
+    `state` comes from `init` or an earlier step, with the same x `(n, ...)`, y `(n,)` and `penalty`.
 
     >>> from gsjax.objectives import Ridge
     >>> x, y = jnp.eye(2), jnp.ones(2)
@@ -180,53 +182,53 @@ def fit(
 ) -> Fit:
     """Trains on the full batch to a minimum of L (Eq. 5 or 17 of Pezeshki et al. 2021), by L-BFGS.
 
-    Stops, and calls it `converged`, when two things hold, both up to rounding:
+    Training stops as `converged` when two conditions hold, both up to rounding:
 
-    - ||dL/dtheta||_2 is at most `tolerance` times what it was at initialisation, and
-    - L - min L is at most `tolerance` times L, for a network that is linear in its parameters. For any other it is the
-      same of the network linearised at the params that were reached: their neighbourhood, not the whole landscape.
+    - ||dL/dtheta||_2 is at most `tolerance` times its initial value, and
+    - L - min L is at most `tolerance` times L, for a network that is linear in its parameters. Any other network is
+      linearised at the current params, so the condition concerns their neighbourhood, not the whole landscape.
 
-    The first alone says nothing of L where the penalty is weak and the data are separable, since L and its gradient
-    both fall by orders of magnitude; the second alone says nothing of theta where the penalty is strong. Neither
-    changes its meaning with widths, output scales or the number of examples. The second is judged by a duality gap, at
-    a point that conjugate gradients find (at most 300 products with the Jacobian each time that the first holds). Under
-    `SpectralDecoupling` at deficient rank, and where lambda is so small that its bound drowns in rounding, part of the
-    gap is estimated, from the last 100 of those iterations. Where rounding or `max_steps` come first, `converged` is
-    false, as it is where there are kinks at the minimum: for ReLU under `Ridge` the gradient need not vanish there.
+    With a weak penalty and separable data, L and its gradient both fall by orders of magnitude, so the first condition
+    alone does not bound the relative error of L. With a strong penalty, the second alone does not bound the error of
+    theta. Both are independent of widths, output scales and the number of examples.
+
+    The second condition is tested with a duality gap, at a point from conjugate gradients (at most 300 products with
+    the Jacobian each time that the first condition holds). Part of the gap is estimated from the last 100 iterations if
+    the rank is deficient under `SpectralDecoupling`, or if lambda is so small that rounding dominates its bound. If
+    rounding or `max_steps` end training first, `converged` is false. This includes minima on kinks: for ReLU under
+    `Ridge` the gradient need not vanish there.
 
     One seed, or many:
 
         train = jax.jit(lambda params: fit(network.apply, params, x, y, penalty))
         train_all = jax.jit(jax.vmap(lambda key: fit(network.apply, network.init(key, x), x, y, penalty)))
 
-    Under `vmap` all seeds take as many steps, and trials within each, as the slowest of them needs, with the
-    same results; on one CPU `lax.map` in its place is faster. The optimiser remembers 40 vectors of the size of
-    the parameters.
+    Under `vmap` all seeds take as many steps, and line search trials, as the slowest of them. The results are the same.
+    On one CPU `lax.map` is faster than `vmap`. The optimiser keeps 40 vectors of the size of the parameters.
 
     Args:
         apply_fn: `apply_fn(params, x)` -> `(n,)`.
-        params: theta_0, what `apply_fn` takes. Of flax variables only the collection "params" is trained; for modules
-            of nnx and Equinox see the docstring of `gsjax`. Leaves that cannot be
-            differentiated (whole numbers, bools, typed PRNG keys) are no parameters: `apply_fn` takes them as they are.
+        params: theta_0, the first argument of `apply_fn`. For flax variables only the collection "params" is trained;
+            for nnx and Equinox modules see the docstring of `gsjax`. Leaves that cannot be differentiated (whole
+            numbers, bools, typed PRNG keys) are not parameters and are passed to `apply_fn` unchanged.
         x: examples, `(n, ...)`.
         y: labels -1 and +1, `(n,)`.
-        penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added.
-            With the strengths of both traced, one program trains under either, the other's strength being zero.
-        tolerance: on the gradient norm, relative to the initial one, and on what L exceeds its minimum by, relative to
-            L. The default, sqrt(eps) on the one and eps on the other, is where L is within rounding of its minimum.
-        max_steps: bound on the iterations; where it is reached, `converged` is false.
+        penalty: `Ridge` on theta - theta_0, `SpectralDecoupling` on yhat, or a tuple of penalties, which are added. If
+            both strengths are traced, one program trains under either penalty, with zero for the other strength.
+        tolerance: on the gradient norm relative to the initial one, and on L - min L relative to L. The default is
+            sqrt(eps) for the first and eps for the second, where L is within rounding of its minimum.
+        max_steps: the maximal number of iterations; if it is reached, `converged` is false.
 
     Raises:
-        ValueError: x empty, labels other than `(n,)` of -1 and +1, NaN or infinity in x or the parameters,
-            outputs that are not `(n,)`, an unknown `penalty`, a `tolerance` that is not positive, `max_steps`
-            below one.
+        ValueError: x empty; labels that are not `(n,)` of -1 and +1; NaN or infinity in x or the parameters; outputs
+            that are not `(n,)`; an unknown `penalty`; a `tolerance` that is not positive; `max_steps` below one.
 
     >>> from gsjax.objectives import Ridge
     >>> fitted = fit(lambda w, x: x @ w, jnp.zeros(2), jnp.eye(2), jnp.ones(2), Ridge(1.0))
     >>> fitted.logits.tolist(), bool(fitted.converged)
     ([0.4011, 0.4011], True)
     """
-    if _check.is_concrete(max_steps):  # `sweeps` has it traced
+    if _check.is_concrete(max_steps):  # `sweeps` traces it
         max_steps = _check.whole("max_steps", max_steps, least=1)
     state = init(apply_fn, params, x, y, penalty)
     initial = _info(state).gradient_norm
@@ -234,21 +236,25 @@ def fit(
     if tolerance is not None:
         _check.number("tolerance", tolerance, "(0, inf)")
         if _check.is_concrete(tolerance) and tolerance < 8 * eps:
-            warnings.warn(f"tolerance {tolerance} is below what {initial.dtype} holds ({8 * eps:.1e})", stacklevel=2)
-    of_gradient, of_objective = (
+            warnings.warn(
+                f"tolerance {tolerance} is below the precision of {initial.dtype} ({8 * eps:.1e})", stacklevel=2
+            )
+    gradient_tolerance, objective_tolerance = (
         jnp.asarray(bound, initial.dtype)
         for bound in ((eps**0.5, eps) if tolerance is None else (tolerance, tolerance))
     )
     x, y = jnp.asarray(x), jnp.asarray(y)
 
     def optimise(state: State, iterations: Array, goal: Array) -> tuple[State, Array]:
-        """Steps until the norm of the gradient is at most `goal`, or NaN, or `max_steps` are taken."""
+        """Steps until the gradient norm is at most `goal`, or NaN, or `max_steps` are reached."""
 
         def unfinished(carry: tuple[State, Array]) -> Array:
-            return (_info(carry[0]).gradient_norm > goal) & (carry[1] < max_steps)
+            state, iterations = carry
+            return (_info(state).gradient_norm > goal) & (iterations < max_steps)
 
         def advance(carry: tuple[State, Array]) -> tuple[State, Array]:
-            return step(apply_fn, carry[0], x, y, penalty)[0], carry[1] + 1
+            state, iterations = carry
+            return step(apply_fn, state, x, y, penalty)[0], iterations + 1
 
         return lax.while_loop(unfinished, advance, (state, iterations))
 
@@ -256,9 +262,9 @@ def fit(
         state, iterations, goal, _ = carry
         state, iterations = optimise(state, iterations, goal)
         info = _info(state)
-        allowed = of_objective * info.objective
+        allowed = objective_tolerance * info.objective
         excess = _excess(apply_fn, state, x, y, penalty, allowed)
-        # The bound is quadratic in the gradient: so far the norm has to fall, if its direction stays.
+        # The bound is quadratic in the gradient. If its direction does not change, its norm must fall by this factor.
         fall = jnp.clip(jnp.sqrt(allowed / excess) / 2, 0.1, 0.5)
         following = (info.gradient_norm * fall).astype(goal.dtype)
         return state, iterations, following, (info.gradient_norm <= goal) & (excess <= allowed)
@@ -267,7 +273,7 @@ def fit(
         state, iterations, _, converged = carry
         return ~converged & (iterations < max_steps) & jnp.isfinite(_info(state).gradient_norm)
 
-    start = (state, jnp.array(0), of_gradient * initial, jnp.array(False))
+    start = (state, jnp.array(0), gradient_tolerance * initial, jnp.array(False))
     state, iterations, _, converged = lax.while_loop(open_ended, attempt, start)
     info = _info(state)
     logits = apply_fn(state.params, x) - state.origin.logits
@@ -277,18 +283,19 @@ def fit(
 def _excess(
     apply_fn: ApplyFn, state: State, x: Array, y: Array, penalty: Penalties, allowed: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """What L exceeds its minimum by, at most, for the network linearised where it stands; or more than `allowed`.
+    """An upper bound on L - min L for the network linearised at its params; any larger value if it exceeds `allowed`.
 
-    With J = dyhat/dtheta, D = W + Lambda the curvature of the loss and of the penalty in every output, and lambda that
-    of ridge, conjugate gradients approach the step of Newton's method, `(J^T D J + lambda) delta = -dL/dtheta`. After
-    any number of iterations, with nu^2 = delta^T (J^T D J + lambda) delta, and r what is left of the gradient,
+    Let J = dyhat/dtheta, let D = W + Lambda be the curvatures of the loss and of the penalty in every output, and
+    lambda the ridge strength. Conjugate gradients approximate the Newton step `(J^T D J + lambda) delta = -dL/dtheta`.
+    After any number of iterations, let nu^2 = delta^T (J^T D J + lambda) delta and let r be the remaining gradient.
+    Then
 
-        L - min L  <=  nu^2 + |r|^2 / (2 lambda)    where |J delta| <= 1 on every example:
+        L - min L  <=  nu^2 + |r|^2 / (2 lambda)    where |J delta| <= 1 on every example.
 
-    the duality gap at alpha - W Y J delta. The loss contributes the divergences of two dual variables (Kullback and
-    Leibler's) that differ by W |J delta|, each at most W (J delta)^2. Without ridge, with rho what is left of dL/dyhat,
-    `rho^T Lambda^-1 rho / 2` takes the place of the last term. It vanishes at full row rank only; what the last
-    iterations added to nu^2 stands in for either term where that is less.
+    The right side bounds the duality gap at alpha - W Y J delta. The loss contributes the Kullback-Leibler divergences
+    between dual variables that differ by W |J delta|, each at most W (J delta)^2. Without ridge, `rho^T Lambda^-1 rho /
+    2` replaces the last term, where rho is the remainder of dL/dyhat. This term vanishes only at full row rank. Either
+    term is replaced by what the last iterations added to nu^2 if that is smaller.
     """
     theta, unravel = _ravel(state.params)
     start, _ = _ravel(state.origin.params)
@@ -298,12 +305,14 @@ def _excess(
         return apply_fn(unravel(theta), x) - state.origin.logits
 
     logits, backwards = jax.vjp(outputs, theta)
-    forwards = jax.linear_transpose(backwards, logits)  # J itself; its own rule a network with a `custom_vjp` lacks
-    # In one type, also where parameters and outputs are not of the same.
-    dtype, of_outputs = jnp.result_type(theta, logits), logits.dtype
+    forwards = jax.linear_transpose(
+        backwards, logits
+    )  # J itself, by transposition, because a network with a `custom_vjp` has no jvp
+    # All computations have one dtype, even if parameters and outputs have different dtypes.
+    dtype, output_dtype = jnp.result_type(theta, logits), logits.dtype
 
     def pull(force: Array) -> Array:
-        return backwards(force.astype(of_outputs))[0].astype(dtype)
+        return backwards(force.astype(output_dtype))[0].astype(dtype)
 
     def push(direction: Array) -> Array:
         return forwards((direction.astype(theta.dtype),))[0].astype(dtype)
@@ -315,14 +324,14 @@ def _excess(
     hold = sum((strength for strength, _ in pairs), jnp.zeros(len(y), dtype))
     alpha = jax.nn.sigmoid(-y * logits)
     curvature = alpha * jax.nn.sigmoid(y * logits) + hold
-    # The three forces that balance at the minimum: on the outputs, by the loss and the penalty, and on the parameters.
+    # Three forces balance at the minimum: loss and penalty act on the outputs, and ridge acts on the parameters.
     forces = -y * alpha, sum((strength * (logits - target) for strength, target in pairs), jnp.zeros(len(y), dtype))
     drift = decay * (theta - start).astype(dtype)
     parts = [*(pull(force) for force in forces), drift]
     rounding = (jnp.finfo(dtype).eps * sum(jnp.linalg.norm(part) for part in parts)) ** 2
 
     def rest(cg: _Conjugate) -> Array:
-        """What further iterations would add to `energy`: a bound, or what the last ones added where that is less."""
+        """A bound on what further iterations add to `energy`, or what the last ones added if that is less."""
         bound = jnp.where(decay > 0, cg.size / (2 * decay), jnp.sum(cg.force**2 / hold) / 2)
         return jnp.where(cg.size <= rounding, 0, jnp.fmin(bound, jnp.sum(cg.recent)))
 
@@ -334,7 +343,7 @@ def _excess(
         q = push(cg.direction)
         length = cg.size / (jnp.sum(curvature * q**2) + decay * jnp.sum(cg.direction**2))
         force, drift = cg.force - length * curvature * q, cg.drift - length * decay * cg.direction
-        # Anew from the force that is left, not from the last residual: the rounding of the gradient stays out of it.
+        # Computed from the remaining force, not from the last residual, to avoid the rounding of the gradient.
         residual = pull(force) + drift
         size = jnp.sum(residual**2)
         return _Conjugate(
@@ -371,27 +380,27 @@ def descend(
 ) -> Descent:
     """Gradient descent on L from `params`, theta <- theta - step_size dL/dtheta, recorded after given steps.
 
-    L is a sum over examples, so step k stands for the time `k * step_size` of the gradient flow, the time axis of
-    `linearized.flow`. The error of that grows like `step_size`. Beyond 2 over the curvature of L, which is about
-    `s_1^2 / 4 + lambda` (ridge) or `s_1^2 (1 / 4 + lambda)` (spectral decoupling), the descent does not settle, and
-    `objective` shows it.
+    L is a sum over examples, so step k corresponds to time `k * step_size` of the gradient flow, the time axis of
+    `linearized.flow`, with an error proportional to `step_size`. The descent diverges or oscillates if `step_size`
+    exceeds 2 over the curvature of L, which is about `s_1^2 / 4 + lambda` (ridge) or `s_1^2 (1 / 4 + lambda)` (spectral
+    decoupling); `objective` shows this.
 
     Args:
         apply_fn, params, x, y, penalty: as in `fit`.
         step_size: positive.
-        steps: increasing numbers of steps, `(T,)`, from 0 upwards.
-        tolerance: if given, the descent is run on after the last of `steps`, without records, until ||dL/dtheta||_2 is
-            at most `tolerance` times what it was at `params`.
-        max_steps: bound on the number of all steps of a descent that is run on.
+        steps: increasing numbers of steps, `(T,)`, at least 0.
+        tolerance: if given, the descent continues after the last of `steps`, without records, until ||dL/dtheta||_2 is
+            at most `tolerance` times its value at `params`.
+        max_steps: the maximal total number of steps of a descent that continues.
 
     Raises:
         ValueError: as in `fit`; a `step_size` that is not positive; `steps` empty, negative or not increasing; a
             `tolerance` that is not positive; `max_steps` below one.
 
     >>> from gsjax.objectives import Ridge
-    >>> course = descend(lambda w, x: x @ w, jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1), Ridge(1.0),
-    ...                  step_size=0.5, steps=[0, 1, 100])
-    >>> course.times.tolist(), course.logits[:, 0].tolist()
+    >>> path = descend(lambda w, x: x @ w, jnp.zeros(1), jnp.ones((1, 1)), jnp.ones(1), Ridge(1.0),
+    ...                step_size=0.5, steps=[0, 1, 100])
+    >>> path.times.tolist(), path.logits[:, 0].tolist()
     ([0.0, 0.5, 50.0], [0.0, 0.25, 0.4011])
     """
     x, y = check_problem(apply_fn, params, x, y)
@@ -448,12 +457,12 @@ def _loss(
 
 
 def _info(state: State) -> Info:
-    search = state.optimizer[-1]  # it has evaluated L and its gradient at the params of the state
+    search = state.optimizer[-1]  # the line search has evaluated L and its gradient at the params of the state
     return Info(search.value, jnp.linalg.norm(search.grad), search.info.num_linesearch_steps)
 
 
 def _ravel(params: PyTree) -> tuple[Float[Array, " m"], Callable[[Any], PyTree]]:
-    """What is trained as one vector, which compiles faster than a tree, and the way back to `params`."""
+    """The trained parameters as one vector, which compiles faster than a tree, and the function back to `params`."""
     tree, rebuild = trainable(params)
     theta, unravel = ravel_pytree(tree)
     return theta, lambda theta: rebuild(unravel(theta))

@@ -722,7 +722,7 @@ def test_network_optimizer_method_and_data_exchanged():
             with pytest.raises(ValueError, match=r"^network: expected a flax\.linen module, got "):
                 methods.get(name)(bad, optimizer, **given)
         for bad in (network, 0.1, None, optax.sgd):
-            with pytest.raises(ValueError, match=r"^optimizer: expected an optimiser of optax"):
+            with pytest.raises(ValueError, match=r"^optimizer: expected an optax optimiser"):
                 methods.get(name)(network, bad, **given)
     with pytest.raises(ValueError, match=r"^data: expected a gsjax\.methods\.Batch\(x, y\), got tuple"):
         methods.train(erm, KEYS, (X, Y), steps=1)

@@ -502,7 +502,7 @@ def test_max_steps_is_at_least_one():
 
 
 def test_a_tolerance_below_rounding_warns():
-    with pytest.warns(UserWarning, match="tolerance 1e-08 is below what float32 holds"):
+    with pytest.warns(UserWarning, match="tolerance 1e-08 is below the precision of float32"):
         training.fit(**GOOD, tolerance=1e-8, max_steps=1)
 
 

@@ -1,7 +1,7 @@
-"""Data: generators from a PRNG key, readers of files, and a catalogue of the data sets by name.
+"""Data: generators from a PRNG key, file readers, and a catalogue of data sets by name.
 
-`load(key, name)` gives any of `NAMES` as sets to train and to test on, and `get(name)` what is known of it. A data set
-that can be read or drawn is exported under its name, as in `mnist("test")` -> `Images` of a split.
+`load(key, name)` returns the training and test sets of any of `NAMES`; `get(name)` returns its catalogue entry. A data
+set that can be read or generated is exported under its name: `mnist("test")` returns the `Images` of a split.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ __all__ = [
 ]
 __all__ += [name for name in catalogue.EXPORTED if name not in __all__]
 
-# After all imports: where a module has the same name as its generator, the generator is what is exported.
+# This comes after all imports, because some modules have the same name as their generator, which is what is exported.
 globals().update({name: get(name).exported for name in catalogue.EXPORTED})
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What generators and readers of data ask of their arguments."""
+"""Checks of the arguments of data generators and readers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["choice", "images", "key", "pair", "probabilities", "reals", "sequenc
 
 
 def key(name: str, value: Any) -> None:
-    """`value` is a single key of JAX's, of the new kind or the old one."""
+    """Checks that `value` is a single JAX key, typed or raw."""
     dtype, axes = getattr(value, "dtype", np.dtype(object)), np.ndim(value) if hasattr(value, "dtype") else 0
     typed = jnp.issubdtype(dtype, jax.dtypes.prng_key)
     single = axes == 0 if typed else dtype == np.uint32 and axes == 1
@@ -24,12 +24,12 @@ def key(name: str, value: Any) -> None:
 
 
 def choice(name: str, value: Any, options: Sequence[str]) -> None:
-    """`value` is one of the strings `options`."""
+    """Checks that `value` is one of the strings `options`."""
     _check.require(isinstance(value, str) and value in options, name, f"one of {', '.join(options)}", shown(value))
 
 
 def reals(name: str, value: Any, expected: str, *, axes: int = 0) -> Array:
-    """`value` as an array of finite real numbers, no bools among them, with so many axes."""
+    """`value` as an array of finite real numbers, without bools, with `axes` axes."""
     entries = value if isinstance(value, (list, tuple)) else ()
     other = any(isinstance(entry, (bool, np.bool_, str, bytes)) for entry in (value, *entries))
     try:
@@ -43,7 +43,7 @@ def reals(name: str, value: Any, expected: str, *, axes: int = 0) -> Array:
 
 
 def probabilities(name: str, value: Any, *, axes: int = 0) -> Array:
-    """`value` as an array of probabilities with so many axes, zero or one."""
+    """`value` as an array of probabilities with `axes` axes, zero or one."""
     expected = "a probability in [0, 1]" if axes == 0 else "probabilities in [0, 1], a sequence of them"
     array = reals(name, value, expected, axes=axes)
     _check.require(((array >= 0) & (array <= 1)).all(), name, expected, shown(value))
@@ -51,7 +51,7 @@ def probabilities(name: str, value: Any, *, axes: int = 0) -> Array:
 
 
 def sequence(name: str, values: Any, expected: str) -> tuple[Any, ...]:
-    """`values` as a tuple: a list, a tuple, a range or an array."""
+    """`values`, a list, tuple, range or array, as a tuple."""
     good = isinstance(values, Iterable) and not isinstance(values, (str, bytes, Mapping, Set))
     _check.require(good and getattr(values, "ndim", 1) > 0, name, expected, shown(values))
     return tuple(values)
@@ -63,7 +63,7 @@ def wholes(name: str, values: Any, expected: str = "a sequence of whole numbers"
 
 
 def two_labels(name: str, values: Any, known: Sequence[int], expected: str) -> tuple[int, int]:
-    """`values` as two different labels, which are among the `known` ones."""
+    """`values` as two different labels from `known`."""
     pair = wholes(name, values, expected)
     _check.require(len(pair) == 2 and len(set(pair)) == 2 and set(pair) <= set(known), name, expected, values)
     return pair[0], pair[1]
@@ -77,7 +77,7 @@ def pair(name: str, value: Any, expected: str) -> tuple[Any, Any]:
 
 
 def images(name: str, value: Any) -> tuple[Any, Any]:
-    """`value` as pixels `(n, height, width, channels)` and the whole numbers that label them, `(n,)`."""
+    """`value` as pixels `(n, height, width, channels)` and their whole-number labels `(n,)`."""
     pixels, labels = pair(name, value, "Images: pixels and labels, two arrays")
     _check.shape(name, pixels, ndim=4)
     n = len(pixels)
@@ -91,7 +91,7 @@ def images(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def shown(value: Any) -> str:
-    """A value as an error names it, an array by its shape."""
+    """A value as shown in errors; an array is shown by its shape and dtype."""
     if hasattr(value, "dtype") and np.ndim(value) > 0:
         return f"an array of shape {np.shape(value)}, {value.dtype}"
     text = repr(value)

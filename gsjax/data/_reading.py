@@ -1,4 +1,4 @@
-"""Files as the readers want them: whole, to the end of the stream, and no more of them than there can be."""
+"""Complete file contents for the readers, with an upper bound on their size."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ MOST = 1 << 30
 
 
 def content(path: Path, most: Callable[[bytes], int] = lambda start: MOST) -> bytes:
-    """The bytes of a file, unpacked if it is gzipped.
+    """The bytes of a file, decompressed if it is gzipped.
 
-    A gzip stream is read to its end, where its checksum is, but not beyond what the file can have.
+    A gzip stream is read to its end, where its checksum is, unless it exceeds the upper bound.
 
     Args:
         path: the file.
-        most: `most(start)` -> how many bytes there are at most, judging by the first of them (1 MiB or all).
+        most: `most(start)` -> the largest possible number of bytes, given the first 1 MiB (or all) of them.
 
     Raises:
-        ValueError: it is no file, is damaged, or has more bytes than that; it is named.
-        OSError: it cannot be read; the file is its `filename`.
+        ValueError: it is not a file, is damaged, or has more bytes than possible. The error names the file.
+        OSError: it cannot be read; the `filename` of the error is the file.
     """
     pieces, size, limit = [], 0, MOST
     try:
@@ -38,7 +38,7 @@ def content(path: Path, most: Callable[[bytes], int] = lambda start: MOST) -> by
                 limit = limit if pieces else most(piece)
                 pieces.append(piece)
                 size += len(piece)
-                _check.require(size <= limit, str(path), f"{limit} bytes at most", "more: damaged, fetch it again")
+                _check.require(size <= limit, str(path), f"at most {limit} bytes", "more: damaged, fetch it again")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path}: damaged ({error}), fetch it again") from error
     except OSError as error:
@@ -48,12 +48,12 @@ def content(path: Path, most: Callable[[bytes], int] = lambda start: MOST) -> by
 
 
 def lines(path: Path) -> list[str]:
-    r"""The lines of a text in UTF-8, whatever ends them (\n, \r\n or \r), without blank ones at the end.
+    r"""The lines of a UTF-8 text with any line ending (\n, \r\n or \r), without blank lines at the end.
 
-    A byte-order mark is passed over, and so are spaces at the end of a line. Errors count lines from 1.
+    A byte-order mark and spaces at the ends of lines are removed. Errors count lines from 1.
 
     Raises:
-        ValueError: it is no such text, or is damaged; the file and the line are named.
+        ValueError: the file is not such a text, or is damaged. The error names the file and the line.
         OSError: it cannot be read.
     """
     whole = content(path)

@@ -1,7 +1,7 @@
-"""The data sets of the project: one entry for each, which is all that has to be written to add one.
+"""The data sets of the project, one entry for each; a new data set needs only an entry.
 
-From the entries derive `NAMES`, the names that `gsjax.data` exports, what `python -m experiments train --data` takes
-and lists, the messages about missing files, the tests that every data set passes, and the list in the documentation.
+The entries determine `NAMES`, the names that `gsjax.data` exports, the choices of `python -m experiments train --data`,
+the messages about missing files, the tests that every data set passes, and the list in the documentation.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["EXPORTED", "IMAGES", "NAMES", "available", "check", "get", "load", "
 
 
 class _BuiltIn:
-    """The digits within scikit-learn."""
+    """The digits included in scikit-learn."""
 
     origin = Origin("scikit-learn")
 
@@ -177,12 +177,12 @@ _IMAGES = (
         recipes={"Pezeshki et al. 2021, Table 1": scaling.standard},
     ),
 )
-_OF = {entry.name: entry for entry in _IMAGES}
+_IMAGE_ENTRIES = {entry.name: entry for entry in _IMAGES}
 _GRAY = tuple(entry for entry in _IMAGES if entry.shape[-1] == 1)
 
 
 def _coloured(base: Entry) -> tuple[int, ...]:
-    """The extents at which images are coloured: every other row and column of the larger ones."""
+    """Height and width of the coloured images: larger images keep every other row and column."""
     return tuple(int(extent or 0) // (1 if base.shape[0] == 8 else 2) for extent in base.shape[:2])
 
 
@@ -204,7 +204,7 @@ _ENTRIES = (
         classes=("cat", "dog"),
         shape=(32, 32, 3),
         sets=functools.partial(sets.files, classes=(3, 5)),
-        bases=(_OF["cifar10"],),
+        bases=(_IMAGE_ENTRIES["cifar10"],),
         recipes={"Pezeshki et al. 2021, Fig. 2": scaling.signed},
     ),
     *(
@@ -242,7 +242,7 @@ _ENTRIES = (
         classes=("dress or coat", "pullover"),
         shape=(14, 14, 2),
         sets=sets.groups,
-        bases=(_OF["fashion_mnist"],),
+        bases=(_IMAGE_ENTRIES["fashion_mnist"],),
     ),
     Entry(
         name="celeba",
@@ -272,15 +272,15 @@ _ENTRIES = (
 
 _CATALOGUE: dict[str, Entry] = {entry.name: entry for entry in _ENTRIES}
 NAMES: tuple[str, ...] = tuple(_CATALOGUE)
-IMAGES: tuple[str, ...] = tuple(_OF)  # those that are read as `Images`, in more than two classes
+IMAGES: tuple[str, ...] = tuple(_IMAGE_ENTRIES)  # read as `Images`, with more than two classes
 EXPORTED: tuple[str, ...] = tuple(entry.name for entry in _ENTRIES if entry.exported)
 
 
 def get(name: str) -> Entry:
-    """The entry of the data set of this name, one of `NAMES`.
+    """The catalogue entry of the data set `name`, one of `NAMES`.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no data set has this name.
 
     >>> get("fashion_mnist").classes[2], get("mnist").sizes["test"]
     ('pullover', 10000)
@@ -290,12 +290,12 @@ def get(name: str) -> Entry:
 
 
 def available(name: str, split: str = "") -> bool:
-    """Whether the files of a split of a data set, by default the first, are there, or none are needed.
+    """Whether the files of a split (by default the first) of a data set are present, or none are needed.
 
     Nothing is downloaded.
 
     Raises:
-        ValueError: an unknown name or split; GSJAX_DATA names no folder that can be read.
+        ValueError: an unknown name or split; GSJAX_DATA does not name a readable folder.
 
     >>> available("digits"), isinstance(available("mnist", "test"), bool)
     (True, True)
@@ -312,23 +312,23 @@ def load(
     test: int | None = None,
     size: int = 64,
 ) -> Sets:
-    """The data set of a name, as sets of examples to train and to test on.
+    """The training and test sets of a data set.
 
-    Images are scaled to [-1, 1], coloured ones to [0, 1]. Labels are -1 and +1 where there are two classes, and class
-    indices otherwise. Where the files of the training split are absent, the images of the test split are divided, 5 to
-    1; so are the digits of scikit-learn, which have one split.
+    Images are scaled to [-1, 1], coloured images to [0, 1]. Labels are -1 and +1 for two classes, and class indices
+    otherwise. If the files of the training split are missing, the images of the test split are divided 5 to 1. The
+    digits of scikit-learn, which have one split, are divided in the same way.
 
     Args:
-        key: draws examples, their order, colours and noise.
-        name: one of `NAMES`; `get(name).about` says what it is.
-        classes: two labels that become -1 and +1, where there are more than two classes; all classes if empty.
-        n: examples to train on; all there are by default, or as many as the entry says where examples are drawn.
-        test: examples of each held-out set, likewise.
-        size: of photographs, in pixels either way.
+        key: determines the examples, their order, colours and noise.
+        name: one of `NAMES`; `get(name).about` describes it.
+        classes: two labels of a data set with more than two classes, which become -1 and +1; all classes if empty.
+        n: the number of training examples; by default all, or the default of the entry if examples are generated.
+        test: the number of examples of each held-out set, with the same default.
+        size: the height and width of photographs in pixels.
 
     Raises:
-        ValueError: no such data set; classes that it does not have; more examples than it has; a damaged file.
-        FileNotFoundError: its files are nowhere; what to fetch, and where to put it.
+        ValueError: an unknown data set; classes that it does not have; more examples than it has; a damaged file.
+        FileNotFoundError: its files are missing; the error says what to fetch and where to put it.
 
     >>> found = load(jax.random.key(0), "colored_digits", n=100)
     >>> found.train.x.shape, list(found.held_out), found.outputs
@@ -347,15 +347,15 @@ def load(
 
 
 def check(name: str, classes: Sequence[int] = ()) -> None:
-    """Checks what can be without data.
+    """Checks the arguments that can be checked without reading data.
 
     Raises:
-        ValueError: no such data set; classes of one that has two of its own, or other than two.
+        ValueError: an unknown data set; `classes` given for a data set with two classes; not exactly two `classes`.
     """
     entry = get(name)
     given = _arguments.wholes("classes", classes)
     choice = not given or len(entry.classes) > 2
-    _check.require(choice, "classes", f"none, as {name} has two of its own", given)
+    _check.require(choice, "classes", f"none, because {name} has only two", given)
     _check.require(len(given) in (0, 2), "classes", "none, or two different labels", given)
 
 
@@ -367,11 +367,11 @@ def markdown() -> str:
     ]
     for entry in _ENTRIES:
         sizes = ", ".join(f"{size:,} {split}" for split, size in entry.sizes.items())
-        of = ", ".join(base.title for base in entry.bases)
+        bases = ", ".join(base.title for base in entry.bases)
         shape = " x ".join("size" if extent is None else str(extent) for extent in entry.shape)
         recipes = "; ".join(f"{function.__name__} ({source})" for source, function in entry.recipes.items())
         origin = entry.files.origin if entry.files else None
-        files = f"of {of}" if of else "none, it is drawn"
+        files = f"of {bases}" if bases else "none, it is drawn"
         if origin:
             files = f"{origin.what}, {'downloaded' if origin.checksums else 'as it is'}"
         cells = (f"`{entry.name}`", entry.about, sizes or "-", len(entry.classes), shape, recipes or "-", files)

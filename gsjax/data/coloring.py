@@ -1,4 +1,4 @@
-"""Colouring: a second, easier feature that agrees with the label more or less often (Colored MNIST)."""
+"""Colouring: adds an easier feature that agrees with the label with a given probability (Colored MNIST)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["Colored", "blank", "colored", "gray", "grayscale", "paint"]
 
 
 class Colored(NamedTuple):
-    """Coloured images; the leading axes of every leaf are those of the key's batch, if any, then n.
+    """Coloured images; with a batch of keys, every leaf has the axes of the batch before n.
 
     Attributes:
-        x: `(n, height, width, 2)` in [0, 1]; of the two channels one has the image, the other is zero.
-        y: labels -1 and +1, `(n,)`, after noise, in the dtype of x.
-        color: which channel has the image, `(n,)`, 0 or 1; 1 is the colour that agrees with y = +1.
-        environment: which of the correlations holds for an image, `(n,)`, from 0.
+        x: `(n, height, width, 2)` in [0, 1]; one channel has the image and the other is zero.
+        y: labels -1 and +1 after noise, `(n,)`, in the dtype of x.
+        color: the channel with the image, 0 or 1, `(n,)`; colour 1 agrees with y = +1.
+        environment: the index of the correlation of each image, `(n,)`.
     """
 
     x: Float[Array, "n height width 2"]
@@ -41,29 +41,30 @@ def colored(
     positive: Sequence[int] = (0, 1, 2, 3, 4),
     stride: int = 2,
 ) -> Colored:
-    """Colored MNIST (Arjovsky et al. 2019, Section 5.1), of any images of one channel.
+    """Colored MNIST (Arjovsky et al. 2019, Section 5.1), for any images with one channel.
 
-    y is +1 for the classes `positive` and -1 for others, then flipped with probability `label_noise`. Images fall at
-    random into environments of equal size (up to one image); in environment e the colour agrees with the noisy label
-    with probability `correlations[e]`. So the digit predicts y with accuracy 1 - label_noise everywhere, and the colour
-    with that of its environment. The published sets are the defaults to train on, and `correlations=(0.1,)` to test on.
+    y is +1 for the classes `positive` and -1 for all others, and is then flipped with probability `label_noise`. Images
+    are assigned at random to environments of equal size (up to one image). In environment e the colour agrees with the
+    noisy label with probability `correlations[e]`. The digit thus predicts y with accuracy 1 - label_noise in every
+    environment, and the colour with accuracy `correlations[e]`. The defaults give the published training set, and
+    `correlations=(0.1,)` gives the published test set.
 
-    Pure in its key: `jax.vmap(lambda key: colored(key, images))(keys)` colours the same images anew for every seed.
-    Where that is too much memory (`8 n height width / stride^2` bytes a seed in single precision), `paint` makes images
-    from one copy of the pixels and the colours of a seed.
+    The function is pure in its key: `jax.vmap(lambda key: colored(key, images))(keys)` colours the same images for
+    every seed. This takes `8 n height width / stride^2` bytes per seed in single precision. To save memory, keep one
+    copy of the pixels and `paint` them with the colours of each seed.
 
     Args:
-        key: environments, noise and colours.
+        key: determines environments, noise and colours.
         images: pixels `(n, height, width, 1)`, 0 to 255, and labels `(n,)`; the order is kept.
-        correlations: probability of agreement in each environment, in [0, 1].
-        label_noise: probability of a flipped label, in [0, 1].
-        positive: the classes of y = +1; at least one image is of them and one is not.
-        stride: every `stride`-th row and column of pixels is kept, from the first on.
+        correlations: the probability of agreement in each environment, in [0, 1].
+        label_noise: the probability of a flipped label, in [0, 1].
+        positive: the classes with y = +1; at least one image, and not all, must belong to them.
+        stride: every `stride`-th row and column of pixels is kept, starting with the first.
 
     Raises:
-        ValueError: images that are not `(n, height, width, 1)`, a probability outside [0, 1], a single number for a
-            sequence of them, no environment or more of them than images, classes that make all labels equal, a
-            `stride` that is no whole number of at least 1.
+        ValueError: images that are not `(n, height, width, 1)`, a probability outside [0, 1], a single number instead
+            of a sequence, no environment or more environments than images, classes that make all labels equal, or a
+            `stride` that is not a whole number of at least 1.
 
     >>> import numpy as np
     >>> images = Images(np.full((4, 28, 28, 1), 255, np.uint8), np.array([3, 8, 1, 9]))
@@ -77,7 +78,7 @@ def colored(
     _check.require(pixels.shape[3] == 1, "images", "pixels of one channel (n, height, width, 1)", pixels.shape)
     agreement = _arguments.probabilities("correlations", correlations, axes=1).astype(float)
     noise = _arguments.probabilities("label_noise", label_noise).astype(float)
-    _check.require(1 <= len(agreement) <= n, "correlations", f"1 to {n}, as there are {n} images", len(agreement))
+    _check.require(1 <= len(agreement) <= n, "correlations", f"1 to {n} numbers for {n} images", len(agreement))
     stride = _check.whole("stride", stride, least=1)
     positive = _arguments.wholes("positive", positive) if _check.is_concrete(positive) else positive
     clean = jnp.isin(labels, jnp.asarray(positive, int))
@@ -93,10 +94,10 @@ def colored(
 
 
 def paint(image: Float[Array, "*n height width"], color: Int[Array, "*n"]) -> Float[Array, "*n height width 2"]:
-    """Images `(n, height, width)` in channel `color` `(n,)`, 0 or 1, of two; the other one is zero.
+    """Puts images `(n, height, width)` into channel `color (n,)`, 0 or 1, of two channels; the other is zero.
 
     Raises:
-        ValueError: colours that are not whole numbers, one for each image, or are others than 0 and 1.
+        ValueError: colours that are not whole numbers, not one per image, or not 0 or 1.
 
     >>> paint(jnp.ones((1, 1, 3)), jnp.array([1]))[0, 0].tolist()
     [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
@@ -110,10 +111,10 @@ def paint(image: Float[Array, "*n height width"], color: Int[Array, "*n"]) -> Fl
 
 
 def grayscale(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 1"]:
-    """One channel in place of two `(n, height, width, 2)`, their sum: what the oracle sees, who cannot use the colour.
+    """The sum of the two channels, `(n, height, width, 1)`: the input of the oracle, which cannot use the colour.
 
     Raises:
-        ValueError: other than two channels.
+        ValueError: a number of channels other than two.
 
     >>> grayscale(paint(jnp.ones((1, 1, 3)), jnp.array([1]))).shape
     (1, 1, 3, 1)
@@ -123,10 +124,12 @@ def grayscale(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height w
 
 
 def gray(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
-    """The images without colour, in both channels `(n, height, width, 2)` at half: Pezeshki et al. 2021, Fig. 3.
+    """Images without colour: half of the image in each of both channels, `(n, height, width, 2)`.
+
+    These are the gray images of Pezeshki et al. 2021, Fig. 3.
 
     Raises:
-        ValueError: other than two channels.
+        ValueError: a number of channels other than two.
 
     >>> gray(paint(jnp.ones((1, 1, 2)), jnp.array([1])))[0, 0].tolist()
     [[0.5, 0.5], [0.5, 0.5]]
@@ -135,11 +138,11 @@ def gray(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 
 
 
 def blank(x: Float[Array, "*n height width 2"]) -> Float[Array, "*n height width 2"]:
-    """The colours without the images `(n, height, width, 2)`: every pixel is the mean of all n images, in its colour.
+    """Colours without images, `(n, height, width, 2)`: every pixel is the mean of all images, in the image's colour.
 
-    `blank(x)` is the coloured and `blank(gray(x))` the gray blank of Pezeshki et al. 2021, Fig. 3: one constant, the
-    mean over all pixels of all images. The colour of an image is how its light divides among the channels; a black
-    image counts as gray.
+    `blank(x)` are the coloured and `blank(gray(x))` the gray blanks of Pezeshki et al. 2021, Fig. 3. The pixel value is
+    one constant, the mean over all pixels of all images. The colour of an image is the share of each channel in its
+    light; a black image counts as gray.
 
     >>> x = paint(jnp.array([[[0.2, 0.4]], [[0.4, 0.8]]]), jnp.array([1, 0]))
     >>> blank(x)[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""What every generator and reader returns, and how it is split."""
+"""The `Dataset` of examples and labels that generators and readers return, and its random split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Dataset", "split"]
 
 
 class Dataset(NamedTuple):
-    """Examples and labels; unpacks as `x, y`.
+    """Examples and labels; it unpacks as `x, y`.
 
     Attributes:
         x: examples, `(n, ...)`; images as `(n, height, width, channels)`.
@@ -28,11 +28,11 @@ class Dataset(NamedTuple):
 
 
 def split(key: Key[Array, ""], dataset: Dataset, n_train: int) -> tuple[Dataset, Dataset]:
-    """Splits at random, without replacement, into `n_train` examples to train on and the rest to test on.
+    """A random split, without replacement, into `n_train` training examples and the remaining test examples.
 
     Raises:
-        ValueError: `n_train` is no whole number, or leaves one of the two parts empty; a dataset whose x and y are not
-            of the same length.
+        ValueError: `n_train` is not a whole number, or leaves one of the two parts empty; x and y of the dataset have
+            different lengths.
 
     >>> whole = Dataset(jax.numpy.ones((10, 2)), jax.numpy.ones(10))
     >>> train, test = split(jax.random.key(0), whole, 7)
@@ -43,7 +43,7 @@ def split(key: Key[Array, ""], dataset: Dataset, n_train: int) -> tuple[Dataset,
     x, y = _arguments.pair("dataset", tuple(getattr(dataset, part, None) for part in "xy"), "a Dataset, arrays x and y")
     _check.require(y.ndim == 1 and x.shape[:1] == y.shape, "dataset", "a label y for each x", f"{x.shape}, {y.shape}")
     n, n_train = len(y), _check.whole("n_train", n_train)
-    _check.require(0 < n_train < n, "n_train", f"1 to {n - 1}, as there are {n} examples", n_train)
+    _check.require(0 < n_train < n, "n_train", f"1 to {n - 1} of {n} examples", n_train)
     order = jax.random.permutation(key, n)
     x, y = x[order], y[order]
     return Dataset(x[:n_train], y[:n_train]), Dataset(x[n_train:], y[n_train:])

@@ -1,4 +1,4 @@
-"""Real handwritten digits that come with scikit-learn: 8 x 8 pixels, no download."""
+"""The 8 x 8 handwritten digits included in scikit-learn, which need no download."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ __all__ = ["digit_images", "digits"]
 
 
 def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[Array, ""] | None = None) -> Dataset:
-    """Two classes of scikit-learn's 8 x 8 handwritten digits, the test part of a set of UCI's.
+    """Two classes of scikit-learn's 8 x 8 handwritten digits, the test part of a UCI data set.
 
-    Centred by the mean image of all ten digits and scaled to unit mean square (`scaling.mean_image`); an image is the
-    same whatever is drawn beside it.
+    The mean image of all ten digits is subtracted, and each image is scaled to unit mean square (`scaling.mean_image`).
+    An image therefore does not depend on the other selected examples.
 
     Args:
         classes: the digits labelled -1 and +1, in this order.
-        n: how many examples; all of them if None (about 180 a class).
-        key: draws the examples and their order; the first n in the order of the file if None.
+        n: the number of examples; None takes all (about 180 per class).
+        key: determines the examples and their order; None takes the first n in the order of the file.
 
     Returns:
         x `(n, 8, 8, 1)` and y `(n,)` of -1 and +1, in JAX's default float type.
 
     Raises:
-        ValueError: classes outside 0..9 or equal, n that is no whole number, is below 1 or above the number of examples
-            there are.
+        ValueError: classes that are equal or outside 0..9; an n that is not a whole number from 1 to the number of
+            examples.
 
     >>> x, y = digits((3, 8), n=200)
     >>> x.shape, y.shape
@@ -38,7 +38,7 @@ def digits(classes: tuple[int, int] = (3, 8), *, n: int | None = None, key: Key[
 
 
 def digit_images() -> Images:
-    """All 1,797 of scikit-learn's 8 x 8 handwritten digits as they would be in a file: a stand-in where there is none.
+    """All 1,797 of scikit-learn's 8 x 8 handwritten digits as `Images`, a stand-in for data sets that need files.
 
     >>> pixels, labels = digit_images()
     >>> pixels.shape, int(pixels.max()), labels[:3].tolist()
@@ -50,7 +50,7 @@ def digit_images() -> Images:
 
 def _file() -> tuple[np.ndarray, np.ndarray]:
     """Pixels `(1797, 8, 8, 1)`, 0 to 16, and digits, as in scikit-learn's file."""
-    # Imported here because it takes as long as JAX itself, and only this wants it.
+    # Imported here because the import takes as long as that of JAX, and only this function needs it.
     from sklearn.datasets import load_digits
 
     pixels, target = load_digits(return_X_y=True)

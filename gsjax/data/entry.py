@@ -1,4 +1,4 @@
-"""What the catalogue knows of a data set, and what it gives: sets of examples to train and to test on."""
+"""The catalogue entry of a data set, and the training and test sets that it returns."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Examples(NamedTuple):
 
     Attributes:
         x: inputs, `(n, ...)`; images as `(n, height, width, channels)`.
-        y: labels, `(n,)`: -1.0 and +1.0 where there are two classes, else class indices from 0, whole numbers.
-        group: 2 [y = +1] + attribute, `(n,)`, where a binary attribute goes with the label spuriously.
-        environment: where each example comes from, `(n,)`, from 0, where there are several environments.
+        y: labels, `(n,)`: -1.0 and +1.0 for two classes, else class indices from 0, whole numbers.
+        group: 2 [y = +1] + attribute, `(n,)`, if a binary attribute is spuriously correlated with the label.
+        environment: the environment of each example, `(n,)`, from 0, if there are several.
     """
 
     x: Float[Array, "n ..."]
@@ -33,14 +33,14 @@ class Examples(NamedTuple):
 
 
 class Sets(NamedTuple):
-    """Examples to train on, and sets to measure accuracy on.
+    """A training set and held-out sets.
 
     Attributes:
-        train: what is trained on.
-        held_out: the other sets by name, "test" among them; no example of them is in `train`.
-        outputs: how many a network needs: 1 for two classes, else one per class.
-        about: what these examples are, as where a file has fewer than the official number.
-        stand_in: for what they stand in, if they do.
+        train: the examples to train on.
+        held_out: the held-out sets by name, including "test"; none of their examples is in `train`.
+        outputs: the number of outputs that a network needs: 1 for two classes, else one per class.
+        about: a description of these examples, e.g. if the files have fewer than the official number.
+        stand_in: the data set for which these examples are a stand-in, or None.
     """
 
     train: Examples
@@ -51,7 +51,7 @@ class Sets(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The arguments of `load`, its key as one for each thing that is drawn; None for all examples there are."""
+    """The arguments of `load`, with its key split by use; an `n` or `test` of None means all examples."""
 
     train_key: Key[Array, ""]
     test_key: Key[Array, ""]
@@ -67,18 +67,18 @@ class Entry:
     """A data set.
 
     Attributes:
-        name: in `load(key, name)`, `--data name`, and `gsjax.data.name` if it can be read or drawn.
-        title: what to call it.
-        about: what it is, in a line, with its source.
-        classes: their names, in the order of the labels.
-        shape: of an example that `load` gives; None for an extent that is an argument.
-        sets: `sets(entry, wanted)` -> the `Sets` that `load` gives; see `gsjax.data.sets`.
-        files: how its files are read; None if it has none of its own.
-        sizes: the official number of examples in each split that can be read; empty if examples are drawn, or are made
-            from those of `bases`.
-        bases: the entries whose examples this one is made from.
-        recipes: how published recipes centre and scale it: a function of `gsjax.data.scaling` by source.
-        function: what `gsjax.data` exports under the name, in place of `read`.
+        name: its name in `load(key, name)` and `--data name`, and as `gsjax.data.name` if it can be read or generated.
+        title: its title in text.
+        about: a one-line description with its source.
+        classes: the names of the classes, in the order of the labels.
+        shape: the shape of an example from `load`; None for an extent that is an argument.
+        sets: `sets(entry, wanted)` -> the `Sets` that `load` returns; see `gsjax.data.sets`.
+        files: the reader of its files; None if it has no files of its own.
+        sizes: the official number of examples of each split that can be read; empty if examples are generated, or made
+            from the examples of `bases`.
+        bases: the entries from whose examples this one is made.
+        recipes: the scaling of published recipes: a function of `gsjax.data.scaling` for each source.
+        function: the function that `gsjax.data` exports under the name, instead of `read`.
     """
 
     name: str
@@ -94,20 +94,20 @@ class Entry:
     function: Callable[..., Any] | None = None
 
     def read(self, split: str = "") -> Any:
-        """What is in a split, as in its files: `Images`, or an `ImageFolder`. The first split by default.
+        """The contents of the files of a split (by default the first): `Images`, or an `ImageFolder`.
 
         Raises:
-            FileNotFoundError: the files of this split are nowhere; what to fetch, and where to put it.
-            ValueError: an unknown split; a damaged file, which is named; a data set without files.
+            FileNotFoundError: the files of this split are missing; the error says what to fetch and where to put it.
+            ValueError: an unknown split; a damaged file, which the error names; a data set without files.
         """
         files, split = self._files(split)
         return files.read(split)
 
     def available(self, split: str = "") -> bool:
-        """Whether the files of a split, by default the first, are there, or none are needed; nothing is downloaded.
+        """Whether the files of a split (by default the first) are present, or none are needed; nothing is downloaded.
 
         Raises:
-            ValueError: an unknown split; GSJAX_DATA names no folder that can be read.
+            ValueError: an unknown split; GSJAX_DATA does not name a readable folder.
         """
         if self.bases:
             return all(base.available(split) for base in self.bases)
@@ -118,7 +118,7 @@ class Entry:
 
     @property
     def origin(self) -> Origin:
-        """Where its files come from.
+        """The origin of its files.
 
         Raises:
             ValueError: a data set without files.
@@ -127,7 +127,7 @@ class Entry:
 
     @property
     def exported(self) -> Callable[..., Any] | None:
-        """What `gsjax.data` has under the name."""
+        """The function that `gsjax.data` exports under the name."""
         return self.function or (self.read if self.files else None)
 
     def _files(self, split: str) -> tuple[Files, str]:

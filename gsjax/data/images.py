@@ -1,4 +1,4 @@
-"""Images in the official file formats: idx (MNIST and its likes) and CIFAR's binary versions; two classes of them."""
+"""Readers of images in the official file formats, idx (MNIST and similar) and CIFAR's binary format."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ _PLANES = 3 * 32 * 32  # bytes of an image of CIFAR: red, green and blue, one af
 
 
 class Images(NamedTuple):
-    """Images as they are in the file: `pixels (n, height, width, channels)` and `labels (n,)`."""
+    """Images as stored in the file: `pixels (n, height, width, channels)` and `labels (n,)`."""
 
     pixels: UInt8[np.ndarray, "n height width channels"]
     labels: UInt8[np.ndarray, " n"]
 
 
 class Files(Protocol):
-    """How the files of a data set are read: `Images`, or an `ImageFolder`."""
+    """The reader of the files of a data set, which returns `Images` or an `ImageFolder`."""
 
     @property
     def origin(self) -> Origin:
-        """Where they come from."""
+        """The origin of the files."""
         ...
 
     def read(self, split: str) -> Any:
-        """What is in a split."""
+        """The contents of a split."""
         ...
 
     def available(self, split: str) -> bool:
-        """Whether its files are there; nothing is downloaded."""
+        """Whether the files of a split are present; nothing is downloaded."""
         ...
 
 
 @dataclass(frozen=True)
 class Idx:
-    """Four gzipped idx files, named like MNIST's, in `folder`; labels from 0 to `classes` - 1."""
+    """Four gzipped idx files in `folder`, named like those of MNIST, with labels from 0 to `classes` - 1."""
 
     folder: str
     origin: Origin
@@ -64,8 +64,8 @@ class Idx:
         """The images of a split.
 
         Raises:
-            FileNotFoundError: its files are nowhere; what to fetch, and where to put it.
-            ValueError: a damaged file, which is named.
+            FileNotFoundError: its files are missing; the error says what to fetch and where to put it.
+            ValueError: a damaged file, which the error names.
         """
         pixel_file, label_file = sources.find_together(self._names(split), origin=self.origin)
         pixels, labels = read_idx(pixel_file, axes=3), read_idx(label_file, axes=1)
@@ -86,11 +86,12 @@ class Idx:
 
 @dataclass(frozen=True)
 class Cifar:
-    """CIFAR's binary format: an archive, the folder in it, and the names of its files by split.
+    """CIFAR's binary format: an archive, the folder in it, and the names of its files (`members`) by split.
 
-    A record is a byte for each label, with so many `classes`, and the planes of an image; the last label is read. Where
-    the folder is there, unpacked, it does for the archive. The archive has a checksum, which is compared; the files in
-    the folder have none. Of a subset in the same format there are as many records as it has.
+    A record has one byte per label and the colour planes of an image. `classes` is the number of classes of each label;
+    the last label is the one returned. The unpacked folder can replace the archive. The checksum of the archive is
+    compared; the files in the folder have none. The number of records is not checked, so subsets in this format can be
+    read.
     """
 
     archive: str
@@ -103,9 +104,9 @@ class Cifar:
         """The images of a split.
 
         Raises:
-            FileNotFoundError: neither archive nor folder is anywhere, or a file is missing; what to fetch, and where to
-                put it.
-            ValueError: a damaged file, which is named.
+            FileNotFoundError: archive and folder are both missing, or a file is; the error says what to fetch and
+                where to put it.
+            ValueError: a damaged file, which the error names.
         """
         names = self._names(split)
         files = sources.find_together(names, [self.archive], origin=self.origin)
@@ -139,20 +140,20 @@ def two_classes(
 ) -> Dataset:
     """Two classes of `images`, centred by the mean image of all classes and scaled by `scaling.mean_image`.
 
-    An image is the same whatever is drawn beside it.
+    An image does not depend on the other selected examples.
 
     Args:
-        images: of all classes.
+        images: images of all classes.
         classes: the labels that become -1 and +1, in this order.
-        n: how many examples; all of the two classes if None.
-        key: draws the examples and their order; the first n in the order of the file if None.
+        n: the number of examples; None takes all of the two classes.
+        key: determines the examples and their order; None takes the first n in the order of the file.
 
     Returns:
         x `(n, height, width, channels)` and y `(n,)` of -1 and +1, in JAX's default float type.
 
     Raises:
-        ValueError: images that are not `(n, height, width, channels)` with a label each, classes that are equal or not
-            among the labels, n that is no whole number, is below 1 or above the number of examples there are.
+        ValueError: images that are not `(n, height, width, channels)` with one label per image; classes that are equal
+            or not among the labels; an n that is not a whole number from 1 to the number of examples.
 
     >>> images = Images(np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1), np.array([7, 2, 7], np.uint8))
     >>> two_classes(images, (2, 7)).y.tolist()
@@ -174,11 +175,11 @@ def two_classes(
 
 
 def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]:
-    """The array of unsigned bytes in an idx file, gzipped or not, with so many `axes` if given.
+    """The array of unsigned bytes in an idx file, gzipped or not; if `axes` is given, the file must have as many.
 
     Raises:
-        ValueError: a file that is damaged, or is no idx file of unsigned bytes with these axes, has no entries or more
-            than 2^30; it is named.
+        ValueError: the file is damaged, is not an idx file of unsigned bytes with these axes, or has no entries or more
+            than 2^30. The error names it.
         OSError: it cannot be opened.
     """
     path = Path(path)
@@ -189,9 +190,10 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
     def shape(start: bytes) -> tuple[int, ...]:
         magic = start[:3] == b"\x00\x00\x08" and len(start) > 3
         require(magic, "an idx file of unsigned bytes (0, 0, 8, axes)", f"'{start[:4].hex(' ')}'")
-        known = 1 <= start[3] <= 32 if axes is None else start[3] == axes
-        require(known, f"an array of {'1 to 32' if axes is None else axes} axes", start[3])
-        header = 4 + 4 * start[3]
+        count = start[3]
+        known = 1 <= count <= 32 if axes is None else count == axes
+        require(known, f"an array of {'1 to 32' if axes is None else axes} axes", count)
+        header = 4 + 4 * count
         require(len(start) >= header, f"a header of {header} bytes", len(start))
         sizes = tuple(np.frombuffer(start[4:header], ">u4").tolist())
         require(1 <= math.prod(sizes) <= MOST, f"1 to {MOST} entries", f"an array of shape {sizes}")
@@ -208,7 +210,7 @@ def read_idx(path: Path, *, axes: int | None = None) -> UInt8[np.ndarray, "..."]
 
 
 def _members(archive: Path, names: Sequence[str]) -> list[tuple[str, memoryview]]:
-    """Files of an archive, each of them with its name."""
+    """Files of an archive with their names."""
     whole, found = content(archive), {}
     try:
         with tarfile.open(fileobj=io.BytesIO(whole), mode="r:") as tar:
@@ -217,19 +219,19 @@ def _members(archive: Path, names: Sequence[str]) -> list[tuple[str, memoryview]
     except Exception as error:  # tarfile raises much more than its own errors
         raise ValueError(f"{archive}: damaged ({type(error).__name__}: {error}), fetch it again") from error
     _check.require(len(members) < _MEMBERS, str(archive), f"fewer than {_MEMBERS} members", "more: fetch it again")
-    # A header that is none ends the list as the end of the archive does, which is zeros.
+    # tarfile stops at an invalid header as it does at the end of the archive, after which only zeros may follow.
     rest = whole[end:].strip(b"\0")
     _check.require(not rest, str(archive), "nothing after the last member", "more: damaged, fetch it again")
     for member in members:
         name = member.name.removeprefix("./")
         if name in names:
-            where = f"{archive}:{name}"
-            _check.require(name not in found, where, "one file of this name", "two")
-            _check.require(member.isreg() and not member.issparse(), where, "a file", "a link, a folder or the like")
+            label = f"{archive}:{name}"
+            _check.require(name not in found, label, "one file of this name", "two")
+            _check.require(member.isreg() and not member.issparse(), label, "a file", "a link, a folder or the like")
             start = member.offset_data
             found[name] = memoryview(whole)[start : start + member.size]
             _check.require(
-                len(found[name]) == member.size, where, f"{member.size} bytes", f"{len(found[name])}: damaged"
+                len(found[name]) == member.size, label, f"{member.size} bytes", f"{len(found[name])}: damaged"
             )
     missing = [name for name in names if name not in found]
     _check.require(not missing, str(archive), f"{len(names)} files in it", f"none called {', '.join(missing)}")

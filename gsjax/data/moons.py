@@ -14,25 +14,25 @@ __all__ = ["two_moons"]
 
 
 def two_moons(key: Key[Array, ""], n: int = 300, *, noise: float = 0.1, delta: float = 0.1) -> Dataset:
-    """Two moons that the first coordinate alone separates, by a margin, or does not, by the sign of `delta`.
+    """Two moons that the first coordinate alone separates if `delta` is positive, and does not if it is negative.
 
-    The two moons of scikit-learn's `make_moons`, the upper labelled -1 (n // 2 points) and the lower +1, with
-    Gaussian noise on both coordinates; then (Pezeshki et al. 2021, Fig. 1) X1 -= 1/2; X2 -= 3y/10; X2 is
-    centred; X2 <- -y |X2|, which makes each class one-sided; X2 -= y delta; the axes are swapped. So
-    y x_1 <= -delta: with delta > 0 the sign of -x_1 is the label and the gap between the classes is at least
-    2 delta wide; with delta < 0 they overlap along x_1, and only a curved boundary separates them.
+    The moons are those of scikit-learn's `make_moons` with Gaussian noise on both coordinates; the upper moon (n // 2
+    points) has label -1, the lower +1. They are then changed as in Pezeshki et al. 2021, Fig. 1: X1 -= 1/2;
+    X2 -= 3y/10; X2 is centred; X2 <- -y |X2|, which makes each class one-sided; X2 -= y delta; and the axes are
+    swapped. Hence y x_1 <= -delta. With delta > 0 the label is the sign of -x_1, and the gap between the classes is at
+    least 2 delta wide. With delta < 0 the classes overlap along x_1, and only a curved boundary separates them.
 
     Args:
-        key: the noise and the order of the examples.
-        n: examples, of both classes together.
-        noise: standard deviation.
-        delta: the paper's Delta; 0.1 and -0.1 there.
+        key: determines the noise and the order of the examples.
+        n: the number of examples of both classes together.
+        noise: the standard deviation of the noise.
+        delta: the paper's Delta, which is 0.1 and -0.1 there.
 
     Returns:
         x `(n, 2)` and y `(n,)` of -1 and +1, in random order, in JAX's default float type.
 
     Raises:
-        ValueError: n that is no whole number or below 2, `noise` negative or not finite, `delta` not finite.
+        ValueError: an n that is not a whole number of at least 2; `noise` negative or not finite; `delta` not finite.
 
     >>> x, y = two_moons(jax.random.key(0), 100)
     >>> x.shape, bool((y * x[:, 0] <= -0.1).all())

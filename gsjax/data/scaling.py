@@ -1,4 +1,4 @@
-"""How pixels become inputs of a network: what published recipes do, and what the theory asks for."""
+"""Scaling of pixels to network inputs, as in published recipes and as the theory requires."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Standard(NamedTuple):
     deviation: Float[np.ndarray, " channels"]
 
     def __call__(self, pixels: Shaped[np.ndarray, "*n channels"]) -> Float[Array, "*n channels"]:
-        """Pixels, 0 to 255, of mean 0 and deviation 1 in every channel of the images that these are of, in float32."""
+        """Scales pixels, 0 to 255, in float32; the images that determined the scaling get mean 0 and deviation 1."""
         scaled = np.asarray(pixels).astype(np.float32) / 255
         return jnp.asarray((scaled - self.mean) / self.deviation, jnp.float32)
 
@@ -43,7 +43,7 @@ def fraction(pixels: Shaped[Array | np.ndarray, "*n"]) -> Float[Array, "*n"]:
 def signed(pixels: Shaped[Array | np.ndarray, "*n"]) -> Float[Array, "*n"]:
     """Pixels, 0 to 255, scaled to [-1, 1], in JAX's default float type; they are not centred.
 
-    The computation is NumPy's for an array of NumPy and JAX's for one of JAX, which can differ in the last bit.
+    NumPy arrays are scaled by NumPy and JAX arrays by JAX, which can differ in the last bit.
 
     >>> signed(np.array([0, 255], np.uint8)).tolist()
     [-1.0, 1.0]
@@ -54,14 +54,14 @@ def signed(pixels: Shaped[Array | np.ndarray, "*n"]) -> Float[Array, "*n"]:
 def standard(pixels: Shaped[np.ndarray, "n height width channels"]) -> Standard:
     """The scaling to mean 0 and deviation 1 in every channel over `pixels (n, height, width, channels)`, 0 to 255.
 
-    The images to train on determine it; call the result on any images.
+    Compute it from the training images, and call the result on any images.
     """
     scaled = np.asarray(pixels).astype(np.float32) / 255
     return Standard(scaled.mean(axis=(0, 1, 2)), scaled.std(axis=(0, 1, 2)))
 
 
 def imagenet(pixels: Array | np.ndarray) -> Float[Array, "*n 3"]:
-    """Pixels `(..., 3)`, 0 to 255, with the means and deviations of ImageNet's channels, as pretrained networks expect.
+    """Pixels `(..., 3)`, 0 to 255, standardised with ImageNet's channel statistics, as pretrained networks expect.
 
     >>> imagenet(np.zeros((1, 3))).round(2).tolist()
     [[-2.12, -2.04, -1.8]]
@@ -73,11 +73,11 @@ def imagenet(pixels: Array | np.ndarray) -> Float[Array, "*n 3"]:
 def mean_image(
     pixels: Shaped[np.ndarray, "n height width channels"], of: Shaped[np.ndarray, "m height width channels"]
 ) -> Float[Array, "n height width channels"]:
-    """Images without the mean image of `of`, each scaled to unit mean square, so that |h^(0)| = 1 in Eq. 1.
+    """Images minus the mean image of `of`, each scaled to unit mean square, so that |h^(0)| = 1 in Eq. 1.
 
-    Without the first a kernel's largest eigenvalue is twice as large, and says only that all images look alike; the
-    second makes its diagonal flat. Of an image that is the mean image, nothing remains. Pixels in any unit, in JAX's
-    default float type.
+    Without centring the largest eigenvalue of a kernel is twice as large, and only reflects that all images look alike.
+    The scaling makes the diagonal of the kernel constant. An image that equals the mean image becomes zero. Pixels may
+    have any unit; the result has JAX's default float type.
 
     >>> whole = np.arange(8.0).reshape(2, 2, 2, 1)
     >>> mean_image(whole, whole)[0].ravel().tolist()

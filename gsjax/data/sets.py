@@ -1,4 +1,4 @@
-"""How the entries of the catalogue become sets to train and to test on: a function of an entry and what is wanted."""
+"""The functions that make training and test sets from catalogue entries; each takes an entry and a `Wanted`."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ def drawn(
     test: int = 1000,
     held_out: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Sets:
-    """Fresh examples of a generator, `draw(key, n, **options)` -> x, y (and more, which is left out).
+    """New examples from a generator, `draw(key, n, **options)` -> x, y (further results are ignored).
 
     Args:
-        entry: of the generator.
-        wanted: how many examples.
+        entry: the entry of the generator.
+        wanted: the arguments of `load`.
         draw: the generator.
-        n: how many to train on by default.
-        test: how many to test on by default.
-        held_out: the options of each held-out set; one called "test", without options, by default.
+        n: the default number of training examples.
+        test: the default number of examples of each held-out set.
+        held_out: the options of each held-out set by name; by default one set "test" without options.
     """
 
     def sample(key: Key[Array, ""], n: int, options: Mapping[str, Any]) -> Examples:
         x, y, *_ = jax.jit(functools.partial(draw, **options), static_argnames="n")(key, n=n)
         return Examples(x, y)
 
-    others = {"test": {}} if held_out is None else held_out
+    options_by_name = {"test": {}} if held_out is None else held_out
     train = sample(wanted.train_key, n if wanted.n is None else wanted.n, {})
     count = test if wanted.test is None else wanted.test
-    tested = {name: sample(wanted.test_key, count, options) for name, options in others.items()}
+    tested = {name: sample(wanted.test_key, count, options) for name, options in options_by_name.items()}
     return Sets(train, tested, 1 if len(entry.classes) == 2 else len(entry.classes), entry.name)
 
 
 def files(entry: Entry, wanted: Wanted, *, classes: tuple[int, ...] = ()) -> Sets:
-    """Images of the entry or of its base, in [-1, 1]: all classes, or two, by default `classes`."""
+    """Images of the entry or of its base, in [-1, 1], of all classes or of two (by default `classes`)."""
     classes = wanted.classes or classes
     images, about = parts(_source(entry), wanted.split_key)
     labels = np.unique(images[0].labels).tolist()
@@ -72,10 +72,10 @@ def files(entry: Entry, wanted: Wanted, *, classes: tuple[int, ...] = ()) -> Set
 
 
 def coloured(entry: Entry, wanted: Wanted, *, oracle: bool = False) -> Sets:
-    """Colored MNIST of the images of the base, or, for the oracle, the same without colour.
+    """Colored MNIST made from the images of the base; with `oracle`, the same examples without colour.
 
-    The environments to train on have correlations of .8 and .9; tests are where the colour agrees with the label with
-    probability .1, and without colour.
+    The two training environments have correlations .8 and .9. In the set "test" the colour agrees with the label with
+    probability .1; the set "gray" is the same without colour.
     """
     images, about = parts(_source(entry), wanted.split_key)
     draw = jax.jit(coloring.colored, static_argnames=("correlations", "stride"))
@@ -94,15 +94,15 @@ def coloured(entry: Entry, wanted: Wanted, *, oracle: bool = False) -> Sets:
 
 
 def groups(entry: Entry, wanted: Wanted) -> Sets:
-    """Images of the base with CelebA's structure of groups, tested on groups of equal size."""
+    """Images of the base with the group structure of CelebA; the test set has groups of equal size."""
     images, about = parts(_source(entry), wanted.split_key)
     train = colored_groups(wanted.train_key, images[0])
-    rare = int((images[1].labels == 2).sum())  # of the rare class of `colored_groups`
+    rare = int((images[1].labels == 2).sum())  # label 2 is the rare class of `colored_groups`
     test = colored_groups(wanted.test_key, images[1], sizes=(rare // 2,) * 4)
     sets = []
     for whole, m, name in ((train, wanted.n, "n"), (test, wanted.test, "test")):
         _count(name, m, len(whole.y))
-        sets.append(Examples(*(leaf[:m] for leaf in whole)))  # they are in random order
+        sets.append(Examples(*(leaf[:m] for leaf in whole)))  # the examples are in random order
     return Sets(sets[0], {"test": sets[1]}, 1, f"{entry.name}: {about}", stand_in="for CelebA")
 
 
@@ -121,9 +121,9 @@ def photographs(entry: Entry, wanted: Wanted) -> Sets:
 
 
 def parts(source: Entry, key: Key[Array, ""]) -> tuple[list[Images], str]:
-    """The images of `source` to train and to test on, and what to call them.
+    """The training and test images of `source`, and a description of them.
 
-    Where it has one split, or the files of its training split are absent, the images are divided at random, 5 to 1.
+    If it has only one split, or the files of its training split are missing, the images are divided at random, 5 to 1.
     """
     if "test" not in source.sizes:
         return _divided(key, source.read()), source.title
@@ -131,8 +131,8 @@ def parts(source: Entry, key: Key[Array, ""]) -> tuple[list[Images], str]:
         whole = source.read("test")
         return _divided(key, whole), f"{source.name}, the {len(whole.labels):,} images of its test split"
     train, test = source.read("train"), source.read("test")
-    there, official = len(train.labels), source.sizes["train"]
-    fewer = "" if there == official else f", {there:,} of {official:,} training images"
+    count, official = len(train.labels), source.sizes["train"]
+    fewer = "" if count == official else f", {count:,} of {official:,} training images"
     return [train, test], source.name + fewer
 
 
@@ -146,7 +146,7 @@ def _divided(key: Key[Array, ""], whole: Images) -> list[Images]:
 
 
 def _chosen(wanted: Wanted, images: Sequence[Images]) -> list[Images]:
-    """As many images to train and to test on as are wanted."""
+    """The wanted numbers of training and test images."""
     train, test = images
     return [
         _select(train, _drawn(wanted.train_key, len(train.labels), wanted.n, "n")),
@@ -154,19 +154,19 @@ def _chosen(wanted: Wanted, images: Sequence[Images]) -> list[Images]:
     ]
 
 
-def _drawn(key: Key[Array, ""], there: int, m: int | None, name: str) -> Int[np.ndarray, " m"]:
-    """`m` of the rows there are, or all, in random order."""
-    _count(name, m, there)
-    return _order(key, there)[:m]
+def _drawn(key: Key[Array, ""], n: int, m: int | None, name: str) -> Int[np.ndarray, " m"]:
+    """`m` of `n` rows, or all if None, in random order."""
+    _count(name, m, n)
+    return _order(key, n)[:m]
 
 
-def _order(key: Key[Array, ""], there: int) -> Int[np.ndarray, " there"]:
-    # By numpy, whose permutations are not compiled anew for every size.
-    return np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(there)
+def _order(key: Key[Array, ""], n: int) -> Int[np.ndarray, " n"]:
+    # NumPy's permutations need no compilation for every size.
+    return np.random.default_rng(np.asarray(jax.random.key_data(key))).permutation(n)
 
 
-def _count(name: str, m: int | None, there: int) -> None:
-    _check.require(m is None or m <= there, name, f"at most {there}, the examples there are", m)
+def _count(name: str, m: int | None, n: int) -> None:
+    _check.require(m is None or m <= n, name, f"at most {n}, the number of examples", m)
 
 
 def _select(images: Images, rows: np.ndarray) -> Images:

@@ -1,4 +1,4 @@
-"""Where files of data are looked for, and where they are downloaded from."""
+"""The search path for data files, and their download."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ __all__ = ["Origin", "available", "find", "find_together", "locate"]
 
 _DEBIAN = Path("/usr/share/datasets")
 
-# Connecting fails fast where there is no network; a server that is slow may take longer between two pieces.
+# Timeouts in seconds: connecting fails fast without a network; a slow server may take longer between two chunks.
 _TIMEOUT = (3.0, 30.0)
 
 
 class Origin(NamedTuple):
-    """Where a data set comes from.
+    """The origin of a data set.
 
     Attributes:
-        what: what to fetch, as an error says it.
-        address: of the folder on the web that has its files; empty if they are to be fetched by hand.
-        checksums: MD5 of the originals, by name of the file; what has none is not downloaded.
+        what: what to fetch, in the words of an error message.
+        address: the web address of the folder with its files; empty if they must be fetched by hand.
+        checksums: the MD5 sums of the original files by name; files without a checksum are not downloaded.
     """
 
     what: str
@@ -31,17 +31,18 @@ class Origin(NamedTuple):
 
 
 def find(name: str, origin: Origin) -> Path:
-    """The file or folder `name`, e.g. "mnist/train-images-idx3-ubyte.gz", in the first place that has it.
+    """The file or folder `name`, e.g. "mnist/train-images-idx3-ubyte.gz", from the first place that has it.
 
-    The places are the folder that the environment variable GSJAX_DATA names, the user's cache (`$XDG_CACHE_HOME/gsjax`,
-    `~/.cache/gsjax`), and where Debian's packages put data sets. A file may also lie there without its `.gz`. What is
-    in none of them is downloaded into the cache if `origin` has its checksum; with GSJAX_OFFLINE set to
-    anything but 0, nothing is.
+    The places are, in order: the folder in the environment variable GSJAX_DATA, the user's cache
+    (`$XDG_CACHE_HOME/gsjax` or `~/.cache/gsjax`), and the folder of Debian's data packages. A file may also be present
+    without its `.gz`. A file that no place has is downloaded into the cache if `origin` has its checksum. Setting
+    GSJAX_OFFLINE to anything but 0 prevents downloads.
 
     Raises:
-        FileNotFoundError: no place has it and it cannot be downloaded; it says what to fetch, and where to put it.
-        ValueError: what was downloaded is not the original, and nothing is kept of it; GSJAX_DATA names no folder that
-            can be read.
+        FileNotFoundError: no place has it and it cannot be downloaded; the error says what to fetch and where to put
+            it.
+        ValueError: the downloaded file is not the original (it is not kept); GSJAX_DATA does not name a readable
+            folder.
     """
     if path := locate(name):
         return path
@@ -61,14 +62,15 @@ def find(name: str, origin: Origin) -> Path:
 
 
 def find_together(*alternatives: Sequence[str], origin: Origin) -> list[Path]:
-    """All files of one of several `alternatives`, from the first place that has any, so that no two sets are mixed.
+    """All files of one of several `alternatives`, from the first place that has any, so that two sets never mix.
 
-    Of alternatives in the same place the first that is complete is taken. Where there is none, the files of the last
-    one are looked for one by one, as by `find`.
+    In one place, the first complete alternative is taken. If no place has one, `find` looks for each file of the last
+    alternative.
 
     Raises:
-        FileNotFoundError: there is none, or a file is missing beside others, which is named.
-        ValueError: as by `find`.
+        FileNotFoundError: no place has them, or a place has some of the files but not all; the error names a missing
+            file.
+        ValueError: the errors of `find`.
     """
     for place in _places():
         found = [[locate(name, [place]) for name in names] for names in alternatives]
@@ -76,27 +78,27 @@ def find_together(*alternatives: Sequence[str], origin: Origin) -> list[Path]:
             if None not in paths:
                 return [path for path in paths if path]
         for names, paths in zip(alternatives, found, strict=True):
-            there = [path for path in paths if path]
-            if there and place != _cache():  # what is missing there, a download may bring
+            present = [path for path in paths if path]
+            if present and place != _cache():  # files missing in the cache may still be downloaded
                 missing = place / names[paths.index(None)]
-                raise FileNotFoundError(f"{missing} is not there, though {there[0]} is: fetch {origin.what} again")
+                raise FileNotFoundError(f"{missing} is not there, though {present[0]} is: fetch {origin.what} again")
     return [find(name, origin) for name in alternatives[-1]]
 
 
 def available(*alternatives: Sequence[str]) -> bool:
-    """Whether a place has all files of one of the `alternatives`; nothing is downloaded.
+    """Whether one place has all files of one of the `alternatives`; nothing is downloaded.
 
     Raises:
-        ValueError: GSJAX_DATA names no folder that can be read.
+        ValueError: GSJAX_DATA does not name a readable folder.
     """
     return any(all(locate(name, [place]) for name in names) for place in _places() for names in alternatives)
 
 
 def locate(name: str, places: Sequence[Path] | None = None) -> Path | None:
-    """As `find`, but None if no place has it; nothing is downloaded.
+    """Like `find`, but returns None if no place has it; nothing is downloaded.
 
     Raises:
-        ValueError: GSJAX_DATA names no folder that can be read.
+        ValueError: GSJAX_DATA does not name a readable folder.
     """
     for place in _places() if places is None else places:
         for candidate in (place / name, place / name.removesuffix(".gz")):
@@ -110,7 +112,9 @@ def _places() -> list[Path]:
     if named:
         try:
             os.scandir(named).close()
-        except FileNotFoundError:  # it may be on a disk that is not there now; `find` says so if nothing else has it
+        except (
+            FileNotFoundError
+        ):  # it may be on a disk that is not mounted; `find` reports it if no other place has the file
             pass
         except OSError as error:
             raise ValueError(f"GSJAX_DATA: expected a folder that can be read, got {named} ({error})") from error
@@ -122,10 +126,10 @@ def _cache() -> Path:
 
 
 def _download(url: str, md5: str, target: Path) -> Path:
-    # Imported here because only a download wants it.
+    # Imported here because only downloads need it.
     import pooch
 
-    # Neither the class nor the function fits pooch's own type of a downloader.
+    # Neither the class nor the function fits pooch's type annotation of a downloader.
     http: Any = pooch.HTTPDownloader(timeout=_TIMEOUT, chunk_size=1 << 16)
 
     def download(*arguments: Any) -> None:
@@ -134,19 +138,19 @@ def _download(url: str, md5: str, target: Path) -> Path:
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, ValueError):
                 raise
-            # What requests and urllib3 raise at a malformed address of a proxy is a ValueError, at times also.
+            # For a malformed proxy address, requests and urllib3 raise errors that can be ValueErrors too.
             raise OSError(f"{type(error).__name__}: {error}") from error
 
     downloader: Any = download
     try:
         return Path(pooch.retrieve(url, f"md5:{md5}", fname=target.name, path=target.parent, downloader=downloader))
-    except ValueError as error:  # only by the comparison of checksums
+    except ValueError as error:  # raised only if the checksums differ
         got = "another file, or a part of it"
         raise ValueError(f"{url}: expected the original with MD5 {md5}, got {got} ({error}); try again") from error
 
 
 def _proxy(url: str) -> str:
-    """Where the environment has the address of a proxy for `url`; the address itself may have a password."""
+    """Which variable sets a proxy for `url`, for error messages; the address is left out, as it may have a password."""
     import requests
 
     scheme = url.split(":")[0]

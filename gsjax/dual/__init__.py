@@ -1,4 +1,4 @@
-"""The dual dynamics: vector field, time course, equilibrium, closed forms."""
+"""The dual dynamics: vector field, trajectories, equilibrium, and closed forms."""
 
 from gsjax.dual import closed_form
 from gsjax.dual.equilibrium import Equilibrium, equilibrium

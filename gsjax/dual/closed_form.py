@@ -1,7 +1,7 @@
-"""Equilibria that can be written down: Eqs. 12, 13, Lemma 1 and the first-order form of Theorem 2.
+"""Equilibria in closed form: Eqs. 12 and 13, Lemma 1, and the first-order form of Theorem 2.
 
-All of them solve the linearised dynamics, Eq. 10, i.e. `-log alpha = (1 / lambda) U (S^2 + lambda I) U^T alpha`,
-and take strengths `s2 = s^2` and the ridge `strength`, the paper's lambda. `W` is Lambert's function.
+All of them solve the linearised dynamics of Eq. 10, `-log alpha = (1 / lambda) U (S^2 + lambda I) U^T alpha`. Their
+arguments are the strengths `s2 = s^2` and the ridge `strength`, the paper's lambda. `W` is Lambert's function.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ __all__ = ["equal_strengths", "lambertw", "lemma1", "permutation", "theorem2_slo
 def equal_strengths(
     s2: float | Float[Array, ""], u: Float[Array, "n n"], strength: float | Float[Array, ""]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """`(alpha, response)`, each `(n,)`, for one strength common to all features and any orthogonal `u (n, n)`, Eq. 12.
+    """`(alpha, response)`, each `(n,)`, for features of equal strength and any orthogonal `u (n, n)` (Eq. 12).
 
-    `alpha_i = lambda W(s^2/lambda + 1) / (s^2 + lambda)` for all i, `z_j = s^2 W(s^2/lambda + 1) / (s^2 + lambda)
+    `alpha_i = lambda W(s^2/lambda + 1) / (s^2 + lambda)` for all i, and `z_j = s^2 W(s^2/lambda + 1) / (s^2 + lambda)
     sum_i u_ij`.
 
     Raises:
@@ -33,16 +33,16 @@ def equal_strengths(
     u = _orthogonal(u)
     _check.number("s2", s2, "[0, inf)")
     s2 = jnp.asarray(s2, u.dtype)
-    alpha = _alone(s2, strength)
+    alpha = _uncoupled(s2, strength)
     return jnp.full(u.shape[0], alpha), s2 / strength * alpha * jnp.sum(u, axis=0)
 
 
 def permutation(
     s2: Float[Array, " n"], strength: float | Float[Array, ""]
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """`(alpha, response)`, each `(n,)`, for U a permutation: every example has a feature of its own, Eq. 13.
+    """`(alpha, response)`, each `(n,)`, if U is a permutation, so that every example has its own feature (Eq. 13).
 
-    Strengths `s2 (n,)` and results are indexed by feature: `alpha_i` belongs to the example whose only feature is i.
+    Strengths `s2 (n,)` and results are in the order of the features: `alpha_i` is that of the example with feature i.
 
     Raises:
         ValueError: `s2` is not `(n,)` and >= 0, or `strength` not positive.
@@ -52,15 +52,16 @@ def permutation(
     """
     s2 = _check.floating("s2", s2)
     _check.shape("s2", s2, ndim=1)
-    alpha = _alone(s2, strength)
+    alpha = _uncoupled(s2, strength)
     return alpha, s2 / strength * alpha
 
 
 def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Float[Array, ""]) -> Float[Array, " n"]:
     """`alpha (n,)` to first order in the off-diagonal of a perturbed identity `u (n, n)` (Lemma 1, Eq. 14).
 
-    `alpha = (1 - log alpha_0) [A + diag(1 / alpha_0)]^-1` with `A = U (S^2 + lambda I) U^T / lambda`: one Newton
-    step on Eq. 10 from `alpha_0`, its solution at the identity. The error is of second order in the off-diagonal.
+    `alpha = (1 - log alpha_0) [A + diag(1 / alpha_0)]^-1` with `A = U (S^2 + lambda I) U^T / lambda`. This is one
+    Newton step on Eq. 10 from `alpha_0`, the solution at the identity. The error is of second order in the
+    off-diagonal.
 
     Raises:
         ValueError: `u` is not square and orthogonal, `s2` not `(n,)` and >= 0, or `strength` not positive.
@@ -71,7 +72,7 @@ def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Flo
     u = _orthogonal(u)
     s2 = _check.array("s2", s2).astype(u.dtype)
     _check.require(s2.shape == u.shape[:1], "s2", f"shape {u.shape[:1]}, one strength per feature", f"shape {s2.shape}")
-    start = _alone(s2, strength)
+    start = _uncoupled(s2, strength)
     kernel = (u * (s2 / strength + 1)) @ u.T
     return jnp.linalg.solve(kernel + jnp.diag(1 / start), 1 - jnp.log(start))
 
@@ -85,7 +86,7 @@ def theorem2_slope(
 
         -delta s_2^2 / (lambda (s_2^2 + lambda)) W_1 / (x_1 (1 + W_1)) W_2 / (1 + W_2) (1 - a_1 / a_2),
 
-    negative for `delta > 0` and `s_1^2 > s_2^2`. Its error is of second order in `delta`.
+    which is negative for `delta > 0` and `s_1^2 > s_2^2`. The error is of second order in `delta`.
 
     Raises:
         ValueError: `delta` is not in (-1, 1), `s2` not two positive numbers, or `strength` not positive.
@@ -106,8 +107,8 @@ def theorem2_slope(
     return -delta * scale * w[0] / (x[0] * (1 + w[0])) * w[1] / (1 + w[1]) * (1 - ratio)
 
 
-def _alone(s2, strength):
-    """The fixed point of `-log alpha = (s^2 / lambda + 1) alpha`: an example with one feature, shared with no other."""
+def _uncoupled(s2, strength):
+    """The fixed point of `-log alpha = (s^2 / lambda + 1) alpha`, for an example whose only feature is not shared."""
     _check.number("strength", strength, "(0, inf)")
     _check.not_negative("s2", s2)
     x = s2 / strength + 1

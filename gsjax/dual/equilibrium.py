@@ -18,13 +18,16 @@ __all__ = ["Equilibrium", "equilibrium"]
 
 
 class Equilibrium(NamedTuple):
-    """A fixed point of Eq. 9, 10 or 18, with the solver's own account of it.
+    """A fixed point of Eq. 9, 10 or 18, with diagnostics of the solver.
 
-    `alpha (n,)`; `response (r,)`, the `z*` of Eq. 11, with the signs of the features' `u`; `residual`, the max-norm
-    of the field over 1 + the max-norm of its linear term; Newton `iterations`; `converged`; `in_domain`, whether
-    alpha stays within [0, 1] (the linearised form may leave it); `decoupled`, whether every alpha_i solves an
-    equation of its own, as Eq. 18 says (spectral decoupling at full row rank); and the `margins (n,)`, `y yhat`, the
-    sum `U z*` of the responses with their features.
+    - `alpha (n,)`: the dual variables.
+    - `response (r,)`: the responses `z*` of Eq. 11, with the signs of the features' `u`.
+    - `residual`: the max-norm of the field, divided by 1 + the max-norm of its linear term.
+    - `iterations`: the number of Newton iterations.
+    - `converged`: defined in `equilibrium`.
+    - `in_domain`: whether alpha is within [0, 1], which the linearised form may leave.
+    - `decoupled`: whether every alpha_i solves its own equation, as in Eq. 18 (spectral decoupling at full row rank).
+    - `margins (n,)`: `y yhat = U z*`.
     """
 
     alpha: Float[Array, " n"]
@@ -42,22 +45,23 @@ def equilibrium(
 ) -> Equilibrium:
     """The equilibrium of the dual dynamics of `feats` under `penalty`, by Newton's method with implicit derivatives.
 
-    `form="exact"` solves Eq. 9 (Eq. 18 for `SpectralDecoupling`), `form="linearized"` Eq. 10 with the matrix `K /
-    lambda + I` (Pezeshki et al., 2021; equal to the paper's where r = n). Works under `jit` and `vmap`. Solved for the
-    weights of the whitened features (module `problem`), so that strengths over many orders of magnitude do no harm:
-    the response to a feature is right relative to itself, however weak it is.
+    `form="exact"` solves Eq. 9 (Eq. 18 for `SpectralDecoupling`). `form="linearized"` solves Eq. 10 with the matrix
+    `K / lambda + I` (Pezeshki et al., 2021), which equals the paper's matrix if r = n. The function works under `jit`
+    and `vmap`. The unknowns are the weights of the whitened features (module `problem`). Each response is therefore
+    accurate relative to its own size, even if strengths differ by many orders of magnitude.
 
-    `converged` says that `residual <= tolerance`, and that every response is known to `tolerance` relative to itself
-    and every margin to `tolerance`, as the next Newton step tells. With `tolerance=None` the solver aims at
-    `eps ** (2 / 3)`, and accepts responses and margins known to `eps ** (1 / 2)`, and a residual that is the rounding
-    error of its linear term: with `s^2 / lambda` near `1 / eps` and data that the strong features do not separate, no
-    floating-point alpha has a smaller one. A response that is zero to the rounding of `u` and alpha, `32 eps` times
-    the sum of the magnitudes that make it up, counts as known: its leading digits need not be right.
+    `converged` means that `residual <= tolerance`, that the relative error of every response is at most `tolerance`,
+    and that the error of every margin is at most `tolerance`. The errors are estimated by the next Newton step. With
+    `tolerance=None` the solver aims at `eps ** (2 / 3)`. It accepts errors up to `eps ** (1 / 2)` in responses and
+    margins, and a residual at the rounding error of its linear term. (If `s^2 / lambda` is near `1 / eps` and the
+    strong features do not separate the data, no floating-point alpha has a smaller residual.) A response below the
+    rounding of `u` and alpha, `32 eps` times the sum of the magnitudes of its terms, counts as accurate, even if its
+    leading digits are wrong.
 
-    Derivatives are those of the solution, with respect to `feats.u`, `feats.s` and the penalty. Where the features
-    come from a kernel or a feature matrix under differentiation, alpha and the margins are smooth functions of it,
-    and under `Ridge` are differentiated as such, also where strengths coincide or vanish; the response to a single
-    feature is not smooth where its strength is that of another, and its derivative there is NaN.
+    Derivatives are those of the solution with respect to `feats.u`, `feats.s` and the penalty. If the features come
+    from a kernel or feature matrix that is differentiated, alpha and the margins are smooth functions of it. Under
+    `Ridge` their derivatives are exact even where strengths coincide or vanish. The response to a single feature is not
+    smooth where its strength equals that of another, and its derivative there is NaN.
 
     Raises:
         ValueError: features that are not binary, an unknown `form` or `penalty`, per-example arrays of the wrong

@@ -19,13 +19,13 @@ from gsjax.objectives import Penalty, Ridge
 
 __all__ = ["Trajectory", "integrate"]
 
-# Steps for the flow itself, and for each recorded time: a step that is cut short there is followed by tenfold growth.
+# Steps for the flow, and additional steps per recorded time: after a step cut short there, steps grow at most tenfold.
 _MAX_STEPS = 4096
 _STEPS_PER_TIME = 8
 _MAX_NEWTON_STEPS = 30
 
-# The SDIRK method of order 4 of Hairer and Wanner (Solving ODEs II, Table IV.6.5): L-stable, stiffly accurate (the last
-# stage is the step's result), with an embedded method of order 3.
+# The SDIRK method of order 4 of Hairer and Wanner (Solving ODEs II, Table IV.6.5). It is L-stable and stiffly accurate
+# (the last stage is the result of the step), and has an embedded method of order 3.
 _DIAGONAL = 1 / 4
 _STAGES = (
     (),
@@ -38,10 +38,10 @@ _EMBEDDED = (59 / 48, -17 / 96, 225 / 32, -85 / 12, 0.0)
 
 
 class Trajectory(NamedTuple):
-    """The path of the dual variables.
+    """The trajectory of the dual variables.
 
-    `times (T,)`, `alpha (T, n)`, `response (T, r)` (Eq. 11 at every time) and `converged`: the integrator
-    reached the last time within its tolerances. Where it did not, the times that it missed hold NaN.
+    `alpha (T, n)` and `response (T, r)` (Eq. 11) are at `times (T,)`. `converged` tells whether the integrator reached
+    the last time within its tolerances; values at times that it did not reach are NaN.
     """
 
     times: Float[Array, " T"]
@@ -59,17 +59,19 @@ def integrate(
     initial: float | Float[Array, ""] | Float[Array, " n"] = 1e-8,
     form: Form = "exact",
 ) -> Trajectory:
-    """The dual dynamics from `alpha(0) = initial` at increasing `times (T,)` >= 0: Eq. 9, 10 or 18.
+    """The dual dynamics of Eq. 9, 10 or 18 from `alpha(0) = initial`, at increasing `times (T,)` >= 0.
 
-    `form` chooses between Eqs. 9 and 10, `SpectralDecoupling` gives Eq. 18. This flow ascends the dual of Eq. 8; it is
-    not the trajectory of training, with which it shares the optimum; for that see `gsjax.linearized.flow`. Stiff, by
-    `1 / alpha` and by `s^2 / lambda`: an implicit method of order 4 whose stages are solved in logit coordinates, so
-    that alpha never leaves (0, 1); in log coordinates for the linearised form, whose fixed point may lie outside. Local
-    errors are held to `sqrt(eps)` of alpha, plus the same of its mean: under ridge to that share of `|alpha| s_j^2 /
-    lambda` in response j, however weak the feature.
+    `form` selects Eq. 9 or 10, and `SpectralDecoupling` gives Eq. 18. This flow ascends the dual objective of Eq. 8. It
+    has the same optimum as training but is not the trajectory of training; for that see `gsjax.linearized.flow`.
 
-    Every one of `times` is stepped to, so that T of them take T steps or more; 4,096 + 8 T are allowed. Where they do
-    not suffice, or `times` that are traced do not increase, `converged` is false.
+    The flow is stiff, with rates `1 / alpha` and `s^2 / lambda`. It is integrated by an implicit method of order 4. The
+    stages are solved in logit coordinates, so that alpha never leaves (0, 1). The linearised form, whose fixed point
+    may be outside (0, 1), uses log coordinates. The tolerance of local errors is `sqrt(eps)` times the sum of alpha and
+    its mean. Under ridge this bounds the error of response j by the same fraction of `|alpha| s_j^2 / lambda`, even for
+    weak features.
+
+    The integrator steps to every one of the T `times`, so it takes at least T steps; 4,096 + 8 T are allowed. If they
+    do not suffice, or if traced `times` do not increase, `converged` is false.
 
     Raises:
         ValueError: `times` empty, negative, not increasing, or too close for the dtype of the features; `initial` not
@@ -96,7 +98,7 @@ def integrate(
     start = jnp.broadcast_to(initial, (n,))
     rate = jnp.max(jnp.abs(problem.field(whitened, rule, start)) / start) * flow.learning_rate
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
-    # Traced times are not checked. Times that do not increase would make diffrax raise, so they are replaced.
+    # Traced times cannot be checked. Diffrax would raise for times that do not increase, so they are replaced.
     ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
     moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     controller = diffrax.PIDController(rtol=0.0, atol=tolerance, pcoeff=0.3, icoeff=0.4)
@@ -105,7 +107,7 @@ def integrate(
         _LogitSDIRK(rule),
         t0=jnp.zeros((), dtype),
         t1=moments[-1],
-        dt0=lax.stop_gradient(0.1 / rate),  # or its derivative would multiply with every step size that follows from it
+        dt0=lax.stop_gradient(0.1 / rate),  # its derivative would propagate to every later step size
         y0=rule.coordinate(start),
         args=flow,
         saveat=diffrax.SaveAt(ts=moments),
@@ -117,7 +119,7 @@ def integrate(
     reached = jnp.all(jnp.isfinite(states), axis=1, keepdims=True) & ordered
     alpha = jnp.where(reached, rule.from_coordinate(states), jnp.nan)
     if isinstance(penalty, Ridge):
-        # Eq. 11 for each feature: read off the margins, a weak response would be lost in the rounding of a strong one.
+        # Eq. 11 for each feature. If computed from the margins, a weak response would be lost in rounding.
         response = feats.s**2 / jnp.asarray(penalty.strength, dtype) * (alpha @ feats.u)
     else:
         response = (alpha @ flow.kernel + flow.offset) @ feats.u
@@ -136,7 +138,7 @@ class _Flow(NamedTuple):
 
 
 class _Velocity(NamedTuple):
-    """`dv / dt`. Not a closure, which would be a new program for every call."""
+    """`dv / dt`. It is not a closure, because that would be compiled again at every call."""
 
     rule: Link
 
@@ -145,11 +147,11 @@ class _Velocity(NamedTuple):
 
 
 class _LogitSDIRK(diffrax.AbstractAdaptiveSolver):
-    """A diagonally implicit Runge-Kutta method for alpha whose state, and the unknown of whose stages, is v.
+    """A diagonally implicit Runge-Kutta method for alpha, with v as state and as unknown of the stages.
 
-    A stage solves `alpha(v) - h gamma field(v) = c`: the left side increases with v and is unbounded, so every c has
-    a solution, and alpha has its digits even where it is 1e-30. Taking the step itself in v would be implicit in a flow
-    with the rate `1 / alpha`, whose stages need not have one.
+    A stage solves `alpha(v) - h gamma field(v) = c`. The left side increases with v and is unbounded, so there is a
+    solution for every c, and alpha is accurate even at 1e-30. If the flow of v itself, with its rate `1 / alpha`, were
+    discretised, the stages might have no solution.
     """
 
     rule: Link
@@ -173,7 +175,7 @@ class _LogitSDIRK(diffrax.AbstractAdaptiveSolver):
             known = alpha0 + sum((h * weight * slope for weight, slope in zip(row, slopes, strict=True)), 0 * alpha0)
             v, ok = _solve_stage(self.rule, args, _DIAGONAL * h, known, v)
             solved = solved & ok
-            # Not from the field, whose rounding errors a long step would multiply.
+            # The slope is not computed from the field, whose rounding errors a long step would amplify.
             slopes.append((self.rule.from_coordinate(v) - known) / (_DIAGONAL * h))
         alpha1 = self.rule.from_coordinate(v)
         embedded = alpha0 + sum(h * weight * slope for weight, slope in zip(_EMBEDDED, slopes, strict=True))
@@ -183,7 +185,7 @@ class _LogitSDIRK(diffrax.AbstractAdaptiveSolver):
 
 
 def _solve_stage(rule: Link, flow: _Flow, h, known, guess):
-    """The v with `alpha(v) - h field(v) = known`, by Newton's method, and whether it was found."""
+    """Solves `alpha(v) - h field(v) = known` for v by Newton's method; also returns whether it converged."""
     eps = jnp.finfo(guess.dtype).eps
 
     def equation(v):

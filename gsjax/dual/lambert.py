@@ -1,4 +1,4 @@
-"""Lambert's W on its principal real branch, and Wright's omega, which is W where its argument would overflow."""
+"""Lambert's W on its principal real branch, and Wright's omega, `W(exp(x))` without overflow."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["lambertw", "wright_omega"]
 
 @jax.custom_jvp
 def wright_omega(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Wright's omega of real `x (...)`: the solution of `w + log w = x`, i.e. `W(exp(x))` without the overflow.
+    """Wright's omega of real `x (...)`: the solution of `w + log w = x`, i.e. `W(exp(x))` without overflow.
 
-    Accurate to a few rounding errors, relative to itself: above 1 after three steps, each of fourth order, of Fritsch,
-    Shafer and Crowley (CACM 1973), below it as `W(exp(x))`. Zero where exp(x) is below the normal numbers.
+    The relative error is a few rounding errors. For x >= 1 the value comes from three fourth-order steps of Fritsch,
+    Shafer and Crowley (CACM 1973), and for x < 1 from `W(exp(x))`. It is zero if exp(x) is below the normal numbers.
 
     >>> float(wright_omega(jnp.array(1.0)))
     1.0
@@ -48,8 +48,8 @@ def _wright_omega_jvp(primals, tangents):
 def lambertw(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Lambert's W, principal real branch, `W exp(W) = x` for `x (...)` in [-1/e, inf); NaN below -1/e.
 
-    Accurate to a few rounding errors, relative to itself, wherever x and W(x) are normal numbers (XLA may take others
-    for zero). Differentiable to any order for x > -1/e.
+    The relative error is a few rounding errors if x and W(x) are normal numbers (XLA may treat subnormal numbers as
+    zero). The function is differentiable to any order for x > -1/e.
 
     Raises:
         ValueError: an entry of `x` is NaN or below -1/e (outside of tracing).
@@ -65,15 +65,16 @@ def lambertw(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 @jax.custom_jvp
 def _lambertw(x):
-    # The logarithm of a small number would lose as many digits as it has before the point.
+    # For small x, taking the logarithm would lose as many digits as the logarithm has before the decimal point.
     w = jnp.where(x < math.e, _halley(jnp.minimum(x, math.e)), _omega(jnp.log(jnp.maximum(x, math.e))))
     return jnp.where(x >= -(1 + _rounding(x)) / math.e, w, jnp.nan)
 
 
 def _halley(x):
-    """W of x from -1/e to e: Halley's iteration, and a series about -1/e, where that would cancel."""
+    """W of x from -1/e to e by Halley's iteration, or by a series near -1/e, where the iteration cancels."""
     inverse = float(np.asarray(1 / math.e, x.dtype))
-    # e x + 1, with 1/e to twice the digits, as x may cancel the first ones. (XLA would add the two parts first.)
+    # e x + 1 with 1/e to twice the working precision, because x may cancel its leading digits. The form of the
+    # expression keeps XLA from adding the two parts of 1/e first.
     distance = (x + inverse) * math.e + math.e * (_INVERSE_E[0] - inverse + _INVERSE_E[1])
     p = jnp.sqrt(2 * jnp.maximum(distance, 0))
     close = p < 0.3
@@ -86,12 +87,12 @@ def _halley(x):
     return jnp.where(close, near, w)
 
 
-_INVERSE_E = (0.36787944117144233, -1.2428753672788363e-17)  # 1/e, rounded, and what is left
+_INVERSE_E = (0.36787944117144233, -1.2428753672788363e-17)  # 1/e rounded, and the remainder
 
 
 @functools.cache
 def _branch_series() -> tuple[float, ...]:
-    """W in powers of p = sqrt(2 (e x + 1)) about -1/e, the highest first (Corless et al. 1996, Eqs. 4.22 to 4.24)."""
+    """W as a series in p = sqrt(2 (e x + 1)) about -1/e, highest power first (Corless et al. 1996, Eqs. 4.22-4.24)."""
     mu, alpha = [-1.0, 1.0], [2.0, -1.0]
     for k in range(2, 28):
         alpha.append(sum(mu[j] * mu[k + 1 - j] for j in range(2, k)))

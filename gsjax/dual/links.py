@@ -1,9 +1,9 @@
-"""How a margin determines its dual variable: the exact dynamics (Eq. 9) and the linearised ones (Eq. 10).
+"""The link between margins and dual variables, for the exact dynamics (Eq. 9) and the linearised dynamics (Eq. 10).
 
-At an optimum every dual variable is a function of its margin, `alpha = -loss'(m)`, where the loss is convex. For the
-logistic loss that is `alpha = sigma(-m)`, the equality case of Eq. 6. Eq. 10 puts `-alpha` for `log(1 - alpha)` in
-Eq. 9; then `-log alpha - alpha = m`, so `alpha = W(exp(-m))` with Lambert's W, and the loss that belongs to it is
-`alpha + alpha^2 / 2`. Everything else is common to the two.
+At an optimum every dual variable is a function of its margin, `alpha = -loss'(m)`, with a convex loss. For the logistic
+loss this is `alpha = sigma(-m)`, the equality case of Eq. 6. Eq. 10 replaces `log(1 - alpha)` in Eq. 9 by `-alpha`.
+Then `-log alpha - alpha = m`, so `alpha = W(exp(-m))` with Lambert's W, and the corresponding loss is
+`alpha + alpha^2 / 2`. Everything else is the same for both.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Elementwise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 class Link(NamedTuple):
-    """A loss on margins and the dual variable that belongs to it, all elementwise.
+    """A loss on margins and its dual variable; all functions are elementwise.
 
-    `loss(m)` in nats; `alpha(m) = -loss'(m)`; `curvature(m) = loss''(m)`. `coordinate(alpha)` is the axis v on
-    which the flow of alpha is integrated, `from_coordinate(v)` its inverse, `speed(v) = d alpha / d v`, and
-    `margin(v)` the margin that determines this alpha. `absorbed(alpha)` is what the link has taken over of the linear
-    term.
+    `loss(m)` is in nats, `alpha(m) = -loss'(m)`, and `curvature(m) = loss''(m)`. `coordinate(alpha)` is the coordinate
+    v in which the flow of alpha is integrated, `from_coordinate(v)` is its inverse, and `speed(v) = d alpha / d v`.
+    `margin(v)` is the margin with this alpha. `absorbed(alpha)` is the part of the linear term of Eq. 10 that the link
+    includes.
     """
 
     loss: Elementwise

@@ -1,13 +1,13 @@
-"""The convex problem that every equilibrium solves: `min over w of loss(B w) + |w - c|^2 / 2`.
+"""Solver of the convex problem behind every equilibrium, `min over w of loss(B w) + |w - c|^2 / 2`.
 
-Newton's method with a line search that is nearly exact, since a trial step costs a vector operation and a Newton
-step a factorisation; started on the path of kernel ridge solutions. Its Hessian `I + B^T W B` is bounded below by
-the identity, so no step needs damping; convergence is global because the problem is convex, and quadratic because
-full steps are accepted near the solution. Derivatives come from the implicit function theorem.
+It is Newton's method, started on the path of kernel ridge solutions. The line search is nearly exact, because a trial
+step costs only a vector operation while a Newton step costs a factorisation. The Hessian `I + B^T W B` is bounded
+below by the identity, so steps need no damping. Convergence is global because the problem is convex, and quadratic
+because full steps are accepted near the solution. Derivatives come from the implicit function theorem.
 
-The unknown is w, not the margins `m = B w`: a feature that is 1e8 times weaker than another has a w of its own, with
-all its digits, while its part of the margins is below their rounding. What counts as solved is judged in the same way,
-feature by feature, by the Newton step that would come next.
+The unknown is w, not the margins `m = B w`. The weight of a feature that is 1e8 times weaker than another is an
+accurate entry of w, while its contribution to the margins is below their rounding. Convergence is also tested for each
+feature, with the next Newton step.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["Info", "Loss", "definite_solve", "minimise"]
 
 _PATH_LENGTH = 16
 _TRIALS = 40
-_PATIENCE = 2  # full steps without progress after which only rounding errors are left
-_FLOOR = 32  # a component of at most this many rounding errors of the inputs counts as zero
+_PATIENCE = 2  # after this many full steps without progress, only rounding errors remain
+_FLOOR = 32  # a component within this many rounding errors of the inputs counts as zero
 
 
 class Loss(NamedTuple):
     """A convex loss on `m (n,)`.
 
-    Its `value`; the dual variables `dual(m) = -loss'(m) (n,)`; the curvature `gram(m, B) = B^T loss''(m) B (r, r)`;
-    `bound(m, a) >= |loss''(m)| a (n,)` for `a >= 0`, entry by entry; and `absorbed(m) (n,)`, which the residual counts
-    to the linear term, where the loss has taken over a part of it.
+    It consists of its `value`; the dual variables `dual(m) = -loss'(m) (n,)`; the curvature
+    `gram(m, B) = B^T loss''(m) B (r, r)`; an elementwise bound `bound(m, a) >= |loss''(m)| a (n,)` for `a >= 0`; and
+    `absorbed(m) (n,)`, the part of the linear term that the loss includes, which the residual adds to the linear term.
     """
 
     value: Callable[[Float[Array, " n"]], Float[Array, ""]]
@@ -48,11 +48,14 @@ class Loss(NamedTuple):
 
 
 class Info(NamedTuple):
-    """How the solver ended.
+    """Diagnostics of the solver.
 
-    `residual`: max-norm of `m - B B^T dual(m) - B c` over 1 + max-norm of `B B^T dual(m) + B c + absorbed(m)`. `error`:
-    an estimate of the largest relative error of a component of the readout, and of the largest error of a margin, by
-    the next Newton step. `iterations`, and whether both are small enough, `converged`.
+    - `residual`: the max-norm of `m - B B^T dual(m) - B c`, divided by 1 + the max-norm of
+      `B B^T dual(m) + B c + absorbed(m)`.
+    - `error`: the larger of two estimates from the next Newton step, the largest relative error of a component of the
+      readout and the largest error of a margin.
+    - `iterations`: the number of Newton iterations.
+    - `converged`: whether residual and error are small enough.
     """
 
     residual: Float[Array, ""]
@@ -82,13 +85,14 @@ def minimise(
 ) -> tuple[Float[Array, " r"], Info]:
     """The w `(r,)` at the minimum of `loss(basis w) + |w - centre|^2 / 2`.
 
-    Takes at least one Newton step, and stops when every component of `readout @ w` (of w, if None) is known to
-    `tolerance` relative to itself and every margin to `tolerance`, and `Info.residual <= tolerance`; when rounding ends
-    all progress; or after `max_iterations`. A component that is zero to the rounding of the inputs counts as known.
+    The solver takes at least one Newton step. It stops when the relative error of every component of `readout @ w` (of
+    w, if `readout` is None), the error of every margin, and `Info.residual` are at most `tolerance`; when rounding
+    prevents further progress; or after `max_iterations`. A component that is zero up to rounding of the inputs counts
+    as accurate.
 
-    With `tolerance=None` it aims at `eps ** (2 / 3)`, and accepts, as converged, components and margins known to
-    `eps ** (1 / 2)`, and a residual that is the rounding of its linear term. Differentiable with respect to everything
-    that `basis`, `centre` and `loss` depend on.
+    With `tolerance=None` the solver aims at `eps ** (2 / 3)`. It accepts as converged errors up to `eps ** (1 / 2)` in
+    components and margins, and a residual at the rounding of its linear term. The result is differentiable with respect
+    to everything that `basis`, `centre` and `loss` depend on.
 
     Raises:
         ValueError: `tolerance` is not positive.
@@ -97,17 +101,20 @@ def minimise(
     if tolerance is not None:
         _check.number("tolerance", tolerance, "(0, inf)")
         if tolerance < 8 * eps:
-            warnings.warn(f"tolerance {tolerance} is below what {basis.dtype} holds ({8 * eps:.1e})", stacklevel=3)
-    # One program for all problems of a shape, where `loss` is the same object.
+            warnings.warn(
+                f"tolerance {tolerance} is below the precision of {basis.dtype} ({8 * eps:.1e})", stacklevel=3
+            )
+    # One program for all problems of the same shape, if `loss` is the same object.
     solve = jax.jit(_minimise, static_argnums=(0, 4))
     return solve(loss, basis, centre, readout, None if tolerance is None else float(tolerance), max_iterations)
 
 
 def definite_solve(matrix: Float[Array, "r r"], *, jitter: float = 0.0) -> Callable[[Array], Array]:
-    """`b -> matrix^-1 b` for a symmetric positive definite `matrix`, by Cholesky's method on its unit diagonal form.
+    """The function `b -> matrix^-1 b` for a symmetric positive definite `matrix`, by a Cholesky factorisation.
 
-    Scaled so, rows of very different size keep their digits. `jitter` is added to the unit diagonal: a little makes a
-    solution out of what rounding has left indefinite. NaN where the factorisation fails.
+    The matrix is first scaled to unit diagonal, which keeps rows of very different sizes accurate. `jitter` is added to
+    the unit diagonal; a small value allows the solution of matrices that rounding has made indefinite. The result is
+    NaN if the factorisation fails.
     """
     scale = 1 / jnp.sqrt(jnp.diagonal(matrix))
     unit = scale[:, None] * matrix * scale
@@ -128,9 +135,9 @@ def _minimise(
         return w - centre - basis.T @ loss.dual(basis @ w)
 
     def assess(w, following, diagonal):
-        """The residual, what of it is rounding, and the error that the step `following` shows.
+        """The residual, its rounding error, and the error estimated by the next step `following`.
 
-        `diagonal (r,)` is that of the Hessian: what rounding of the gradient does to a component at the least.
+        `diagonal (r,)` is that of the Hessian. It gives a lower bound on the effect of rounding in the gradient.
         """
         margins, size = basis @ w, jnp.abs(basis)
         alpha, spread = loss.dual(margins), size @ jnp.abs(w)
@@ -144,8 +151,8 @@ def _minimise(
             value, change = w, following
         else:
             value, change, floor = readout @ w, readout @ following, jnp.abs(readout) @ floor
-        beyond = jnp.maximum(jnp.abs(change) - floor, 0)
-        relative = jnp.where(beyond > 0, beyond / jnp.abs(value), 0 * change)  # NaN stays NaN
+        excess = jnp.maximum(jnp.abs(change) - floor, 0)
+        relative = jnp.where(excess > 0, excess / jnp.abs(value), 0 * change)  # NaN stays NaN
         shift = jnp.maximum(jnp.abs(basis @ following) - _FLOOR * eps * spread, 0)
         return residual, rounding, jnp.maximum(jnp.max(relative), jnp.max(shift))
 
@@ -170,7 +177,7 @@ def _minimise(
         dm = basis @ p
         t = _line_search(loss.dual, basis @ w, dm, w - centre, p, eps)
         w = w + t * p
-        # The next step, up to the change of curvature.
+        # The next step, except for the change of curvature.
         residual, rounding, error = assess(w, -solve(gradient(w)), jnp.diagonal(hessian))
         local = (t == 1) & (jnp.max(jnp.abs(dm)) < 0.1)
         idle = jnp.where(local & ~(error < state.error / 2), state.idle + 1, 0)
@@ -185,7 +192,7 @@ def _minimise(
         infinite = jnp.full((), jnp.inf, w.dtype)
         state = _State(w, infinite, infinite, jnp.array(0), jnp.array(0), jnp.array(False), jnp.array(False))
         state = lax.while_loop(unfinished, advance, state)
-        # As floats: custom_root gives every auxiliary output a tangent of its own dtype.
+        # Converted to floats, because custom_root gives every auxiliary output a tangent of its own dtype.
         numbers = (x.astype(w.dtype) for x in (state.iterations, state.known))
         return state.w, jnp.stack([state.residual, state.error, *numbers])
 
@@ -198,7 +205,7 @@ def _minimise(
 
 
 def _line_search(dual, margins, dm, w, p, eps):
-    """The step t at which the slope along (dm, p) has fallen to a tenth, by doubling and bisection from t = 1."""
+    """A step t that reduces the slope along (dm, p) to a tenth, by doubling and bisection from t = 1."""
 
     def slope(t):
         alpha = dual(margins + t * dm)
@@ -218,7 +225,7 @@ def _line_search(dual, margins, dm, w, p, eps):
         _, _, _, done, trials = state
         return ~done & (trials < _TRIALS)
 
-    # Newton's direction descends. A slope that is not negative is a rounding error; then the full step is taken.
+    # Newton's direction descends, so a slope that is not negative is a rounding error, and the full step is taken.
     one = jnp.ones((), w.dtype)
     state = (one, 0 * one, jnp.inf * one, ~(initial < 0), jnp.array(0))
     return lax.while_loop(unfinished, search, state)[0]

@@ -1,4 +1,4 @@
-"""The primal flow beside the dual one: the integrator that `linearized.flow` and `starvation.trajectory` share."""
+"""The integrator of the primal flow, which `linearized.flow` and `starvation.trajectory` share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gsjax.objectives import Penalty, Ridge, per_example
 
 __all__ = ["integrate"]
 
-# Steps for the flow itself, and for each recorded time: a step that is cut short there is followed by tenfold growth.
+# Steps for the flow, and additional steps per recorded time: after a step cut short there, steps grow at most tenfold.
 _MAX_STEPS = 4096
 _STEPS_PER_TIME = 8
 
@@ -32,7 +32,7 @@ def integrate(
 ) -> tuple[Float[Array, "T r"], Bool[Array, ""]]:
     """Responses `(T, r)` of `linearized.flow` at `times`, and whether they converged; `s2 (r,)` are the strengths.
 
-    `forward=True` lets forward-mode derivatives pass (`jax.jvp`, `jax.jacfwd`), and no reverse-mode ones.
+    `forward=True` supports forward-mode derivatives (`jax.jvp`, `jax.jacfwd`) instead of reverse-mode derivatives.
 
     Raises:
         ValueError: an unknown `penalty`, or per-example arrays of the wrong length.
@@ -49,7 +49,7 @@ def integrate(
         scale = (1 + jnp.max(pull * jnp.abs(target))) / (1 + jnp.max(pull)) * jnp.ones_like(s2)
         gain = s2 / scale
 
-    # Traced times are not checked. Times that do not increase would make diffrax raise, so they are replaced.
+    # Traced times cannot be checked. Diffrax would raise for times that do not increase, so they are replaced.
     ordered = jnp.all(jnp.isfinite(times)) & (times[0] >= 0) & jnp.all(jnp.diff(times) >= 0)
     moments = jnp.where(ordered, times, jnp.arange(len(times), dtype=dtype))
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
@@ -75,7 +75,10 @@ def integrate(
 
 
 def _velocity(_, scaled: Float[Array, " r"], args: Any) -> Float[Array, " r"]:
-    """Of the responses over their `scale`; `gain` is `s^2 / scale`. Not a closure: a new program for every call."""
+    """The velocity of the responses divided by `scale`; `gain` is `s^2 / scale`.
+
+    It is not a closure, because that would be compiled again at every call.
+    """
     u, y, scale, gain, decay, pull, target, rate = args
     margins = u @ (scale * scaled)
     force = jax.nn.sigmoid(-margins) - pull * (margins - y * target)

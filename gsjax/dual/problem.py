@@ -1,17 +1,17 @@
-"""The dual problem in whitened features, one form for both penalties.
+"""The dual problem in whitened features, in one form for both penalties.
 
 Both penalties are quadratic in the responses, so the dual of Eqs. 5 and 17 is, for margins `m = y yhat`,
 
     max over alpha of  1.H(alpha) - b.alpha - |B^T alpha|^2 / 2,    with optimal margins  m = B B^T alpha + b.
 
-Ridge (Eq. 8): `B = U S / sqrt(lambda)` and `b = 0`. Spectral decoupling with strengths `L = diag(lambda_i)` and
-targets t: `B B^T = U (U^T L U)^-1 U^T`, which is `1 / lambda` times the identity at full row rank (Eq. 18), and
-`b = B c` with `c = B^T L Y t`. The primal, in whitened coordinates `w = B^T alpha + c`, is
+For ridge (Eq. 8), `B = U S / sqrt(lambda)` and `b = 0`. For spectral decoupling with strengths `L = diag(lambda_i)` and
+targets t, `B B^T = U (U^T L U)^-1 U^T` and `b = B c` with `c = B^T L Y t`. At full row rank and a common strength
+lambda, `B B^T` is `1 / lambda` times the identity (Eq. 18). The primal, in whitened coordinates `w = B^T alpha + c`, is
 
     min over w of  sum_i loss(m_i) + |w - c|^2 / 2,    m = B w.
 
-The responses are `z = R w` with `R = U^T B`: for ridge `z_j = s_j w_j / sqrt(lambda)`, in which no response, however
-weak its feature, is the difference of larger numbers.
+The responses are `z = R w` with `R = U^T B`. For ridge `z_j = s_j w_j / sqrt(lambda)`, so even the response to a weak
+feature is not computed as a difference of larger numbers.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["Problem", "field", "objective", "whiten"]
 
 
 class Problem(NamedTuple):
-    """Whitened features `basis (n, r)`, the `B` above, `offset (n,)`, the `b`, and `centre (r,)`, the `c`.
+    """Whitened features: `basis (n, r)` is the `B` above, `offset (n,)` the `b`, and `centre (r,)` the `c`.
 
-    `readout`, the `R` above, is `(r,)`, the diagonal, for ridge, and `(r, r)` for spectral decoupling.
+    `readout` is the `R` above: its diagonal `(r,)` for ridge, and the full `(r, r)` for spectral decoupling.
     """
 
     basis: Float[Array, "n r"]
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
         return self.readout * w if self.readout.ndim == 1 else self.readout @ w
 
     def linear_term(self, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
-        """`B B^T alpha + b (n,)`: what Eqs. 9, 10 and 18 subtract from the entropy's gradient."""
+        """`B B^T alpha + b (n,)`, which Eqs. 9, 10 and 18 subtract from the gradient of the entropy."""
         return self.basis @ (self.basis.T @ alpha) + self.offset
 
 
@@ -69,14 +69,14 @@ def whiten(feats: Features, penalty: Penalty) -> Problem:
         scale = s / jnp.sqrt(jnp.asarray(penalty.strength, dtype))
         return Problem(u * scale, jnp.zeros(n, dtype), jnp.zeros_like(s), scale)
     strength, target = per_example(penalty, n, dtype)
-    # No theta reaches a feature of strength zero, so it is left out.
+    # No theta changes the response of a feature of strength zero, so it is left out.
     reached = s > 0
     root = jnp.sqrt(strength)
     q = root[:, None] * jnp.where(reached, u, 0)
     if u.shape == (n, n):
-        # At full row rank any orthogonal q is right; the identity gives each example its own equation.
+        # At full row rank any orthogonal q is valid; the identity gives each example its own equation.
         q = jnp.where(jnp.all(reached), jnp.eye(n, dtype=dtype), q)
-    # Orthonormal columns by Cholesky, twice: once would square the ratio of the strengths.
+    # Orthonormal columns by Cholesky, repeated because one pass squares the condition number.
     for _ in range(2):
         factor = jnp.linalg.cholesky(q.T @ q + jnp.diag(jnp.where(reached, 0, 1).astype(dtype)))
         q = solve_triangular(factor, q.T, lower=True).T
@@ -86,7 +86,7 @@ def whiten(feats: Features, penalty: Penalty) -> Problem:
 
 
 def field(problem: Problem, link: Link, alpha: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The right-hand side of Eq. 9, 10 or 18 at `alpha (n,)`, for a learning rate of one: the dual's gradient.
+    """The gradient of the dual at `alpha (n,)`: the right-hand side of Eq. 9, 10 or 18 for a learning rate of one.
 
     >>> from gsjax.dual.links import link
     >>> from gsjax.features import from_spectrum
@@ -98,10 +98,10 @@ def field(problem: Problem, link: Link, alpha: Float[Array, " n"]) -> Float[Arra
 
 
 def objective(problem: Problem, alpha: Float[Array, " n"]) -> Float[Array, ""]:
-    """The dual objective of Eq. 8 (and its analogue under spectral decoupling) at `alpha (n,)` in (0, 1), in nats.
+    """The dual objective of Eq. 8 (or its analogue for spectral decoupling) at `alpha (n,)` in (0, 1), in nats.
 
-    It is maximal at the equilibrium, where it equals the primal's minimum up to a constant that the targets of a
-    spectral decoupling penalty add: `sum_i lambda_i t_i^2 / 2 - |c|^2 / 2`.
+    Its maximum is at the equilibrium and equals the minimum of the primal, up to the constant
+    `sum_i lambda_i t_i^2 / 2 - |c|^2 / 2` from the targets of a spectral decoupling penalty.
     """
     entropy = -jnp.sum(alpha * jnp.log(alpha) + (1 - alpha) * jnp.log1p(-alpha))
     return entropy - problem.offset @ alpha - jnp.sum((problem.basis.T @ alpha) ** 2) / 2

@@ -1,8 +1,8 @@
-"""Derivatives of an equilibrium in the kernel itself, which need no eigenvectors.
+"""Derivatives of an equilibrium with respect to the kernel, without eigenvectors.
 
-The margins at the optimum solve `m = K alpha(m) / lambda`, with the kernel `K = Y Phi Phi^T Y` (Eqs. 9 and 11). They
-are smooth in K, whatever its eigenvalues. Differentiated through its eigenvectors instead, they are a sum of terms
-`1 / (s_i^2 - s_j^2)`. These cancel, to rounding errors where strengths are close and to NaN where they coincide.
+The margins at the optimum solve `m = K alpha(m) / lambda` with the kernel `K = Y Phi Phi^T Y` (Eqs. 9 and 11). They are
+smooth functions of K for any eigenvalues. Differentiation through the eigenvectors gives a sum of terms
+`1 / (s_i^2 - s_j^2)`. The sum cancels, which leaves rounding errors if strengths are close and NaN if they coincide.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from gsjax.features import Origin
 
 __all__ = ["smooth"]
 
-# s^2 / lambda up to which a response is differentiated as s^2 u.alpha / lambda, and above as u.m: either one loses the
-# digits of the other case.
+# Up to this s^2 / lambda a response is differentiated as s^2 u.alpha / lambda, above it as u.m. Each form is inaccurate
+# in the other range.
 _WEAK = 1e-3
 
 
@@ -32,10 +32,10 @@ def smooth(
     margins: Float[Array, " n"],
     response: Float[Array, " r"],
 ) -> tuple[Float[Array, " n"], Float[Array, " r"]]:
-    """`margins (n,)` and `response (r,)` of a ridge equilibrium, with the derivatives of the kernel's problem.
+    """`margins (n,)` and `response (r,)` of a ridge equilibrium, with derivatives with respect to the kernel.
 
-    The values stay as they are. Where the features `u (n, r)`, `s (r,)` have no `origin`, or nothing is traced that
-    it depends on, so do the derivatives.
+    The values do not change. The derivatives do not change either if the features `u (n, r)`, `s (r,)` have no
+    `origin`, or if the origin is not traced.
     """
     if origin is None or _check.is_concrete(origin.matrix):
         return margins, response
@@ -62,5 +62,5 @@ def smooth(
 
     margins = lax.custom_root(equation, found, lambda _, m: m, tangent_solve)
     strengths = s**2 / strength
-    again = jnp.where(strengths > _WEAK, u.T @ margins, strengths * (u.T @ loss.dual(margins)))
-    return margins, lax.stop_gradient(response) + (again - lax.stop_gradient(again))
+    derived = jnp.where(strengths > _WEAK, u.T @ margins, strengths * (u.T @ loss.dual(margins)))
+    return margins, lax.stop_gradient(response) + (derived - lax.stop_gradient(derived))

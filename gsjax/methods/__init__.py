@@ -1,11 +1,10 @@
-"""Methods of training, by name, under one protocol.
+"""Training methods by name, with one protocol for all.
 
 A method has `init(key, batch) -> state` and `update(state, batch) -> (state, info)`. A constructor takes a network, an
-optimiser of optax, and options; `train` is the loop, over seeds and devices, and `stream` the one over batches that do
-not fit into memory. The objectives are means over the examples of a batch, as published recipes have them, not the sums
-of `objectives`.
+optax optimiser, and options. `train` runs all seeds on the available devices; `stream` trains on data that do not fit
+into memory. As in published recipes, objectives are means over the examples of a batch, not the sums of `objectives`.
 
-A method of your own is made of the same parts: `init_state` and `init_learner`, `minimise`, and the losses in `terms`.
+Your own method can use the same parts: `init_state` and `init_learner`, `minimise`, and the losses in `terms`.
 """
 
 from collections.abc import Callable
@@ -19,9 +18,9 @@ from gsjax.methods.steps import init_learner, init_state, minimise
 
 
 class Entry(NamedTuple):
-    """A method: its `constructor`, options for an `example` of it, and the fields of a batch that it `needs`.
+    """A method: its `constructor`, the options of an `example`, and the batch fields that it `needs`.
 
-    The needed fields are those beside x and y, for the options of the example. These are for any data in two
+    `needs` lists the fields other than x and y that the example uses. The example works on any data with two
     environments and three groups.
     """
 
@@ -30,7 +29,7 @@ class Entry(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-# All that names a method comes from here: what this package exports, the command line, the tests and the documentation.
+# The exports of this package, the command line, the tests and the documentation take the list of methods from here.
 REGISTRY: dict[str, Entry] = {
     "erm": Entry(erm.erm, {"weight_decay": 1e-3}),
     "spectral_decoupling": Entry(spectral_decoupling.spectral_decoupling, {"strength": 0.1}),
@@ -44,7 +43,9 @@ NAMES = tuple(REGISTRY)
 
 
 def get(name: str) -> Callable[..., Method]:
-    """The constructor of a method: `get(name)(network, optimizer, **options)`; its docstring lists the options.
+    """The constructor of a method, called as `get(name)(network, optimizer, **options)`.
+
+    Its docstring lists the options.
 
     Raises:
         ValueError: no method of this name.

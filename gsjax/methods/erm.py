@@ -1,4 +1,4 @@
-"""Empirical risk minimisation, with weight decay where wanted."""
+"""Empirical risk minimisation, with optional weight decay."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ __all__ = ["erm"]
 def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_decay: float = 0.0) -> Method:
     """Empirical risk minimisation: mean_i loss_i + (weight_decay / 2) ||theta||^2.
 
-    A mean over the examples of the batch, in nats; the square is summed over all parameters (torch's `weight_decay`,
-    before the optimiser). Dropout and batch normalisation are options of the network.
+    The loss is a mean over the examples of the batch, in nats. The square is summed over all parameters and its
+    gradient enters before the optimiser, like torch's `weight_decay`. Dropout and batch normalisation are options of
+    the network.
 
     Args:
-        network: with outputs `(n,)` or `(n, k)`.
-        optimizer: of optax.
+        network: a network with outputs `(n,)` or `(n, k)`.
+        optimizer: an optax optimiser.
         weight_decay: zero or above.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Group distributionally robust optimisation: the worst group's loss, by weights that learn which it is."""
+"""Group distributionally robust optimisation: minimises the loss of the worst group through adaptive group weights."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ def group_dro(
     step_size: float = 0.01,
     weight_decay: float = 0.0,
 ) -> Method:
-    """Group DRO (Sagawa et al. 2020, Algorithm 1), for batches in which several groups occur, as in its code.
+    """Group DRO (Sagawa et al. 2020, Algorithm 1), for batches that contain several groups, as in the published code.
 
-    With L_g the mean loss over the examples of group g in the batch, in nats, 0 for a group without any, each step sets
+    L_g is the mean loss over the examples of group g in the batch, in nats; it is 0 for a group without examples. Each
+    step sets
 
     q_g <- q_g exp(step_size L_g) / sum_h q_h exp(step_size L_h)
 
-    and descends on sum_g q_g L_g + (weight_decay / 2) ||theta||^2 with q held fixed; q starts uniform. The memory of
-    the state is q `(groups,)`, and sum_g q_g L_g is the penalty of its info.
+    and descends on sum_g q_g L_g + (weight_decay / 2) ||theta||^2 with q held fixed. The weights q start uniform. The
+    state keeps q `(groups,)` in `memory`, and `Info.penalty` is sum_g q_g L_g.
 
     Args:
-        network: with outputs `(n,)` or `(n, k)`.
-        optimizer: of optax.
-        groups: how many there are; `batch.group (n,)` counts from 0.
-        step_size: of the weights, zero or above; at 0 they stay uniform.
+        network: a network with outputs `(n,)` or `(n, k)`.
+        optimizer: an optax optimiser.
+        groups: the number of groups; `batch.group (n,)` counts from 0.
+        step_size: the step size of the weights q, zero or above; at 0 they stay uniform.
         weight_decay: zero or above.
 
     Raises:
-        ValueError: an option out of range; by `init`: groups missing or out of range, and what `erm` raises.
+        ValueError: an option out of range; from `init`: groups missing or out of range, and the errors of `erm`.
 
     >>> from gsjax import networks
     >>> method = group_dro(networks.MLP((8,)), optax.sgd(0.1), groups=2)

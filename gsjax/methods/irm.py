@@ -1,4 +1,4 @@
-"""Invariant risk minimisation, in the version of which a gradient can be taken (IRMv1)."""
+"""Invariant risk minimisation, in its differentiable version (IRMv1)."""
 
 from __future__ import annotations
 
@@ -23,25 +23,27 @@ def irm(
     environments: int = 2,
     weight_decay: float = 0.0,
 ) -> Method:
-    """IRMv1 (Arjovsky et al. 2019, Eq. IRMv1), annealed and scaled as in its code for Colored MNIST.
+    """IRMv1 (Arjovsky et al. 2019, Eq. IRMv1), annealed and scaled as in the published code for Colored MNIST.
 
-    With L_e(v) the mean over the examples of environment e of the loss of v f_i, in nats,
+    L_e(v) is the loss of the scaled outputs v f_i, averaged over the examples of environment e, in nats. The objective
+    is
 
     [mean_e L_e(1) + w mean_e (dL_e/dv at v = 1)^2 + (weight_decay / 2) ||theta||^2] / max(w, 1),
 
-    where w is 1 before step `anneal` and `penalty_weight` from then on. Environments without examples in the batch do
-    not enter the means over e. The published l2 l2_regularizer_weight ||theta||^2 is `weight_decay` of twice that.
+    where w is 1 before step `anneal` and `penalty_weight` from that step on. The means over e leave out environments
+    without examples in the batch. The published term l2_regularizer_weight ||theta||^2 corresponds to
+    `weight_decay = 2 l2_regularizer_weight`.
 
     Args:
-        network: with outputs `(n,)` or `(n, k)`.
-        optimizer: of optax.
+        network: a network with outputs `(n,)` or `(n, k)`.
+        optimizer: an optax optimiser.
         penalty_weight: zero or above.
-        anneal: how many steps with weight 1.
-        environments: how many there are; `batch.environment (n,)` counts from 0.
+        anneal: the number of steps with weight 1.
+        environments: the number of environments; `batch.environment (n,)` counts from 0.
         weight_decay: zero or above.
 
     Raises:
-        ValueError: an option out of range; by `init`: environments missing or out of range, and what `erm` raises.
+        ValueError: an option out of range; from `init`: environments missing or out of range, and the errors of `erm`.
 
     >>> import numpy as np
     >>> from gsjax import networks
@@ -62,11 +64,11 @@ def irm(
         environment = members("environment", batch.environment, len(batch.x), environments)
 
         def objective(logits, ridge):
-            # dl(v f)/dv at v = 1 is the derivative of l at f in the direction of f.
+            # dl(v f)/dv at v = 1 is the directional derivative of l at f along f.
             each, slopes = jax.jvp(lambda logits: losses(logits, batch.y), (logits,), (logits,))
             risks, present = mean_by(each, environment, environments)
             slopes, _ = mean_by(slopes, environment, environments)
-            loss, penalty = (of.sum() / present.sum() for of in (risks, slopes**2))
+            loss, penalty = (values.sum() / present.sum() for values in (risks, slopes**2))
             return Info(annealed(loss, penalty, ridge, state.step, penalty_weight, anneal), loss, penalty), ()
 
         main, info, _ = minimise(

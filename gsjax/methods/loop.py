@@ -1,4 +1,4 @@
-"""The loops around a method: all seeds in one compiled program, spread over the devices, or one network in a stream."""
+"""The training loops: all seeds in one compiled program on all devices, or one network on a stream of batches."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from gsjax.methods.protocol import Batch, Method, State, check_batch
 
 __all__ = ["Run", "stream", "train"]
 
-_UPDATES = 50  # of the progress bar: so many programs run one after another
+_UPDATES = 50  # how often the progress bar moves; the steps are divided into as many program calls
 
 
 class Run(NamedTuple):
-    """What training leaves, on the host.
+    """The result of training, on the host.
 
-    The last `state`, its leaves with an axis of seeds before all others; the `steps (T,)` of the records; `records`,
-    its leaves `(seeds, T, ...)`, None without `evaluate`; and which seeds had a `finite` objective at every step. After
-    `stream`, which trains one network, there is no axis of seeds.
+    `state` is the final state; its leaves have a leading axis of seeds. `steps (T,)` are the recorded steps. `records`
+    has leaves `(seeds, T, ...)`, and is None without `evaluate`. `finite` tells which seeds had a finite objective at
+    every step. `stream` trains one network, so its results have no axis of seeds.
     """
 
     state: State
@@ -39,8 +39,8 @@ class Run(NamedTuple):
     finite: Bool[np.ndarray, "*seeds"]
 
 
-class _Course(NamedTuple):
-    """A seed on its way: the order of examples in this epoch (None for full batches) is drawn from `key`."""
+class _Carry(NamedTuple):
+    """The loop state of one seed; `order`, drawn from `key`, is that of the current epoch, None for full batches."""
 
     state: State
     key: Key[Array, ""]
@@ -62,31 +62,31 @@ def train(
     mesh: Mesh | None = None,
     what: str = "training",
 ) -> Run:
-    """Trains a network a key: `steps` updates of the `method`, in one compiled program over the seeds.
+    """Trains one network per key: `steps` updates of the `method`, in one compiled program over the seeds.
 
-    Initialisation, order of examples and dropout derive from the key of a seed alone: neither the number of seeds nor
-    that of devices nor what is recorded changes its numbers. On a CPU each device trains its seeds one after another,
-    on accelerators as a batch. A program is compiled once a method, shape of data and batch size.
+    Initialisation, order of examples and dropout depend only on the key of a seed. The number of seeds, the number of
+    devices and the recorded steps do not change its results. On a CPU each device trains its seeds one after another;
+    accelerators train them as a batch. A program is compiled once per method, shape of data and batch size.
 
     Args:
-        method: from a constructor of this package, or anything of the same protocol.
+        method: a method from a constructor of this package, or any object with the same protocol.
         keys: typed keys, `(seeds,)`.
-        data: all examples, `x (n, ...)`, shared by the seeds, or `x (seeds, n, ...)` if `per_seed`.
-        steps: how many updates.
-        batch_size: how many examples an update takes, in epochs of fresh permutations; the last ones of an epoch, where
-            they do not fill a batch, are left out. All n of them, in their order, if None.
-        record: numbers of updates, increasing, 0 for the initialisation, after which `evaluate` is called; the default
-            is the end alone.
-        evaluate: `evaluate(state, held_out)` -> pytree of arrays, for one seed; compiled.
-        held_out: what `evaluate` takes, shared by the seeds, or with an axis of seeds before all others if `per_seed`.
-        per_seed: whether every seed has data of its own.
-        mesh: devices, with an axis "seeds"; by default all there are, of all processes.
+        data: all examples: `x (n, ...)`, shared by the seeds, or `x (seeds, n, ...)` if `per_seed`.
+        steps: the number of updates.
+        batch_size: the number of examples per update. Every epoch is a fresh permutation; the examples at its end that
+            do not fill a batch are left out. None takes all n examples in their order at every update.
+        record: the increasing numbers of updates after which `evaluate` is called, where 0 is the initialisation; by
+            default only the end.
+        evaluate: `evaluate(state, held_out)` -> pytree of arrays, for one seed; it is compiled.
+        held_out: the second argument of `evaluate`, shared by the seeds, or with a leading axis of seeds if `per_seed`.
+        per_seed: whether every seed has its own data.
+        mesh: devices, with an axis "seeds"; by default all devices of all processes.
         what: label of the progress bar.
 
     Raises:
         ValueError: `keys` that are not typed keys `(seeds,)`; `steps`, `batch_size` or `record` out of range; data
-            without examples, of different lengths or, if `per_seed`, numbers of seeds; what the method's `init` raises;
-            a mesh without the axis.
+            that are empty, of different lengths or, if `per_seed`, of different numbers of seeds; a mesh without the
+            axis; the errors of the method's `init`.
 
     >>> import optax
     >>> from gsjax import methods, networks
@@ -112,37 +112,37 @@ def train(
         batch_size = _check.whole("batch_size", batch_size, least=1)
         _check.require(batch_size <= n, "batch_size", f"at most {n}, the number of examples", batch_size)
 
-    # The seeds of idle devices are repeated ones; they are dropped in the end.
+    # Devices without a seed of their own train a repeated one, which is dropped at the end.
     rows = np.arange(padded(seeds, mesh)) % seeds
     spread, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((AXIS,), ()))
 
     def placed(tree: PyTree) -> PyTree:
-        # Once, and not with every call of a program.
+        # Placed once here, not at every call of a program.
         if not per_seed:
             return jax.device_put(tree, whole)
         return jax.device_put(tree if len(rows) == seeds else jax.tree.map(lambda leaf: leaf[rows], tree), spread)
 
     data, held_out = placed(data), placed(held_out)
     start, advance, measure = _programs()
-    course = start(method, mesh, per_seed, batch_size is not None, jax.device_put(keys[rows], spread), data)
+    carry = start(method, mesh, per_seed, batch_size is not None, jax.device_put(keys[rows], spread), data)
     records = []
 
     def recorded(count: int) -> None:
         if evaluate is not None and count in points:
-            records.append(gathered(measure(evaluate, mesh, per_seed, course.state, held_out), seeds))
+            records.append(gathered(measure(evaluate, mesh, per_seed, carry.state, held_out), seeds))
 
     recorded(0)
     pauses = sorted({*points, *range(0, steps, math.ceil(steps / _UPDATES)), 0, steps})
-    legs = list(itertools.pairwise(pauses))
-    for since, until in progress.track(legs, what) if jax.process_index() == 0 else legs:
-        course = advance(method, mesh, per_seed, batch_size, course, data, np.int32(since), np.int32(until))
-        jax.block_until_ready(course.finite)
-        recorded(until)
+    segments = list(itertools.pairwise(pauses))
+    for first, last in progress.track(segments, what) if jax.process_index() == 0 else segments:
+        carry = advance(method, mesh, per_seed, batch_size, carry, data, np.int32(first), np.int32(last))
+        jax.block_until_ready(carry.finite)
+        recorded(last)
     return Run(
-        _on_host(course.state, seeds),
+        _on_host(carry.state, seeds),
         np.array(points),
         jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *records) if records else None,
-        gathered(course.finite, seeds),
+        gathered(carry.finite, seeds),
     )
 
 
@@ -158,25 +158,27 @@ def stream(
 ) -> Run:
     """Trains one network on batches that are read one after another, for data that do not fit into memory.
 
-    An update is one compiled program, the same for all streams of a method and a shape of batch. It is given to the
-    device before the next batch is asked for: an iterator that reads ahead keeps both busy.
+    An update is one compiled program, shared by all streams with the same method and shape of batch. It is dispatched
+    to the device before the next batch is requested, so an iterator that prefetches keeps both busy.
 
     Args:
-        method: from a constructor of this package, or anything of the same protocol.
-        state: where to begin, of `method.init`, of a file, or of another stream; it is not changed.
-        batches: `batches(epoch)` -> the batches of an epoch, counted from 0. More than `steps` are not asked for.
-        epochs: how many.
-        steps: how many updates an epoch has.
-        evaluate: `evaluate(state)` -> pytree of arrays, called after every epoch; it is not compiled, so it can read
-            batches of its own. Nothing but what it returns may outlive the call.
+        method: a method from a constructor of this package, or any object with the same protocol.
+        state: the initial state, from `method.init`, a file or an earlier stream; it is not changed.
+        batches: `batches(epoch)` -> an iterable of the batches of an epoch; epochs count from 0. At most `steps`
+            batches are requested per epoch.
+        epochs: the number of epochs.
+        steps: the number of updates per epoch.
+        evaluate: `evaluate(state)` -> pytree of arrays, called after every epoch. It is not compiled, so it can read
+            its own batches. It must not keep references to the state, whose memory later updates reuse.
         what: label of the progress bar.
 
     Returns:
-        A `Run` without an axis of seeds: the last state; the number of updates after each epoch, `(epochs,)`; records
+        A `Run` without an axis of seeds: the final state; the number of updates after each epoch, `(epochs,)`; records
         `(epochs, ...)`; and whether the objective was finite at every step, a bool `()`.
 
     Raises:
-        ValueError: no method, or no state; `epochs` or `steps` below 1; an epoch with fewer batches than `steps`.
+        ValueError: `method` is not a method, or `state` not a state; `epochs` or `steps` below 1; an epoch with fewer
+            batches than `steps`.
 
     >>> import optax
     >>> from gsjax import methods, networks
@@ -192,7 +194,7 @@ def stream(
     _check.require(isinstance(state, State), "state", "a state of the method", type(state).__name__)
     epochs, steps = _check.whole("epochs", epochs, least=1), _check.whole("steps", steps, least=1)
     update = _update()
-    state, finite, records = jax.tree.map(jnp.copy, state), jnp.array(True), []  # an update uses up what it is given
+    state, finite, records = jax.tree.map(jnp.copy, state), jnp.array(True), []  # updates donate their arguments
     for epoch in range(epochs):
         given = iter(batches(epoch))
         for done in progress.track(range(steps), f"{what}, epoch {epoch + 1} of {epochs}"):
@@ -213,7 +215,7 @@ def stream(
 
 @functools.cache
 def _update() -> Callable[[Method, State, Array, Batch], tuple[State, Array]]:
-    """The program of `stream`: an update, and whether all objectives up to it have been finite."""
+    """The program of `stream`: an update, and whether all objectives so far were finite."""
 
     def update(method: Method, state: State, finite: Array, batch: Batch) -> tuple[State, Array]:
         state, info = method.update(state, batch)
@@ -229,71 +231,71 @@ def _check_method(method: Any) -> None:
 
 
 @functools.cache
-def _programs() -> tuple[Callable[..., _Course], Callable[..., _Course], Callable[..., PyTree]]:
-    """The three programs of `train`: the start of a course, some steps of it, and the evaluation of a state."""
+def _programs() -> tuple[Callable[..., _Carry], Callable[..., _Carry], Callable[..., PyTree]]:
+    """The three programs of `train`: initialisation, a number of steps, and the evaluation of a state."""
 
-    def start(method: Method, mesh: Mesh, per_seed: bool, epochs: bool, keys: Array, data: Batch) -> _Course:
-        def one(key: Array, data: Batch) -> _Course:
-            of_state, of_order = jax.random.split(key)
+    def start(method: Method, mesh: Mesh, per_seed: bool, epochs: bool, keys: Array, data: Batch) -> _Carry:
+        def one(key: Array, data: Batch) -> _Carry:
+            state_key, order_key = jax.random.split(key)
             order = jnp.arange(len(data.y)) if epochs else None
-            return _Course(method.init(of_state, data), of_order, order, jnp.array(True))
+            return _Carry(method.init(state_key, data), order_key, order, jnp.array(True))
 
-        return _over(one, mesh, per_seed, keys, data)
+        return _map_seeds(one, mesh, per_seed, keys, data)
 
     def advance(
         method: Method,
         mesh: Mesh,
         per_seed: bool,
         batch_size: int | None,
-        course: _Course,
+        carry: _Carry,
         data: Batch,
-        since: Array,
-        until: Array,
-    ) -> _Course:
-        def one(course: _Course, data: Batch, since: Array, until: Array) -> _Course:
-            return lax.fori_loop(since, until, functools.partial(_step, method, data, batch_size), course)
+        first: Array,
+        last: Array,
+    ) -> _Carry:
+        def one(carry: _Carry, data: Batch, first: Array, last: Array) -> _Carry:
+            return lax.fori_loop(first, last, functools.partial(_step, method, data, batch_size), carry)
 
-        return _over(one, mesh, per_seed, course, data, since, until)
+        return _map_seeds(one, mesh, per_seed, carry, data, first, last)
 
     def measure(evaluate: Callable[[State, Any], PyTree], mesh: Mesh, per_seed: bool, state: State, held_out: PyTree):
-        return _over(evaluate, mesh, per_seed, state, held_out)
+        return _map_seeds(evaluate, mesh, per_seed, state, held_out)
 
     return (
         jax.jit(start, static_argnames=("method", "mesh", "per_seed", "epochs")),
-        jax.jit(advance, static_argnames=("method", "mesh", "per_seed", "batch_size"), donate_argnames="course"),
+        jax.jit(advance, static_argnames=("method", "mesh", "per_seed", "batch_size"), donate_argnames="carry"),
         jax.jit(measure, static_argnames=("evaluate", "mesh", "per_seed")),
     )
 
 
-def _step(method: Method, data: Batch, batch_size: int | None, step: Array, course: _Course) -> _Course:
-    """A step of one seed on a batch, or on all data."""
-    batch, order = data, course.order
+def _step(method: Method, data: Batch, batch_size: int | None, step: Array, carry: _Carry) -> _Carry:
+    """One step of one seed, on a batch or on all data."""
+    batch, order = data, carry.order
     if batch_size is not None:
         n = len(data.y)
-        epoch, place = jnp.divmod(step, n // batch_size)
-        # The number of the step is the same for all seeds, so this is a branch also where they are a batch.
+        epoch, position = jnp.divmod(step, n // batch_size)
+        # All seeds have the same step number, so this remains a branch when they are batched.
         order = lax.cond(
-            place == 0,
-            lambda: jax.random.permutation(jax.random.fold_in(course.key, epoch), n),
-            lambda: course.order,
+            position == 0,
+            lambda: jax.random.permutation(jax.random.fold_in(carry.key, epoch), n),
+            lambda: carry.order,
         )
-        rows = lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
+        rows = lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
         batch = jax.tree.map(lambda leaf: leaf[rows], data)
-    state, info = method.update(course.state, batch)
-    return _Course(state, course.key, order, course.finite & jnp.isfinite(info.objective))
+    state, info = method.update(carry.state, batch)
+    return _Carry(state, carry.key, order, carry.finite & jnp.isfinite(info.objective))
 
 
-def _over(
+def _map_seeds(
     one: Callable[..., PyTree], mesh: Mesh, per_seed: bool, seeds: PyTree, data: PyTree, *shared: Array
 ) -> PyTree:
-    """`one(seed, data, *shared)` for every seed, with data of its own or in common."""
+    """`one(seed, data, *shared)` for every seed, with its own data or shared data."""
     if per_seed:
         return over_seeds(lambda pair, shared: one(*pair, *shared), mesh, (seeds, data), shared)
     return over_seeds(lambda seed, shared: one(seed, *shared), mesh, seeds, (data, *shared))
 
 
 def _points(record: Sequence[int] | None, steps: int) -> list[int]:
-    """The numbers of steps after which to record, checked."""
+    """The checked numbers of steps after which to record."""
     points = [steps] if record is None else list(_check.wholes("record", record))
     increasing = points and points == sorted(set(points)) and points[0] >= 0 and points[-1] <= steps
     _check.require(increasing, "record", f"increasing whole numbers from 0 to {steps}", record)
@@ -301,27 +303,29 @@ def _points(record: Sequence[int] | None, steps: int) -> list[int]:
 
 
 def _examples(method: Method, keys: Array, data: Batch, held_out: PyTree, per_seed: bool) -> int:
-    """How many examples a seed has, once everything has been checked."""
+    """Checks all data and returns the number of examples per seed."""
     axes = 2 if per_seed else 1
-    of = "(seeds, n, ...)" if per_seed else "(n, ...)"
+    expected = "(seeds, n, ...)" if per_seed else "(n, ...)"
     shape = jnp.shape(data.x)[:axes]
-    _check.require(len(shape) == axes and 0 not in shape, "x", f"a non-empty array {of}", f"shape {jnp.shape(data.x)}")
+    _check.require(
+        len(shape) == axes and 0 not in shape, "x", f"a non-empty array {expected}", f"shape {jnp.shape(data.x)}"
+    )
     for name, value in data._asdict().items():
         if value is not None:
             got = jnp.shape(value)
-            _check.require(got[:axes] == shape, name, f"{of}, with {shape} as in x", f"shape {got}")
+            _check.require(got[:axes] == shape, name, f"{expected}, with {shape} as in x", f"shape {got}")
     if per_seed:
         for name, tree in (("data", data), ("held_out", held_out)):
             counts = {jnp.shape(leaf)[:1] for leaf in jax.tree.leaves(tree)}
             _check.require(counts <= {(len(keys),)}, name, f"{len(keys)} seeds on the first axis", counts)
         data = jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), data)
-    # Programs cannot look at values. Here only the network is traced, and `init` sees those of the data.
+    # Compiled programs cannot check values. Here only the network is traced, so `init` can check the data.
     jax.eval_shape(lambda key: method.init(key, data), keys[0])
     return shape[-1]
 
 
 def _on_host(tree: PyTree, seeds: int | None = None) -> Any:
-    """Arrays, keys among them, on the host; of those that are spread over the devices, the first seeds."""
+    """The arrays of `tree` on the host, keys included; if `seeds` is given, gathered from the devices and cut to it."""
 
     def typed(leaf: Array) -> bool:
         return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

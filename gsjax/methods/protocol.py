@@ -1,8 +1,8 @@
-"""The protocol of the methods: what they take and give, and the networks that their state carries.
+"""The protocol of the methods: their inputs and outputs, and the networks in their state.
 
-A network is a flax.linen module with outputs `(n,)`, one logit for the class +1 against -1, or `(n, k)`, logits of k
-classes. Where its `__call__` takes `train`, updates call it with True: dropout draws from the rng collection
-"dropout", and collections beside "params", such as "batch_stats", are carried from step to step.
+A network is a flax.linen module. Its outputs are `(n,)`, one logit for class +1 against -1, or `(n, k)`, the logits of
+k classes. If its `__call__` takes `train`, updates pass True. Dropout draws from the rng "dropout", and collections
+other than "params", such as "batch_stats", are carried from step to step.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ __all__ = [
 
 
 class Batch(NamedTuple):
-    """Examples, and what is known of them; None where a method does not ask for it.
+    """Examples with their labels and optional annotations; fields that the method does not need may be None.
 
-    `x (n, ...)`; `y (n,)`, -1 and +1 for a network with outputs `(n,)`, class indices for one with outputs `(n, k)`;
-    `group`, `environment` and `index` (the example's number in the data set), whole numbers `(n,)`; `teacher_logits`,
-    of the shape of the outputs.
+    `x` is `(n, ...)`. `y (n,)` is -1 and +1 for a network with outputs `(n,)`, and class indices for outputs `(n, k)`.
+    `group`, `environment` and `index` (the position of an example in the data set) are whole numbers `(n,)`.
+    `teacher_logits` has the shape of the outputs.
     """
 
     x: Real[Array, "n ..."]
@@ -48,10 +48,10 @@ class Batch(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """A network that a method trains, or, without a state of the optimiser, one that it only asks (a teacher).
+    """A network that a method trains, or one that it only evaluates (a teacher), which has no optimiser state.
 
-    The network's `params` and its other `collections`, the `optimizer`'s own state, and the `key` from which dropout
-    draws. `init_learner` makes one, `minimise` trains it.
+    It consists of the network's `params`, its other `collections`, the state of its `optimizer`, and the `key` from
+    which dropout draws. `init_learner` makes a learner, and `minimise` trains it.
     """
 
     params: PyTree
@@ -61,11 +61,11 @@ class Learner(NamedTuple):
 
 
 class State(NamedTuple):
-    """What training carries from step to step.
+    """The state that training carries from step to step.
 
-    The main learner, the network that predicts, has its fields at the top: `params`, `collections`, `optimizer` and
-    `key`, as in `Learner`. Further learners of the method are in `others`, by name. Beside them are the number of the
-    `step` and the method's own `memory`, which is no network, `()` where it keeps none.
+    The main learner is the network that predicts. Its fields are at the top: `params`, `collections`, `optimizer` and
+    `key`, as in `Learner`. `others` holds further learners of the method by name. `step` is the number of updates so
+    far. `memory` holds anything else that the method keeps, and is `()` if it keeps nothing.
     """
 
     params: PyTree
@@ -83,24 +83,24 @@ class State(NamedTuple):
 
     @property
     def learners(self) -> dict[str, Learner]:
-        """All learners by name, the one that predicts as "main"."""
+        """All learners by name; the one that predicts is "main"."""
         return {"main": self.main, **self.others}
 
     def with_learners(self, **learners: Learner) -> State:
-        """The state with these `learners`, in place of those of the same names where there are any."""
+        """The state with these `learners`, which replace those of the same names."""
         changed = {**self.learners, **learners}
         return self._replace(**changed.pop("main")._asdict(), others=changed)
 
     def stepped(self, **learners: Learner) -> State:
-        """The state after an update: with these `learners`, and the step counted."""
+        """The state after an update: with these `learners`, and `step` increased by one."""
         return self.with_learners(**learners)._replace(step=self.step + 1)
 
 
 class Info(NamedTuple):
-    """How the params before the step stood on its batch.
+    """Values on the batch of a step, at the params before the step.
 
-    The `objective`, which the step was to lower, weight decay included; the `loss`, the mean over examples (in `irm`
-    and `vrex`: over environments) of the classification loss in nats; the method's own `penalty`, 0 where it has none.
+    `objective` is what the step lowers, including weight decay. `loss` is the classification loss in nats, a mean over
+    examples (in `irm` and `vrex`, over environments). `penalty` is the method's own, or 0.
     """
 
     objective: Float[Array, ""]
@@ -109,10 +109,10 @@ class Info(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A way of training: `init(key, batch) -> state` and `update(state, batch) -> (state, info)`, pure functions.
+    """A training method: the pure functions `init(key, batch) -> state` and `update(state, batch) -> (state, info)`.
 
-    `init` takes one batch, or all data, for their shapes. It also checks their values, which a compiled `update` can
-    not: a `ValueError` names what is wrong.
+    `init` takes one batch or all data, to learn their shapes. It also checks their values, which a compiled `update`
+    cannot do, and raises a `ValueError` that names the wrong field.
     """
 
     init: Callable[[Key[Array, ""], Batch], State]
@@ -122,9 +122,9 @@ class Method(NamedTuple):
 def predict(
     network: nn.Module, state: State | Learner, x: Real[Array, "n ..."]
 ) -> Float[Array, " n"] | Float[Array, "n k"]:
-    """The outputs, `(n,)` or `(n, k)`, of a learner for x `(n, ...)`, of the main one of a `state`.
+    """The outputs, `(n,)` or `(n, k)`, of a learner for x `(n, ...)`, outside training mode.
 
-    The network is not in training mode.
+    For a `State`, the main learner predicts.
 
     >>> import optax, jax.numpy as jnp
     >>> from gsjax import methods, networks
@@ -139,7 +139,7 @@ def predict(
 
 
 def map_learners(change: Callable[[Learner], Learner], state: State) -> State:
-    """The state after `change` of each of its learners, whatever the method.
+    """The state with `change` applied to each of its learners, for any method.
 
     >>> import optax, jax.numpy as jnp
     >>> from gsjax import methods, networks
@@ -153,29 +153,29 @@ def map_learners(change: Callable[[Learner], Learner], state: State) -> State:
 
 
 def check_common(network: Any, optimizer: Any, weight_decay: Any) -> None:
-    """Checks what every constructor takes.
+    """Checks the arguments that all constructors share.
 
     Raises:
-        ValueError: `network` is no flax.linen module, `optimizer` none of optax, or `weight_decay` no number, 0 or
-            above.
+        ValueError: `network` is not a flax.linen module, `optimizer` is not an optax optimiser, or `weight_decay` is
+            not a number >= 0.
     """
     is_module = isinstance(network, nn.Module)
     _check.require(is_module, "network", "a flax.linen module", _class(network))
     is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    _check.require(is_optimizer, "optimizer", "an optimiser of optax, such as optax.adam(1e-3)", _class(optimizer))
+    _check.require(is_optimizer, "optimizer", "an optax optimiser, such as optax.adam(1e-3)", _class(optimizer))
     _check.number("weight_decay", weight_decay, "[0, inf)")
 
 
 def check_batch(name: str, batch: Any) -> None:
-    """`batch` is a `Batch`."""
+    """Checks that `batch` is a `Batch`."""
     _check.require(isinstance(batch, Batch), name, "a gsjax.methods.Batch(x, y)", _class(batch))
 
 
 def check_logits(logits: Any, n: int) -> None:
-    """Checks that a network gave outputs `(n,)` or `(n, k)`.
+    """Checks that the outputs of a network are `(n,)` or `(n, k)`.
 
     Raises:
-        ValueError: they are of another shape, not in one array, or not in floating point.
+        ValueError: they have another shape, are not one array, or are not floating point.
     """
     _check.outputs("network", _check.output("network", logits), n, classes=True)
 
@@ -183,12 +183,14 @@ def check_logits(logits: Any, n: int) -> None:
 def checked(
     init: Callable[[Key[Array, ""], Batch], State], update: Callable[[State, Batch], tuple[State, Info]]
 ) -> Method:
-    """The method of `init` and `update`, whose `init` raises whatever `update` would on the same batch."""
+    """The method with this `init` and `update`; its `init` also raises the errors that `update` would raise."""
 
     def init_checked(key: Key[Array, ""], batch: Batch) -> State:
         state = init(key, batch)
         if _check.is_concrete(batch):
-            jax.eval_shape(lambda state: update(state, batch), state)  # the values of the batch stay in sight
+            jax.eval_shape(
+                lambda state: update(state, batch), state
+            )  # only the state is traced, so the checks see the values of the batch
         return state
 
     return Method(init_checked, update)

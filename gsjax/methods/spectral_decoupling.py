@@ -1,4 +1,4 @@
-"""Spectral decoupling: a penalty on the outputs, scalar or by class, constant or on a schedule."""
+"""Spectral decoupling: a penalty on the outputs, one for all classes or one per class, constant or scheduled."""
 
 from __future__ import annotations
 
@@ -32,29 +32,30 @@ def spectral_decoupling(
     switch: int | None = None,
     weight_decay: float = 0.0,
 ) -> Method:
-    """Spectral decoupling (Pezeshki et al. 2021, Eq. 17, divided by n), and its variants there.
+    """Spectral decoupling (Pezeshki et al. 2021, Eq. 17, divided by n) and the variants of that paper.
 
-    loss_scale [mean_i loss_i + mean_i (strength_i / 2) (f_i - target_i)^2] + (weight_decay / 2) ||theta||^2,
+    loss_scale [mean_i loss_i + mean_i (strength_i / 2) (f_i - target_i)^2] + (weight_decay / 2) ||theta||^2
 
-    means over the examples of the batch, in nats; for outputs `(n, k)` the square is summed over the k outputs. The
-    outputs f are not centred at initialisation. Published factors c of mean f^2 are `strength = 2 c`.
+    Means are over the examples of the batch, in nats. For outputs `(n, k)` the square is summed over the k outputs. The
+    outputs f are not centred at initialisation. A published factor c of mean f^2 corresponds to `strength = 2 c`.
 
     Args:
-        network: with outputs `(n,)` or `(n, k)`.
-        optimizer: of optax.
-        strength: zero or above: one number, or one a class in the order -1, +1 or 0, ..., k - 1, or a function of the
-            step that gives either.
-        target: one number, or one a class.
-        class_means: the penalty is a sum over classes of means over their members in the batch (the variant of
-            CelebA): sum_c mean_{i in c} (strength_c / 2) (f_i - target_c)^2. A class without members adds nothing.
-        loss_scale: above zero, or a function of the step.
-        switch: the step at which the schedule of Colored MNIST goes over to its second phase (`published_schedule`,
-            with c = strength / 2). `strength` is then one number above zero, and `loss_scale` is not given.
+        network: a network with outputs `(n,)` or `(n, k)`.
+        optimizer: an optax optimiser.
+        strength: zero or above: one number, or one per class in the order -1, +1 or 0, ..., k - 1, or a function of
+            the step that returns either.
+        target: one number, or one per class.
+        class_means: whether the penalty is a sum over classes of the means over their members in the batch (the
+            variant for CelebA): sum_c mean_{i in c} (strength_c / 2) (f_i - target_c)^2. Classes without members in
+            the batch add nothing.
+        loss_scale: a number above zero, or a function of the step.
+        switch: the step at which the schedule for Colored MNIST enters its second phase (`published_schedule`, with
+            c = strength / 2). `strength` must then be one number above zero, and `loss_scale` must not be given.
         weight_decay: zero or above.
 
     Raises:
-        ValueError: an option out of range; by `init`: a strength or target neither scalar nor one a class, and what
-            `erm` raises.
+        ValueError: an option out of range; from `init`: a strength or target that is neither a scalar nor one number
+            per class, and the errors of `erm`.
 
     >>> import jax
     >>> from gsjax import networks
@@ -68,7 +69,7 @@ def spectral_decoupling(
         _check.not_negative("strength", strength)
     if switch is not None:
         _check.number("strength", strength, "(0, inf)")
-        _check.require(loss_scale == 1.0, "loss_scale", "none, as switch has one", loss_scale)
+        _check.require(loss_scale == 1.0, "loss_scale", "none if switch is given, which sets it", loss_scale)
         schedule = published_schedule(strength / 2, switch)  # pyright: ignore[reportOperatorIssue]
         strength, loss_scale = schedule["strength"], schedule["loss_scale"]
     _check.finite("target", target)
@@ -82,13 +83,13 @@ def spectral_decoupling(
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         def objective(logits, ridge):
             label, count = classes(logits, batch.y)
-            strengths = _by_class("strength", _at(strength, state.step), count, logits.dtype)[label]
-            targets = _by_class("target", target, count, logits.dtype)[label]
+            strengths = _per_class("strength", _evaluated(strength, state.step), count, logits.dtype)[label]
+            targets = _per_class("target", target, count, logits.dtype)[label]
             distances = (logits.reshape(len(label), -1) - targets[:, None]) ** 2
             terms = strengths / 2 * distances.sum(axis=1)
             penalty = mean_by(terms, label, count)[0].sum() if class_means else terms.mean()
             loss = losses(logits, batch.y).mean()
-            scale = jnp.asarray(_at(loss_scale, state.step), logits.dtype)
+            scale = jnp.asarray(_evaluated(loss_scale, state.step), logits.dtype)
             return Info(scale * (loss + penalty) + ridge, loss, penalty), ()
 
         main, info, _ = minimise(
@@ -100,13 +101,13 @@ def spectral_decoupling(
 
 
 def published_schedule(c: float = 2e-5, switch: int = 450) -> dict[str, Schedule]:
-    """The options `strength` and `loss_scale` of Colored MNIST as published (the code of Pezeshki et al. 2021).
+    """The published options `strength` and `loss_scale` for Colored MNIST (code of Pezeshki et al. 2021).
 
-    The loss is NLL + c mean f^2 before step `switch`, and c (NLL + mean f^2) from then on, Adam's state being kept. The
-    factor on the whole makes the steps small until Adam has forgotten the gradients of before.
+    The loss is NLL + c mean f^2 before step `switch`, and c (NLL + mean f^2) from that step on. Adam's state is kept at
+    the switch, so the factor c makes the steps small until Adam has forgotten the earlier, larger gradients.
 
     Raises:
-        ValueError: `c` not positive, or `switch` not a whole number.
+        ValueError: `c` is not positive, or `switch` is not a whole number.
 
     >>> options = published_schedule(c=0.01, switch=10)
     >>> [float(options[name](step)) for step in (9, 10) for name in ("strength", "loss_scale")]
@@ -120,12 +121,12 @@ def published_schedule(c: float = 2e-5, switch: int = 450) -> dict[str, Schedule
     }
 
 
-def _at(value: Any, step: Array) -> Any:
+def _evaluated(value: Any, step: Array) -> Any:
     return value(step) if callable(value) else value
 
 
-def _by_class(name: str, value: Any, count: int, dtype: Any) -> Float[Array, " count"]:
+def _per_class(name: str, value: Any, count: int, dtype: Any) -> Float[Array, " count"]:
     value = jnp.asarray(value, dtype)
     shape = np.shape(value)
-    _check.require(shape in ((), (count,)), name, f"one number or {count}, one a class", f"shape {shape}")
+    _check.require(shape in ((), (count,)), name, f"one number or {count}, one per class", f"shape {shape}")
     return jnp.broadcast_to(value, (count,))

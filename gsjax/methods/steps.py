@@ -1,4 +1,4 @@
-"""What methods are made of: learners as they begin, and the step that lowers an objective in one of them."""
+"""The parts that methods share: initial learners, and the optimiser step on an objective."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, Key, PyTree, Real
 
 from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Learner, State, check_batch, check_logits
-from gsjax.networks import stages as of_networks
+from gsjax.networks import stages as network_stages
 
 __all__ = ["init_learner", "init_state", "minimise"]
 
@@ -22,7 +22,7 @@ __all__ = ["init_learner", "init_state", "minimise"]
 def init_learner(
     network: nn.Module, optimizer: optax.GradientTransformation, key: Key[Array, ""], x: Real[Array, "n ..."]
 ) -> Learner:
-    """A learner of a network that is newly drawn from `key` for inputs such as x `(n, ...)`.
+    """A learner with a network initialised from `key`, for inputs shaped like x `(n, ...)`.
 
     Raises:
         ValueError: `x` is empty or not finite; the network has no parameters.
@@ -33,20 +33,20 @@ def init_learner(
     {'W1': {'kernel': (2, 4)}, 'W2': {'kernel': (4, 1)}}
     """
     _check_inputs(x)
-    of_params, of_dropout = jax.random.split(key)
-    variables = dict(network.init(of_params, jnp.asarray(x)[:1]))  # shapes and dtype alone matter
+    params_key, dropout_key = jax.random.split(key)
+    variables = dict(network.init(params_key, jnp.asarray(x)[:1]))  # only shapes and dtype matter
     _check.require("params" in variables, "network", "a module with parameters", f"{type(network).__name__} without")
     params = variables.pop("params")
-    return Learner(params, variables, optimizer.init(params), of_dropout)
+    return Learner(params, variables, optimizer.init(params), dropout_key)
 
 
 def init_state(network: nn.Module, optimizer: optax.GradientTransformation, key: Key[Array, ""], batch: Batch) -> State:
-    """The state whose main learner is newly drawn from `key`, without others and without memory.
+    """The initial state with a main learner initialised from `key`, without other learners and without memory.
 
-    It is the same for every method that begins with it.
+    All methods that use it start from the same network for the same key.
 
     Raises:
-        ValueError: no `Batch`; what `init_learner` raises; labels that are not `(n,)`.
+        ValueError: `batch` is not a `Batch`; labels that are not `(n,)`; the errors of `init_learner`.
     """
     check_batch("batch", batch)
     _check_inputs(batch.x)
@@ -68,35 +68,35 @@ def minimise(
     stages: Sequence[str] = (),
     only: PyTree | None = None,
 ) -> tuple[Learner, Info, Any]:
-    """One step of the optimiser on an objective, which is the step of every method.
+    """One optimiser step on an objective; all methods take their steps with it.
 
-    A partial step, with `only`, changes nothing but what it names: the parameters that are True there and what the
-    optimiser keeps for each of these (momentum, second moments). All other parameters, what the optimiser keeps for
-    them, and the collections, such as running statistics, stay as they are, bit for bit. What the optimiser keeps for
-    no parameter, such as the number of its steps, goes on, as it does with every step: where a schedule or the bias
-    correction of Adam is not to notice, a partial step has an optimiser of its own,
-    `learner._replace(optimizer=own_state)`, whose state the method keeps in its memory.
+    A partial step, with `only`, changes only the selected parameters and their optimiser state (momentum, second
+    moments). All other parameters, their optimiser state, and the collections, such as running statistics, stay as
+    they are, bit for bit. Optimiser state that belongs to no parameter, such as the step count, still advances. If the
+    partial step must not affect a schedule or Adam's bias correction, give it its own optimiser state,
+    `learner._replace(optimizer=own_state)`, which the method keeps in its memory.
 
     Args:
-        network: of the `learner`.
-        optimizer: whose state the `learner` has.
-        learner: what is trained.
+        network: the network of the `learner`.
+        optimizer: the optimiser whose state is in the `learner`.
+        learner: the learner to train.
         x: inputs of the network, `(n, ...)`: the examples, or a stage of another network.
-        objective: `objective(logits, ridge)`, or `objective(logits, ridge, stages)` if `stages` are asked for, ->
-            `(info, remembered)`. It takes the outputs in training mode, (weight_decay / 2) ||params||^2, and the
-            stages as a dict from names to arrays `(n, ...)`. The step lowers `info.objective`.
-        step: number of the step, from which dropout draws, together with the learner's key.
+        objective: a function `objective(logits, ridge)`, or `objective(logits, ridge, stages)` if `stages` are given,
+            that returns `(info, remembered)`. Its arguments are the outputs in training mode,
+            (weight_decay / 2) ||params||^2, and the stages as a dict from names to arrays `(n, ...)`. The step lowers
+            `info.objective`.
+        step: the number of the step; together with the learner's key it determines the dropout masks.
         weight_decay: zero or above.
-        stages: names of stages of the network (`networks.stages`).
-        only: bools in the structure of the params, such as `networks.stages.upto` gives; None is all of them.
+        stages: the names of the stages of the network that the objective uses (`networks.stages`).
+        only: bools in the structure of the params, such as those from `networks.stages.upto`; None selects all.
 
     Returns:
-        The learner after the step, the info, and what the objective `remembered`, through which no gradient flows.
+        The learner after the step, the info, and the objective's `remembered`, through which no gradient flows.
 
     Raises:
-        ValueError: a `learner` without a state of an optimiser; `weight_decay` negative or not finite; `stages` that
-            the network does not have; `only` of another structure, of other than bools, or for an optimiser that
-            couples its parameters (L-BFGS); outputs of another shape than `(n,)` and `(n, k)`.
+        ValueError: a `learner` without optimiser state; `weight_decay` negative or not finite; `stages` that the
+            network does not have; `only` with another structure, with entries that are not bools, or for an optimiser
+            that couples its parameters (L-BFGS); outputs that are neither `(n,)` nor `(n, k)`.
 
     >>> from gsjax import networks
     >>> network, x = networks.MLP((4,)), jnp.ones((3, 2))
@@ -108,18 +108,18 @@ def minimise(
     True
     """
     trained = learner.optimizer is not None
-    _check.require(trained, "learner", "one with the state of an optimiser", "one without, which is not trained")
+    _check.require(trained, "learner", "a learner with optimiser state", "one without")
     _check.number("weight_decay", weight_decay, "[0, inf)")
     x = jnp.asarray(x)
     rngs = {} if learner.key is None else {"dropout": jax.random.fold_in(learner.key, step)}
 
     def value(params: PyTree) -> tuple[Array, Any]:
         variables = {"params": params, **learner.collections}
-        (logits, found), collections = of_networks.apply(
+        (logits, found), collections = network_stages.apply(
             network, variables, x, stages, train=True, rngs=rngs, mutable=list(learner.collections)
         )
         check_logits(logits, len(x))
-        # Flax begins running statistics in float32 and goes on in the precision of the input.
+        # Flax initialises running statistics in float32 and updates them in the precision of the input.
         collections = jax.tree.map(lambda new, old: new.astype(old.dtype), collections, learner.collections)
         ridge = weight_decay / 2 * optax.tree.norm(params, squared=True)
         info, remembered = objective(logits, ridge, *([found] if stages else []))
@@ -127,29 +127,29 @@ def minimise(
 
     grads, (info, remembered, collections) = jax.grad(value, has_aux=True)(learner.params)
     if only is not None:
-        grads = _where(_mask(only, learner.params), grads, jax.tree.map(jnp.zeros_like, grads))
+        grads = _select(_mask(only, learner.params), grads, jax.tree.map(jnp.zeros_like, grads))
     updates, moments = optimizer.update(grads, learner.optimizer, learner.params)
     params = optax.apply_updates(learner.params, updates)
     if only is None:
         return learner._replace(params=params, collections=collections, optimizer=moments), info, remembered
-    params = _where(only, params, learner.params)
-    moments = _where(_kept(only, learner.optimizer), moments, learner.optimizer)
+    params = _select(only, params, learner.params)
+    moments = _select(_changed(only, learner.optimizer), moments, learner.optimizer)
     return learner._replace(params=params, optimizer=moments), info, remembered
 
 
 def _mask(only: PyTree[bool], params: PyTree) -> PyTree[bool]:
-    """`only`, checked."""
+    """Checks `only` and returns it."""
     same = jax.tree.structure(only) == jax.tree.structure(params)
     bools = all(isinstance(take, bool | np.bool_) for take in jax.tree.leaves(only))
     _check.require(same and bools, "only", "True or False for each leaf of the params", only)
     return only
 
 
-def _kept(only: PyTree[bool], optimizer: PyTree) -> PyTree[bool]:
-    """Which leaves of an optimiser's state a partial step changes: those of its parameters, and those of none.
+def _changed(only: PyTree[bool], optimizer: PyTree) -> PyTree[bool]:
+    """Which leaves of an optimiser's state a partial step changes: those of selected parameters or of no parameter.
 
-    A leaf belongs to the parameter with whose path its own ends. By `optax.tree.map_params` this would not be known of
-    optimisers whose `init` looks at the params, such as `optax.partition` by a function.
+    A leaf belongs to a parameter if its path ends with the path of the parameter. `optax.tree.map_params` does not
+    work for optimisers whose `init` looks at the params, such as `optax.partition` with a function.
     """
     takes = dict(jax.tree.leaves_with_path(only))
     lengths = sorted({len(path) for path in takes}, reverse=True)
@@ -158,14 +158,14 @@ def _kept(only: PyTree[bool], optimizer: PyTree) -> PyTree[bool]:
         found = [takes[path[-length:]] for length in lengths if path[-length:] in takes]
         by_parameter = bool(found) or jnp.size(leaf) == 1
         got = f"{jax.tree_util.keystr(path)} of shape {jnp.shape(leaf)}"
-        _check.require(by_parameter, "optimizer", "one that keeps its state by parameter, for a partial step", got)
+        _check.require(by_parameter, "optimizer", "one whose state is per parameter, for a partial step", got)
         return found[0] if found else True
 
     return jax.tree.map_with_path(take, optimizer)
 
 
-def _where(take: PyTree[bool], new: PyTree, old: PyTree) -> PyTree:
-    """The leaves of `new` where `take` says so, those of `old` elsewhere."""
+def _select(take: PyTree[bool], new: PyTree, old: PyTree) -> PyTree:
+    """The leaves of `new` where `take` is True, and those of `old` elsewhere."""
     return jax.tree.map(lambda take, new, old: new if take else old, take, new, old)
 
 

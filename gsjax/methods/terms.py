@@ -1,4 +1,4 @@
-"""What the objectives of methods are made of: losses of examples, means over groups of them."""
+"""The terms of the objectives: losses per example, and means over groups of examples."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Logits = Float[Array, " n"] | Float[Array, "n k"]
 
 
 def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int]:
-    """The class of each example, 0 for -1 and 1 for +1, and how many classes there are.
+    """The class index of each example (0 for -1, 1 for +1), and the number of classes.
 
     Raises:
-        ValueError: `y` is not `(n,)`, of -1 and +1 for outputs `(n,)`, of indices below k for outputs `(n, k)`.
+        ValueError: `y` is not `(n,)`, not -1 and +1 for outputs `(n,)`, or not indices below k for outputs `(n, k)`.
     """
     if logits.ndim == 1:
         _check.labels("y", y, len(logits))
@@ -30,7 +30,7 @@ def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int
 
 
 def losses(logits: Logits, y: Real[Array, " n"]) -> Float[Array, " n"]:
-    """The loss of each example in nats: log(1 + exp(-y f)) of outputs `(n,)`, softmax cross-entropy of `(n, k)`.
+    """The loss of each example in nats: log(1 + exp(-y f)) for outputs `(n,)`, softmax cross-entropy for `(n, k)`.
 
     Raises:
         ValueError: as in `classes`.
@@ -47,9 +47,9 @@ def losses(logits: Logits, y: Real[Array, " n"]) -> Float[Array, " n"]:
 def mean_by(
     values: Float[Array, " n"], member: Int[Array, " n"], count: int
 ) -> tuple[Float[Array, " count"], Bool[Array, " count"]]:
-    """The mean of `values` over the members of each of `count` sets, 0 for a set without any, and which have some.
+    """The mean of `values` over each of `count` groups, and which groups have members; the mean is 0 without members.
 
-    >>> [of.tolist() for of in mean_by(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3)]
+    >>> [array.tolist() for array in mean_by(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 2]), 3)]
     [[2.0, 0.0, 5.0], [True, False, True]]
     """
     one_hot = jnp.arange(count)[:, None] == member
@@ -58,16 +58,16 @@ def mean_by(
 
 
 def annealed(loss: Array, penalty: Array, ridge: Array, step: Array, weight: float, anneal: int) -> Array:
-    """(loss + w penalty + ridge) / max(w, 1), with w = 1 before step `anneal` and `weight` from then on."""
+    """(loss + w penalty + ridge) / max(w, 1), with w = 1 before step `anneal` and `weight` from that step on."""
     w = jnp.where(step < anneal, 1.0, weight)
     return (loss + w * penalty + ridge) / jnp.maximum(w, 1.0)
 
 
 def members(name: str, value: Any, n: int, count: int) -> Int[Array, " n"]:
-    """The field `name` of a batch of n examples, as whole numbers from 0 to count - 1.
+    """Checks the field `name` of a batch of n examples and returns it as whole numbers from 0 to count - 1.
 
     Raises:
-        ValueError: it is None, not whole numbers `(n,)`, or out of range.
+        ValueError: the field is None, not whole numbers `(n,)`, or out of range.
     """
     expected = f"whole numbers ({n},) from 0 to {count - 1}"
     _check.real(name, value, expected)

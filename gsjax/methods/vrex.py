@@ -1,4 +1,4 @@
-"""Risk extrapolation: the variance of the risks of the environments as a penalty (V-REx)."""
+"""Risk extrapolation (V-REx): penalises the variance of the risk across environments."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def vrex(
     environments: int = 2,
     weight_decay: float = 0.0,
 ) -> Method:
-    """V-REx (Krueger et al. 2021), annealed and scaled as in its code for Colored MNIST.
+    """V-REx (Krueger et al. 2021), annealed and scaled as in the published code for Colored MNIST.
 
-    With L_e the mean loss over the examples of environment e, in nats,
+    L_e is the mean loss over the examples of environment e, in nats. The objective is
 
     [mean_e L_e + w sum_e (L_e - mean_e L_e)^2 / (E - 1) + (weight_decay / 2) ||theta||^2] / max(w, 1),
 
-    where w is 1 before step `anneal` and `penalty_weight` from then on, and E counts the environments with examples in
-    the batch; the others do not enter. For two environments, with the unbiased variance (L_0 - L_1)^2 / 2, this is half
-    of what the published code minimises, L_0 + L_1 + w (L_0 - L_1)^2 + weight_decay ||theta||^2, at every step.
+    where w is 1 before step `anneal` and `penalty_weight` from that step on. The sums and means run over the E
+    environments that have examples in the batch. For two environments the unbiased variance is (L_0 - L_1)^2 / 2, and
+    the bracket is half of the published L_0 + L_1 + w (L_0 - L_1)^2 + weight_decay ||theta||^2 at every step.
 
     Args:
-        network: with outputs `(n,)` or `(n, k)`.
-        optimizer: of optax.
+        network: a network with outputs `(n,)` or `(n, k)`.
+        optimizer: an optax optimiser.
         penalty_weight: zero or above.
-        anneal: how many steps with weight 1.
-        environments: how many there are; `batch.environment (n,)` counts from 0.
+        anneal: the number of steps with weight 1.
+        environments: the number of environments; `batch.environment (n,)` counts from 0.
         weight_decay: zero or above.
 
     Raises:
-        ValueError: an option out of range; by `init`: environments missing or out of range, and what `erm` raises.
+        ValueError: an option out of range; from `init`: environments missing or out of range, and the errors of `erm`.
 
     >>> import jax, numpy as np
     >>> from gsjax import networks

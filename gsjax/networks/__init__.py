@@ -1,9 +1,9 @@
-"""Networks as flax.linen modules: in NTK parametrisation for the theory, in the standard one for the practice.
+"""Networks as flax.linen modules: NTK parametrisation for the theory, standard parametrisation for practice.
 
-`MLP` and `CNN` are those of Eq. 1 (Pezeshki et al. 2021). `FullyConnected`, `ConvNet`, `VGG`, `PreActResNet` and
-`ResNet` are what practitioners train: standard parametrisation, biases, and `train` as an argument of `__call__`
-where dropout or batch norm make a difference. All give `(n,)` for one output and `(n, k)` for k. `stages` has the
-intermediate outputs of these and of all other networks of flax, by name.
+`MLP` and `CNN` are the networks of Eq. 1 (Pezeshki et al. 2021). `FullyConnected`, `ConvNet`, `VGG`, `PreActResNet`
+and `ResNet` are networks that practitioners train. They have the standard parametrisation and biases, and take `train`
+in `__call__`. All return `(n,)` for one output and `(n, k)` for k outputs. `stages` gives the named intermediate
+outputs of these and of all other flax networks.
 """
 
 from __future__ import annotations
@@ -52,10 +52,10 @@ NAMES: tuple[str, ...] = tuple(_NETWORKS)
 
 
 def get(name: str) -> type[nn.Module]:
-    """The constructor of the network of this name, one of `NAMES`.
+    """The constructor of the network `name`, one of `NAMES`.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: no network has this name.
 
     >>> get("mlp")((64, 64), outputs=3).outputs
     3

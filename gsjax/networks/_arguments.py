@@ -1,4 +1,4 @@
-"""What the networks ask of their arguments, beyond the library's own rules."""
+"""Checks of the networks' arguments, beyond those of the library."""
 
 from __future__ import annotations
 

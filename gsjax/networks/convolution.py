@@ -1,4 +1,4 @@
-"""Convolutions that are as fast within a compiled loop as outside of one, on CPUs too."""
+"""Convolutions that are as fast inside a compiled loop as outside, also on CPUs."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ def conv(
     dtype: Any,
     name: str | None = None,
 ) -> nn.Conv:
-    """A layer that convolves images with kernels of kernel x kernel, with as many pixels of padding on all sides.
+    """A convolution layer with kernels of kernel x kernel and `padding` pixels on every side, as in PyTorch.
 
-    PyTorch pads like this; "SAME" would, at stride 2, pad one side more than the other. There is a bias if `bias_init`
-    is given.
+    At stride 2, flax's "SAME" would pad one side more than the other. The layer has a bias if `bias_init` is given.
     """
     return nn.Conv(
         channels,
@@ -53,21 +52,21 @@ def convolve(
     padding: Sequence[tuple[int, int]],
     **options: Any,
 ) -> Float[Array, "n h w k"]:
-    """What `lax.conv_general_dilated` gives for images NHWC, kernels HWIO, and no dilation.
+    """The same as `lax.conv_general_dilated` for images NHWC, kernels HWIO, and no dilation.
 
-    On CPUs, XLA's convolutions are ten to a hundred times slower within a loop when they are differentiated (with jax
-    0.10, a step of gradient descent on 32 images of 16 x 16 x 64: 0.84 s against 0.018 s), so there they are products
-    of matrices, one for each row of the kernel.
+    On CPUs, XLA's differentiated convolutions are ten to a hundred times slower inside a loop (measured with jax 0.10).
+    On CPUs they are therefore computed as matrix products, one per row of the kernel.
     """
-    del options  # of flax: what is fixed here
+    del options  # flax passes options that are fixed here
 
     def by_rows(lhs: Array, rhs: Array) -> Array:
         x = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-        (rows, columns, inputs, outputs), (down, right) = rhs.shape, window_strides
-        height, width = (x.shape[1] - rows) // down + 1, (x.shape[2] - columns) // right + 1
-        shifted = [x[:, :, j : j + right * (width - 1) + 1 : right] for j in range(columns)]
+        (rows, columns, inputs, outputs), (row_stride, column_stride) = rhs.shape, window_strides
+        _, padded_height, padded_width, _ = x.shape
+        height, width = (padded_height - rows) // row_stride + 1, (padded_width - columns) // column_stride + 1
+        shifted = [x[:, :, j : j + column_stride * (width - 1) + 1 : column_stride] for j in range(columns)]
         x, kernels = jnp.concatenate(shifted, axis=-1), rhs.reshape(rows, columns * inputs, outputs)
-        products = (x[:, i : i + down * (height - 1) + 1 : down] @ kernels[i] for i in range(rows))
+        products = (x[:, i : i + row_stride * (height - 1) + 1 : row_stride] @ kernels[i] for i in range(rows))
         return functools.reduce(jnp.add, products)
 
     def general(lhs: Array, rhs: Array) -> Array:

@@ -2,9 +2,8 @@
 
     h^(0) = x / sqrt(d_0),    f^(l) = W^(l) h^(l-1),    h^(l) = sqrt(gamma / d_l) xi(f^(l)),    W ~ N(0, 1),
 
-without biases; the output is f^(L+1), a linear readout of the last h. The factor sits in the forward pass,
-not in the initialisation, so that the tangent kernel has a limit as the widths grow. Parameters take the
-input's dtype.
+without biases. The output f^(L+1) is a linear readout of the last h. The scale factor is in the forward pass, not in
+the initialisation, so that the tangent kernel has a limit as the widths grow. Parameters have the dtype of the input.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def gamma(activation: str) -> float:
-    """The constant of Eq. 1 that keeps the norm from layer to layer: 1 / E[xi(g)^2], g ~ N(0, 1).
+    """The constant of Eq. 1 that preserves the norm from layer to layer: 1 / E[xi(g)^2], g ~ N(0, 1).
 
-    Exact for "relu" (2) and "linear" (1), to float64 rounding for "erf" and "tanh".
+    It is exact for "relu" (2) and "linear" (1), and accurate to float64 rounding for "erf" and "tanh".
 
     Raises:
-        ValueError: no such activation.
+        ValueError: an unknown activation.
 
     >>> gamma("relu")
     2.0
@@ -54,8 +53,8 @@ def gamma(activation: str) -> float:
 def _gamma(activation: str) -> float:
     if activation in (exact := {"relu": 2.0, "linear": 1.0}):
         return exact[activation]
-    # The trapezoid rule converges geometrically for an analytic integrand with Gaussian tails (Gauss-Hermite
-    # only like exp(-c sqrt(n)) for tanh, which has poles). Steps of 1/16 leave an error far below rounding.
+    # The trapezoid rule converges geometrically for an analytic integrand with Gaussian tails. For tanh, which has
+    # poles, Gauss-Hermite converges only like exp(-c sqrt(n)). Steps of 1/16 leave an error far below rounding.
     g = np.arange(-160, 161) / 16
     density = np.exp(-(g**2) / 2)
     xi = {"erf": scipy.special.erf, "tanh": np.tanh}[activation]
@@ -65,9 +64,9 @@ def _gamma(activation: str) -> float:
 class MLP(nn.Module):
     """Fully connected network of Eq. 1 (Pezeshki et al. 2021).
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives
-    `(n,)` for one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(d_(l-1), d_l)`, the stages
-    `h1`, ..., `hL`, h^(l) of shape `(n, d_l)`.
+    `init(key, x)` returns variables. `apply(variables, x)` flattens x `(n, ...)` to `(n, d_0)` and returns `(n,)` for
+    one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(d_(l-1), d_l)`. The stages are `h1`,
+    ..., `hL`, where `h{l}` is h^(l), of shape `(n, d_l)`.
 
     Attributes:
         widths: the sizes d_1, ..., d_L of the hidden layers; `()` is the linear model W x / sqrt(d_0).
@@ -75,7 +74,7 @@ class MLP(nn.Module):
         activation: xi: "relu", "erf", "tanh" or "linear".
 
     Raises:
-        ValueError: a width or `outputs` below one, an unknown activation, x without a batch axis or empty.
+        ValueError: a width or `outputs` below one, an unknown activation, or an x that is empty or has no batch axis.
 
     >>> x = jnp.ones((5, 3))
     >>> variables = MLP((8, 8)).init(jax.random.key(0), x)
@@ -109,33 +108,33 @@ class MLP(nn.Module):
 class CNN(nn.Module):
     """Convolutional network in the NTK parametrisation, with global average pooling and a linear readout.
 
-    Eq. 1 (Pezeshki et al. 2021) at every position p of the image, with c_l channels in the place of d_l and a
-    sum over the q x q offsets o of the kernel:
+    It is Eq. 1 (Pezeshki et al. 2021) at every position p of the image, with c_l channels in place of d_l and a sum
+    over the q x q offsets o of the kernel:
 
         h^(0) = x / sqrt(c_0),
         f^(l)(p) = (1/q) sum_o W^(l)_o h^(l-1)(p + o),    h^(l) = sqrt(gamma / c_l) xi(f^(l)),
 
-    and yhat = W mean_p h^(L)(p). Each layer thus divides by the root of its fan-in q q c_(l-1), as does
-    `stax.Conv` of neural-tangents with `parameterization="ntk"`. With "CIRCULAR" padding and stride 1, the
-    variance of f^(l) over the weights, averaged over positions, is the mean of |h^(l-1)|^2; with "SAME" the
-    zeros beyond the border take some of it away.
+    and yhat = W mean_p h^(L)(p). Each layer thus divides by the root of its fan-in q q c_(l-1), like `stax.Conv` of
+    neural-tangents with `parameterization="ntk"`. With "CIRCULAR" padding and stride 1, the variance of f^(l) over the
+    weights, averaged over positions, is the mean of |h^(l-1)|^2. With "SAME" it is smaller, because of the zeros
+    beyond the border.
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c_0)` gives `(n,)` for
-    one output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(q, q, c_(l-1), c_l)`, the last
-    one `(c_L, k)`. The stages are `h1`, ..., `hL`, h^(l) of shape `(n, height, width, c_l)`, and `pool`, the mean over
-    positions `(n, c_L)`.
+    `init(key, x)` returns variables. `apply(variables, x)` with x `(n, height, width, c_0)` returns `(n,)` for one
+    output and `(n, k)` for k. The weights are `W1`, `W2`, ..., of shape `(q, q, c_(l-1), c_l)`; the last one is
+    `(c_L, k)`. The stages are `h1`, ..., `hL`, where `h{l}` is h^(l), of shape `(n, height, width, c_l)`, and `pool`,
+    the mean over positions, `(n, c_L)`.
 
     Attributes:
         channels: the numbers c_1, ..., c_L of channels.
         outputs: k.
         activation: xi: "relu", "erf", "tanh" or "linear".
         kernel_size: q.
-        strides: one a layer; `()` is 1 throughout.
+        strides: one per layer; `()` means 1 in every layer.
         padding: "SAME" (zeros) or "CIRCULAR".
 
     Raises:
-        ValueError: a size below one, strides not one a layer, an unknown activation or padding, x not of four
-            axes or empty.
+        ValueError: a size below one, a number of strides other than the number of layers, an unknown activation or
+            padding, or an x that is empty or does not have four axes.
 
     >>> x = jnp.ones((5, 8, 8, 1))
     >>> variables = CNN((4, 4)).init(jax.random.key(0), x)
@@ -156,8 +155,8 @@ class CNN(nn.Module):
         _known(self.activation)
         self.kernel_size = _check.whole("kernel_size", self.kernel_size, least=1)
         self.strides = _check.wholes("strides", self.strides, least=1) or (1,) * len(self.channels)
-        one_a_layer = len(self.strides) == len(self.channels)
-        _check.require(one_a_layer, "strides", f"{len(self.channels)} of them, one a layer", self.strides)
+        one_per_layer = len(self.strides) == len(self.channels)
+        _check.require(one_per_layer, "strides", f"{len(self.channels)} numbers, one per layer", self.strides)
         _check.choice("padding", self.padding, ("SAME", "CIRCULAR"))
         super().__post_init__()
 

@@ -1,4 +1,4 @@
-"""Residual networks with bottlenecks for photographs (He et al. 2016a), and the reader of their pretrained weights."""
+"""Bottleneck residual networks for photographs (He et al. 2016a), and a reader for their pretrained weights."""
 
 from __future__ import annotations
 
@@ -21,30 +21,35 @@ from gsjax.networks.standard import batch_norm, he_normal, squeezed, torch_dense
 
 __all__ = ["ResNet", "load"]
 
-_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # torch has outputs first, flax has them last
+_AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # the output axis is first in torch and last in flax
 
 
 class ResNet(nn.Module):
-    """Residual network with bottlenecks, version 1.5 as in torchvision; ResNet-50 by default.
+    """Bottleneck residual network, version 1.5 as in torchvision; ResNet-50 by default.
 
-    A convolution of 7 x 7 with stride 2, batch norm, ReLU and a 3 x 3 max pool with stride 2; four stages of blocks
-    relu(shortcut + conv(relu(conv(relu(conv(h)))))), batch norm after every convolution, of 1 x 1, 3 x 3 and 1 x 1 with
-    64 2^s, 64 2^s and 256 2^s channels in stage s = 0, ..., 3; the mean over the image; a linear readout. The 3 x 3
-    convolution of a stage's first block has stride 2 (that is version 1.5), and its shortcut is a convolution of 1 x 1
-    with batch norm. Convolutions have no bias and begin as in He et al. 2015 (normal, fan out).
+    The network consists of
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The modules have torchvision's
-    names, with `layer1_0` for `layer1.0`; `load` reads its weights. The stages are `stem`, after the max pool, the
-    blocks `layer1_0`, `layer1_1`, ..., after their last ReLU, images `(n, height, width, channels)`, and `pool`, the
-    mean over the image `(n, channels)`.
+    - a 7 x 7 convolution with stride 2, batch norm, ReLU, and a 3 x 3 max pool with stride 2;
+    - groups s = 0, 1, ... of blocks relu(shortcut + conv(relu(conv(relu(conv(h)))))), whose convolutions are 1 x 1,
+      3 x 3 and 1 x 1 with 64 2^s, 64 2^s and 256 2^s channels, each followed by batch norm;
+    - the mean over the image and a linear readout.
+
+    In the first block of each group except the first, the 3 x 3 convolution has stride 2 (this is version 1.5). Where a
+    block changes the shape, its shortcut is a 1 x 1 convolution with batch norm. Convolutions have no bias and are
+    initialised as in He et al. 2015 (normal, fan out).
+
+    `init(key, x)` returns variables. `apply(variables, x)` with x `(n, height, width, c)` returns `(n,)` for one output
+    and `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". Module names are those of
+    torchvision, with `layer1_0` for `layer1.0`; `load` reads torchvision's weights. The stages are `stem`, after the
+    max pool; `layer1_0`, `layer1_1`, ..., after the last ReLU of each block; and `pool`, the mean over the image,
+    `(n, channels)`. All but `pool` are images `(n, height, width, channels)`.
 
     Attributes:
-        blocks: how many in each of the stages: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
+        blocks: the number of blocks of each group: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
         outputs: k.
 
     Raises:
-        ValueError: a size below one, no blocks, x not of four axes or empty.
+        ValueError: a size below one, no blocks, or an x that is empty or does not have four axes.
 
     >>> x = jax.ShapeDtypeStruct((2, 64, 64, 3), float)
     >>> jax.eval_shape(ResNet(outputs=1000).init_with_output, jax.random.key(0), x)[0].shape
@@ -57,17 +62,19 @@ class ResNet(nn.Module):
     def __post_init__(self) -> None:
         self.blocks = _check.wholes("blocks", self.blocks, least=1)
         self.outputs = _check.whole("outputs", self.outputs, least=1)
-        _check.require(len(self.blocks) > 0, "blocks", "one a stage", self.blocks)
+        _check.require(len(self.blocks) > 0, "blocks", "at least one number", self.blocks)
         super().__post_init__()
 
     @nn.compact
     def __call__(
         self, x: Real[Array, "n height width c"], train: bool = False
     ) -> Float[Array, " n"] | Float[Array, "n k"]:
-        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` takes the batch's own statistics."""
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` uses the statistics of the batch."""
         h = _conv(images(x), 64, 7, 2, name="conv1")
         h = jax.nn.relu(batch_norm(h, train, name="bn1"))
-        h = jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))  # with zeros, which lie below all that relu leaves
+        h = jnp.pad(
+            h, ((0, 0), (1, 1), (1, 1), (0, 0))
+        )  # zero padding suffices for the max pool, because ReLU outputs are not negative
         h = Stage(name="stem")(nn.max_pool(h, (3, 3), (2, 2)))
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
@@ -103,8 +110,8 @@ def load(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str
     """Pretrained weights of a `ResNet`, from a .safetensors file with torchvision's names.
 
     The names are conv1.weight, bn1.{weight,bias,running_mean,running_var}, layer1.0.conv1.weight, ...,
-    layer1.0.downsample.0.weight, ..., fc.{weight,bias}; num_batches_tracked is passed over. If the head in the file has
-    another number of outputs than the network's, the network's keeps its own initialisation.
+    layer1.0.downsample.0.weight, ..., fc.{weight,bias}; num_batches_tracked is ignored. If the heads of the file and of
+    the network have different numbers of outputs, the head of the network keeps its initialisation.
 
     Args:
         path: the file. Pickles (.pth, .pt) are not read, since they can run code.
@@ -114,68 +121,68 @@ def load(path: str | os.PathLike[str], variables: Mapping[str, Any]) -> dict[str
         Variables of the same structure, shapes and dtypes.
 
     Raises:
-        ValueError: the file is not one of safetensors, or is damaged; an entry is missing, is none of this network's,
-            has another shape, has others than floating point numbers (16, 32 or 64 bits) that are finite in the
-            network's dtype, or is a negative variance. It names file and entry. Or `variables` are no ResNet's.
-        OSError: it cannot be opened.
+        ValueError: the file is not a safetensors file, or is damaged. An entry is missing, unknown to the network, or
+            has another shape; or its numbers are not floating point (16, 32 or 64 bits), not finite in the network's
+            dtype, or are negative variances. The error names file and entry. Or `variables` are not those of a ResNet.
+        OSError: the file cannot be opened.
     """
     _check.require(isinstance(path, (str, os.PathLike)), "path", "the name of a file", type(path).__name__)
-    where = os.fspath(path)
-    _check.require(not os.path.isdir(where), where, "a file", "a folder")
+    source = os.fspath(path)
+    _check.require(not os.path.isdir(source), source, "a file", "a folder")
     leaves, structure = _leaves(variables)
     try:
-        with safe_open(where, framework="np") as file:
-            there = list(file.keys())
-            missing = [name for name in leaves if name not in there]
-            unknown = [name for name in there if name not in leaves and not name.endswith(".num_batches_tracked")]
+        with safe_open(source, framework="np") as file:
+            entries = list(file.keys())
+            missing = [name for name in leaves if name not in entries]
+            unknown = [name for name in entries if name not in leaves and not name.endswith(".num_batches_tracked")]
             expected = f"the {len(leaves)} entries of the network"
-            _check.require(not missing, where, expected, f"none called {_some(missing)}")
-            _check.require(not unknown, where, expected, f"also {_some(unknown)}")
+            _check.require(not missing, source, expected, f"none called {_some(missing)}")
+            _check.require(not unknown, source, expected, f"also {_some(unknown)}")
 
-            # A head with another number of outputs has it in both entries.
+            # If the number of outputs differs, it does so in both entries of the head.
             bias, weight = (tuple(file.get_slice(name).get_shape()) for name in ("fc.bias", "fc.weight"))
             replaced = bias != leaves["fc.bias"].shape and weight == (*bias, leaves["fc.weight"].shape[0])
             loaded = [
-                leaf if replaced and name.startswith("fc.") else _entry(f"{where}: {name}", file, name, leaf)
+                leaf if replaced and name.startswith("fc.") else _entry(f"{source}: {name}", file, name, leaf)
                 for name, leaf in leaves.items()
             ]
     except SafetensorError as error:
-        raise ValueError(f"{where}: expected a whole .safetensors file, got {error}") from error
+        raise ValueError(f"{source}: expected a whole .safetensors file, got {error}") from error
     return jax.tree.unflatten(structure, loaded)
 
 
 def _leaves(variables: Any) -> tuple[dict[str, Any], Any]:
-    """The leaves of a ResNet's variables by their names in torchvision, and their structure."""
+    """The leaves of a ResNet's variables by torchvision name, and their tree structure."""
     mapping = isinstance(variables, Mapping)
     leaves, structure = jax.tree.flatten_with_path(dict(variables) if mapping else ())
     named = {_torch_name(keys): leaf for keys, leaf in leaves}
     ours = {"fc.weight", "fc.bias", "bn1.running_var"} <= set(named) and len(named) == len(leaves)
     shaped = all(len(getattr(leaf, "shape", ())) in _AXES for leaf in named.values())
     got = f"a mapping of {', '.join(map(str, variables)) or 'nothing'}" if mapping else type(variables).__name__
-    _check.require(ours and shaped, "variables", "a ResNet's, with params and batch_stats", got)
+    _check.require(ours and shaped, "variables", "those of a ResNet, with params and batch_stats", got)
     return named, structure
 
 
-def _entry(where: str, file: Any, name: str, leaf: Any) -> Array:
-    """An entry of the file in the shape and the dtype of `leaf`."""
+def _entry(label: str, file: Any, name: str, leaf: Any) -> Array:
+    """An entry of the file in the shape and dtype of `leaf`; errors name it by `label`."""
     axes, entry = _AXES[leaf.ndim], file.get_slice(name)
-    there, shape = tuple(leaf.shape[axis] for axis in np.argsort(axes)), tuple(entry.get_shape())
-    _check.require(shape == there, where, f"shape {there}", f"shape {shape}")
-    _check.require(entry.get_dtype() in ("F16", "F32", "F64"), where, "entries of F16, F32 or F64", entry.get_dtype())
+    expected, shape = tuple(leaf.shape[axis] for axis in np.argsort(axes)), tuple(entry.get_shape())
+    _check.require(shape == expected, label, f"shape {expected}", f"shape {shape}")
+    _check.require(entry.get_dtype() in ("F16", "F32", "F64"), label, "entries of F16, F32 or F64", entry.get_dtype())
     tensor = file.get_tensor(name)
-    _check.finite(where, tensor)
+    _check.finite(label, tensor)
     with np.errstate(over="ignore"):
         tensor = tensor.astype(leaf.dtype)
-    beyond = int((~np.isfinite(tensor)).sum())
-    _check.require(beyond == 0, where, f"numbers within {leaf.dtype}", f"{beyond} beyond it")
+    overflows = int((~np.isfinite(tensor)).sum())
+    _check.require(overflows == 0, label, f"numbers within {leaf.dtype}", f"{overflows} beyond it")
     _check.require(
-        not name.endswith("running_var") or tensor.min() >= 0, where, "variances of at least 0", tensor.min()
+        not name.endswith("running_var") or tensor.min() >= 0, label, "variances of at least 0", tensor.min()
     )
     return jnp.asarray(tensor.transpose(axes))
 
 
 def _torch_name(keys: Sequence[Any]) -> str:
-    """The name in torchvision of the leaf at params/layer1_0/downsample_0/kernel: layer1.0.downsample.0.weight."""
+    """A leaf's torchvision name: layer1.0.downsample.0.weight for params/layer1_0/downsample_0/kernel."""
     *modules, last = ("", *(str(getattr(key, "key", key)) for key in keys[1:]))
     entry = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}.get(last, last)
     return ".".join([*(module.replace("_", ".") for module in modules[1:]), entry])

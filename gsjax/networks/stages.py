@@ -1,24 +1,23 @@
 """Stages of a network: its named intermediate outputs, in order of depth.
 
-A stage is what a module within a network returns for examples x `(n, ...)`, where that is an array `(n, ...)`. Its name
-is the path of the module, joined by "/", and "#2", "#3", ... after that for the second, third, ... call of the same
-module.
+A stage is the output of a module in a network for examples x `(n, ...)`, if that output is an array `(n, ...)`. Its
+name is the path of the module, joined by "/". The second, third, ... call of the same module adds "#2", "#3", ...
 
-A network that declares stages, with modules of the class `Stage`, has these alone. All networks of `gsjax.networks` do,
-and their docstrings have the names. There a stage stands after the nonlinearity, and after the pooling or the dropout
-that a layer ends with, and the last stage is what the linear readout sees, once it is flattened. In any other network
-the stages are found: the outputs of all modules in it, but not its own, and what they `sow` into the collection
-"intermediates", under the path of the module and the name. They are in the order in which the network computes them.
+A network can declare its stages with modules of the class `Stage`; it then has no others. All networks of
+`gsjax.networks` do, and their docstrings list the names. Their stages come after the nonlinearity, and after the
+pooling or dropout at the end of a layer. The last stage, once flattened, is the input of the linear readout.
 
-Not all outputs are stages. Those that are not one array, such as the pair that a recurrent cell returns, and those
-whose first axis is not that of the examples, are none: `nn.scan` and `nn.vmap` drop the outputs of the modules that
-they lift, or stack them along an axis of their own. `nn.remat` and `nn.jit` change nothing.
+In any other network the stages are found. They are the outputs of all its submodules, and the values that modules `sow`
+into the collection "intermediates", named by the path of the module and the name of the value. They are in the order in
+which the network computes them. Some outputs are not stages: outputs that are not one array, such as the pair that a
+recurrent cell returns, and outputs whose first axis is not that of the examples. `nn.scan` and `nn.vmap` drop the
+outputs of the modules that they lift, or stack them along a new axis. `nn.remat` and `nn.jit` change nothing.
 
-A model in flax.nnx is a network here through flax's own bridge, `nnx.bridge.to_linen(Model, ...)`; the outputs of the
-public methods of its submodules and what it sows as `nnx.Intermediate` are its stages.
+A flax.nnx model becomes a network through flax's own bridge, `nnx.bridge.to_linen(Model, ...)`. Its stages are the
+outputs of the public methods of its submodules, and the values that it sows as `nnx.Intermediate`.
 
-What is computed from a stage is up to the caller: a nearest neighbour probe flattens it, `stage.reshape(n, -1)`, and a
-readout that the network is not to learn from puts `jax.lax.stop_gradient` around it.
+The caller decides what to compute from a stage. A nearest-neighbour probe flattens it, `stage.reshape(n, -1)`. A
+readout that must not train the network wraps it in `jax.lax.stop_gradient`.
 """
 
 from __future__ import annotations
@@ -48,10 +47,10 @@ _CAPTURED = "intermediates"
 
 
 class Stage(nn.Module):
-    """A module whose output is a stage of the network that it is in; this one returns its input.
+    """A module whose output is a stage of the network that contains it; this class returns its input.
 
-    A network of your own declares a stage by a line such as `h = Stage(name="h1")(h)`, which changes neither its
-    parameters nor its outputs, or by a module that is a subclass.
+    Your own network declares a stage with a line such as `h = Stage(name="h1")(h)`, which changes neither parameters
+    nor outputs, or with a module that is a subclass.
 
     >>> class Network(nn.Module):
     ...     @nn.compact
@@ -63,8 +62,8 @@ class Stage(nn.Module):
     """
 
     def __call__(self, x: Array, *args: Any, **kwargs: Any) -> Any:
-        """`x` as it is."""
-        del args, kwargs  # of subclasses
+        """Returns `x` unchanged."""
+        del args, kwargs  # for subclasses
         return x
 
 
@@ -73,10 +72,10 @@ def names(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) ->
 
     Args:
         network: a flax.linen module.
-        x: examples `(n, ...)`, or their shape and dtype as a `jax.ShapeDtypeStruct`: nothing is computed.
+        x: examples `(n, ...)`, or their shape and dtype as a `jax.ShapeDtypeStruct`; nothing is computed.
 
     Raises:
-        ValueError: the network is no flax.linen module or has no stages; x is no non-empty array `(n, ...)`.
+        ValueError: the network is not a flax.linen module or has no stages; x is not a non-empty array `(n, ...)`.
 
     >>> from gsjax import networks
     >>> names(networks.MLP((8, 4)), jax.ShapeDtypeStruct((5, 3), float))
@@ -86,7 +85,7 @@ def names(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) ->
 
 
 def shapes(network: nn.Module, x: Real[Array, "n ..."] | jax.ShapeDtypeStruct) -> dict[str, tuple[int, ...]]:
-    """The names of the stages of a network, in order of depth, each with its shape `(n, ...)` for x `(n, ...)`.
+    """The shapes `(n, ...)` of the stages of a network for x `(n, ...)`, by name, in order of depth.
 
     Arguments and errors are those of `names`.
 
@@ -113,26 +112,26 @@ def apply(
     rngs: Any = None,
     mutable: Any = False,
 ) -> tuple[Any, Any]:
-    """The outputs of a network for x `(n, ...)`, as `network.apply` gives them, and its stages.
+    """The outputs of a network for x `(n, ...)`, as from `network.apply`, together with its stages.
 
-    A pure function, under `jit`, `vmap` and `grad` too; stages that are not asked for are not kept.
+    This is a pure function, also under `jit`, `vmap` and `grad`. Stages that are not requested are not kept.
 
     Args:
         network: a flax.linen module.
-        variables: of the network: "params", and its other collections.
+        variables: the variables of the network: "params" and its other collections.
         x: examples `(n, ...)`.
-        names: of the stages that are wanted; None is all of them.
-        train: is passed on where the `__call__` of the network takes it (`mode`).
-        rngs: keys by name, as for `network.apply`; dropout takes "dropout".
+        names: the names of the requested stages; None requests all.
+        train: passed on if the network's `__call__` takes it (`mode`).
+        rngs: keys by name, as for `network.apply`; dropout uses "dropout".
         mutable: collections that the call may change, as for `network.apply`.
 
     Returns:
-        `(outputs, stages)`, the latter a dict from names to arrays `(n, ...)`. If `mutable` is not False it is
+        `(outputs, stages)`, where `stages` is a dict from names to arrays `(n, ...)`. If `mutable` is not False,
         `((outputs, stages), collections)`, without the collection "intermediates".
 
     Raises:
-        ValueError: the network is no flax.linen module, or has no stages although some are wanted; x is no non-empty
-            array `(n, ...)`; one of the `names` is not that of a stage; `train` is no flag.
+        ValueError: the network is not a flax.linen module, or has no stages although some are requested; x is not a
+            non-empty array `(n, ...)`; one of the `names` is not the name of a stage; `train` is not a flag.
 
     >>> from gsjax import networks
     >>> network, x = networks.MLP((8, 4)), np.ones((5, 3))
@@ -147,9 +146,9 @@ def apply(
     if names is None or len(_check.sequence("names", names, "names of stages")):
         found = _find(network, variables, x, rngs, train=train, mutable=mutable)
         wanted = {name: _known("names", name, found) for name in (found.stages if names is None else names)}
-    of_modules = {stage.path for stage in wanted.values()}
+    paths = {stage.path for stage in wanted.values()}
     outputs, arrays, changed = _run(
-        network, variables, x, rngs, lambda _, path: path in of_modules, train=train, mutable=mutable
+        network, variables, x, rngs, lambda _, path: path in paths, train=train, mutable=mutable
     )
     result = outputs, {name: arrays[stage.path, stage.call] for name, stage in wanted.items()}
     return result if mutable is False else (result, changed)
@@ -164,23 +163,23 @@ def upto(
     train: bool = False,
     rngs: Any = None,
 ) -> PyTree[bool]:
-    """Which parameters a stage depends on, as bools of Python in the structure of `variables["params"]`.
+    """Which parameters a stage depends on, as Python bools in the structure of `variables["params"]`.
 
-    It is read from the program that computes the stage, in which everything else is dead code. Names of parameters and
-    their numbers play no part, and nothing is computed. What the program multiplies by zero, or stops the gradient of,
-    counts as well.
+    The answer is read from the program that computes the stage, after removal of its dead code. Names and values of
+    parameters play no role, and nothing is computed. Parameters that the program multiplies by zero, or whose gradient
+    it stops, count as well.
 
     Args:
         network: a flax.linen module.
-        variables: of the network, or their shapes and dtypes.
+        variables: the variables of the network, or their shapes and dtypes.
         x: examples `(n, ...)`, or their shape and dtype.
         position: the name of the stage.
-        train: whether the program is that of training, as for `apply`.
+        train: whether the network is in training mode, as for `apply`.
         rngs: keys by name, as for `apply`.
 
     Raises:
-        ValueError: the network is no flax.linen module, or has no stages; x is no non-empty array `(n, ...)`;
-            `position` is not the name of a stage; `variables` have no "params"; `train` is no flag.
+        ValueError: the network is not a flax.linen module, or has no stages; x is not a non-empty array `(n, ...)`;
+            `position` is not the name of a stage; `variables` have no "params"; `train` is not a flag.
 
     >>> from gsjax import networks
     >>> network, x = networks.MLP((8, 4)), np.ones((5, 3))
@@ -199,7 +198,7 @@ def upto(
 
 
 def mode(network: nn.Module, train: bool) -> dict[str, Any]:
-    """The keyword `train` for the call of a network, where its `__call__` takes one, else none.
+    """The keyword argument `train` for the call of a network, or no argument if its `__call__` does not take it.
 
     >>> from gsjax import networks
     >>> mode(networks.FullyConnected((8,)), True), mode(networks.MLP((8,)), True)
@@ -211,7 +210,7 @@ def mode(network: nn.Module, train: bool) -> dict[str, Any]:
 
 
 class _Stage(NamedTuple):
-    """A stage: the path of its module, which call of it, the shape of its output, and which output of the program."""
+    """A stage: the path of its module, the number of the call, its shape, and the index of the program's output."""
 
     path: str
     call: int
@@ -220,26 +219,27 @@ class _Stage(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What is found in a network.
+    """The stages of a network and the program that computes them.
 
-    Its `stages` by name, in order of depth; the `others`, paths of modules whose output is not one array `(n, ...)`;
-    the `program` that computes all of them, a jaxpr, and the structure of its `inputs`, `(variables, x, rngs)`.
+    `stages` are by name, in order of depth. `rejected` are the paths of modules whose output is not one array
+    `(n, ...)`. `program` is the jaxpr that computes all stages, and `inputs` is the tree structure of its arguments,
+    `(variables, x, rngs)`.
     """
 
     stages: dict[str, _Stage]
-    others: set[str]
+    rejected: set[str]
     program: Any
     inputs: Any
 
 
-# Says of a module of the network and its path whether its output is wanted.
+# Decides whether the output of a module at a path is kept.
 _Keep = Callable[[nn.Module, str], bool]
 
 
 def _find(
     network: nn.Module, variables: Any, x: Any, rngs: Any, *, train: bool = False, mutable: Any = False
 ) -> _Found:
-    """What is found in a network, without computing anything; at least one stage."""
+    """Finds the stages of a network, at least one, without computing anything."""
     calls: list[str] = []
     declared: set[str] = set()
 
@@ -256,7 +256,7 @@ def _find(
     program, found = jax.make_jaxpr(outputs, return_shape=True)(variables, x, rngs)
     keys = sorted(found)
     order = _order(program.jaxpr, keys, calls)
-    # What does not have twice as many rows for twice as many examples has another first axis, of n by coincidence.
+    # An array whose first axis is n by coincidence does not get twice as many rows for twice as many examples.
     n = x.shape[0]
     double = jax.eval_shape(outputs, variables, jax.ShapeDtypeStruct((2 * n, *x.shape[1:]), x.dtype), rngs)
 
@@ -266,15 +266,15 @@ def _find(
 
     stages = {_name(*key): _Stage(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
     _check.require(stages, "network", "a network with stages", f"{type(network).__name__} without")
-    others = set() if declared else {*calls} - {*stages}
-    return _Found(stages, others, program.jaxpr, jax.tree.structure((variables, x, rngs)))
+    rejected = set() if declared else {*calls} - {*stages}
+    return _Found(stages, rejected, program.jaxpr, jax.tree.structure((variables, x, rngs)))
 
 
 def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[tuple[str, int]]:
-    """The `keys` of the outputs of a program in the order in which it computes them.
+    """The `keys` of the outputs of a program, in the order in which the program computes them.
 
-    Outputs of one step of it, as of a module within `nn.remat`, are in the order of the `calls` of the modules, and
-    what a module has sown comes before its own output.
+    Outputs of one step of the program, such as those inside `nn.remat`, are in the order of the `calls` of the modules.
+    Values that a module sows come before its own output.
     """
     steps = {variable: step for step, equation in enumerate(program.eqns) for variable in equation.outvars}
     counted: collections.Counter[str] = collections.Counter()
@@ -295,12 +295,12 @@ def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[
 def _run(
     network: nn.Module, variables: Any, x: Any, rngs: Any, keep: _Keep, *, train: bool, mutable: Any
 ) -> tuple[Any, dict[tuple[str, int], Array], Any]:
-    """The outputs of a network, the arrays that its modules returned, by path and call, and the changed collections."""
+    """The outputs of a network, the arrays that its modules return, by path and call, and the changed collections."""
 
     def wanted(module: nn.Module, method: str) -> bool:
         return method == "__call__" and bool(module.path) and keep(module, "/".join(module.path))
 
-    # A model of flax.nnx would write its new statistics into arrays of NumPy.
+    # A flax.nnx model would write its new statistics into NumPy arrays in place.
     given = {name: jax.tree.map(jnp.asarray, entry) for name, entry in variables.items() if name != _CAPTURED}
     with _nnx_captured():
         outputs, changed = network.apply(
@@ -317,8 +317,8 @@ def _run(
 
 @contextmanager
 def _nnx_captured() -> Iterator[None]:
-    """Within this context a model of flax.nnx sows what its submodules return into the flax.linen module around it."""
-    nnx = sys.modules.get("flax.nnx")  # while it has not been imported, there is no model of it
+    """In this context a flax.nnx model sows the outputs of its submodules into the flax.linen module around it."""
+    nnx = sys.modules.get("flax.nnx")  # without this module there are no models to capture
     if nnx is None:
         yield
         return
@@ -345,7 +345,7 @@ def _nnx_captured() -> Iterator[None]:
 
 
 def _several(sown: Any) -> tuple[Any, ...]:
-    """What has been sown under one name: a tuple, unless the module reduces it in a way of its own."""
+    """The values sown under one name: a tuple, unless the module uses its own reduction."""
     return sown if isinstance(sown, tuple) else (sown,)
 
 
@@ -360,7 +360,7 @@ def _check_network(network: Any) -> None:
 
 
 def _examples(x: Any, *, abstract: bool = False) -> Any:
-    """`x` as a non-empty array `(n, ...)`, or its shape and dtype where these suffice."""
+    """`x` as a non-empty array `(n, ...)`; with `abstract` its shape and dtype suffice."""
     if not (abstract and isinstance(x, jax.ShapeDtypeStruct)):
         x = _check.array("x", x)
     _check.require(x.ndim and x.size, "x", "a non-empty array (n, ...)", f"shape {x.shape}")
@@ -368,9 +368,9 @@ def _examples(x: Any, *, abstract: bool = False) -> Any:
 
 
 def _known(argument: str, name: Any, found: _Found) -> _Stage:
-    """The stage of this name; `argument` says where the name was given."""
+    """The stage `name`; `argument` is the argument that errors name."""
     known, got = isinstance(name, str) and name in found.stages, repr(name)
-    if isinstance(name, str) and name in found.others:
+    if isinstance(name, str) and name in found.rejected:
         got += ", whose output is not one array (n, ...)"
     _check.require(known, argument, f"one of the stages {', '.join(found.stages)}", got)
     return found.stages[name]

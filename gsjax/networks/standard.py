@@ -1,6 +1,6 @@
-"""Networks in standard parametrisation, as deep learning frameworks build them: widths enter the initialisation.
+"""Networks in the standard parametrisation of deep learning frameworks: widths enter through the initialisation.
 
-Parameters take the input's dtype, and integer pixels are taken as numbers of the default float type.
+Parameters have the dtype of the input. Integer inputs are converted to the default float type.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["ACTIVATIONS", "ConvNet", "FullyConnected", "batch_norm", "he_normal"
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**ntk.ACTIVATIONS, "leaky_relu": jax.nn.leaky_relu}
 
-# He et al. 2015, by the number of outputs, as in torchvision's networks with batch norm.
+# He et al. 2015 with the fan-out, as in torchvision's networks with batch norm.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -33,9 +33,10 @@ class FullyConnected(nn.Module):
 
         h^(0) = x,    h^(l) = dropout(xi(norm(W^(l) h^(l-1) + b^(l)))),    f = W^(L+1) h^(L) + b^(L+1)
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, ...)`, flattened to `(n, d_0)`, gives `(n,)` for
-    one output and `(n, k)` for k. With `train=True` dropout takes the rng "dropout", and batch norm updates the
-    collection "batch_stats". The stages are `h1`, ..., `hL`, h^(l) of shape `(n, d_l)`, in training after dropout.
+    `init(key, x)` returns variables. `apply(variables, x)` flattens x `(n, ...)` to `(n, d_0)` and returns `(n,)` for
+    one output and `(n, k)` for k. With `train=True` dropout needs the rng "dropout", and batch norm updates the
+    collection "batch_stats". The stages are `h1`, ..., `hL`, where `h{l}` is h^(l), of shape `(n, d_l)`; in training
+    they are taken after dropout.
 
     Attributes:
         widths: the sizes d_1, ..., d_L of the hidden layers; `()` is a linear model.
@@ -43,12 +44,12 @@ class FullyConnected(nn.Module):
         activation: xi: "relu", "leaky_relu" (slope 0.01), "erf", "tanh" or "linear".
         initialization: "torch": weights and biases uniform in +-1/sqrt(fan_in), PyTorch's default; "xavier": weights
             uniform in +-sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio 2010), biases zero.
-        dropout: the probability with which a hidden unit is dropped in training; those that stay are scaled up.
+        dropout: the probability that a hidden unit is dropped in training; the remaining units are scaled up.
         batch_norm: whether layers are normalised before the activation (Ioffe and Szegedy 2015).
 
     Raises:
         ValueError: a width or `outputs` below one, an unknown activation or initialisation, `dropout` outside [0, 1),
-            x without a batch axis or empty.
+            or an x that is empty or has no batch axis.
 
     >>> x = jnp.ones((5, 3))
     >>> network = FullyConnected((8, 8), outputs=2, dropout=0.5)
@@ -74,7 +75,7 @@ class FullyConnected(nn.Module):
 
     @nn.compact
     def __call__(self, x: Real[Array, "n ..."], train: bool = False) -> Float[Array, " n"] | Float[Array, "n k"]:
-        """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`; `train` switches dropout and the batch's statistics on."""
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, ...)`; `train` switches to dropout and statistics of the batch."""
         x = examples(x)
         h = _check.as_float(x).reshape(len(x), -1)
         layer = torch_dense if self.initialization == "torch" else _xavier_dense
@@ -91,24 +92,25 @@ class FullyConnected(nn.Module):
 class ConvNet(nn.Module):
     """Convolutions with pooling, then fully connected layers (as LeCun et al. 1998), in standard parametrisation.
 
-    Every convolution is without padding, followed by the activation and a 2 x 2 max pool; what remains of the image is
-    flattened, and goes through the hidden layers to a linear readout. The defaults are the network of Pezeshki et al.
-    2021, Fig. 2, for images of 32 x 32. Weights and biases begin uniform in +-1/sqrt(fan_in), PyTorch's default.
+    Every convolution has no padding and is followed by the activation and a 2 x 2 max pool. The resulting image is
+    flattened and passed through the hidden layers to a linear readout. The defaults are the network of Pezeshki et al.
+    2021, Fig. 2, for 32 x 32 images. Weights and biases are initialised uniformly in +-1/sqrt(fan_in), PyTorch's
+    default.
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k. The stages are `conv1` and `pool1`, `conv2` and `pool2`, ..., images `(n, height, width, channels)`
-    after the activation and after the pool, and then `dense1`, `dense2`, ..., the hidden layers `(n, width)`.
+    `init(key, x)` returns variables. `apply(variables, x)` with x `(n, height, width, c)` returns `(n,)` for one output
+    and `(n, k)` for k. The stages are `conv1`, `pool1`, `conv2`, `pool2`, ..., images `(n, height, width, channels)`
+    after each activation and each pool, and then `dense1`, `dense2`, ..., the hidden layers, `(n, width)`.
 
     Attributes:
-        channels: of the convolutions.
-        widths: of the hidden layers.
+        channels: the numbers of channels of the convolutions.
+        widths: the widths of the hidden layers.
         outputs: k.
-        kernel_size: the convolutions' height and width.
+        kernel_size: the height and width of the convolution kernels.
         activation: "relu", "leaky_relu" (slope 0.01), "erf", "tanh" or "linear".
 
     Raises:
-        ValueError: a size below one, an unknown activation, x not of four axes, empty, or too small an image for the
-            convolutions and pools.
+        ValueError: a size below one, an unknown activation, or an x that is empty, does not have four axes, or has
+            images too small for the convolutions and pools.
 
     >>> x = jax.ShapeDtypeStruct((2, 32, 32, 3), float)
     >>> jax.eval_shape(ConvNet().init_with_output, jax.random.key(0), x)[0].shape
@@ -133,7 +135,7 @@ class ConvNet(nn.Module):
     def __call__(
         self, x: Real[Array, "n height width c"], train: bool = False
     ) -> Float[Array, " n"] | Float[Array, "n k"]:
-        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; in training they are the same."""
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` makes no difference."""
         del train
         h = images(x)
         xi, q = ACTIVATIONS[self.activation], self.kernel_size
@@ -150,22 +152,23 @@ class ConvNet(nn.Module):
         return squeezed(torch_dense(h, self.outputs))
 
 
-# Variance 1 / (3 fan_in). PyTorch calls it kaiming_uniform with a = sqrt(5).
+# Variance 1 / (3 fan_in); in PyTorch this is kaiming_uniform with a = sqrt(5).
 _torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 def torch_dense(h: Float[Array, "n d"], width: int, name: str | None = None) -> Float[Array, "n width"]:
-    """A dense layer, within a module: weights and biases uniform in +-1/sqrt(d), PyTorch's default."""
+    """A dense layer of a module, with weights and biases uniform in +-1/sqrt(d), PyTorch's default."""
     bias = _uniform(h.shape[-1])
     return nn.Dense(width, kernel_init=_torch_kernel, bias_init=bias, param_dtype=h.dtype, name=name)(h)
 
 
 def batch_norm(h: Float[Array, "n ... d"], train: bool, name: str | None = None) -> Float[Array, "n ... d"]:
-    """Batch norm, within a module, with PyTorch's constants: eps 1e-5, and a tenth of each batch in the averages.
+    """Batch norm in a module, with PyTorch's constants: eps 1e-5, and weight 0.1 of each batch in running averages.
 
-    The averaged variance is that of the batch as a population, PyTorch's that of a sample, n / (n - 1) times as large.
+    The running variance averages the population variance of the batches. PyTorch averages the sample variance, which
+    is n / (n - 1) times as large.
     """
-    # flax holds the averages in float32, but updates them in the dtype of h: a loop over steps would not carry them.
+    # Flax keeps the averages in float32 but updates them in the dtype of h, and a compiled loop rejects this change.
     double = h.dtype == jnp.float64
     return nn.BatchNorm(
         use_running_average=not train,
@@ -178,7 +181,7 @@ def batch_norm(h: Float[Array, "n ... d"], train: bool, name: str | None = None)
 
 
 def squeezed(f: Float[Array, "n k"]) -> Float[Array, " n"] | Float[Array, "n k"]:
-    """Outputs as all networks return them: `(n,)` if there is one, else `(n, k)`."""
+    """Outputs in the shape that all networks return: `(n,)` for one output, else `(n, k)`."""
     return f[:, 0] if f.shape[1] == 1 else f
 
 

@@ -18,23 +18,24 @@ __all__ = ["VGG"]
 
 
 class VGG(nn.Module):
-    """VGG-11 with batch norm and one fully connected layer, as it is used for images of 32 x 32.
+    """VGG-11 with batch norm and one fully connected layer, in the usual version for 32 x 32 images.
 
-    A block is convolutions of 3 x 3, each followed by batch norm and ReLU, and a 2 x 2 max pool at its end; what is
-    left of the image after the last block, one pixel of 32 x 32, is flattened for the linear readout. Convolutions have
-    no bias, which batch norm would take away, and begin as in He et al. 2015 (normal, fan out).
+    A block consists of 3 x 3 convolutions, each followed by batch norm and ReLU, and a 2 x 2 max pool. The image after
+    the last block is flattened for the linear readout; a 32 x 32 input leaves one pixel. Convolutions have no bias,
+    which batch norm would cancel, and are initialised as in He et al. 2015 (normal, fan out).
 
-    `init(key, x)` gives variables; `apply(variables, x)` with x `(n, height, width, c)` gives `(n,)` for one output and
-    `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The stages are, in every block b,
-    `conv{b}_1`, `conv{b}_2`, ... after ReLU, and `pool{b}`, images `(n, height, width, channels)`: `conv1_1`, `pool1`,
-    `conv2_1`, `pool2`, `conv3_1`, `conv3_2`, `pool3`, ... in VGG-11.
+    `init(key, x)` returns variables. `apply(variables, x)` with x `(n, height, width, c)` returns `(n,)` for one output
+    and `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". The stages are images
+    `(n, height, width, channels)`. Block b has `conv{b}_1`, `conv{b}_2`, ..., after each ReLU, and `pool{b}`. In VGG-11
+    these are `conv1_1`, `pool1`, `conv2_1`, `pool2`, `conv3_1`, `conv3_2`, `pool3`, ...
 
     Attributes:
-        channels: of the convolutions, a sequence a block; the default is VGG-11's.
+        channels: the numbers of channels of the convolutions, one sequence per block; the default is VGG-11's.
         outputs: k.
 
     Raises:
-        ValueError: a size below one, x not of four axes, empty, or too small an image for the pools.
+        ValueError: a size below one, or an x that is empty, does not have four axes, or has images too small for the
+            pools.
 
     >>> x = jax.ShapeDtypeStruct((2, 32, 32, 3), float)
     >>> jax.eval_shape(VGG().init_with_output, jax.random.key(0), x)[0].shape
@@ -45,7 +46,7 @@ class VGG(nn.Module):
     outputs: int = 10
 
     def __post_init__(self) -> None:
-        blocks = _check.sequence("channels", self.channels, "sequences of whole numbers, one a block")
+        blocks = _check.sequence("channels", self.channels, "sequences of whole numbers, one per block")
         self.channels = tuple(_check.wholes("channels", block, least=1) for block in blocks)
         self.outputs = _check.whole("outputs", self.outputs, least=1)
         super().__post_init__()
@@ -54,7 +55,7 @@ class VGG(nn.Module):
     def __call__(
         self, x: Real[Array, "n height width c"], train: bool = False
     ) -> Float[Array, " n"] | Float[Array, "n k"]:
-        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` takes the batch's own statistics."""
+        """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` uses the statistics of the batch."""
         h = images(x)
         least = 2 ** len(self.channels)
         _check.require(min(h.shape[1:3]) >= least, "x", f"images of {least} x {least} or more", f"shape {x.shape}")

@@ -1,9 +1,8 @@
-"""Every figure of the project; the only package that imports matplotlib.
+"""All figures of the project; the only package that imports matplotlib.
 
-Figures are objects of their own: pyplot and its global state stay untouched, and no display is needed. Every
-function draws into the axes that it is given, or into a new figure, and returns the axes. Lines use the palette of
-Okabe and Ito; signs are blue and red around white. Both can be told apart by readers with any colour vision, and what
-colour says, a mark, a dash, a width or a word says again.
+The functions use neither pyplot nor its global state, and need no display. Every function draws into given axes, or
+into a new figure, and returns the axes. Lines use the palette of Okabe and Ito, and signs are blue and red around
+white; both work with any colour vision. A marker, dash, line width or word repeats what colour shows.
 """
 
 from matplotlib.figure import Figure

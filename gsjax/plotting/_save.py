@@ -1,4 +1,4 @@
-"""Where figures go: into files that are there as a whole or not at all."""
+"""Saving figures atomically to files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["save"]
 
 
 def save(figure: Figure, path: str | os.PathLike[str], **options: Any) -> None:
-    """Writes a figure to a file, atomically: it is drawn first, and what was there before stays until it is written.
+    """Writes a figure to a file atomically: an existing file stays as it is until the new one is complete.
 
     Args:
-        figure: of any of the functions of `gsjax.plotting`, or another one.
-        path: of a file in a folder that exists; the format is that of its ending, PNG if it has none.
-        options: those of matplotlib's `Figure.savefig`, such as `dpi`.
+        figure: any matplotlib figure.
+        path: a file in an existing folder; its suffix gives the format, PNG without one.
+        options: options of matplotlib's `Figure.savefig`, such as `dpi`.
 
     Raises:
         ValueError: a format that matplotlib does not know.

@@ -1,4 +1,4 @@
-"""What figures share: their style, their size, heat maps, ticks, and checks of what they are given."""
+"""Common parts of figures: style, size, heat maps, legends, ticks, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = [
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv<>"
 
-# Sizes for a figure 5 inches wide that is printed in a column of 2.5: nothing falls below 5.5 points.
+# Font sizes for a figure 5 inches wide, printed in a 2.5 inch column, where no text is smaller than 5.5 points.
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
@@ -66,7 +66,7 @@ R = TypeVar("R")
 
 
 def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Runs `draw` under the project's style and leaves matplotlib's settings as they were."""
+    """Runs `draw` with the project's style, without changing matplotlib's settings."""
 
     @functools.wraps(draw)
     def styled(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -78,7 +78,7 @@ def styled(draw: Callable[P, R]) -> Callable[P, R]:
 
 @styled
 def panels(rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
-    """A new figure and its axes, shape (rows, columns), 5 by 3.6 inches each.
+    """A new figure and its axes, shape (rows, columns), each 5 by 3.6 inches.
 
     >>> figure, axes = panels(columns=2)
     >>> axes.shape
@@ -122,11 +122,11 @@ def heat(
     limit: float | None = None,
     decades: int = 3,
 ) -> np.ndarray:
-    """Colours centred at zero: logarithmic over the largest sizes, linear closer to zero; NaN is grey.
+    """A heat map with a colour scale centred at zero, logarithmic for large sizes and linear near zero; NaN is grey.
 
-    `x` and `y` are the centres of the cells or their edges. `limit` is the end of the scale, by default the largest
-    size; without a `label` there is no colour bar. Returns the powers of ten on the scale, shape (decades,), of which
-    the smallest is where it turns linear.
+    `x` and `y` are the centres or edges of the cells. `limit` is the end of the scale, by default the largest size.
+    Without a `label` there is no colour bar. Returns the powers of ten on the scale, shape (decades,); below the
+    smallest the scale is linear.
     """
     largest = float(limit or np.nanmax(np.abs(values), initial=0.0))
     sizes = 10.0 ** (np.floor(np.log10(largest or 1.0)) - np.arange(decades)[::-1])
@@ -140,38 +140,38 @@ def heat(
 
 
 def colorbar(ax: Axes, image: ScalarMappable, label: str) -> Colorbar:
-    """A colour bar beside `ax`, as high as these are when their aspect is fixed."""
+    """A colour bar beside `ax`, of the same height even if the aspect of `ax` is fixed."""
     figure = ax.get_figure()
-    assert figure is not None  # axes that have been removed from theirs
+    assert figure is not None  # None only for axes that were removed from their figure
     bar = figure.colorbar(image, cax=ax.inset_axes((1.04, 0, 0.05, 1)), label=label)
     bar.minorticks_off()
     return bar
 
 
 def write(ax: Axes, place: tuple[float, float] | np.ndarray, text: str, **font: Any) -> None:
-    """Text at a place in shares of the axes, legible on every colour."""
+    """Text at `place` in axes coordinates, legible on every colour."""
     halo = [withStroke(linewidth=3, foreground="white")]
     ax.text(place[0], place[1], text, transform=ax.transAxes, ha="center", va="center", path_effects=halo, **font)
 
 
 def legend_above(ax: Axes, columns: int = 1) -> None:
-    """A legend above the axes, in the place of a title, where it hides no data."""
+    """A legend above the axes, in place of a title, where it hides no data."""
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderaxespad=0, columnspacing=1.2)
 
 
 def legend_beside(ax: Axes) -> None:
-    """A legend to the right of the axes, where it hides no data: for short names."""
+    """A legend to the right of the axes, where it hides no data; for short names."""
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), borderaxespad=0, handlelength=1.5)
 
 
 def feature_ticks(axis: Axis, r: int) -> None:
-    """Ticks for features 1 to r: the first, and multiples of a round number."""
+    """Ticks for features 1 to r: at 1, and at multiples of a round number."""
     step = next(step for power in (1, 10, 100, 1000, 10**4) for step in (power, 5 * power) if r <= 8 * step)
     axis.set_major_locator(FixedLocator([1, *range(max(step, 2), r + 1, step)]))
 
 
 def size_ticks(axis: Axis, sizes: np.ndarray) -> None:
-    """Ticks of a logarithmic axis at the sizes themselves, written out, if these are whole numbers."""
+    """Ticks of a logarithmic axis at the sizes, in plain notation, if these are whole numbers."""
     if np.all(sizes == np.round(sizes)):
         ticks = np.unique(sizes).tolist()
         axis.set_major_locator(FixedLocator(ticks[:: -(-len(ticks) // 7)]))
@@ -180,7 +180,7 @@ def size_ticks(axis: Axis, sizes: np.ndarray) -> None:
 
 
 def decimal_ticks(axis: Axis) -> None:
-    """Powers of ten along a logarithmic axis, or plain numbers where it has less than two decades."""
+    """Powers of ten as ticks of a logarithmic axis, or plain numbers if it spans less than two decades."""
     if np.ptp(np.log10(axis.get_view_interval())) >= 2:
         axis.set_major_locator(LogLocator())
         axis.set_major_formatter(LogFormatterMathtext())
@@ -191,7 +191,7 @@ def decimal_ticks(axis: Axis) -> None:
 
 
 def number(value: float) -> str:
-    r"""`value` for mathematical text, to three digits: 0.05, or 10^{-5}.
+    r"""`value` in math notation, to three digits, such as 0.05 or 10^{-5}.
 
     >>> number(0.05), number(1e-5), number(2e-5)
     ('0.05', '10^{-5}', '2 \\times 10^{-5}')

@@ -1,4 +1,4 @@
-"""Figures of dynamics: responses and dual variables on their way to the optimum."""
+"""Figures of dynamics: responses and dual variables on the way to the optimum."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
 __all__ = ["courses", "paths", "plane", "starvation_over_time", "trajectories"]
 
-# Of z_1 and z_2: what comes later is lighter and thinner, so that lines that coincide are seen one inside another.
+# Styles of z_1 and z_2 for each penalty. Later lines are lighter and thinner, so that coinciding lines stay visible.
+_BLUE, _RED, _, _, _ORANGE, _SKY, _ = OKABE_ITO
 _PAIRS = (
-    ({"color": OKABE_ITO[0], "linewidth": 2.8}, {"color": OKABE_ITO[1], "linewidth": 2.0}),
-    ({"color": OKABE_ITO[5], "linewidth": 1.6}, {"color": OKABE_ITO[4], "linewidth": 1.2}),
+    ({"color": _BLUE, "linewidth": 2.8}, {"color": _RED, "linewidth": 2.0}),
+    ({"color": _SKY, "linewidth": 1.6}, {"color": _ORANGE, "linewidth": 1.2}),
 )
 _DASHES = ("-", "--", "-.")
 _END = {"marker": "<", "markersize": 5}
@@ -58,14 +59,14 @@ def paths(
     """Responses z_j over time, on a logarithmic time axis.
 
     Args:
-        times: shape (T,); times <= 0 have no place on the axis and are left out.
+        times: shape (T,); times <= 0 are not on the logarithmic axis and are left out.
         responses: shape (T, r). Up to seven features get a legend, more get a colour bar.
         ax: axes to draw into; a new figure by default.
-        linestyle: of matplotlib, to tell theory from practice on the same axes.
-        labels: r entries for the legend, or an empty sequence for no legend; z_1, z_2, ... by default.
+        linestyle: a matplotlib line style, e.g. to distinguish theory from practice in the same axes.
+        labels: r entries for the legend, or an empty sequence for no legend; by default z_1, z_2, ...
 
     Raises:
-        ValueError: shapes that differ, entries that are not finite, no positive time, `ax` that is no axes.
+        ValueError: shapes that differ, entries that are not finite, no positive time, or `ax` that is not axes.
 
     >>> len(paths([0.1, 1.0, 10.0], np.array([[0.0, 0.0], [1.0, 0.5], [2.0, 0.6]])).lines)
     2
@@ -119,24 +120,24 @@ def plane(
     xlabel: str = "$z_1$",
     ylabel: str = "$z_2$",
 ) -> Axes:
-    """Paths of two coordinates through their plane, each to its end: a dot where it stops, a cross where it should.
+    """Paths in the plane of two coordinates, with a dot at the end of each and a cross at the end that theory predicts.
 
     Args:
-        paths: p paths of T points, shape (p, T, 2), of a quantity that grows from the first to the last: they go from
-            light to dark, and from thick to thin, so that those that coincide are seen one inside another.
-        ends: where theory says that they end, shape (p, 2).
+        paths: p paths of T points, shape (p, T, 2), in the order of a parameter. They are drawn from light to dark and
+            from thick to thin, so that coinciding paths stay visible.
+        ends: the predicted ends, shape (p, 2).
         ax: axes to draw into; a new figure by default.
         labels: p entries for the legend, or an empty sequence for no legend.
-        xlabel, ylabel: of the axes.
+        xlabel, ylabel: labels of the axes.
 
     Raises:
-        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, entries that are not finite, or `ax` that is not matplotlib axes.
 
     >>> plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a", "b"]).get_xlabel()
     '$z_1$'
     """
     paths, ends = _check.floats("paths", paths), _check.floats("ends", ends)
-    good = paths.ndim == 3 and paths.shape[2] == 2 and 0 not in paths.shape
+    good = paths.ndim == 3 and paths.shape[-1] == 2 and 0 not in paths.shape
     _check.require(good, "paths", "shape (p, T, 2)", f"shape {paths.shape}")
     count = len(paths)
     _check.require(ends.shape == (count, 2), "ends", f"shape {(count, 2)}", f"shape {ends.shape}")
@@ -164,21 +165,21 @@ def plane(
 def trajectories(
     trajectories: Mapping[str, Trajectories], axes: np.ndarray | None = None, *, dual: bool = True
 ) -> np.ndarray:
-    """Responses z_1 and z_2 of two coupled features in time, one panel per ratio (rows) and coupling (columns).
+    """Responses z_1 and z_2 of two coupled features over time, one panel per ratio (rows) and coupling (columns).
 
-    Solid lines are the primal flow, on the time axis of training; dashed ones are the dual flow (Pezeshki et al. 2021,
-    Eq. 9 or 18), which has a clock of its own. Both end at the equilibrium, a mark beyond the right edge. All panels
-    have the same limits. A trajectory that has not converged is not drawn, and the panel says so.
+    Solid lines are the primal flow, on the time axis of training. Dashed lines are the dual flow (Pezeshki et al. 2021,
+    Eq. 9 or 18), which has its own time axis. Both end at the equilibrium, marked beyond the right edge. All panels
+    have the same limits. A trajectory that has not converged is not drawn, and its panel says so.
 
     Args:
-        trajectories: of `linearized.trajectories`, by the name of the penalty; one or two, over the same ratios and
+        trajectories: one or two results of `linearized.trajectories`, by name of the penalty, with the same ratios and
             deltas.
-        axes: array of axes, shape (R, D); those of a new figure by default, which grows with the grid.
-        dual: whether the dual flow is drawn beside the primal one.
+        axes: an array of axes, shape (R, D); by default those of a new figure, whose size depends on the grid.
+        dual: whether to draw the dual flow with the primal flow.
 
     Raises:
-        ValueError: no trajectories or more than two, shapes or grids that differ, entries that are not finite though
-            converged, fewer than two positive times, `axes` that are no array of matplotlib axes of that shape.
+        ValueError: no trajectories or more than two; shapes or grids that differ; entries that are not finite although
+            converged; fewer than two positive times; `axes` that are not an array of matplotlib axes of that shape.
 
     >>> from gsjax.linearized import Trajectories
     >>> z, grid = np.ones((1, 2, 3, 2)), np.ones((1, 2), bool)
@@ -190,7 +191,7 @@ def trajectories(
     ratio, delta, *_ = next(iter(drawn.values()))
     for name, trajectory in drawn.items():
         same = np.array_equal(trajectory.ratio, ratio) and np.array_equal(trajectory.delta, delta)
-        _check.require(same, f"trajectories[{name!r}]", "the ratios and deltas of the others", "different ones")
+        _check.require(same, f"trajectories[{name!r}]", "the same ratios and deltas as the first", "different ones")
     dual = _check.flag("dual", dual)
     shape = (len(ratio), len(delta))
     if axes is None:
@@ -200,10 +201,10 @@ def trajectories(
     good = given.shape == shape and all(isinstance(ax, Axes) for ax in given.flat)
     _check.require(good, "axes", f"matplotlib axes, shape {shape}", f"{type(axes).__name__} of shape {given.shape}")
 
-    for at, ax in np.ndenumerate(given):
+    for index, ax in np.ndenumerate(given):
         for height, (name, trajectory), lines in zip((0.6, 0.4), drawn.items(), _PAIRS, strict=False):
-            if trajectory.converged[at]:
-                _panel(ax, lines, trajectory, at, dual)
+            if trajectory.converged[index]:
+                _panel(ax, lines, trajectory, index, dual)
             else:
                 write(ax, (0.5, height), f"{name}: not converged")
     times = np.concatenate([trajectory.times for trajectory in drawn.values()])
@@ -233,22 +234,22 @@ def starvation_over_time(
     entry: tuple[int, int] = (1, 0),
     logy: bool = False,
 ) -> Axes:
-    """An entry of the starvation matrix over the time of training, a line for each penalty; negative: i starves j.
+    """An entry of the starvation matrix over training time, one line per penalty.
 
-    What has not converged is not drawn, and said. The names, like Definition 2 (Pezeshki et al. 2021), are meant for
-    oriented trajectories.
+    Negative values mean that i starves j (Pezeshki et al. 2021, Definition 2), if the trajectories are oriented. A
+    trajectory that has not converged is not drawn, and the axes say so.
 
     Args:
-        trajectories: of `starvation.trajectory`, by the name of the penalty; times <= 0 have no place on the
-            logarithmic axis and are left out.
+        trajectories: results of `starvation.trajectory`, by name of the penalty; times <= 0 are not on the logarithmic
+            axis and are left out.
         ax: axes to draw into; a new figure by default.
         entry: (j, i), the sensitivity of response j to strength i, counted from 0.
-        logy: whether sizes are drawn, on a logarithmic axis down to ten decades below the largest, on which powers of
-            time are straight; those of positive entries are dotted and thin.
+        logy: whether to draw absolute values on a logarithmic axis that ends ten decades below the largest. Powers of
+            time are straight lines there. Positive values are thin and dotted.
 
     Raises:
-        ValueError: no trajectories, shapes that differ, entries that are not finite though converged, fewer than two
-            positive times, an `entry` out of range, `ax` that is no matplotlib axes.
+        ValueError: no trajectories; shapes that differ; entries that are not finite although converged; fewer than two
+            positive times; an `entry` out of range; `ax` that is not matplotlib axes.
 
     >>> from gsjax.starvation import Trajectory
     >>> path = Trajectory(np.array([0.1, 1.0]), np.ones((2, 2)), -np.ones((2, 2, 2)), np.True_)
@@ -296,7 +297,7 @@ def starvation_over_time(
 
 
 def _legend(figure: FigureBase, names: Sequence[str], dual: bool) -> None:
-    """What colours and dashes mean in all panels, above them."""
+    """A legend above all panels, for their colours and dashes."""
     handles = [
         Line2D([], [], label=f"$z_{j + 1}$, {name}", **line)
         for name, lines in zip(names, _PAIRS, strict=False)
@@ -312,7 +313,7 @@ def _legend(figure: FigureBase, names: Sequence[str], dual: bool) -> None:
 
 
 def _arrays(name: str, trajectory: Trajectories) -> Trajectories:
-    """`trajectory` as checked arrays of NumPy, without the times that a logarithmic axis has no place for."""
+    """`trajectory` as checked NumPy arrays, without times <= 0, which a logarithmic axis cannot show."""
     ratio, delta, times = (
         vector(f"{name}.{field}", getattr(trajectory, field)) for field in ("ratio", "delta", "times")
     )
@@ -331,19 +332,19 @@ def _arrays(name: str, trajectory: Trajectories) -> Trajectories:
 
 
 def _panel(
-    ax: Axes, lines: Sequence[Mapping[str, Any]], trajectory: Trajectories, at: tuple[int, ...], dual: bool
+    ax: Axes, lines: Sequence[Mapping[str, Any]], trajectory: Trajectories, index: tuple[int, ...], dual: bool
 ) -> None:
-    """The trajectories at one ratio and delta."""
+    """Draws the trajectories at the ratio and delta of `index`."""
     for j, line in enumerate(lines):
-        ax.plot(trajectory.times, trajectory.primal[at][:, j], **line)
+        ax.plot(trajectory.times, trajectory.primal[index][:, j], **line)
         if dual:
-            ax.plot(trajectory.times, trajectory.dual[at][:, j], "--", **line)
-        end = trajectory.equilibrium[at][j]
+            ax.plot(trajectory.times, trajectory.dual[index][:, j], "--", **line)
+        end = trajectory.equilibrium[index][j]
         ax.plot(1.04, end, color=line["color"], transform=ax.get_yaxis_transform(), clip_on=False, **_END)
 
 
 def _powers(low: float, high: float) -> list[float]:
-    """At most four powers of ten, none so close to the ends that its label would meet one of the next panel."""
+    """At most four powers of ten, away from the ends, so that labels of neighbouring panels do not overlap."""
     ends = np.log10([low, high])
     margin = 0.08 * np.ptp(ends)
     exponents = np.arange(np.ceil(ends[0] + margin), ends[1] - margin)

@@ -1,4 +1,4 @@
-"""Figures of quantities over a grid: signs, and phase diagrams of two coupled features."""
+"""Figures of quantities on a grid: sign maps, and phase diagrams of two coupled features."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["phase_diagram", "sign_map"]
 
-_TEXT = np.array([0.14, 0.065])  # about the size of a word, in shares of the axes of `panels`
+_TEXT = np.array([0.14, 0.065])  # approximate size of a word, in axes coordinates of `panels`
 
-# Where the theory has entries of the starvation matrix vanish, whatever the strengths.
+# The couplings at which entries of the starvation matrix vanish for all strengths.
 _VANISHING = {-math.sqrt(0.5): r"$-1/\sqrt{2}$", 0.0: "$0$", math.sqrt(0.5): r"$1/\sqrt{2}$"}
 
 
@@ -38,25 +38,25 @@ def sign_map(
     ylabel: str = r"$s_1^2 / s_2^2$",
     label: str = r"$\partial z_2^*\,/\,\partial s_1^2$",
 ) -> Axes:
-    """Sign and size of a quantity over a grid, red below zero and blue above.
+    """Sign and size of a quantity on a grid, red below zero and blue above.
 
     The default labels are those of Theorem 2 (Pezeshki et al. 2021).
 
     Args:
         x, y: increasing grid points, shapes (nx,) and (ny,).
-        values: shape (ny, nx), a row for each y; NaN is left grey.
+        values: shape (ny, nx), one row per y; NaN is grey.
         ax: axes to draw into; a new figure by default.
-        xlabel, ylabel, label: of the axes and of the colour bar.
+        xlabel, ylabel, label: labels of the axes and of the colour bar.
 
     Raises:
-        ValueError: shapes that differ, a grid that does not increase, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, a grid that does not increase, or `ax` that is not matplotlib axes.
 
     >>> sign_map([0.1, 0.2], [1.0, 2.0], np.array([[0.0, 0.1], [-0.1, 0.0]])).get_ylabel()
     '$s_1^2 / s_2^2$'
     """
     x, y, values = increasing("x", x), increasing("y", y), _check.floats("values", values)
     shape = (len(y), len(x))
-    _check.require(values.shape == shape, "values", f"shape {shape}, a row for each y", f"shape {values.shape}")
+    _check.require(values.shape == shape, "values", f"shape {shape}, one row per y", f"shape {values.shape}")
     ax = axes(ax)
     heat(ax, x, y, values, label)
     ax.set_xlabel(xlabel)
@@ -74,24 +74,24 @@ def phase_diagram(
     limit: float | None = None,
     colorbar: bool = True,
 ) -> Axes:
-    """Where one of two coupled features starves the other (Pezeshki et al. 2021, Theorem 2), and how strongly.
+    """Where and how strongly one of two coupled features starves the other (Pezeshki et al. 2021, Theorem 2).
 
-    Colours and contours, at powers of ten, are the size of an entry of the starvation matrix, in units of 1 / s_2^2.
-    Solid lines part where it is negative ("starved") from where it is positive ("fed"), as found on the grid. Dashed
-    are the lines on which it vanishes by symmetry: delta = 0, s_1 = s_2, and delta = 1 / sqrt(2), where z_2* = 0, with
-    its mirror image, where z_1* = 0. The names, like Definition 2, are meant for an oriented diagram.
+    Colours, and contours at powers of ten, show an entry of the starvation matrix in units of 1 / s_2^2. Solid lines
+    separate negative values ("starved") from positive ones ("fed"), as found on the grid. On dashed lines the entry
+    vanishes by symmetry: delta = 0; s_1 = s_2; delta = 1 / sqrt(2), where z_2* = 0; and delta = -1 / sqrt(2), where
+    z_1* = 0. The words, like Definition 2, apply to an oriented diagram.
 
     Args:
-        diagram: of `starvation.phase_diagram`. Points that have not converged are left grey.
+        diagram: a diagram from `starvation.phase_diagram`. Points that have not converged are grey.
         ax: axes to draw into; a new figure by default.
-        strength: index of the slice, into `diagram.strength`.
+        strength: the index of the slice in `diagram.strength`.
         entry: (j, i), the sensitivity of response j to strength i.
-        limit: end of the colour scale, so that slices side by side can share it; the largest size by default.
-        colorbar: whether there is one.
+        limit: the end of the colour scale, which several slices can share; by default the largest size.
+        colorbar: whether to draw a colour bar.
 
     Raises:
         ValueError: shapes that differ, fewer than two ratios or deltas, grids that do not increase, a ratio or a
-            `limit` that is not positive, an index out of range, `ax` that is no matplotlib axes.
+            `limit` that is not positive, an index out of range, or `ax` that is not matplotlib axes.
 
     >>> from gsjax.starvation.diagram import PhaseDiagram
     >>> slopes, converged = np.zeros((2, 2, 1, 2, 2)), np.ones((2, 2, 1), bool)
@@ -134,13 +134,13 @@ def phase_diagram(
 
 
 def _edges(centres: np.ndarray) -> np.ndarray:
-    """Edges of the cells around grid points, halfway between them."""
-    between = (centres[1:] + centres[:-1]) / 2
-    return np.concatenate([[2 * centres[0] - between[0]], between, [2 * centres[-1] - between[-1]]])
+    """The edges of the cells around grid points, halfway between neighbours."""
+    inner = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - inner[0]], inner, [2 * centres[-1] - inner[-1]]])
 
 
 def _contours(ax: Axes, delta: np.ndarray, ratio: np.ndarray, values: np.ndarray, sizes: np.ndarray) -> None:
-    """Lines of equal size, lines between the signs, and the lines of the theory; names where these leave room."""
+    """Lines of equal size, lines between the signs, and lines of the theory, with labels where there is room."""
     signed = _through_zeros(values)
     low, high = np.nanmin(signed), np.nanmax(signed)
     levels = [level for level in (*-sizes[::-1], *sizes) if low < level < high]
@@ -150,8 +150,8 @@ def _contours(ax: Axes, delta: np.ndarray, ratio: np.ndarray, values: np.ndarray
         equal = [(level, line) for level, lines in zip(levels, drawn.allsegs, strict=True) for line in lines]
     if low < 0 < high:
         (parting,) = ax.contour(delta, ratio, signed, [0.0], colors="0.35", linewidths=3).allsegs
-    inside = {at: text for at, text in _VANISHING.items() if delta[0] < at < delta[-1]}
-    theory = [np.stack([np.full_like(ratio, at), ratio], axis=1) for at in inside]
+    inside = {zero: text for zero, text in _VANISHING.items() if delta[0] < zero < delta[-1]}
+    theory = [np.stack([np.full_like(ratio, zero), ratio], axis=1) for zero in inside]
     if ratio[0] < 1 < ratio[-1]:
         theory.append(np.stack([delta, np.ones_like(delta)], axis=1))
     for line in theory:
@@ -165,44 +165,44 @@ def _names(
     points: np.ndarray,
     signed: np.ndarray,
     equal: Sequence[tuple[float, np.ndarray]],
-    others: Sequence[np.ndarray],
+    unnamed: Sequence[np.ndarray],
 ) -> None:
-    """Names of the connected regions of one sign, then of the lines of equal size, where other lines leave room.
+    """Labels for the connected regions of one sign, then for the lines of equal size, where there is room.
 
-    `points` (R, D, 2) are those of the grid and `signed` (R, D) its values; lines are given by their points (p, 2).
+    `points` (R, D, 2) are the grid points and `signed` (R, D) the values there; lines are arrays of points (p, 2).
     """
-    shares = (ax.transScale + ax.transLimits).transform  # of the axes, from data coordinates
-    frame = np.concatenate([[(end, at), (at, end)] for end in (0, 1) for at in np.linspace(0, 1, 50)])
-    named = [(level, shares(line)) for level, line in equal]
-    lines = [frame, *(shares(line) for line in others), *(line for _, line in named)]
+    axes_coordinates = (ax.transScale + ax.transLimits).transform
+    frame = np.concatenate([[(end, side), (side, end)] for end in (0, 1) for side in np.linspace(0, 1, 50)])
+    named = [(level, axes_coordinates(line)) for level, line in equal]
+    lines = [frame, *(axes_coordinates(line) for line in unnamed), *(line for _, line in named)]
     for name, region in (("starved", signed < 0), ("fed", signed > 0)):
         parts = np.empty(region.shape, int)
         ndimage.label(region, output=parts)
         for part in range(1, parts.max() + 1):
-            lines += _write_between(ax, name, shares(points[parts == part]), lines, fontweight="bold")
+            lines += _write_apart(ax, name, axes_coordinates(points[parts == part]), lines, fontweight="bold")
     for level, line in named:
         power = f"${'-' if level < 0 else ''}10^{{{round(math.log10(abs(level)))}}}$"
-        lines += _write_between(ax, power, line, [other for other in lines if other is not line], fontsize=11)
+        lines += _write_apart(ax, power, line, [other for other in lines if other is not line], fontsize=11)
 
 
 def _through_zeros(values: np.ndarray) -> np.ndarray:
-    """`values` with zeros on the grid replaced by little of a neighbour, so that only a change of sign is a crossing.
+    """`values` with zeros replaced by a small fraction of a neighbour, so that contours follow only changes of sign.
 
-    A quantity that touches zero along a line of the grid, or is rounded there, changes no sign; where it changes its
-    sign on such a line, the crossing stays there. One neighbour after another, since lines of zeros meet.
+    Where a quantity touches zero along a line of the grid, or is rounded to zero, its sign does not change. Where it
+    changes sign on such a line, the crossing stays there. Neighbours are used in turn, since lines of zeros meet.
     """
     filled = np.where(np.abs(values) <= 1e-12 * np.nanmax(np.abs(values)), 0, values)
     for step, axis in ((-1, 1), (-1, 0), (1, 1), (1, 0)):
         neighbour = np.nan_to_num(np.roll(filled, step, axis))
-        np.moveaxis(neighbour, axis, 0)[min(step, 0)] = 0  # that has come round from the other end
+        np.moveaxis(neighbour, axis, 0)[min(step, 0)] = 0  # np.roll wraps around
         filled = np.where(filled == 0, 1e-6 * neighbour, filled)
     return filled
 
 
-def _write_between(
+def _write_apart(
     ax: Axes, text: str, places: np.ndarray, lines: Sequence[np.ndarray], **font: Any
 ) -> tuple[np.ndarray, ...]:
-    """Text at the one of `places` that is farthest from `lines`, if it has room there; returns what it covers."""
+    """Writes text at the point of `places` farthest from `lines`, if there is room; returns the area it covers."""
     distances, _ = KDTree(np.concatenate(lines) / _TEXT).query(places / _TEXT)
     if distances.max() < 0.6:
         return ()

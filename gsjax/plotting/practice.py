@@ -1,4 +1,4 @@
-"""Figures of trained networks: errors, courses of training, methods side by side, decision boundaries."""
+"""Figures of trained networks: errors against width, training curves, comparisons of methods, decision boundaries."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def error_against_width(
     label: str = "error",
     xlabel: str = "width",
 ) -> Axes:
-    """Errors that should vanish with the width, or with another size: seeds, means with intervals, the fitted line.
+    """Errors that should vanish with growing width or another size: seeds, means with intervals, and a fitted line.
 
     Args:
-        widths: sizes, shape (w,), positive. Whole numbers are written out along the axis.
-        errors: one row per seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the
-            geometric mean (`statistics.mean` of the logarithm).
-        slope: of `statistics.loglog_slope`; its line is drawn and its interval written in the legend.
-        reference: an exponent; drawn as a dashed guide below the data.
+        widths: sizes, shape (w,), positive. Whole numbers are ticks in plain notation.
+        errors: one row per seed, shape (seeds, w), positive. Dots are seeds; bars are 95% intervals of the geometric
+            mean (`statistics.mean` of the logarithm).
+        slope: a slope from `statistics.loglog_slope`; its line is drawn, and its interval is in the legend.
+        reference: an exponent, drawn as a dashed guide below the data.
         ax: axes to draw into, e.g. those of another series; a new figure by default.
-        label: of the series in the legend.
-        xlabel: what the sizes are.
+        label: the label of the series in the legend.
+        xlabel: the name of the sizes.
 
     Raises:
-        ValueError: shapes that differ, entries that are not positive, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, entries that are not positive, or `ax` that is not matplotlib axes.
 
     >>> error_against_width([64, 256], np.array([[0.4, 0.2], [0.5, 0.2]]), reference=-0.5).get_xscale()
     'log'
@@ -67,19 +67,19 @@ def error_against_width(
     mean, low, high = np.exp(np.stack(statistics.mean(np.log(errors))))
     if slope is not None:
         label = f"{label}: slope {slope.value:.2f} [{slope.low:.2f}, {slope.high:.2f}]".replace("-", "−")
-    marker = MARKERS[len(ax.containers) % len(MARKERS)]  # a container holds the bars of an earlier series
+    marker = MARKERS[len(ax.containers) % len(MARKERS)]  # there is one container with error bars per earlier series
     (means,) = ax.plot(widths, mean, marker, markersize=6, zorder=3, label=label)
     color = means.get_color()
     ax.errorbar(widths, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
     ax.plot(widths, errors.T, ".", color=color, alpha=0.4, markersize=4)
     ends = np.array([widths.min(), widths.max()])
     if slope is not None:
-        center = np.exp(np.log(widths).mean()), np.exp(np.log(mean).mean())
-        ax.plot(ends, center[1] * (ends / center[0]) ** slope.value, color=color)
+        width, height = np.exp(np.log(widths).mean()), np.exp(np.log(mean).mean())
+        ax.plot(ends, height * (ends / width) ** slope.value, color=color)
     if reference is not None:
-        below = 0.8 * errors[:, np.argmin(widths)].min()  # a guide beside the data, not hidden behind the fit
+        start = 0.8 * errors[:, np.argmin(widths)].min()  # below the data, so that the fit does not hide the guide
         power = f"slope {reference:g}".replace("-", "−")
-        ax.plot(ends, below * (ends / ends[0]) ** reference, "--", color="0.35", linewidth=1.3, label=power)
+        ax.plot(ends, start * (ends / ends[0]) ** reference, "--", color="0.35", linewidth=1.3, label=power)
     ax.set_xscale("log")
     ax.set_yscale("log")
     size_ticks(ax.xaxis, widths)
@@ -101,19 +101,19 @@ def curves(
     linestyle: str | None = None,
     color: str | None = None,
 ) -> Axes:
-    """What was recorded in the course of training: the mean over seeds, with its 95% interval as a band.
+    """Training curves: the mean over seeds of recorded values, with its 95% interval as a band.
 
     Args:
-        steps: shape (T,).
+        steps: the recorded steps, shape (T,).
         values: one row per seed, shape (seeds, T); a single seed has no band.
         ax: axes to draw into, e.g. those of another curve; a new figure by default.
-        label: in the legend.
-        ylabel: what the values are.
-        linestyle: of matplotlib; the next of solid, dashed, dash-dotted and dotted by default.
-        color: of matplotlib; the next of the palette by default.
+        label: the label in the legend.
+        ylabel: the name of the values.
+        linestyle: a matplotlib line style; by default the next of solid, dashed, dash-dotted and dotted.
+        color: a matplotlib colour; by default the next of the palette.
 
     Raises:
-        ValueError: shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, entries that are not finite, or `ax` that is not matplotlib axes.
 
     >>> len(curves([0, 10], np.array([[0.5, 0.9], [0.5, 0.8]]), label="ERM").lines)
     1
@@ -141,17 +141,17 @@ def categories(
     xlabel: str = "",
     ylabel: str = "accuracy",
 ) -> Axes:
-    """Numbers of several methods side by side: dots are seeds, marks are means with their 95% intervals.
+    """Results of several methods side by side: dots are seeds, markers are means with 95% intervals.
 
     Args:
-        names: of the k categories, along the axis.
-        series: by method, one row per seed, shape (seeds, k).
+        names: the names of the k categories on the axis.
+        series: the results by method, one row per seed, shape (seeds, k).
         ax: axes to draw into; a new figure by default.
-        xlabel: what the categories are, if their names do not say it.
-        ylabel: what the numbers are.
+        xlabel: the name of the categories, if needed.
+        ylabel: the name of the results.
 
     Raises:
-        ValueError: no series, shapes that differ, entries that are not finite, `ax` that is no matplotlib axes.
+        ValueError: no series, shapes that differ, entries that are not finite, or `ax` that is not matplotlib axes.
 
     >>> ax = categories(["gray", "coloured"], {"ERM": [[0.6, 0.2], [0.7, 0.3]], "SD": [[0.7, 0.6], [0.7, 0.7]]})
     >>> [text.get_text() for text in ax.get_xticklabels()]
@@ -164,13 +164,13 @@ def categories(
     colors = [OKABE_ITO[number % len(OKABE_ITO)] for number in range(len(series))]
     for number, ((label, rows), color) in enumerate(zip(series.items(), colors, strict=True)):
         values = _rows(label, rows, len(names))
-        at = place + (number - (len(series) - 1) / 2) * gap
+        position = place + (number - (len(series) - 1) / 2) * gap
         marker = MARKERS[number % len(MARKERS)]
-        ax.plot(at, values.mean(axis=0), marker, color=color, markersize=6, label=label, zorder=3)
+        ax.plot(position, values.mean(axis=0), marker, color=color, markersize=6, label=label, zorder=3)
         if len(values) > 1:
             mean, low, high = statistics.mean(values)
-            ax.errorbar(at, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
-            ax.plot(at, values.T, ".", color=color, alpha=0.3, markersize=4)
+            ax.errorbar(position, mean, [mean - low, high - mean], fmt="none", ecolor=color, capsize=3)
+            ax.plot(position, values.T, ".", color=color, alpha=0.3, markersize=4)
     ax.set_xticks(place, names)
     ax.grid(visible=False, axis="x")
     ax.set_xlabel(xlabel)
@@ -188,21 +188,21 @@ def decision_boundary(
     y: Real[ArrayLike, " n"] | Sequence[float],
     ax: Axes | None = None,
 ) -> Axes:
-    """Examples of two classes, the boundary between them, and how sure of itself the network is around it.
+    """Examples of two classes, the decision boundary, and the predicted probability around it.
 
-    The classes have labels for a legend, which is left to the caller: panels side by side share one.
+    The classes have labels for a legend, which the caller draws, because several panels can share one.
 
     Args:
         first, second: increasing coordinates x_1 and x_2 of a grid, shapes (nx,) and (ny,).
-        logits: outputs over the grid, shape (ny, nx), a row for each x_2. The boundary is where they are zero; colours
-            are the probability of the class +1, 1 / (1 + exp(-logit)).
+        logits: outputs on the grid, shape (ny, nx), one row per x_2. They are zero on the boundary. Colours show the
+            probability of class +1, 1 / (1 + exp(-logit)).
         x: examples, shape (n, 2).
         y: labels, shape (n,), -1 and +1.
         ax: axes to draw into; a new figure by default.
 
     Raises:
         ValueError: shapes that differ, a grid that does not increase, entries that are not finite, labels other than
-            -1 and +1, `ax` that is no matplotlib axes.
+            -1 and +1, or `ax` that is not matplotlib axes.
 
     >>> ax = decision_boundary([-1, 0, 1], [0, 1], [[-1, 0, 1], [-1, 0, 1]], [[-0.5, 0.5], [0.5, 0.5]], [-1, 1])
     >>> ax.get_xlabel()
@@ -211,7 +211,9 @@ def decision_boundary(
     first, second = increasing("first", first), increasing("second", second)
     values, x, y = _check.floats("logits", logits), _check.floats("x", x), _check.floats("y", y)
     shape = (len(second), len(first))
-    _check.require(values.shape == shape, "logits", f"shape {shape}, a row for each of second", f"shape {values.shape}")
+    _check.require(
+        values.shape == shape, "logits", f"shape {shape}, one row per entry of second", f"shape {values.shape}"
+    )
     _check.finite("logits", values)
     _check.require(x.ndim == 2 and x.shape[1] == 2, "x", "shape (n, 2)", f"shape {x.shape}")
     _check.labels("y", y, len(x))
@@ -248,17 +250,17 @@ def against(
     """A quantity against a parameter: means over random draws, with their 95% intervals as bands.
 
     Args:
-        x: the parameter, shape (X,), shared by all series; positive if its axis is logarithmic. Whole numbers are
-            written out along a logarithmic axis.
-        series: by name, one row per draw, shape (draws, X); a single draw has no band.
+        x: the parameter, shape (X,), shared by all series; positive if its axis is logarithmic. On a logarithmic axis,
+            whole numbers are ticks in plain notation.
+        series: the quantity by name of the series, one row per draw, shape (draws, X); a single draw has no band.
         ax: axes to draw into; a new figure by default.
-        xlabel, ylabel: of the axes.
-        logx: whether the parameter's axis is logarithmic.
-        baseline: a height to compare with, dashed.
+        xlabel, ylabel: labels of the axes.
+        logx: whether the axis of the parameter is logarithmic.
+        baseline: a value for comparison, drawn as a dashed line.
 
     Raises:
         ValueError: no series, shapes that differ, entries that are not finite, an `x` that is not positive on a
-            logarithmic axis, `ax` that is no matplotlib axes.
+            logarithmic axis, or `ax` that is not matplotlib axes.
 
     >>> shares = {"random": [[0.5, 0.4], [0.4, 0.5]], "aligned": [[0.9, 0.8], [0.8, 0.9]]}
     >>> against([8, 16], shares, xlabel="$n$", ylabel="share", logx=True, baseline=0.5).get_xscale()
@@ -286,7 +288,7 @@ def against(
 
 
 def _rows(label: str, rows: Real[ArrayLike, "seeds k"] | Sequence[Sequence[float]], k: int) -> np.ndarray:
-    """A series as finite numbers, shape (seeds, k)."""
+    """Checks a series and returns it as finite numbers, shape (seeds, k)."""
     values = _check.floats("series", rows)
     good = values.ndim == 2 and len(values) > 0 and values.shape[1] == k
     _check.require(good, "series", f"shape (seeds, {k})", f"shape {values.shape} of {label!r}")
@@ -295,7 +297,7 @@ def _rows(label: str, rows: Real[ArrayLike, "seeds k"] | Sequence[Sequence[float
 
 
 def _mean(ax: Axes, x: np.ndarray, values: np.ndarray, **line: Any) -> None:
-    """The mean over rows against `x`, with its 95% interval as a band."""
+    """Draws the mean over rows against `x`, with its 95% interval as a band."""
     (drawn,) = ax.plot(x, values.mean(axis=0), **line)
     if len(values) > 1:
         _, low, high = statistics.mean(values)

@@ -20,21 +20,21 @@ def spectrum(
     response: Real[ArrayLike, " r"] | Sequence[float],
     ax: Axes | None = None,
 ) -> Axes:
-    """Strengths s_i^2 and responses |z_i| of Pezeshki et al. 2021, Definition 1, on one logarithmic axis.
+    """Strengths s_i^2 and responses |z_i| (Pezeshki et al. 2021, Definition 1) on one logarithmic axis.
 
     Args:
-        s: singular values of Y Phi, shape (r,), in the order to be shown; zeros are left out.
-        response: responses z, shape (r,); negative ones are drawn hollow, zeros are left out.
+        s: singular values of Y Phi, shape (r,), in the order of the plot; zeros are left out.
+        response: responses z, shape (r,); negative ones have hollow markers, zeros are left out.
         ax: axes to draw into; a new figure by default.
 
     Raises:
-        ValueError: shapes that differ, NaN or infinite entries, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, NaN or infinite entries, or `ax` that is not matplotlib axes.
 
     >>> spectrum([3.0, 1.0], [2.0, -0.1]).get_yscale()
     'log'
     """
     s, z = vector("s", s), vector("response", response)
-    _check.require(s.shape == z.shape, "response", f"shape {s.shape}, one response a feature", f"shape {z.shape}")
+    _check.require(s.shape == z.shape, "response", f"shape {s.shape}, one response per feature", f"shape {z.shape}")
     ax = axes(ax)
     index = np.arange(1, len(s) + 1)
     size = float(np.clip(160 / len(s), 2.5, 7))
@@ -57,19 +57,19 @@ def spectrum(
 def starvation(
     matrix: Real[ArrayLike, "r r"], strengths: Real[ArrayLike, " r"] | Sequence[float], ax: Axes | None = None
 ) -> Axes:
-    """Heat map of d z_j*/d(s_i^2): by Definition 2 of Pezeshki et al. 2021, i starves j where it is red.
+    """Heat map of d z_j*/d(s_i^2); red means that i starves j (Pezeshki et al. 2021, Definition 2).
 
-    Rows and columns run from the strongest feature to the weakest; the colour is logarithmic over two to
-    three decades, and linear around zero.
+    Rows and columns run from the strongest feature to the weakest. The colour scale is logarithmic over two to three
+    decades, and linear around zero.
 
     Args:
-        matrix: [j, i] is the sensitivity of response j to strength i, shape (r, r). Its sign says what
-            the colours say only if it is oriented.
+        matrix: the starvation matrix, shape (r, r); [j, i] is the sensitivity of response j to strength i. Only the
+            signs of an oriented matrix mean starvation.
         strengths: s^2, shape (r,).
         ax: axes to draw into; a new figure by default.
 
     Raises:
-        ValueError: shapes that differ, NaN or infinite entries, `ax` that is no matplotlib axes.
+        ValueError: shapes that differ, NaN or infinite entries, or `ax` that is not matplotlib axes.
 
     >>> starvation(np.array([[1.0, -0.1], [-0.2, 2.0]]), [4.0, 1.0]).get_xlabel()
     'feature $i$ whose strength grows'

@@ -1,6 +1,6 @@
-"""What a network has learnt, beyond its accuracy: decision boundaries, adversarial margins.
+"""Probes of what a network has learned beyond its accuracy: decision boundaries and adversarial margins.
 
-A probe is a module of this package: pure functions of a network's outputs or stages, of examples and labels.
+A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
 """
 
 from types import ModuleType
@@ -8,7 +8,7 @@ from types import ModuleType
 from gsjax import _check
 from gsjax.probes import boundary, margins
 
-# All that names a probe comes from here: what this package exports, the tests and the documentation.
+# The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "margins": margins,
@@ -18,10 +18,10 @@ NAMES = tuple(REGISTRY)
 
 
 def get(name: str) -> ModuleType:
-    """The module of a probe; its `__all__` lists the functions.
+    """The module of the probe `name`; its `__all__` lists the functions.
 
     Raises:
-        ValueError: no probe of this name.
+        ValueError: no probe has this name.
 
     >>> get("margins") is margins
     True

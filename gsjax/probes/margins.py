@@ -1,10 +1,11 @@
-"""Adversarial accuracy and margins: how small a change of its input makes a network change its mind.
+"""Adversarial accuracy and margins: the smallest change of an input that changes a network's prediction.
 
-Attacks are projected gradient ascent (PGD, Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial
-Attacks"), first-order searches: what they find is an upper bound of the accuracy under attack, and of the margin.
+The attack is projected gradient descent (PGD, Madry et al. 2018, "Towards Deep Learning Models Resistant to Adversarial
+Attacks"), here as ascent on the loss. It is a first-order search, so its results are upper bounds on the accuracy under
+attack and on the margin.
 
-They are of the very input of `logits_fn`. Of a network that sees normalised images, (pixels - mean) / std a channel, a
-radius of 5/255 in pixels is the array `radius = 5 / 255 / std`, and the range of pixels are the bounds
+Attacks change the direct input of `logits_fn`. If a network takes normalised images, (pixels - mean) / std per channel,
+a radius of 5/255 in pixels is the array `radius = 5 / 255 / std`, and the range of pixels gives the bounds
 `((0 - mean) / std, (1 - mean) / std)`. Each function is one program under `jax.jit`, and can be mapped over networks:
 
     jax.jit(jax.vmap(lambda state: margins(lambda x: methods.predict(network, state, x), x, y, max_radius=1.0)))
@@ -32,10 +33,10 @@ Bounds = tuple[Size, Size] | None
 
 
 class Margins(NamedTuple):
-    """Margins of images, upper bounds of them.
+    """Upper bounds on the margins of examples.
 
-    The `distance (n,)` from each example to its `adversarial (n, ...)` one, and whether that was `flipped (n,)`:
-    where no attack succeeded, the distance is infinite and `adversarial` is the example itself.
+    `adversarial (n, ...)` are the adversarial examples, `distance (n,)` their distances from the originals, and
+    `flipped (n,)` whether an attack succeeded. If none did, the distance is infinite and `adversarial` is the original.
     """
 
     distance: Float[Array, " n"]
@@ -44,12 +45,12 @@ class Margins(NamedTuple):
 
 
 def correct(logits: Float[Array, " n"] | Float[Array, "n k"], y: Real[ArrayLike, " n"]) -> Bool[Array, " n"]:
-    """Which examples are right: y f > 0 for outputs `(n,)`, f_y > f_j for all other j for outputs `(n, k)`.
+    """Which examples are classified correctly: y f > 0 for outputs `(n,)`, f_y > f_j for all j != y for `(n, k)`.
 
     y is -1 and +1 for outputs `(n,)`, and class indices for outputs `(n, k)`.
 
     Raises:
-        ValueError: outputs of another shape, k = 1 included, or y not their labels.
+        ValueError: outputs of another shape (including k = 1), or y that are not labels of these outputs.
 
     >>> correct(jnp.array([[2.0, 1.0], [2.0, 1.0]]), jnp.array([0, 1])).tolist()
     [True, False]
@@ -60,8 +61,8 @@ def correct(logits: Float[Array, " n"] | Float[Array, "n k"], y: Real[ArrayLike,
     y = _labels(y, logits.shape)
     if logits.ndim == 1:
         return y * logits > 0
-    own, others = _split(logits, y)
-    return own > others.max(axis=1)
+    own, rest = _split(logits, y)
+    return own > rest.max(axis=1)
 
 
 def pgd(
@@ -80,26 +81,28 @@ def pgd(
 
         delta <- project(delta + step_size d),    d = sign(g) ("linf")  or  radius g / ||radius g||_2  ("l2"),
 
-    with g the gradient of log(exp(loss) - 1), the log-odds against the label. That has the direction of the gradient
-    of the cross-entropy, and does not vanish where the network is sure. x + delta is then clipped to the bounds.
+    where g is the gradient of log(exp(loss) - 1), the log-odds against the label. This gradient has the direction of
+    that of the cross-entropy, and does not vanish where the network is confident. x + delta is then clipped to the
+    bounds.
 
     Args:
-        logits_fn: x -> `(n,)` or `(n, k)`, every example on its own: no statistics of the batch.
-        x: examples, `(n, ...)`, exactly what the network sees.
-        y: labels -1 and +1, `(n,)`, of outputs `(n,)`; class indices, `(n,)`, of outputs `(n, k)`.
-        radius: of the ball, in the units of x; one number, or an array that broadcasts against x, e.g. one a channel.
-        step_size: likewise.
-        steps: how many.
+        logits_fn: x -> `(n,)` or `(n, k)`, each example independently, i.e. without statistics of the batch.
+        x: examples, `(n, ...)`, the direct input of the network.
+        y: labels `(n,)`: -1 and +1 for outputs `(n,)`, class indices for outputs `(n, k)`.
+        radius: the radius of the ball, in the units of x; one number, or an array that broadcasts against x, e.g. one
+            number per channel.
+        step_size: the step size, of the same kind as `radius`.
+        steps: the number of steps.
         norm: "linf" or "l2", of delta / radius over all axes but the first.
-        bounds: least and largest values of x, each one number or an array that broadcasts against x.
-        key: draws where in the ball the ascent begins; it begins at x if None.
+        bounds: the smallest and largest values of x, each one number or an array that broadcasts against x.
+        key: determines a random starting point in the ball; None starts at x.
 
     Returns:
-        The last points, `(n, ...)`, within ball and bounds.
+        The final points, `(n, ...)`, within ball and bounds.
 
     Raises:
-        ValueError: x empty or not finite, y not the labels of the outputs, radius or step_size not positive, `steps`
-            below one, an unknown norm, x out of bounds.
+        ValueError: x empty or not finite, y that are not labels of the outputs, radius or step_size not positive,
+            `steps` below one, an unknown norm, or x outside the bounds.
 
     >>> pgd(lambda x: x @ jnp.array([1.0, -2.0]), jnp.ones((1, 2)), jnp.ones(1), radius=0.5, step_size=0.1).tolist()
     [[0.5, 1.5]]
@@ -115,16 +118,16 @@ def pgd(
     delta = jnp.zeros_like(x) if key is None else ball.project(ball.draw(key, radius), radius)
 
     def ascend(_: int, delta: Array) -> Array:
-        gradient = jax.grad(lambda point: _log_odds(logits_fn(point), y).sum())(ball.at(delta))
+        gradient = jax.grad(lambda point: _log_odds(logits_fn(point), y).sum())(ball.point(delta))
         return ball.project(delta + jnp.asarray(step_size, x.dtype) * ball.direction(gradient, radius), radius)
 
-    return ball.at(lax.fori_loop(0, steps, ascend, delta))
+    return ball.point(lax.fori_loop(0, steps, ascend, delta))
 
 
 def accuracy(
     logits_fn: LogitsFn, x: Real[ArrayLike, "n ..."], y: Real[ArrayLike, " n"], **attack: Any
 ) -> Float[Array, ""]:
-    """The fraction of examples that are right after an attack; an upper bound of what a stronger one would leave.
+    """The fraction of examples that are still correct after an attack, an upper bound on the robust accuracy.
 
     Arguments and errors are those of `pgd`.
 
@@ -146,23 +149,24 @@ def margins(
     bisections: int = 10,
     bounds: Bounds = None,
 ) -> Margins:
-    """The smallest disturbance found that flips each example (Pezeshki et al. 2021, Fig. 2), an upper bound.
+    """The smallest perturbation found that flips each example (Pezeshki et al. 2021, Fig. 2), an upper bound.
 
         margin(x) = min ||delta||  such that  x + delta is not classified as y
 
-    By PGD within `max_radius`, then by bisection of the radius, every example with its own: the attack within a smaller
-    ball begins at the closest adversarial example so far, drawn back into that ball, with steps of 2.5 radius / steps.
-    All points that it passes count. For a linear network this is the margin up to `max_radius / 2^bisections`; for
-    others a stronger attack may find a smaller one. Examples that are wrong from the start have margin 0.
+    The search starts with PGD within `max_radius` and then bisects the radius separately for each example. An attack
+    within a smaller ball starts from the closest adversarial example so far, projected into that ball, and its steps
+    have size 2.5 radius / steps. All points on the way are tested. For a linear network the result is the margin up to
+    `max_radius / 2^bisections`; for other networks a stronger attack may find a smaller margin. Examples that are
+    misclassified without attack have margin 0.
 
     Args:
-        logits_fn, x, y, norm, bounds: as in `pgd`; the norm is that of delta itself, in the units of x.
-        max_radius: larger disturbances are not looked for.
-        steps: of every attack.
-        bisections: attacks after the first.
+        logits_fn, x, y, norm, bounds: as in `pgd`; the norm is that of delta, in the units of x.
+        max_radius: the largest perturbation that is tried.
+        steps: the number of steps of every attack.
+        bisections: the number of attacks after the first.
 
     Raises:
-        ValueError: as in `pgd`; `max_radius` not positive or not a scalar, `bisections` negative.
+        ValueError: as in `pgd`; `max_radius` that is not a positive scalar; `bisections` negative.
 
     >>> found = margins(lambda x: x[:, 0] - 1, jnp.array([[1.5, 0.0], [0.0, 0.0]]), jnp.ones(2), max_radius=1.0)
     >>> found.distance.round(2).tolist()
@@ -188,84 +192,84 @@ def margins(
 
         def ascend(_: int, carry: tuple[Array, _Best]) -> tuple[Array, _Best]:
             delta, best = carry
-            gradient, wrong = jax.grad(judged, has_aux=True)(ball.at(delta))
+            gradient, wrong = jax.grad(judged, has_aux=True)(ball.point(delta))
             step = 2.5 / steps * wide * ball.direction(gradient, wide)
             return ball.project(delta + step, wide), closer(wrong, delta, best)
 
         delta, best = lax.fori_loop(0, steps, ascend, (ball.project(delta, wide), best))
-        return delta, closer(judged(ball.at(delta))[1], delta, best)
+        return delta, closer(judged(ball.point(delta))[1], delta, best)
 
     def bisect(_: int, carry: tuple[Array, Array, _Best]) -> tuple[Array, Array, _Best]:
         safe, delta, best = carry
         flipped = jnp.isfinite(best.distance)
         radius = jnp.where(flipped & (best.distance > 0), (safe + best.distance) / 2, max_radius)
-        start = jnp.where(flipped.reshape(columns), best.delta, delta)  # what has not flipped yet, goes on
+        start = jnp.where(flipped.reshape(columns), best.delta, delta)  # unflipped examples continue
         delta, found = attack(radius.astype(x.dtype), start, best)
         failed = flipped & (found.distance == best.distance)
         return jnp.where(failed, radius, safe), delta, found
 
     zero = jnp.zeros_like(x)
-    nothing = _Best(jnp.full(len(x), jnp.inf, x.dtype), zero)
-    begin = jnp.zeros(len(x), x.dtype), zero, closer(judged(x)[1], zero, nothing)
+    none = _Best(jnp.full(len(x), jnp.inf, x.dtype), zero)
+    begin = jnp.zeros(len(x), x.dtype), zero, closer(judged(x)[1], zero, none)
     _, _, best = lax.fori_loop(0, bisections + 1, bisect, begin)
-    return Margins(best.distance, jnp.isfinite(best.distance), ball.at(best.delta))
+    return Margins(best.distance, jnp.isfinite(best.distance), ball.point(best.delta))
 
 
 class _Best(NamedTuple):
-    """The shortest disturbance so far that flips, and its length: infinite if there is none."""
+    """The shortest perturbation so far that flips an example, and its length, infinite if there is none."""
 
     distance: Float[Array, " n"]
     delta: Float[Array, "n ..."]
 
 
 class _Ball(NamedTuple):
-    """The disturbances of x that an attack may make: ||delta / radius|| <= 1, and x + delta within bounds."""
+    """The perturbations allowed for an attack on x: ||delta / radius|| <= 1, and x + delta within bounds."""
 
     x: Float[Array, "n ..."]
     kind: str
     bounds: tuple[Array, Array] | None
 
-    def at(self, delta: Array) -> Array:
-        """The point that a disturbance leads to; within bounds also where x + delta is rounded."""
+    def point(self, delta: Array) -> Array:
+        """The perturbed point x + delta, within the bounds in spite of rounding."""
         point = self.x + delta
         return point if self.bounds is None else jnp.clip(point, *self.bounds)
 
     def norm(self, delta: Array) -> Float[Array, " n"]:
-        """||delta||, an example each."""
+        """||delta|| of each example."""
         flat = delta.reshape(len(delta), -1)
         return jnp.abs(flat).max(axis=1) if self.kind == "linf" else jnp.linalg.norm(flat, axis=1)
 
     def direction(self, gradient: Array, radius: Array) -> Array:
-        """The step of length one along which a loss rises most; zero where it is flat."""
+        """The direction of steepest ascent, of length one; zero where the gradient vanishes."""
         if self.kind == "linf":
             return jnp.sign(gradient)
         scaled = gradient * radius
-        # Of entries as large as 1: the squares of small ones would underflow.
-        scaled = self._over(scaled, jnp.abs(scaled).reshape(len(scaled), -1).max(axis=1))
-        return self._over(scaled, self.norm(scaled))
+        # First scaled to a largest entry of 1, because the squares of small entries would underflow.
+        scaled = self._divide(scaled, jnp.abs(scaled).reshape(len(scaled), -1).max(axis=1))
+        return self._divide(scaled, self.norm(scaled))
 
     def project(self, delta: Array, radius: Array) -> Array:
-        """`delta` drawn back into the ball, then into the bounds; that shortens it, as x lies within them."""
+        """`delta` projected into the ball, then into the bounds, which only shortens it, as x lies within them."""
         if self.kind == "linf":
             delta = jnp.clip(delta, -radius, radius)
         else:
-            delta = self._over(delta, jnp.maximum(1, self.norm(delta / radius)))
+            delta = self._divide(delta, jnp.maximum(1, self.norm(delta / radius)))
         return delta if self.bounds is None else jnp.clip(self.x + delta, *self.bounds) - self.x
 
     def draw(self, key: Key[Array, ""], radius: Array) -> Array:
-        """A disturbance uniform in the ball."""
+        """A perturbation drawn uniformly from the ball."""
         if self.kind == "linf":
             return radius * jax.random.uniform(key, self.x.shape, self.x.dtype, -1, 1)
         flat = self.x.reshape(len(self.x), -1)
         return radius * jax.random.ball(key, flat.shape[1], 2, flat.shape[:1], flat.dtype).reshape(self.x.shape)
 
-    def _over(self, delta: Array, divisor: Array) -> Array:
+    def _divide(self, delta: Array, divisor: Array) -> Array:
         divisor = jnp.where(divisor > 0, divisor, 1)
         return delta / divisor.reshape((-1,) + (1,) * (delta.ndim - 1))
 
 
 def _split(logits: Array, y: Array) -> tuple[Float[Array, " n"], Float[Array, "n k"]]:
-    """f_y, and all f_j with minus infinity in the place of f_y."""
+    """f_y, and all f_j with f_y replaced by minus infinity."""
     own = jnp.arange(logits.shape[1]) == y[:, None]
     return jnp.where(own, logits, 0).sum(axis=1), jnp.where(own, -jnp.inf, logits)
 
@@ -274,8 +278,8 @@ def _log_odds(logits: Array, y: Array) -> Float[Array, " n"]:
     """log(exp(loss) - 1), i.e. log p(not y) - log p(y)."""
     if logits.ndim == 1:
         return -y * logits
-    own, others = _split(logits, y)
-    return jax.nn.logsumexp(others, axis=1) - own
+    own, rest = _split(logits, y)
+    return jax.nn.logsumexp(rest, axis=1) - own
 
 
 def _checked(
@@ -304,17 +308,17 @@ def _checked(
     if bounds is None:
         return x, y, None
     pair = isinstance(bounds, tuple | list) and len(bounds) == 2
-    _check.require(pair, "bounds", "a pair of the least and the largest values of x", type(bounds).__name__)
+    _check.require(pair, "bounds", "a pair of the smallest and largest values of x", type(bounds).__name__)
     for bound in bounds:
         _check.real("bounds", bound)
     low, high = (jnp.asarray(bound, x.dtype) for bound in bounds)
     inside = jnp.all((low <= x) & (x <= high))
-    _check.require(inside, "bounds", "that x lies within them", f"x from {jnp.min(x)} to {jnp.max(x)}")
+    _check.require(inside, "bounds", "bounds that contain x", f"x from {jnp.min(x)} to {jnp.max(x)}")
     return x, y, (low, high)
 
 
 def _labels(y: Any, shape: tuple[int, ...]) -> Real[Array, " n"]:
-    """The labels of outputs of this shape, as an array."""
+    """Checks the labels of outputs of this shape and returns them as an array."""
     n = shape[0]
     if len(shape) == 1:
         _check.labels("y", y, n)

@@ -16,17 +16,17 @@ __all__ = ["matrix", "orient", "pulls", "sensitivity", "share"]
 
 
 def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented: bool = True) -> Float[Array, "r r"]:
-    """The starvation matrix `(r, r)`: entry `[j, i]` is `d z_j* / d(s_i^2)` at the optimum; negative: i starves j.
+    """The starvation matrix `(r, r)`, `d z_j* / d(s_i^2)` at entry `[j, i]`; i starves j if the entry is negative.
 
     By the implicit function theorem on Eqs. 9 and 11, with `C = U^T D U`, `D = diag(alpha* (1 - alpha*))`
     (`alpha* / (1 + alpha*)` for `form="linearized"`, Eq. 10) and `c = U^T alpha*`,
 
         d z* / d s^2 = (1 / lambda) (I + S^2 C / lambda)^-1 diag(c),
 
-    one linear solve for all entries. Under spectral decoupling the optimum does not depend on the strengths, and
-    the matrix is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero), without
-    which the sign of an entry is as arbitrary as that of a singular vector; `oriented=False` keeps the signs of
-    `feats.u`. NaN where the equilibrium did not converge.
+    which takes one linear solve. Under spectral decoupling the optimum does not depend on the strengths, and the matrix
+    is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero). Without it the sign
+    of an entry is as arbitrary as that of a singular vector. `oriented=False` keeps the signs of `feats.u`. The matrix
+    is NaN if the equilibrium did not converge.
 
     Raises:
         ValueError: features that are not binary, an unknown `form` or `penalty`, or per-example arrays of the wrong
@@ -51,16 +51,16 @@ def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented:
 
 
 def share(feats: Features, penalty: Penalty, *, form: Form = "exact", weighted: bool = False) -> Float[Array, ""]:
-    """How much starves: the share, in [0, 1], of ordered pairs of distinct features of nonzero strength.
+    """The share, in [0, 1], of starving pairs among the ordered pairs of distinct features of nonzero strength.
 
-    A pair (j, i) starves where the oriented `matrix` (Definition 2 of Pezeshki et al. 2021) is negative at `[j, i]`.
-    Features without strength do not count, nor do their pairs, so that the share is the same under `jit`, where they
-    are kept. Zero if there are less than two features; NaN where the equilibrium did not converge.
+    A pair (j, i) starves if entry `[j, i]` of the oriented `matrix` (Definition 2 of Pezeshki et al. 2021) is negative.
+    Features of zero strength do not count, so the share is the same under `jit`, which keeps them. It is zero for fewer
+    than two features, and NaN if the equilibrium did not converge.
 
-    Every pair counts the same, however weak its features: how many of them a kernel resolves in its precision decides
-    on the share. With `weighted=True` a pair counts with the geometric mean of its two elasticities, `d log|z_j*| / d
-    log s_i^2` and the other way round, which is between 0 and 1/2 and vanishes with the strength of either feature: so
-    a pair of features too weak to matter does not, whether it is resolved or not.
+    By default all pairs count equally, even those of very weak features, so the share depends on how many features a
+    kernel resolves in its precision. With `weighted=True` the weight of a pair is the geometric mean of its two
+    elasticities, `d log|z_j*| / d log s_i^2` and `d log|z_i*| / d log s_j^2`. It lies between 0 and 1/2 and vanishes
+    with the strength of either feature, so pairs of very weak features have no influence.
 
     Raises:
         ValueError: features that are not binary, an unknown `form` or `penalty`, or per-example arrays of the wrong
@@ -93,10 +93,10 @@ def pulls(
     response: Float[Array, " r"],
     strength: float | Float[Array, ""],
 ) -> Float[Array, " r"]:
-    """`U^T alpha* (r,)` with the digits of the response, `z* = S^2 U^T alpha* / strength` (Eq. 11).
+    """`U^T alpha* (r,)` to the accuracy of the response `z* = S^2 U^T alpha* / strength` (Eq. 11).
 
-    The sum itself is the difference of large numbers where `s^2 >> strength`; where it is not, it is right, and does
-    not divide by strengths that may be zero.
+    For `s^2 >> strength` the direct sum cancels, so the result is computed from the response. Otherwise the direct sum
+    is accurate, and avoids a division by strengths that may be zero.
     """
     _check.number("strength", strength, "(0, inf)")
     scaled = s2 / strength
@@ -112,10 +112,10 @@ def sensitivity(
 ) -> Float[Array, "r r"]:
     """`(1 / strength) (I + S^2 gram / strength)^-1 diag(pull)`: how `z* = S^2 pull / strength` changes with `s2 (r,)`.
 
-    `gram (r, r)` is the loss's curvature among the features, `U^T W U`, and `pull (r,)` is `U^T alpha*`. With `b = s /
-    sqrt(strength)` and `P = I + diag(b) gram diag(b)`, symmetric and positive definite, the column of feature i is that
-    of `diag(b) P^-1 / b_i`, and, what is the same, of `I - diag(b) P^-1 diag(b) gram`. The first has its digits for a
-    strong feature, the second for a weak one, of strength zero too.
+    `gram (r, r)` is the curvature of the loss in the features, `U^T W U`, and `pull (r,)` is `U^T alpha*`. Let `b = s /
+    sqrt(strength)` and `P = I + diag(b) gram diag(b)`, which is symmetric and positive definite. The column of feature
+    i is that of `diag(b) P^-1 / b_i`, or equivalently of `I - diag(b) P^-1 diag(b) gram`. The first form is accurate
+    for strong features, the second for weak features, including zero strength.
     """
     _check.number("strength", strength, "(0, inf)")
     b = jnp.sqrt(s2 / strength)
@@ -127,7 +127,7 @@ def sensitivity(
 
 
 def orient(slopes: Float[Array, "r r"], response: Float[Array, " r"]) -> Float[Array, "r r"]:
-    """Row j times the sign of `response_j`, so that a negative entry means a response drawn towards zero.
+    """Multiplies row j by the sign of `response_j`, so that a negative entry means that the response shrinks.
 
     >>> orient(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([5.0, -6.0])).tolist()
     [[1.0, 2.0], [-3.0, -4.0]]

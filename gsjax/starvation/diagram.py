@@ -1,7 +1,7 @@
-"""Two coupled features over a grid: Theorem 2 in one picture.
+"""Phase diagrams of two coupled features (Theorem 2).
 
-In two dimensions everything has a closed form but the equilibrium itself, and that takes a handful of Newton steps with
-2 x 2 systems written out. Points are independent of each other, so a chunk of them is one loop over vectors.
+In two dimensions everything except the equilibrium has a closed form. The equilibrium takes a few Newton steps with
+explicit 2 x 2 solves. Grid points are independent, so a chunk of them is solved in one vectorised loop.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _MAX_ITERATIONS = 100
 
 
 class PhaseDiagram(NamedTuple):
-    """Equilibria of two coupled features (Eq. 15) and their starvation, over a grid; `s_2^2 = 1`.
+    """Equilibria of two coupled features (Eq. 15) and their starvation matrices on a grid, with `s_2^2 = 1`.
 
-    The axes `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)`, `strength (L,)` = lambda / s_2^2; `response (R, D, L, 2)`, with
-    the signs of Eq. 15; `starvation (R, D, L, 2, 2)`, `[..., j, i]` = d z_j* / d (s_i^2); and which points `converged
-    (R, D, L)`. What did not converge is NaN.
+    The axes are `ratio (R,)` = s_1^2 / s_2^2, `delta (D,)` and `strength (L,)` = lambda / s_2^2. `response (R, D, L,
+    2)` has the signs of Eq. 15. `starvation (R, D, L, 2, 2)` is d z_j* / d (s_i^2) at `[..., j, i]`. `converged (R, D,
+    L)` tells which points converged; the others are NaN.
     """
 
     ratio: Float[Array, " R"]
@@ -48,17 +48,16 @@ def phase_diagram(
     penalty: type[Ridge] | type[SpectralDecoupling] = Ridge,
     oriented: bool = True,
 ) -> PhaseDiagram:
-    """Equilibrium and starvation matrix of two features at all of `ratio (R,)` x `delta (D,)` x `strength (L,)`.
+    """Equilibria and starvation matrices of two features on the grid `ratio (R,)` x `delta (D,)` x `strength (L,)`.
 
-    The features are those of Eq. 15 (`features.planar`) with strengths `(ratio, 1)`, the penalty `penalty(strength)`,
-    the dynamics those of Eq. 9 (Eq. 18 under spectral decoupling, where nothing starves), and the matrix that of
-    `starvation.matrix`. One compiled call for a shape of grid, in 2.6 times the memory of the result.
-
-    `converged` means what it does for `dual.equilibrium`.
+    The features are those of Eq. 15 (`features.planar`) with strengths `(ratio, 1)`, and the penalty is
+    `penalty(strength)`. The dynamics are those of Eq. 9, or of Eq. 18 under spectral decoupling, where nothing starves.
+    The matrix is that of `starvation.matrix`. There is one compiled program per shape of grid; it needs 2.6 times the
+    memory of the result. `converged` has the meaning of `dual.equilibrium`.
 
     Raises:
-        ValueError: an axis that is not one of finite numbers, `|delta| >= 1`, `ratio <= 0`, `strength <= 0`, or another
-            `penalty`.
+        ValueError: an axis that is not one-dimensional and finite, `|delta| >= 1`, `ratio <= 0`, `strength <= 0`, or
+            another `penalty`.
 
     >>> found = phase_diagram(jnp.array([0.5, 2.0]), jnp.array([0.3, 0.9]), jnp.array([0.1]))
     >>> (found.starvation[:, :, 0, 1, 0] < 0).tolist()
@@ -82,17 +81,17 @@ def phase_diagram(
 
 
 def _diagram(ratio: Array, delta: Array, strength: Array, decoupled: bool, oriented: bool) -> PhaseDiagram:
-    shape = (len(strength), len(ratio), len(delta))  # lambda, on which the iterations depend, is about one in a chunk
+    shape = (len(strength), len(ratio), len(delta))  # first axis, because the number of iterations depends on lambda
     points = math.prod(shape)
     grid = jnp.broadcast_arrays(strength[:, None, None], ratio[:, None], delta)
     chunk = min(_CHUNK, points)
-    chunks = [jnp.resize(axis, (-(-points // chunk), chunk)) for axis in grid]  # filled up with the first points
+    chunks = [jnp.resize(axis, (-(-points // chunk), chunk)) for axis in grid]  # padded with the first points
 
-    def at(chunk: list[Array]) -> tuple[Array, Array, Array]:
+    def solve(chunk: list[Array]) -> tuple[Array, Array, Array]:
         strength, ratio, delta = chunk
         cosine, one = jnp.sqrt((1 - delta) * (1 + delta)), jnp.ones_like(ratio)
         u, s2 = jnp.array([[cosine, -delta], [delta, cosine]]), jnp.array([ratio, one])
-        # Spectral decoupling whitens the features: the problem is that of equal strengths, whatever they are.
+        # Spectral decoupling whitens the features, so the problem is always that of equal strengths.
         response, margins, converged = _equilibrium(u, jnp.ones_like(s2) if decoupled else s2, strength)
         slopes = jnp.zeros((2, *s2.shape), s2.dtype) if decoupled else _starvation(u, s2, strength, response, margins)
         if oriented:
@@ -104,17 +103,17 @@ def _diagram(ratio: Array, delta: Array, strength: Array, decoupled: bool, orien
         order = [value.ndim - 2 + axis for axis in (1, 2, 0)]
         return flat.reshape(*flat.shape[:-1], *shape).transpose(*order, *range(value.ndim - 2))
 
-    return PhaseDiagram(ratio, delta, strength, *map(unfolded, lax.map(at, chunks)))
+    return PhaseDiagram(ratio, delta, strength, *map(unfolded, lax.map(solve, chunks)))
 
 
 def _equilibrium(
     u: Float[Array, "2 2 N"], s2: Float[Array, "2 N"], strength: Float[Array, " N"]
 ) -> tuple[Float[Array, "2 N"], Float[Array, "2 N"], Bool[Array, " N"]]:
-    """Responses, margins, and which points converged: the minimum over w of `sum_i softplus(-m_i) + |w|^2 / 2`.
+    """Responses and margins at the minimum over w of `sum_i softplus(-m_i) + |w|^2 / 2`, and which points converged.
 
-    With `m = B w`, `B = U S / sqrt(lambda)` (`dual.problem`), by Newton's method with full steps from w = 0, where the
-    curvature is largest: none has been seen to overshoot. The Hessian is `I + H`, with `H = B^T D B` and `D = diag(d)`
-    the curvatures; its determinant `1 + tr H + det(B)^2 d_1 d_2` is a sum of positive terms.
+    Here `m = B w` and `B = U S / sqrt(lambda)` (`dual.problem`). Newton's method takes full steps from w = 0, where the
+    curvature is largest; no step has been seen to overshoot. The Hessian is `I + H` with `H = B^T D B`, where
+    `D = diag(d)` are the curvatures. Its determinant `1 + tr H + det(B)^2 d_1 d_2` is a sum of positive terms.
     """
     eps = float(jnp.finfo(u.dtype).eps)
     rule = link("exact")
@@ -131,7 +130,7 @@ def _equilibrium(
         return jnp.maximum(*jnp.abs(values))
 
     def evaluate(w: Array) -> tuple[Array, Array]:
-        """The Newton step, and whether none is needed."""
+        """The Newton step, and whether w has converged."""
         margins = forward(basis, w)
         alpha, curvature = rule.alpha(margins), rule.curvature(margins)
         pull = backward(basis, alpha)
@@ -142,7 +141,7 @@ def _equilibrium(
         step = (coupling * gradient[::-1] - (1 + diagonal[::-1]) * gradient) / determinant
         linear = forward(basis, pull)
         residual = size(margins - linear) / (1 + size(linear))
-        # As in `dual.newton`: the rounding of the linear term, where that is larger than the tolerance.
+        # As in `dual.newton`, the rounding of the linear term counts where it exceeds the tolerance.
         magnitude = jnp.abs(basis)
         rounding = 8 * eps * size(forward(magnitude, backward(magnitude, alpha))) / (1 + size(margins))
         return step, residual <= jnp.clip(rounding, eps ** (2 / 3), eps ** (1 / 3))
@@ -158,7 +157,7 @@ def _equilibrium(
 
     zero = jnp.zeros_like(s2)
     _, w, step, converged = lax.while_loop(unfinished, advance, (jnp.array(0), zero, *evaluate(zero)))
-    w = w + step  # it is at hand, and squares the error once more
+    w = w + step  # this step is already computed, and squares the error once more
     return scale * w, forward(basis, w), converged
 
 
@@ -170,6 +169,6 @@ def _starvation(u: Array, s2: Array, strength: Array, response: Array, margins: 
     diagonal = relative * (u[0] ** 2 * curvature[0] + u[1] ** 2 * curvature[1])
     coupling = relative * u[0, 0] * u[0, 1] * (curvature[0] - curvature[1])  # columns of U are orthogonal
     determinant = 1 + diagonal[0] + diagonal[1] + relative[0] * relative[1] * curvature[0] * curvature[1]
-    # U^T alpha = lambda z / s^2 at the optimum: one loses digits for strong features, the other for weak ones.
+    # U^T alpha = lambda z / s^2 at the optimum. The left is inaccurate for strong features, the right for weak ones.
     pull = (u[0] * alpha[0] + u[1] * alpha[1] + response) / (s2 + strength)
     return jnp.array([[1 + diagonal[1], -coupling[0]], [-coupling[1], 1 + diagonal[0]]]) * (pull / determinant)

@@ -1,25 +1,31 @@
-"""Starvation in higher dimension: how much of it there is in an ensemble of bases.
+"""Starvation in higher dimensions: how common it is in an ensemble of bases.
 
-With `w = z* / s = V^T theta*`, the optimum's weights, and the Hessian `P = I + S U^T D U S / lambda` of the whitened
-problem, the starvation matrix of Definition 2 (Pezeshki et al. 2021) has the dimensionless form
+With the weights of the optimum, `w = z* / s = V^T theta*`, and the Hessian `P = I + S U^T D U S / lambda` of the
+whitened problem, the starvation matrix of Definition 2 (Pezeshki et al. 2021) has the dimensionless form
 
     E[j, i] = d log|z_j*| / d log s_i^2 = (P^-1)_ji w_i / w_j.
 
-P^-1 is symmetric and between 0 and I. So starvation is mutual: the two directions of a pair have one sign, that of
-`(P^-1)_ij w_i w_j`; their geometric mean `|(P^-1)_ij|` is at most 1/2; and their ratio is `E[j, i] / E[i, j] = (w_i /
-w_j)^2`: whichever feature weighs more in theta* takes more than it gives. All pairs starve where `w_i (P^-1)_ij w_j` is
-an M-matrix. What the sign depends on, with `C = U^T D U` and `c = U^T alpha*`:
+P^-1 is symmetric and between 0 and I. Starvation is therefore mutual:
 
-- To first order in the coupling, i and j starve each other iff `C_ij c_i c_j > 0`. With D a multiple of the identity so
-  is C, and nothing starves, as with equal strengths (Eq. 12): it takes examples that are not equally hard.
-- Two strengths, `s_1^2` and all others equal, and a strongest feature that is `+-1 / sqrt(n)`, with q exceptions: D has
-  two values, and two of the other features starve each other iff `(x_i.x_j) (1.x_i) (1.x_j) > 0`, x (q,) being their
-  entries on the exceptions, whose D is the larger. That is every pair for q = 1, and for a random basis with n >> q
-  the share `1 - E[t] / pi`, t the angle between the lines along x and 1: 3/4 for q = 2, 1/2 + 0.25 / sqrt(q) for many.
-- A feature whose overlap with the labels, `1.u_1 / sqrt(n)`, is nearly 1 starves exactly the features weaker than
-  itself: then `C_1j c_1 c_j` has the sign of `s_1^2 - s_j^2`. This is Theorem 2 in n dimensions.
-- In a perturbed identity a stronger feature starves a weaker one iff it loads positively on the weaker one's example,
-  while the loadings are small against the difference of the two examples' D.
+- the two directions of a pair have the same sign, that of `(P^-1)_ij w_i w_j`;
+- their geometric mean `|(P^-1)_ij|` is at most 1/2;
+- their ratio is `E[j, i] / E[i, j] = (w_i / w_j)^2`, so the feature with the larger weight in theta* starves the other
+  more than it is starved.
+
+All pairs starve if `w_i (P^-1)_ij w_j` is an M-matrix. With `C = U^T D U` and `c = U^T alpha*`, the sign depends on the
+structure:
+
+- To first order in the coupling, i and j starve each other iff `C_ij c_i c_j > 0`. If D is a multiple of the identity,
+  so is C, and nothing starves, as with equal strengths (Eq. 12). Starvation needs examples that are not equally hard.
+- Let the strengths be `s_1^2` and one common value for the rest, and let the strongest feature be `1 / sqrt(n)` except
+  for a sign change on q examples, the exceptions. Then D has two values, the larger one on the exceptions. Two of the
+  other features starve each other iff `(x_i.x_j) (1.x_i) (1.x_j) > 0`, where x (q,) are their entries on the
+  exceptions. For q = 1 these are all pairs. For a random basis with n >> q their share is `1 - E[t] / pi`, where t is
+  the angle between the lines along x and 1: 3/4 for q = 2, and 1/2 + 0.25 / sqrt(q) for large q.
+- A feature whose overlap with the labels, `1.u_1 / sqrt(n)`, is nearly 1 starves exactly the weaker features, because
+  `C_1j c_1 c_j` then has the sign of `s_1^2 - s_j^2`. This is Theorem 2 in n dimensions.
+- In a perturbed identity, a stronger feature starves a weaker one iff it has a positive loading on the example of the
+  weaker one, provided that the loadings are small compared with the difference of D between the two examples.
 """
 
 from __future__ import annotations
@@ -43,21 +49,24 @@ __all__ = ["Ensemble", "elasticity", "ensemble"]
 
 
 class Ensemble(NamedTuple):
-    """What starves in each of k bases, all `(k,)`; NaN where the equilibrium did not converge, or nothing starves.
+    """Measures of starvation in each of k bases, all `(k,)`.
 
-    - `share` of all ordered pairs of features that starve. Pairs whose coupling is no more than rounding do not;
-      `coupled` is the share of the others.
+    They are NaN if the equilibrium did not converge. Statistics over starving pairs are NaN if nothing starves.
+
+    - `share`: the share of starving pairs among all ordered pairs of features. Pairs whose coupling is within rounding
+      do not count as starving.
+    - `coupled`: the share of pairs whose coupling exceeds rounding.
     - `strongest`: the largest geometric mean of the two directions of a starving pair, `sqrt(E[j, i] E[i, j])`, which
-      is at most 1/2; 0 where nothing starves. (A single direction has no bound, nor a mean over random bases: it is
-      inversely proportional to a response that may be small.)
+      is at most 1/2; 0 if nothing starves. (A single direction has no upper bound and no mean over random bases,
+      because it is inversely proportional to a response that may be small.)
     - `inequality`: the median over starving pairs of `|log10(E[j, i] / E[i, j])|`.
-    - `downhill`: the share of starving pairs, of different strengths, in which the stronger feature takes more than it
-      gives, relative to what there is.
-    - `by_strongest`: the share of all other features that the strongest one starves.
-    - `by_aligned`: the share of the weaker features that are starved by the one that agrees best with the labels, of
-      the largest `|1.u_j|`. NaN if that is the weakest.
-    - `support`: the share of examples that carry the loss, `(sum alpha)^2 / (n sum alpha^2)`, from 1 / n to 1.
-    - `converged`: whether the equilibrium did.
+    - `downhill`: the share of starving pairs of different strengths in which the stronger feature starves the weaker
+      one more than the reverse, by elasticity.
+    - `by_strongest`: the share of all other features that the strongest feature starves.
+    - `by_aligned`: the share of weaker features starved by the feature that agrees best with the labels, which has the
+      largest `|1.u_j|`. NaN if that feature is the weakest.
+    - `support`: the effective share of examples that carry the loss, `(sum alpha)^2 / (n sum alpha^2)`, in [1 / n, 1].
+    - `converged`: whether the equilibrium converged.
     """
 
     share: Float[Array, " k"]
@@ -74,11 +83,11 @@ class Ensemble(NamedTuple):
 def ensemble(
     u: Float[Array, "k n r"], s2: Float[Array, "k r"] | Float[Array, " r"], penalty: Penalty, *, form: Form = "exact"
 ) -> Ensemble:
-    """What starves in each of the bases `u (k, n, r)` with strengths `s2 (k, r)`, or `(r,)` for all of them.
+    """Measures of starvation in each of the bases `u (k, n, r)`, with strengths `s2 (k, r)`, or `(r,)` for all bases.
 
-    From the matrix of `elasticity` (Definition 2 of Pezeshki et al. 2021, oriented) at the equilibrium of Eq. 9, or of
-    Eq. 10 for `form="linearized"`; labels are in `u`. The features may be in any order. One compiled program, one basis
-    after another.
+    They are computed from the matrix of `elasticity` (Definition 2 of Pezeshki et al. 2021, oriented) at the
+    equilibrium of Eq. 9, or of Eq. 10 for `form="linearized"`. `u` includes the labels. Features may be in any order.
+    One compiled program processes the bases one after another.
 
     Raises:
         ValueError: `u` is not a stack of orthonormal columns, two or more; `s2` are not positive strengths, one per
@@ -90,7 +99,7 @@ def ensemble(
     [0.0, 1.0]
     """
     u, s2 = _check.floating("u", u), _check.floating("s2", s2)
-    link(form)  # an unknown one is named here
+    link(form)  # raises for an unknown form
     _check.shape("u", u, ndim=3)
     k, n, r = u.shape
     _check.require(2 <= r <= n, "u", "shape (k, n, r) with 2 <= r <= n", f"shape {u.shape}")
@@ -105,11 +114,12 @@ def ensemble(
 
 
 def elasticity(feats: Features, penalty: Penalty, *, form: Form = "exact") -> Float[Array, "r r"]:
-    """The starvation matrix without dimensions `(r, r)`: `E[j, i] = d log|z_j*| / d log s_i^2`; negative: i starves j.
+    """The dimensionless starvation matrix `(r, r)`, `E[j, i] = d log|z_j*| / d log s_i^2`; i starves j if negative.
 
-    It is `matrix(feats, penalty)[j, i] s_i^2 / |z_j*|` (Definition 2 of Pezeshki et al. 2021, oriented by itself), and
-    compares features of any strength and problems of any scale. A row sums to `-d log|z_j*| / d log lambda`. Zero under
-    spectral decoupling; NaN in the rows of features without response, and where the equilibrium did not converge.
+    It is `matrix(feats, penalty)[j, i] s_i^2 / |z_j*|` (Definition 2 of Pezeshki et al. 2021) and needs no orientation.
+    It allows comparisons between features of any strength and problems of any scale. Row j sums to `-d log|z_j*| / d
+    log lambda`. The matrix is zero under spectral decoupling. Rows of features without response are NaN, and so is the
+    whole matrix if the equilibrium did not converge.
 
     Raises:
         ValueError: an unknown `form` or `penalty`, or per-example arrays of the wrong length.
@@ -136,15 +146,17 @@ def _elasticity(feats: Features, penalty: Penalty, state: Equilibrium, form: For
 
 
 def _ensemble(u: Float[Array, "k n r"], s2: Float[Array, "k r"], penalty: Penalty, form: Form) -> Ensemble:
-    # One after the other: a batch would go on until its slowest member has converged.
+    # One basis after another, because a batch would iterate until its slowest member has converged.
     return lax.map(lambda basis: _summary(from_spectrum(basis[0], jnp.sqrt(basis[1])), penalty, form), (u, s2))
 
 
 def _summary(feats: Features, penalty: Penalty, form: Form) -> Ensemble:
-    """The fields of `Ensemble`, scalars, of one basis."""
+    """The fields of `Ensemble` for one basis, as scalars."""
     state = equilibrium(feats, penalty, form=form)
     e, s2, r = _elasticity(feats, penalty, state, form), feats.s2, feats.s.shape[0]
-    mutual = jnp.sqrt(e * e.T)  # |P^-1|; as neither P^-1 nor I - P^-1 is negative, their diagonals bound the rest of it
+    mutual = jnp.sqrt(
+        e * e.T
+    )  # |P^-1|; P^-1 and I - P^-1 are positive semi-definite, so their diagonals bound the other entries
     own = jnp.diagonal(mutual)
     bound = jnp.sqrt(jnp.minimum(own[:, None] * own, (1 - own[:, None]) * (1 - own)))
     clear = (mutual > _rounding(e.dtype) * bound) & ~jnp.eye(r, dtype=bool)
@@ -170,5 +182,5 @@ def _summary(feats: Features, penalty: Penalty, form: Form) -> Ensemble:
 
 
 def _rounding(dtype) -> Float[Array, ""]:
-    """What counts as rounding, relative to what there could be: a few times the solver's own tolerance."""
+    """The relative size below which a coupling counts as rounding: a few times the tolerance of the solver."""
     return 8 * jnp.asarray(jnp.finfo(dtype).eps, dtype) ** (2 / 3)

@@ -1,9 +1,9 @@
-"""Bases and spectra of features on which starvation is studied in higher dimension.
+"""Bases and spectra of features for the study of starvation in higher dimensions.
 
-Column j of `u` weighs the examples that make up feature j, `Y Phi = U S V^T` (Pezeshki et al. 2021, Eq. 4); labels have
-been multiplied into it, so a feature that agrees with all of them is the vector of ones. All bases are square and
-orthogonal to rounding, of JAX's default float type, with the strongest feature in the first column where the order of
-strengths matters; all work under `jit` and `vmap` over the key.
+Column j of `u` has the weights of the examples in feature j, `Y Phi = U S V^T` (Pezeshki et al. 2021, Eq. 4). It
+includes the labels, so a feature that agrees with all labels is proportional to the vector of ones. All bases are
+square, orthogonal up to rounding, and of JAX's default float type. Where the order of strengths matters, the strongest
+feature is in the first column. All functions work under `jit` and `vmap` over the key.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["aligned", "blocks", "exceptions", "near_identity", "power_law", "ran
 
 
 def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
-    """An orthogonal matrix `(n, n)` without structure: uniform in the sense of Haar.
+    """A random orthogonal matrix `(n, n)` without structure, from the Haar measure.
 
     Raises:
         ValueError: `n` is below 1.
@@ -35,14 +35,14 @@ def random_orthogonal(key: Key[Array, ""], n: int) -> Float[Array, "n n"]:
 def near_identity(
     key: Key[Array, ""], n: int, size: float | Float[Array, ""], *, signs: Literal["random", "positive"] = "random"
 ) -> Float[Array, "n n"]:
-    """A perturbed identity `exp(size A) (n, n)`: every feature has an example of its own, and `size` of the others.
+    """A perturbed identity `exp(size A) (n, n)`: every feature has its own example, and others with weight `size`.
 
-    A is antisymmetric with normal entries below its diagonal; with `signs="positive"` with their absolute values, so
-    that every feature loads positively on the examples of all later, weaker ones, as the stronger of the two does in
-    Eq. 15 (Pezeshki et al. 2021): n = 2 is that rotation, with `delta = sin(size |A_21|)`.
+    A is antisymmetric with normal entries below the diagonal. With `signs="positive"` these are their absolute values,
+    and every feature has positive loadings on the examples of all later, weaker features, like the stronger feature in
+    Eq. 15 (Pezeshki et al. 2021). For n = 2 this is the rotation of Eq. 15 with `delta = sin(size |A_21|)`.
 
     Raises:
-        ValueError: `n` is below 1, `size` is negative or not finite, unknown `signs`.
+        ValueError: `n` is below 1, `size` is negative or not finite, or `signs` are unknown.
 
     >>> bool(near_identity(jax.random.key(0), 2, 0.1, signs="positive")[1, 0] > 0)
     True
@@ -58,8 +58,8 @@ def near_identity(
 def aligned(key: Key[Array, ""], n: int, overlap: float | Float[Array, ""]) -> Float[Array, "n n"]:
     """A basis `(n, n)` whose first column has the inner product `overlap` with the labels, the vector `1 / sqrt(n)`.
 
-    The rest of that column, and the other columns in its complement, are uniform. At an overlap of 1 the other features
-    would have no response at all, and starvation no sign.
+    The rest of that column is random and uniform, and so are the other columns in its complement. An overlap of 1 is
+    excluded: the other features would have no response, and starvation no sign.
 
     Raises:
         ValueError: `n` is below 2, or `overlap` is not in [0, 1).
@@ -78,10 +78,10 @@ def aligned(key: Key[Array, ""], n: int, overlap: float | Float[Array, ""]) -> F
 
 
 def exceptions(key: Key[Array, ""], n: int, count: int | Int[Array, ""]) -> Float[Array, "n n"]:
-    """A basis `(n, n)` whose first column is `1 / sqrt(n)` on all examples but the first `count`, and minus that there.
+    """A basis `(n, n)` whose first column is `-1 / sqrt(n)` on the first `count` examples and `1 / sqrt(n)` elsewhere.
 
-    So is a spurious feature that goes with the label except in a small group; its overlap with the labels is `1 - 2
-    count / n`. The other columns are uniform in its complement.
+    This models a spurious feature that agrees with the label except in a small group. Its overlap with the labels is
+    `1 - 2 count / n`. The other columns are uniform in its complement.
 
     Raises:
         ValueError: `n` is below 2, or `count` is not from 1 to `n - 1`.
@@ -96,7 +96,7 @@ def exceptions(key: Key[Array, ""], n: int, count: int | Int[Array, ""]) -> Floa
 
 
 def blocks(key: Key[Array, ""], n: int, block: int) -> Float[Array, "n n"]:
-    """A block-diagonal basis `(n, n)`: groups of `block` neighbouring features that share `block` examples, each Haar.
+    """A block-diagonal basis `(n, n)` with Haar blocks: groups of `block` neighbouring features share `block` examples.
 
     Raises:
         ValueError: `n` is below 1, or `block` does not divide it.
@@ -111,7 +111,7 @@ def blocks(key: Key[Array, ""], n: int, block: int) -> Float[Array, "n n"]:
 
 
 def power_law(n: int, decay: float | Float[Array, ""]) -> Float[Array, " n"]:
-    """Strengths `s_i^2 (n,)` that fall like `i ** -decay`, of mean one, as of a kernel whose diagonal is one.
+    """Strengths `s_i^2 (n,)` proportional to `i ** -decay`, with mean one, like a kernel whose diagonal is one.
 
     Raises:
         ValueError: `n` is below 1, or `decay` is negative or not finite.
@@ -126,10 +126,10 @@ def power_law(n: int, decay: float | Float[Array, ""]) -> Float[Array, " n"]:
 
 
 def _completed(key: Key[Array, ""], first: Float[Array, " n"]) -> Float[Array, "n n"]:
-    """An orthogonal matrix with this first column, uniform otherwise."""
+    """A random orthogonal matrix with this first column."""
     n = len(first)
     q, r = jnp.linalg.qr(jax.random.normal(key, (n, n)).at[:, 0].set(first))
-    # QR leaves the signs of its columns open; a positive diagonal of R makes it Gram-Schmidt, hence uniform.
+    # QR does not fix the signs of its columns. A positive diagonal of R makes it Gram-Schmidt, hence uniform.
     return q * jnp.where(jnp.diagonal(r) < 0, -1, 1)
 
 

@@ -1,4 +1,4 @@
-"""Starvation in the time of training: forward sensitivities of the primal gradient flow."""
+"""Starvation over training time: forward sensitivities of the primal gradient flow."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["Trajectory", "trajectory"]
 
 
 class Trajectory(NamedTuple):
-    """Responses and their sensitivities to the strengths along the path of training.
+    """Responses and their sensitivities to the strengths during training.
 
-    `times (T,)`, `response (T, r)` with the signs of the features' `u`, `sensitivity (T, r, r)` with `[t, j, i] =
-    d z_j(t) / d(s_i^2)`, oriented or not, and `converged`: the integrator reached the last time within its tolerances.
-    Where it did not, the times that it missed hold NaN.
+    `response (T, r)` at `times (T,)` has the signs of the features' `u`. `sensitivity (T, r, r)` is d z_j(t) / d(s_i^2)
+    at `[t, j, i]`, oriented or not. `converged` tells whether the integrator reached the last time within its
+    tolerances; values at times that it did not reach are NaN.
     """
 
     times: Float[Array, " T"]
@@ -35,28 +35,28 @@ def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], 
     """The starvation matrix at `times (T,)` of training: `d z_j(t) / d(s_i^2)` along `linearized.flow`, from theta = 0.
 
     Time is that of gradient flow with learning rate 1 on the objective of Eq. 5 or 17 of Pezeshki et al. (2021), a sum
-    over the examples (module `objectives`). The singular vectors U and the labels Y are held while a strength changes.
-    With margins `m = U z` and the force on them, `f = sigma(-m)` under ridge and `f = sigma(-m) - L (m - Y t)` under
-    spectral decoupling with strengths L and targets t (where lambda below is 0), the flow is `dz/dt = S^2 U^T f -
-    lambda z`. Its derivative `W = dz / d(s^2)` obeys
+    over the examples (module `objectives`). The singular vectors U and the labels Y are fixed while a strength changes.
+    With margins `m = U z`, the flow is `dz/dt = S^2 U^T f - lambda z`. The force is `f = sigma(-m)` under ridge. Under
+    spectral decoupling with strengths L and targets t it is `f = sigma(-m) - L (m - Y t)`, and lambda is 0. (Under
+    ridge, L below is 0.) The derivative `W = dz / d(s^2)` obeys
 
-        dW/dt = diag(U^T f) - S^2 U^T diag(sigma(m) sigma(-m) + L) U W - lambda W,  W(0) = 0,
+        dW/dt = diag(U^T f) - S^2 U^T diag(sigma(m) sigma(-m) + L) U W - lambda W,  W(0) = 0.
 
-    which forward-mode differentiation of each step of Kvaerno's method integrates; the steps are chosen for the
-    responses. As t grows W tends to `starvation.matrix`: under ridge to the derivative of the optimum, under spectral
-    decoupling to zero, wherever all strengths are positive.
+    It is integrated by forward-mode differentiation of each step of Kvaerno's method, with step sizes chosen for the
+    responses. As t grows, W tends to `starvation.matrix` if all strengths are positive: to the derivative of the
+    optimum under ridge, and to zero under spectral decoupling.
 
-    Early on, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`, to leading order in t
+    To leading order in small t, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`,
 
         W_jj = t c_j,  W_ji = -t^2 s_j^2 G_ji c_i / 2.
 
-    Under ridge, or where all of L is one number, G is diagonal, at any rank. Then starvation waits for the curvature of
-    the loss to change, `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`. What cancels there leaves rounding
-    errors of order `eps t^2 s_j^2 c_i`, in which float32 loses the first of it.
+    Under ridge, or if L is the same for all examples, G is diagonal at any rank. Starvation then starts only when the
+    curvature of the loss changes: `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`. The cancelling lower orders
+    leave rounding errors of order `eps t^2 s_j^2 c_i`, which hide the beginning of this growth in float32.
 
-    `oriented=True` multiplies row j by the sign of `z_j` at the equilibrium, one sign for all times and the one of
-    `starvation.matrix` (where `s_j` is positive), so that no row flips where `z_j(t)` crosses zero. NaN then where the
-    equilibrium did not converge, and `converged` is false.
+    `oriented=True` multiplies row j by the sign of `z_j` at the equilibrium, as in `starvation.matrix` (where `s_j` is
+    positive). The sign is the same at all times, so no row flips where `z_j(t)` crosses zero. If the equilibrium did
+    not converge, the sensitivities are then NaN and `converged` is false.
 
     Raises:
         ValueError: features that are not binary; `times` empty, negative, not increasing or too close for the dtype
@@ -78,7 +78,7 @@ def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], 
         return found[0], found
 
     slopes, (response, converged) = jax.jacfwd(responses, has_aux=True)(feats.s2)
-    # A step that was not taken has a tangent all the same.
+    # Steps that were not taken have tangents too.
     reached = jnp.all(jnp.isfinite(response), axis=1)[:, None, None]
     slopes = jnp.where(reached, slopes, jnp.nan)
     converged &= jnp.all(jnp.isfinite(slopes))

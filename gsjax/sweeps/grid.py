@@ -1,4 +1,4 @@
-"""The grid of a sweep, and how each of its networks is trained."""
+"""The grid of a sweep and the training of its networks."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ SCALINGS = ("ntk", "mean-field")
 
 @dataclass(frozen=True)
 class Sweep:
-    """A grid of MLPs (Eq. 1), and how each of them is trained.
+    """A grid of MLPs (Eq. 1) and the options of their training.
 
     Attributes:
-        widths: of the hidden layers, all of one width.
-        depths: numbers of hidden layers. Zero is the linear model, of no width, which the theory describes exactly.
-        seeds: networks a cell; number i is the same network in every sweep of the same `seed`.
+        widths: the widths of the hidden layers; all hidden layers of a network have the same width.
+        depths: the numbers of hidden layers. Depth 0 is the linear model, which the theory describes exactly.
+        seeds: the number of networks per cell; network i is the same in every sweep with the same `seed`.
         penalties: "ridge" (Eq. 5) and "sd", spectral decoupling (Eq. 17).
-        strengths: lambda; every penalty takes every one of them.
-        activation: as of `networks.MLP`. A smooth one, if a ridge is to converge: ReLU ends on kinks.
-        tolerance: on the norm of the gradient, relative to the initial one, see `training.fit`. For float64; in
-            float32, 1e-3 is what can be reached reliably.
-        max_steps: of the optimiser.
-        seed: of the key from which the networks are drawn.
-        features: how many features a row lists the errors of.
-        scaling: "ntk", the outputs of Eq. 1, or "mean-field", those outputs divided by sqrt(width). That divides the
-            kernel by the width, and lambda of a ridge is divided with it: K / lambda and z* are the same in either.
-            In "mean-field" networks learn features at every width, and do not approach z* (Chizat et al. 2019): a
-            control for what is said of "ntk". Depth 0 has no width, and is the same in either.
+        strengths: the values of lambda; every penalty is run with each of them.
+        activation: as in `networks.MLP`. Ridge converges reliably only with a smooth activation, because with ReLU the
+            minimum is often on a kink.
+        tolerance: the tolerance on the gradient norm relative to the initial one, see `training.fit`. The default is
+            for float64; in float32, 1e-3 can be reached reliably.
+        max_steps: the maximal number of optimiser steps.
+        seed: the seed of the key for the initial networks.
+        features: the number of features whose errors a row lists.
+        scaling: "ntk", the outputs of Eq. 1, or "mean-field", these outputs divided by sqrt(width). The division
+            divides the kernel by the width. A ridge strength lambda is divided too, so K / lambda and z* are the same
+            in both scalings. In "mean-field", networks learn features at every width and do not approach z* (Chizat et
+            al. 2019), which makes it a control for "ntk". Depth 0 has no width and is the same in both.
 
     Raises:
         ValueError: no widths, depths, penalties or strengths, or repeated ones; a width, `seeds`, `max_steps` or
@@ -85,7 +86,7 @@ class Sweep:
         return MLP((width,) * depth, activation=self.activation)
 
     def scale(self, width: int, depth: int) -> float:
-        """What the outputs of the network of a cell are multiplied by.
+        """The factor that multiplies the outputs of the network of a cell.
 
         >>> Sweep(widths=(4,), scaling="mean-field").scale(4, 1)
         0.5
@@ -95,7 +96,7 @@ class Sweep:
 
 
 class Cell(NamedTuple):
-    """What the seeds of a cell have in common: the network and the penalty."""
+    """A cell of the grid: the network and the penalty that its seeds share."""
 
     width: int
     depth: int
@@ -104,7 +105,7 @@ class Cell(NamedTuple):
 
 
 def cells(sweep: Sweep) -> list[Cell]:
-    """The cells of a sweep, in the order in which they are run: those that share a program after one another.
+    """The cells of a sweep in the order in which they run; cells that share a program are consecutive.
 
     >>> cells(Sweep(widths=(32,)))[0]
     Cell(width=32, depth=1, penalty='ridge', strength=0.1)

@@ -1,4 +1,4 @@
-"""The compiled programs of a sweep: training, which depends on the network, and theory, which does not."""
+"""The compiled programs of a sweep: training, which depends on the network, and the theory, which does not."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ __all__ = ["Comparison", "Outcome", "Task", "Trained", "comparer", "limit", "pre
 
 
 class Task(NamedTuple):
-    """What all programs of a sweep take, on the host: the processes of a cluster give the devices the same."""
+    """The arguments that all programs of a sweep share, on the host, so that all processes pass the same values."""
 
-    key: np.ndarray  # data of the key from which the networks are drawn
+    key: np.ndarray  # data of the key for the initial networks
     x: Float[np.ndarray, "n ..."]
     y: Float[np.ndarray, " n"]
     x_test: Float[np.ndarray, "t ..."]
@@ -37,16 +37,16 @@ class Task(NamedTuple):
     max_steps: Int[np.ndarray, ""]
 
     def draw(self, network: MLP, number: Int[Array, ""]) -> PyTree:
-        """The parameters of network number i: folded into the key, so that the count of seeds does not matter."""
+        """The parameters of network `number`, which is folded into the key, so the number of seeds has no influence."""
         key: Key[Array, ""] = jax.random.wrap_key_data(jnp.asarray(self.key))
         return network.init(jax.random.fold_in(key, number), self.x)
 
 
 class Trained(NamedTuple):
-    """A trained network, for theory: its kernel at initialisation, centred outputs, and Phi_0 (theta - theta_0).
+    """The part of a trained network that the theory needs: kernel, centred outputs, and Phi_0 (theta - theta_0).
 
-    The kernel is that of the outputs of Eq. 1, whatever the scaling: held against lambda as the sweep has it, it gives
-    the z* of either.
+    The kernel is that at initialisation, for the unscaled outputs of Eq. 1. Together with the sweep's lambda it gives
+    z* in both scalings.
     """
 
     kernel: Float[Array, "n n"]
@@ -55,7 +55,7 @@ class Trained(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a row tells of training alone."""
+    """The columns of a row that depend only on training."""
 
     drift: Float[Array, ""]
     test_accuracy: Float[Array, ""]
@@ -66,7 +66,7 @@ class Outcome(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """What a row tells of a network and theory; errors of features from the strongest on, zero beyond the rank."""
+    """The columns that compare a network with theory; errors are in order of strength, zero beyond the rank."""
 
     error_empirical: Float[Array, ""]
     error_infinite: Float[Array, ""]
@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
 
 
 def prepare(sweep: Sweep, train: Dataset, test: Dataset) -> Task:
-    """The checked arguments of `run`, on the host and in the precision of `train.x`."""
+    """Checks the arguments of `run` and returns them on the host, in the precision of `train.x`."""
     _check.require(isinstance(sweep, Sweep), "sweep", "a gsjax.sweeps.Sweep", type(sweep).__name__)
     for name, dataset in (("train", train), ("test", test)):
         is_data = hasattr(dataset, "x") and hasattr(dataset, "y")
@@ -94,17 +94,17 @@ def prepare(sweep: Sweep, train: Dataset, test: Dataset) -> Task:
         return x.astype(dtype), y.astype(dtype)
 
     (x, y), (x_test, y_test) = checked("train", train), checked("test", test)
-    expected = f"examples of the shape of train.x's, {x.shape[1:]}"
+    expected = f"examples of the same shape as in train.x, {x.shape[1:]}"
     _check.require(x.shape[1:] == x_test.shape[1:], "test.x", expected, x_test.shape[1:])
     eps = float(jnp.finfo(dtype).eps)
     if sweep.tolerance < 8 * eps:
-        warnings.warn(f"tolerance {sweep.tolerance} is below what {dtype} holds ({8 * eps:.1e})", stacklevel=3)
+        warnings.warn(f"tolerance {sweep.tolerance} is below the precision of {dtype} ({8 * eps:.1e})", stacklevel=3)
     key = np.asarray(jax.random.key_data(jax.random.key(sweep.seed)))
     return Task(key, x, y, x_test, y_test, np.asarray(sweep.tolerance, dtype), np.asarray(sweep.max_steps, np.int32))
 
 
 def scaled(network: MLP, scale: Float[Array, ""], penalty: Penalty) -> tuple[training.ApplyFn, Penalty]:
-    """The network with its outputs multiplied by `scale`, and the penalty under which that leaves z* as it is."""
+    """The network with its outputs multiplied by `scale`, and the penalty for which z* stays the same."""
 
     def apply_fn(params: PyTree, x: Array) -> Array:
         return scale * jnp.asarray(network.apply(params, x))
@@ -114,7 +114,7 @@ def scaled(network: MLP, scale: Float[Array, ""], penalty: Penalty) -> tuple[tra
 
 @functools.cache
 def trainer():
-    """Trains `count` seeds: compiled once a network, whatever the penalty, of which the one not meant is zero."""
+    """The program that trains `count` seeds, compiled once per network; the strength of an unused penalty is zero."""
 
     def train(network: MLP, mesh: Mesh, count: int, task: Task, ridge, decoupling, scale) -> tuple[Trained, Outcome]:
         def one(number, shared):
@@ -127,11 +127,13 @@ def trainer():
             )
             theta = jax.tree.map(jnp.subtract, fit.params, params)
             _, linear = jax.jvp(lambda params: apply_fn(params, task.x), (params,), (theta,))
-            before, after = (ntk(network.apply, at, task.x) for at in (params, fit.params))
-            at_end, at_start = (jnp.asarray(network.apply(of, task.x_test)) for of in (fit.params, params))
-            return Trained(before, fit.logits, linear), Outcome(
-                jnp.linalg.norm(after - before) / jnp.linalg.norm(before),
-                jnp.mean(task.y_test * (at_end - at_start) > 0, dtype=at_end.dtype),
+            initial_kernel, kernel = (ntk(network.apply, theta, task.x) for theta in (params, fit.params))
+            outputs, initial_outputs = (
+                jnp.asarray(network.apply(theta, task.x_test)) for theta in (fit.params, params)
+            )
+            return Trained(initial_kernel, fit.logits, linear), Outcome(
+                jnp.linalg.norm(kernel - initial_kernel) / jnp.linalg.norm(initial_kernel),
+                jnp.mean(task.y_test * (outputs - initial_outputs) > 0, dtype=outputs.dtype),
                 fit.gradient_norm,
                 fit.initial_gradient_norm,
                 fit.iterations,
@@ -145,7 +147,7 @@ def trainer():
 
 @functools.cache
 def limit():
-    """The features of the kernel of infinite width: compiled once a depth."""
+    """The program for the features of the infinite-width kernel, compiled once per depth."""
 
     def infinite(network: MLP, x: Float[Array, "n ..."], y: Float[Array, " n"]) -> Features:
         return from_ntk(infinite_ntk(network, x), y)
@@ -155,7 +157,7 @@ def limit():
 
 @functools.cache
 def comparer():
-    """Holds trained networks against theory: compiled once a kind of penalty, as no width enters."""
+    """The program that compares trained networks with theory, compiled once per kind of penalty, for all widths."""
 
     def compare(mesh: Mesh, networks: Trained, infinite: Features, penalty: Penalty) -> Comparison:
         def one(network, shared):
@@ -171,18 +173,18 @@ def comparer():
 
                 return errors, state.converged
 
-            of_empirical, found_empirical = against(empirical)
-            of_infinite, found_infinite = against(infinite)
-            errors_empirical, errors_infinite = of_empirical(network.logits), of_infinite(network.logits)
+            empirical_errors, empirical_converged = against(empirical)
+            infinite_errors, infinite_converged = against(infinite)
+            errors_empirical, errors_infinite = empirical_errors(network.logits), infinite_errors(network.logits)
             return Comparison(
                 jnp.linalg.norm(errors_empirical),
                 jnp.linalg.norm(errors_infinite),
                 errors_empirical,
                 errors_infinite,
-                jnp.linalg.norm(of_empirical(network.linear)),
+                jnp.linalg.norm(empirical_errors(network.linear)),
                 jnp.asarray(empirical.rank),
                 jnp.asarray(infinite.rank),
-                found_empirical & found_infinite,
+                empirical_converged & infinite_converged,
             )
 
         return over_seeds(one, mesh, networks, (infinite, penalty))

@@ -1,4 +1,4 @@
-"""Gradient starvation, measured: networks that are trained anew with the strength of a feature changed."""
+"""Measured gradient starvation, from networks that are retrained with the strength of one feature changed."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ __all__ = ["Starvation", "starvation"]
 class Starvation(NamedTuple):
     """Definition 2 in theory and practice.
 
-    `predicted` and `measured`: `[seed, j, i]` is d z_j / d(s_i^2) times the sign of z_j*, of features that are ordered
-    by strength; `converged`, whether every training behind them did, and the equilibrium.
+    Entry `[seed, j, i]` of `predicted` and of `measured` is d z_j / d(s_i^2) times the sign of z_j*; features are
+    ordered by strength. `converged` tells whether all trainings of a seed and the equilibrium converged.
     """
 
     predicted: Float[Array, "seeds k k"]
@@ -49,30 +49,30 @@ def starvation(
     change: float = 0.1,
     mesh: Mesh | None = None,
 ) -> Starvation:
-    """Starvation (Definition 2) in networks that are trained anew after the strength of a feature was changed.
+    """Starvation (Definition 2) in networks that are retrained after the strength of one feature was changed.
 
-    With v_i = Phi^T Y u_i / s_i, the network f(theta_0 + A (theta - theta_0)), A = I + (c - 1) v_i v_i^T, is the same
-    at initialisation and in what it can express, and has the tangent features U S' V^T with s_i' = c s_i, all others
-    as they were. Trained for c^2 = 1 + `change` and 1 - `change`, it gives
+    With v_i = Phi^T Y u_i / s_i and A = I + (c - 1) v_i v_i^T, consider the network f(theta_0 + A (theta - theta_0)).
+    It has the same outputs at initialisation and can express the same functions. Its tangent features are U S' V^T with
+    s_i' = c s_i and all other strengths unchanged. Training it with c^2 = 1 + `change` and c^2 = 1 - `change` gives
 
         d z_j / d(s_i^2)  ~  (z_j(+) - z_j(-)) / (2 change s_i^2),
 
-    a central difference: exact to second order in `change` for a linear network, where it equals
-    `gsjax.starvation.matrix`. Both are read in the features at initialisation, z = U^T Y yhat.
+    a central difference with an error of second order in `change`. For a linear network it approximates
+    `gsjax.starvation.matrix`. Responses are those to the features at initialisation, z = U^T Y yhat.
 
-    Takes 2 `features` trainings a seed, to `sweep.tolerance`, which should be far below `change`. Seeds, devices and
-    processes are those of `run`; a width, depth and kind of penalty is one program.
+    Each seed is trained 2 `features` times, to `sweep.tolerance`, which should be far below `change`. Seeds, devices
+    and processes are those of `run`. There is one program per width, depth and kind of penalty.
 
     Args:
-        sweep: how networks are trained, and how many.
+        sweep: the options of training and the number of seeds.
         cell: the network and the penalty.
-        train: the examples to train on.
-        features: how many, from the strongest downwards.
-        change: relative, of a strength s_i^2.
+        train: the training examples.
+        features: the number of features, starting with the strongest.
+        change: the relative change of a strength s_i^2.
         mesh: as in `run`.
 
     Raises:
-        ValueError: `features` not within 1 to n, `change` not within (0, 1); otherwise as `run`.
+        ValueError: `features` outside 1 to n, `change` outside (0, 1); the errors of `run`.
     """
     is_cell = isinstance(cell, tuple) and len(cell) == len(Cell._fields)
     _check.require(is_cell, "cell", "a gsjax.sweeps.Cell(width, depth, penalty, strength)", type(cell).__name__)
@@ -91,13 +91,13 @@ def starvation(
 
 @functools.cache
 def _starve():
-    """Measures starvation: compiled once a network and kind of penalty."""
+    """The program that measures starvation, compiled once per network and kind of penalty."""
 
     def starve(network: MLP, mesh: Mesh, count: int, features: int, task: Task, penalty, change, scale) -> Starvation:
         def one(number, shared):
             task, penalty, change, scale = shared
             params = task.draw(network, number)
-            apply_fn, trained_on = scaled(network, scale, penalty)
+            apply_fn, scaled_penalty = scaled(network, scale, penalty)
             start, unravel = ravel_pytree(params)
             feats = from_ntk(ntk(network.apply, params, task.x), task.y)
             _, pull = jax.vjp(lambda theta: network.apply(unravel(theta), task.x), start)
@@ -112,7 +112,7 @@ def _starve():
                     return apply_fn(unravel(theta + stretch * (v @ (theta - start)) * v), x)
 
                 fit = training.fit(
-                    stretched, start, task.x, task.y, trained_on, tolerance=task.tolerance, max_steps=task.max_steps
+                    stretched, start, task.x, task.y, scaled_penalty, tolerance=task.tolerance, max_steps=task.max_steps
                 )
                 return feats.response(fit.logits)[:features], fit.converged
 

@@ -1,4 +1,4 @@
-"""Running the cells of a sweep: what is measured, and where it is kept."""
+"""Running the cells of a sweep and recording one row per seed."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ def run(
     mesh: Mesh | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Trains the networks of a sweep, and holds each against theory: one row per seed, cell by cell as in `cells`.
+    """Trains the networks of a sweep and compares each with theory; returns one row per seed, in the order of `cells`.
 
-    The seeds of a cell are trained at once. On a CPU each device takes its own one after another, which is faster
-    there; on accelerators they are a batch, which takes as many steps as the slowest of them.
+    The seeds of a cell are trained together. On a CPU each device trains its seeds one after another, which is faster
+    there. Accelerators train them as a batch, which takes as many steps as the slowest seed.
 
-    A row holds `width`, `depth`, `seed`, `penalty`, `strength`, `data` (the `name`), `n`, and
+    A row has `width`, `depth`, `seed`, `penalty`, `strength`, `data` (the `name`), `n`, and
 
-    - `error_empirical`, `error_infinite`: |z - z*| / |z*|, where z = U^T Y yhat are the network's responses, and z*
-      those at the equilibrium for its tangent kernel at initialisation, or for the kernel of infinite width, either
-      with features U of its own;
-    - `errors_empirical`, `errors_infinite`: |z_j - z_j*| / |z*| of the strongest features, a list;
+    - `error_empirical`, `error_infinite`: |z - z*| / |z*|, where z = U^T Y yhat are the network's responses and z*
+      those at the equilibrium. The features U and the equilibrium are those of the network's tangent kernel at
+      initialisation, or those of the infinite-width kernel;
+    - `errors_empirical`, `errors_infinite`: the list of |z_j - z_j*| / |z*| for the strongest features;
     - `error_parameters`: |z - z*| / |z*| for the other reading of Definition 1, z = S V^T theta, against the empirical
-      equilibrium. Under "sd" all outputs are right at every width, and this error alone depends on it;
-    - `drift`: |K_T - K_0|_F / |K_0|_F of the tangent kernel on the examples trained on;
-    - `test_accuracy`: of the sign of the centred outputs;
+      equilibrium. Under "sd" the outputs agree with theory at every width, and only this error depends on the width;
+    - `drift`: |K_T - K_0|_F / |K_0|_F of the tangent kernel on the training examples;
+    - `test_accuracy`: the accuracy of the sign of the centred outputs;
     - `gradient_norm` at the end, `initial_gradient_norm`, `iterations`;
-    - `converged`: training was, to `sweep.tolerance`, and so were both equilibria.
+    - `converged`: whether training, to `sweep.tolerance`, and both equilibria converged.
 
-    A number that is not finite is None, as in JSON. Works in the precision of `train.x`.
+    Numbers that are not finite become None, as in JSON. The computation has the precision of `train.x`.
 
     Args:
         sweep: the grid.
-        train: the examples to train on.
+        train: the training examples.
         test: the examples for `test_accuracy`.
-        name: of the data, for the rows.
-        table: where finished cells are recorded, with their seconds, which include those of compilation. The cells
-            that it has already are not run again. Of several processes only process 0 uses its own.
-        mesh: devices, with an axis "seeds"; by default all there are, of all processes. Where the seeds are no multiple
-            of the devices, idle devices train further seeds, which are dropped.
-        progress: whether standard error shows how many cells are done, as it does from a few seconds on.
+        name: the name of the data in the rows.
+        table: the table that records finished cells and their seconds, including compilation. Cells that it already
+            has are not run again. With several processes, only process 0 uses its table.
+        mesh: devices, with an axis "seeds"; by default all devices of all processes. If the number of seeds is not a
+            multiple of the number of devices, idle devices train extra seeds, which are dropped.
+        progress: whether a progress bar on standard error counts the finished cells; it appears after a few seconds.
 
     Raises:
-        ValueError: `train` or `test` empty, of different shapes beyond the first axis, with labels other than -1 and
-            +1, or NaN or infinity; a mesh without the axis; a cell of `table` that has other seeds, another number of
-            examples, or something that is no row of a sweep.
+        ValueError: `train` or `test` empty, with examples of different shapes, with labels other than -1 and +1, or
+            with NaN or infinity; a mesh without the axis; a cell of `table` with other seeds, another number of
+            examples, or rows that are not rows of a sweep.
 
     >>> from gsjax import data
     >>> train, test = (data.two_moons(jax.random.key(i), 10) for i in range(2))
@@ -81,13 +81,13 @@ def run(
     known = from_process_0([] if kept is None else kept.rows)
     found = {cell: [row for row in known if _key(cell, name).items() <= row.items()] for cell in cells(sweep)}
     pending = [cell for cell in found if not found[cell]]
-    where = getattr(kept, "folder", "the table of process 0")
+    folder = getattr(kept, "folder", "the table of process 0")
     for cell, rows in found.items():
-        _check_kept(rows, sweep, task, f"{_key(cell, name)} in {where}")
+        _check_kept(rows, sweep, task, f"{_key(cell, name)} in {folder}")
 
     @functools.cache
     def infinite(depth: int) -> Features:
-        """On the host, from where all devices of all processes can take it."""
+        """The features of the infinite-width kernel, on the host, so that all devices of all processes can use them."""
         return jax.tree.map(np.asarray, limit()(sweep.network(1, depth), task.x, task.y))
 
     for cell in _tracked(pending) if progress else pending:
@@ -102,7 +102,7 @@ def run(
 def program(
     sweep: Sweep, width: int, depth: int, train: Dataset, test: Dataset, *, mesh: Mesh | None = None
 ) -> jax.stages.Lowered:
-    """The program that trains the seeds of a width and depth, lowered: for its cost, memory and text once compiled.
+    """The lowered program that trains the seeds of a width and depth; compile it for its cost, memory and text.
 
     Arguments and errors are those of `run`.
     """
@@ -114,26 +114,26 @@ def program(
 def _rows(sweep: Sweep, cell: Cell, name: str, task: Task, mesh: Mesh, infinite: Features) -> list[dict[str, Any]]:
     """Runs a cell."""
     network, count = sweep.network(cell.width, cell.depth), padded(sweep.seeds, mesh)
-    meant = {cell.penalty: cell.strength}
-    networks, trained = trainer()(network, mesh, count, task, *_settings(sweep, cell.width, cell.depth, task, **meant))
+    settings = _settings(sweep, cell.width, cell.depth, task, **{cell.penalty: cell.strength})
+    networks, trained = trainer()(network, mesh, count, task, *settings)
     penalty = PENALTIES[cell.penalty](np.asarray(cell.strength, task.x.dtype))
     compared = comparer()(mesh, networks, infinite, penalty)
     trained, compared = gathered((trained, compared), sweep.seeds)
-    one_by_one = (zip(*of, strict=True) for of in (trained, compared))
+    one_by_one = (zip(*fields, strict=True) for fields in (trained, compared))
     return [
         _row(sweep, {**_key(cell, name), "seed": seed, "n": len(task.y)}, Outcome(*t), Comparison(*c))
         for seed, (t, c) in enumerate(zip(*one_by_one, strict=True))
     ]
 
 
-def _row(sweep: Sweep, of: dict[str, Any], trained: Outcome, compared: Comparison) -> dict[str, Any]:
-    """The row of a seed; `of` says which."""
+def _row(sweep: Sweep, labels: dict[str, Any], trained: Outcome, compared: Comparison) -> dict[str, Any]:
+    """The row of one seed, identified by `labels`."""
 
     def strongest(errors: Array, rank: Array) -> list[float | None]:
         return [_number(error) for error in errors[: min(sweep.features, int(rank))]]
 
     return {
-        **of,
+        **labels,
         "error_empirical": _number(compared.error_empirical),
         "error_infinite": _number(compared.error_infinite),
         "errors_empirical": strongest(compared.errors_empirical, compared.rank_empirical),
@@ -149,10 +149,10 @@ def _row(sweep: Sweep, of: dict[str, Any], trained: Outcome, compared: Compariso
 
 
 def _check_kept(rows: Sequence[dict[str, Any]], sweep: Sweep, task: Task, cell: str) -> None:
-    """Whether the rows of a cell, which come from a file, are such as the sweep would have written."""
+    """Checks that the recorded rows of a cell are rows that the sweep could have written."""
 
     def check(good: bool, expected: str, got: Any) -> None:
-        advice = "delete all its lines from rows.jsonl, and it is computed again"
+        advice = "delete all its lines from rows.jsonl to compute it again"
         _check.require(good, "table", f"{expected} of the cell {cell}; {advice}", got)
 
     for row in rows:
@@ -161,7 +161,7 @@ def _check_kept(rows: Sequence[dict[str, Any]], sweep: Sweep, task: Task, cell: 
             check(column in row and good(got), f"{expected} as {column!r}", got)
         check(row["n"] == len(task.y), f"n = {len(task.y)}", row["n"])
     seeds = sorted(row["seed"] for row in rows)
-    check(not rows or seeds == list(range(sweep.seeds)), f"a row for each of {sweep.seeds} seeds", f"seeds {seeds}")
+    check(not rows or seeds == list(range(sweep.seeds)), f"one row per seed, {sweep.seeds} seeds", f"seeds {seeds}")
 
 
 def _is_number_or_none(value: Any) -> bool:
@@ -185,16 +185,16 @@ def _number(value: Any) -> float | None:
 
 
 def _key(cell: Cell, name: str) -> dict[str, Any]:
-    """What the rows of a cell have in common."""
+    """The columns that all rows of a cell share."""
     return {"data": name, **cell._asdict()}
 
 
-def _settings(sweep: Sweep, width: int, depth: int, task: Task, **meant: float) -> list[np.ndarray]:
-    """What a program takes of a cell: the strengths of ridge and spectral decoupling, zero if not meant; the scale."""
-    numbers = (*(meant.get(penalty, 0) for penalty in PENALTIES), sweep.scale(width, depth))
+def _settings(sweep: Sweep, width: int, depth: int, task: Task, **strengths: float) -> list[np.ndarray]:
+    """The arguments of a program that depend on the cell: the strengths of both penalties (default 0) and the scale."""
+    numbers = (*(strengths.get(penalty, 0) for penalty in PENALTIES), sweep.scale(width, depth))
     return [np.asarray(number, task.x.dtype) for number in numbers]
 
 
 def _tracked(pending: Sequence[Cell]) -> Iterator[Cell]:
-    """The cells one after another; of several processes, the first shows progress."""
+    """The cells in order; with several processes, process 0 shows a progress bar."""
     return progress.track(pending, "cells of the sweep") if jax.process_index() == 0 else iter(pending)

@@ -1,4 +1,4 @@
-"""From the rows of a sweep to one number per seed and width, as slopes and figures take them."""
+"""The rows of a sweep as one number per seed and width, for slopes and figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gsjax import _check
 
 __all__ = ["READINGS", "against_width"]
 
-# The reading of Definition 1 that depends on the width: under "sd" all outputs are right at every width.
+# The error that depends on the width; under "sd" the outputs agree with theory at every width.
 READINGS = {"ridge": "error_empirical", "sd": "error_parameters"}
 
 
@@ -22,17 +22,17 @@ def against_width(
     """A column of the rows of a sweep against the width, for `statistics.loglog_slope` or `plotting`.
 
     Args:
-        rows: what `run` returned for one data set, depth, penalty and strength, with the same seeds at every width.
-        column: the name of a number in a row; by default the error that depends on the width, `error_empirical` of
-            "ridge" and `error_parameters` of "sd".
+        rows: rows from `run` for one data set, depth, penalty and strength, with the same seeds at every width.
+        column: the name of a numeric column; by default the error that depends on the width, `error_empirical` for
+            "ridge" and `error_parameters` for "sd".
         converged: whether widths at which a seed did not converge are left out.
 
     Returns:
         The widths, increasing, and the values, one row per seed, `(seeds, w)`; None becomes NaN.
 
     Raises:
-        ValueError: no rows, rows of several data sets, depths, penalties or strengths, widths with different seeds,
-            a `column` that the rows do not have, `converged` that is no flag.
+        ValueError: no rows; rows of several data sets, depths, penalties or strengths; widths with different seeds;
+            a `column` that the rows do not have; `converged` that is not a flag.
 
     >>> row = {"data": "a", "depth": 1, "penalty": "sd", "strength": 1.0, "seed": 0, "converged": True}
     >>> widths, values = against_width([row | {"width": w, "error_parameters": 1 / w} for w in (4, 2)])

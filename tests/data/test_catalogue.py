@@ -159,7 +159,7 @@ def test_bad_numbers_of_examples_are_named(name, made_up_data):
     entry = data.get(name)
     if entry.files or entry.bases:  # data that is drawn has no limit
         for argument in ("n", "test"):
-            with pytest.raises(ValueError, match=rf"^{argument}: expected at most \d+, the examples there are, got"):
+            with pytest.raises(ValueError, match=rf"^{argument}: expected at most \d+, the number of examples, got"):
                 data.load(jax.random.key(0), name, **{**counts(name), argument: 10**6})
 
 
@@ -167,7 +167,7 @@ def test_bad_numbers_of_examples_are_named(name, made_up_data):
 def test_two_classes_can_be_chosen_where_there_are_more(name, made_up_data):
     entry = data.get(name)
     if len(entry.classes) == 2:
-        with pytest.raises(ValueError, match=rf"^classes: expected none, as {name} has two of its own"):
+        with pytest.raises(ValueError, match=rf"^classes: expected none, because {name} has only two"):
             data.load(jax.random.key(0), name, classes=(0, 1))
         return
     one, other = (data.load(jax.random.key(0), name, classes=classes, n=12, test=2) for classes in ((0, 1), (1, 0)))

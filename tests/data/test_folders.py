@@ -357,8 +357,8 @@ def png(width, height, bits, color, content):
 @pytest.mark.parametrize(
     ("name", "make", "message"),
     [
-        ("deep.png", Image.fromarray(np.full((4, 4), 10_000, np.uint16)), "at most 8 bits a channel, got 16"),
-        ("deep.png", png(2, 2, 16, 2, (b"\0" + bytes(12)) * 2), "at most 8 bits a channel, got 16"),
+        ("deep.png", Image.fromarray(np.full((4, 4), 10_000, np.uint16)), "at most 8 bits per channel, got 16"),
+        ("deep.png", png(2, 2, 16, 2, (b"\0" + bytes(12)) * 2), "at most 8 bits per channel, got 16"),
         (
             "clear.png",
             Image.merge("RGBA", [*PICTURE.split(), PICTURE.convert("L")]),

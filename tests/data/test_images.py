@@ -108,7 +108,7 @@ def header(*sizes, axes=None):
         (header(5, 0, 1 << 31), r"1 to \d+ entries, got an array of shape \(5, 0, 2147483648\)"),
         (header(5, 28, axes=3), "a header of 16 bytes, got 12: damaged"),
         (header(5, 28, 28), "expected 3936 bytes, got 16: damaged"),
-        (idx(PIXELS) + b"x", "expected 3936 bytes at most, got more: damaged"),
+        (idx(PIXELS) + b"x", "expected at most 3936 bytes, got more: damaged"),
         (bytes([0, 0, 11]) + idx(PIXELS)[3:], "an idx file of unsigned bytes"),
         (b"PK\x03\x04", "an idx file of unsigned bytes"),
     ],
@@ -136,7 +136,7 @@ def test_no_more_is_unpacked_than_the_header_promises(folder):
     (folder / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(PIXELS) + bytes(1 << 26)))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match="expected 3936 bytes at most, got more"):
+        with pytest.raises(ValueError, match="expected at most 3936 bytes, got more"):
             data.mnist()
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:
@@ -459,7 +459,7 @@ def test_no_more_of_an_archive_is_unpacked_than_its_limit(folder, monkeypatch):
     archive.write_bytes(gzip.compress(packed_tar(folder) + bytes(1 << 26)))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=r"tar.gz: expected 1048576 bytes at most, got more"):
+        with pytest.raises(ValueError, match=r"tar.gz: expected at most 1048576 bytes, got more"):
             data.cifar10()
         assert tracemalloc.get_traced_memory()[1] < 1 << 23
     finally:

@@ -467,7 +467,7 @@ def test_a_tolerance_out_of_reach_is_not_reported_as_reached():
 
 def test_a_tolerance_below_single_precision_warns():
     feats = features.from_spectrum(np.eye(2), np.ones(2))
-    with pytest.warns(UserWarning, match="tolerance 1e-10 is below what float32 holds"):
+    with pytest.warns(UserWarning, match="tolerance 1e-10 is below the precision of float32"):
         jax.eval_shape(lambda: dual.equilibrium(feats, Ridge(1.0), tolerance=1e-10))
     with jax.enable_x64(True):
         feats = features.from_spectrum(np.eye(2), np.ones(2))

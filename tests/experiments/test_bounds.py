@@ -160,7 +160,7 @@ def test_flags_that_all_experiments_have(arguments, complaint, capsys):
         (["groups", "--weights", "missing"], "--weights: expected a file, got missing"),
         (["toy_dynamics", "--steps", "50", "--max-steps", "10"], "--max-steps: expected at least the 50 published"),
         (["toy_dynamics", "--s1", "3", "2"], "--s1: expected increasing numbers, got (3.0, 2.0)"),
-        (["train", "--classes", "3"], "--classes: expected none, as colored_digits has two of its own, got (3,)"),
+        (["train", "--classes", "3"], "--classes: expected none, because colored_digits has only two, got (3,)"),
         (["train", "--data", "digits", "--classes", "3"], "--classes: expected none, or two different labels, got"),
         (["two_moons", "--arms", "erm", "magic"], "--arms: expected some of overlapping: erm, erm, sd"),
         (["report", "--results", ""], "--results: expected a value, got ''"),

@@ -205,7 +205,7 @@ def test_bad_options_are_refused_by_the_constructor(name, options, message):
 def test_options_by_class_have_one_entry_per_class(field):
     options = {"strength": 0.1, field: [0.1, 0.2, 0.3]}
     instance = methods.get("spectral_decoupling")(Linear(), optax.sgd(0.1), **options)
-    with pytest.raises(ValueError, match=rf"^{field}: expected one number or 2, one a class, got shape \(3,\)"):
+    with pytest.raises(ValueError, match=rf"^{field}: expected one number or 2, one per class, got shape \(3,\)"):
         instance.init(jax.random.key(0), batch())
 
 

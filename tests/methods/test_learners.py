@@ -220,7 +220,7 @@ def test_learners_by_name():
         ({"only": "ones"}, r"only: expected True or False for each leaf"),
         ({"stages": ("Dense_7",)}, r"names: expected one of the stages Dense_0, .* got 'Dense_7'"),
         ({"weight_decay": -1.0}, r"weight_decay: expected a finite number, 0 or above"),
-        ({"learner": "teacher"}, r"learner: expected one with the state of an optimiser"),
+        ({"learner": "teacher"}, r"learner: expected a learner with optimiser state"),
     ],
 )
 def test_bad_arguments_of_a_step(options, message):
@@ -238,5 +238,5 @@ def test_an_optimiser_that_couples_its_parameters_takes_no_partial_steps():
     optimizer = optax.scale_by_lbfgs()
     learner = methods.init_learner(Noisy(), optimizer, KEY, DATA.x)
     only = jax.tree.map(lambda _: True, learner.params)
-    with pytest.raises(ValueError, match=r"^optimizer: expected one that keeps its state by parameter.* got .*memory"):
+    with pytest.raises(ValueError, match=r"^optimizer: expected one whose state is per parameter.* got .*memory"):
         jax.eval_shape(lambda: methods.minimise(Noisy(), optimizer, learner, DATA.x, squares, step=0, only=only))

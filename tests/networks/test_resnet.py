@@ -184,7 +184,7 @@ def test_other_arguments_are_named(small, tmp_path):
         with pytest.raises(ValueError, match=r"^path: expected the name of a file"):
             resnet.load(path, tmp_path / "r")
     for other in (None, {}, {"params": {}}, variables["params"], {"params": {"Dense_0": {"bias": np.ones(3)}}}, "r"):
-        with pytest.raises(ValueError, match=r"^variables: expected a ResNet's, with params and batch_stats"):
+        with pytest.raises(ValueError, match=r"^variables: expected those of a ResNet, with params and batch_stats"):
             resnet.load(tmp_path / "r", other)
     with pytest.raises(ValueError, match=rf"^{tmp_path}: expected a file, got a folder"):
         resnet.load(tmp_path, variables)

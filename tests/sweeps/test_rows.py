@@ -251,8 +251,8 @@ def test_a_sweep_resumes_after_its_finished_cells(rows):
         ({"errors_infinite": [[1.0]]}, "numbers as 'errors_infinite' of the cell"),
         ({"iterations": None}, "a whole number as 'iterations' of the cell"),
         ({"n": N + 1}, rf"n = {N} of the cell .*got {N + 1}"),
-        ({"seed": 2}, r"a row for each of 3 seeds of the cell .*got seeds \[1, 2, 2\]"),
-        (None, r"a row for each of 3 seeds of the cell .*got seeds \[1, 2\]"),
+        ({"seed": 2}, r"one row per seed, 3 seeds of the cell .*got seeds \[1, 2, 2\]"),
+        (None, r"one row per seed, 3 seeds of the cell .*got seeds \[1, 2\]"),
         (("error_infinite",), "a number or None as 'error_infinite' of the cell .*got nothing"),
     ],
 )
@@ -400,5 +400,5 @@ def test_a_bad_argument_is_named(argument, arguments):
 
 def test_a_tolerance_below_rounding_warns():
     train, test = data(np.float32)
-    with pytest.warns(UserWarning, match="tolerance 1e-07 is below what float32 holds"):
+    with pytest.warns(UserWarning, match="tolerance 1e-07 is below the precision of float32"):
         sweeps.program(dataclasses.replace(SWEEP, tolerance=1e-7), 6, 1, train, test)
