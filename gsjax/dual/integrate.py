@@ -94,7 +94,8 @@ def integrate(
     _check.require(jnp.all((initial > 0) & (initial < 1)), "initial", "dual variables in (0, 1)", initial)
 
     whitened = problem.whiten(feats, penalty)
-    flow = _Flow(whitened.basis @ whitened.basis.T, whitened.offset, jnp.asarray(learning_rate, dtype))
+    kernel = whitened.basis @ whitened.basis.T
+    flow = _Flow(whitened.basis, kernel, whitened.offset, jnp.asarray(learning_rate, dtype))
     start = jnp.broadcast_to(initial, (n,))
     rate = jnp.max(jnp.abs(problem.field(whitened, rule, start)) / start) * flow.learning_rate
     tolerance = float(jnp.finfo(dtype).eps) ** 0.5
@@ -127,14 +128,17 @@ def integrate(
 
 
 class _Flow(NamedTuple):
-    """`d alpha / dt = learning_rate (margin(alpha) - kernel alpha - offset)`."""
+    """`d alpha / dt = learning_rate (margin(alpha) - kernel alpha - offset)` with `kernel = basis basis^T`."""
 
+    basis: Float[Array, "n r"]
     kernel: Float[Array, "n n"]
     offset: Float[Array, " n"]
     learning_rate: Float[Array, ""]
 
     def field(self, rule: Link, v: Float[Array, " n"]) -> Float[Array, " n"]:
-        return self.learning_rate * (rule.margin(v) - self.kernel @ rule.from_coordinate(v) - self.offset)
+        # By the features, not by the kernel: rounding errors then lie along the features, where the stages absorb them.
+        linear = self.basis @ (self.basis.T @ rule.from_coordinate(v))
+        return self.learning_rate * (rule.margin(v) - linear - self.offset)
 
 
 class _Velocity(NamedTuple):
