@@ -122,6 +122,7 @@ def test_the_strongest_feature_is_learned_first():
 FEATS = features.from_spectrum(np.eye(2), np.ones(2))
 
 
+@pytest.mark.slow
 def test_recording_ten_thousand_times_changes_nothing():
     few = np.array([1e-3, 0.1, 1.0, 7.0, 10.0])
     with jax.enable_x64(True):
@@ -134,6 +135,7 @@ def test_recording_ten_thousand_times_changes_nothing():
             np.testing.assert_allclose(path.response[np.searchsorted(many, few)], sparse.response, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_steps_grow_again_after_close_times():
     pairs = np.geomspace(1e-3, 10, 500)
     with jax.enable_x64(True):
@@ -149,6 +151,7 @@ def test_traced_times_that_do_not_increase_are_not_integrated(times):
     assert np.isnan(path.response).all()
 
 
+@pytest.mark.slow
 def test_times_that_are_equal_in_single_precision_are_named():
     with pytest.raises(ValueError, match=r"times: expected times that are distinct in float32, got [0-9]+ equal"):
         linearized.flow(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))

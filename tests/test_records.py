@@ -490,6 +490,7 @@ SWEEP = """
 """
 
 
+@pytest.mark.slow
 def test_a_process_killed_at_any_time_can_be_restarted(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(SWEEP)]
     subprocess.run([*command, tmp_path / "whole"], check=True)

@@ -281,6 +281,7 @@ def test_outputs_are_centred():
         np.testing.assert_allclose(mirrored.logits, -given.logits, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_seeds_under_vmap_are_seeds_in_a_loop():
     with jax.enable_x64(True):
         x, y = data()
@@ -294,6 +295,7 @@ def test_seeds_under_vmap_are_seeds_in_a_loop():
             assert bool(batched.converged[i])
 
 
+@pytest.mark.slow
 def test_steps_by_hand_are_the_steps_of_fit():
     with jax.enable_x64(True):
         x, y = data()
@@ -378,6 +380,7 @@ def descend(x, y, penalty, step_size, steps) -> training.Descent:
     return training.descend(linear, jnp.ones(8), x, y, penalty, step_size=step_size, steps=steps)
 
 
+@pytest.mark.slow
 @penalties
 def test_the_trajectory_of_a_linear_network_is_the_flow_to_first_order_in_the_step(penalty):
     with jax.enable_x64(True):
@@ -412,6 +415,7 @@ def test_a_step_is_the_gradient_times_its_size_and_recording_changes_nothing():
         chex.assert_trees_all_close(final.params, recorded.params, atol=1e-14)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.5)], ids=["ridge", "sd"])
 def test_a_descent_with_a_tolerance_stops_at_the_first_small_gradient(penalty):
     """The steps are counted in NumPy for a linear network."""
@@ -523,6 +527,7 @@ def test_steps_are_not_empty():
         training.descend(**GOOD, step_size=0.1, steps=[])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty", [Ridge(0.5), SpectralDecoupling(0.2)], ids=["ridge", "sd"])
 def test_the_trajectory_of_a_wide_network_is_the_flow_of_its_tangent_features(penalty):
     """Gradient descent in small steps, on the time axis of the flow; the difference decreases with the width."""

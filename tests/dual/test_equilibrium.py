@@ -332,6 +332,7 @@ def test_derivatives_are_those_of_the_solution(form, penalty):
             assert np.abs(expected).max() > 0.01
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     example = instance(8)
 

@@ -133,7 +133,7 @@ def test_the_method_is_of_fourth_order():
 
     @jax.jit
     def end(step):  # away from alpha = 0, where the flow is stiff and the order is reduced
-        flow = _Flow(whitened.basis @ whitened.basis.T, whitened.offset, jnp.ones(()))
+        flow = _Flow(whitened.basis, whitened.basis @ whitened.basis.T, whitened.offset, jnp.ones(()))
         field = diffrax.ODETerm(lambda t, v, flow: flow.field(rule, v) / rule.speed(v))
         start = rule.coordinate(jnp.full(N, 0.4))
         return diffrax.diffeqsolve(field, _LogitSDIRK(rule), 0.0, 0.5, step, start, args=flow).ys
@@ -197,6 +197,7 @@ def test_traced_times_that_do_not_increase_are_not_integrated(times):
     assert np.isnan(path.response).all()
 
 
+@pytest.mark.slow
 def test_times_that_are_equal_in_single_precision_are_named():
     with pytest.raises(ValueError, match=r"times: expected times that are distinct in float32, got [0-9]+ equal"):
         dual.integrate(FEATS, Ridge(1.0), times=np.linspace(10, 10.001, 20_000))

@@ -72,6 +72,7 @@ def test_every_arm_has_its_published_or_stated_recipe():
     assert arms["oracle"].network.widths == (83, 83)
 
 
+@pytest.mark.slow
 def test_the_two_halves_of_the_schedule():
     """The objectives of the three SD arms before and after the switch, from their formulas."""
     config = colored_mnist.PRESETS["smoke"]

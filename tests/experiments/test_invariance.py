@@ -21,6 +21,7 @@ PROBLEM = invariance.problem(CONFIG, 3, 2.0)
 RECORD = Path(invariance.__file__).parent / "records" / "invariance" / "laptop" / "summary.json"
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path, figures):
     """Every arm in every setting, with equal confidence in distribution; a second run computes nothing."""
     command = ["invariance", "--preset", "smoke", "--out", str(tmp_path)]

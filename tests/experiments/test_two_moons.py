@@ -18,6 +18,7 @@ SMOKE = ["two_moons", "--preset", "smoke"]
 CONFIG = two_moons.PRESETS["smoke"]
 
 
+@pytest.mark.slow
 def test_smoke_run(tmp_path, figures):
     assert main([*SMOKE, "--out", str(tmp_path)]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())

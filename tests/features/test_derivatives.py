@@ -145,6 +145,7 @@ def test_derivatives_in_directions_that_raise_the_rank(jacobians):
     np.testing.assert_allclose(found[:3], expected[:3], atol=1e-8)  # alpha and margins
 
 
+@pytest.mark.slow
 def test_eager_derivatives_equal_those_under_jit():
     """Outside jit, features beyond the rank are cut off."""
     _, kernel, y, _ = problem("rank lost and ties")

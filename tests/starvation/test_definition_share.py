@@ -38,6 +38,7 @@ def test_it_counts_the_ordered_pairs_of_the_matrix():
     assert float(starvation.share(feats, PENALTY, weighted=True)) == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [8, 3, 1])
 def test_features_without_strength_under_jit_do_not_count(rank):
     matrix, y = kernel(np.random.default_rng(rank), 8, np.where(np.arange(8) < rank, np.geomspace(4, 0.5, 8), 0))
@@ -48,6 +49,7 @@ def test_features_without_strength_under_jit_do_not_count(rank):
         assert rank > 1 or float(eager) == 0
 
 
+@pytest.mark.slow
 def test_a_rank_cut_by_precision_warns_and_hardly_changes_the_weighted_share():
     """Strengths over twelve decades, of which single precision resolves about five."""
     matrix, y = kernel(np.random.default_rng(0), 40, np.geomspace(10, 1e-11, 40))

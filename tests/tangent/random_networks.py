@@ -21,10 +21,12 @@ import numpy as np
 
 from gsjax.tangent import ntk, ntk_operator, ntrf
 
-# Imported in this order: a seed draws a piece by its position in its family.
-from . import random_vectors, random_series, random_convolutions  # isort: skip  # noqa: F401
+from . import random_convolutions as convolutions
+from . import random_series as series
+from . import random_tokens as tokens
+from . import random_vectors as vectors
 from .random_activations import layer
-from .random_draws import FAMILIES, KINDS, LAYERS, OPTIONS, OUTPUTS, TREES, Draw
+from .random_draws import FAMILIES, KINDS, LAYERS, OPTIONS, OUTPUTS, TREES, Draw, Piece
 from .random_tokens import VOCABULARY, chain_of_tokens, converted
 from .random_weights import weight
 from .random_wrappers import wrapped
@@ -32,6 +34,17 @@ from .random_wrappers import wrapped
 __all__ = ["FAMILIES", "OPTIONS", "Network", "draw", "faults", "truth"]
 
 N = 3  # examples
+
+
+def _file(piece: Piece) -> str:
+    return getattr(piece.make, "func", piece.make).__module__.rpartition("random_")[2]
+
+
+# A seed draws a piece by its position in its family, which must not depend on which file was imported first.
+_ORDER = [module.__name__.rpartition("random_")[2] for module in (vectors, series, convolutions, tokens)]
+_layers = sorted(LAYERS.items(), key=lambda entry: _ORDER.index(_file(entry[1])))
+LAYERS.clear()
+LAYERS.update(_layers)
 
 
 class Network(NamedTuple):

@@ -68,6 +68,7 @@ def test_cached_blocks_are_not_computed_again(problem, tmp_path, monkeypatch):
     assert len(saved) == len(set(saved))
 
 
+@pytest.mark.slow
 def test_killed_and_started_again(tmp_path):
     """A real SIGKILL: blocks that were written before it are kept unchanged."""
     script = textwrap.dedent("""

@@ -163,6 +163,7 @@ def test_cnn_on_single_pixels_is_the_mlp(x64, activation):
     np.testing.assert_allclose(cnn, mlp, rtol=1e-4 if x64 == jnp.float32 else 1e-12)
 
 
+@pytest.mark.slow
 def test_wide_networks_tend_to_it():
     """The mean over 80 seeds of the empirical kernel with 64 channels: each entry within 4.5 standard errors."""
     network = CNN((64, 64), 1, "relu", 3, (2, 1), "CIRCULAR")
