@@ -397,7 +397,7 @@ def _over_examples(
 
 
 def _shifted(state: State, offset: int) -> State:
-    """The state with all axes moved by `by`; for `by` = -1 the leading axis is dropped."""
+    """The state with all axes moved by `offset`; for -1 the leading axis is dropped."""
     if isinstance(state, Own):
         return Own(state.part._replace(axis=state.part.axis + offset))
     if isinstance(state, Fixed):
