@@ -79,7 +79,7 @@ def write(
         out: the folder; figures of the records are read from it.
         json_path: another path for `claims.json`.
         planned: number of claims in the run.
-        made_with: from `environment`.
+        provenance: from `environment`.
 
     Raises:
         OSError: a file cannot be written.
