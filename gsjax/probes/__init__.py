@@ -1,4 +1,4 @@
-"""Probes of what a network has learned beyond its accuracy: decision boundaries and adversarial margins.
+"""Probes of what a network has learned beyond its accuracy: decision boundaries, adversarial margins, prediction depth.
 
 A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
 """
@@ -6,12 +6,16 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, margins
+from gsjax.probes import boundary, depths, margins, neighbours
+from gsjax.probes.depths import depth, prediction_depth
+from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
+    "depths": depths,
     "margins": margins,
+    "neighbours": neighbours,
 }
 
 NAMES = tuple(REGISTRY)
@@ -30,4 +34,4 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-__all__ = ["NAMES", "REGISTRY", "get", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
