@@ -1,4 +1,4 @@
-"""Probes of what a network has learned beyond its accuracy: decision boundaries and adversarial margins.
+"""Probes of what a network has learned beyond its accuracy: boundaries, adversarial margins, usable information.
 
 A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
 """
@@ -6,11 +6,13 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, margins
+from gsjax.probes import boundary, information, margins
+from gsjax.probes.information import pointwise_information, usable_information
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
+    "information": information,
     "margins": margins,
 }
 
@@ -30,4 +32,11 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-__all__ = ["NAMES", "REGISTRY", "get", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "NAMES",
+    "REGISTRY",
+    "get",
+    "pointwise_information",
+    "usable_information",
+    *NAMES,
+]
