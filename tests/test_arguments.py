@@ -156,6 +156,12 @@ def minimised(name: str) -> Callable[[Any], Any]:
     return lambda value: step(**{name: value})
 
 
+def estimated(function: str) -> Callable[[str], Callable[[Any], Any]]:
+    given = {"network": Squeezed(), "steps": 2, "seeds": 2, "null": "balance"}
+    call = functools.partial(getattr(probes, function), KEY, X, Y)
+    return lambda name: lambda value: call(**{**given, name: value})
+
+
 def score(x):
     return x @ W
 
@@ -347,6 +353,17 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("probes.depths.depth", call_with(probes.depth, [[1, 1]], [1, 1]), first=(WHOLE, 0)),
     **rows("probes.depths.prediction_depth", DEPTHS, k=(WHOLE, 2), metric=(CHOICE, "l2"), pool=(WHOLE, 2, True)),
     **rows("probes.depths.prediction_depth", DEPTHS, batch_size=(WHOLE, 5), count_input=(FLAG, True)),
+    **rows("probes.information.usable_information", estimated("usable_information"), level=DECAY),
+    **rows(
+        "probes.information.pointwise_information",
+        estimated("pointwise_information"),
+        seeds=(WHOLE, 2),
+        steps=(WHOLE, 2),
+        batch_size=(WHOLE, 2, True),
+        null=(CHOICE, "balance"),
+        tolerance=DECAY,
+        per_seed=(FLAG, False),
+    ),
     **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
@@ -407,7 +424,7 @@ ARGUMENTS: dict[str, Argument] = {
     ),
 }
 # Compiled for every call: a separate test makes one call with all of their numbers.
-COMPILED = ("methods.train", "sweeps.run", "sweeps.starvation", "sweeps.program")
+COMPILED = ("methods.train", "probes.information", "sweeps.run", "sweeps.starvation", "sweeps.program")
 # Expensive calls: one value of another type is enough.
 SLOW = ("probes", "plotting", "tangent", "training", "dual", "linearized", "starvation", "multiclass", "features")
 # The tests of these rooms check their arguments.
@@ -438,6 +455,19 @@ def test_training_accepts_numbers_of_numpy_and_jax():
     run = methods.train(erm, KEYS, Batch(X, Y), **given)
     assert run.steps.tolist() == [0, 2]
     assert run.state.step.tolist() == [2]
+    found = probes.usable_information(
+        KEY,
+        X.tolist(),
+        Y.astype(int).tolist(),
+        network=Squeezed(),
+        steps=np.int64(2),
+        seeds=jnp.int32(2),
+        batch_size=np.uint8(2),
+        tolerance=np.float32(0.1),
+        per_seed=np.False_,
+        level=jnp.asarray(0.9),
+    )
+    assert found.value.shape == (2,)
 
 
 def parameters(function: Callable[..., Any]) -> list[str]:
@@ -503,6 +533,8 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.knn(values, Y, X, 1),
         lambda values: probes.knn(X, Y, values, 1),
         lambda values: probes.depth(values, Y),
+        lambda values: probes.usable_information(KEY, values, Y),
+        lambda values: probes.information.surprisal(values, Y),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),
@@ -582,6 +614,10 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "predict": lambda network: methods.predict(
         network, methods.erm.erm(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(X, Y)), X
     ),
+    "usable_information": lambda network: probes.usable_information(
+        KEY, X, Y, network=network, steps=1, seeds=2, null="balance"
+    ),
+    "surprisal": lambda network: probes.information.surprisal(logits_function(network)(X), Y),
     "pgd": lambda network: probes.margins.pgd(logits_function(network), X, Y, radius=0.1, step_size=0.1),
     "accuracy": lambda network: probes.margins.accuracy(logits_function(network), X, Y, radius=0.1, step_size=0.1),
     "margins": lambda network: probes.margins.margins(
@@ -629,7 +665,7 @@ def test_logits_of_several_classes_are_referred_to_multiclass(k):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(set(NETWORKS) - {"correct", "response"})
+    "name", sorted(set(NETWORKS) - {"correct", "response", "surprisal"})
 )  # these take logits, which may be whole numbers
 def test_outputs_are_one_array_of_floating_point_numbers(name):
     class Wrong(Squeezed):

@@ -272,6 +272,7 @@ CONTRACT = {
     "gsjax.multiclass": "from_ntrf from_ntk equilibrium",
     "gsjax.training": "init step fit",
     "gsjax.methods": "get Batch Method",
+    "gsjax.probes": "usable_information pointwise_information",
     "gsjax.records": "Table",
     "gsjax.sweeps": "Sweep run",
 }

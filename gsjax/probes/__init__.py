@@ -1,19 +1,24 @@
-"""Probes of what a network has learned beyond its accuracy: decision boundaries, adversarial margins, prediction depth.
+"""Probes of what a network has learned beyond its accuracy.
 
-A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
+A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels. The
+functions that measure a network as a whole are exported here as well.
 """
 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, depths, margins, neighbours
+from gsjax.probes import attribution, boundary, depths, information, margins, neighbours
+from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
+from gsjax.probes.information import pointwise_information, usable_information
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
+    "attribution": attribution,
     "boundary": boundary,
     "depths": depths,
+    "information": information,
     "margins": margins,
     "neighbours": neighbours,
 }
@@ -34,4 +39,17 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "NAMES",
+    "REGISTRY",
+    "depth",
+    "gradcam",
+    "get",
+    "knn",
+    "pointwise_information",
+    "prediction_depth",
+    "region_share",
+    "saliency",
+    "usable_information",
+    *NAMES,
+]
