@@ -178,12 +178,38 @@ _IMAGES = (
     ),
 )
 _IMAGE_ENTRIES = {entry.name: entry for entry in _IMAGES}
+# The names of image sets within the names of data sets that are made from them.
+_SHORT = {name: name for name in ("digits", "mnist", "kmnist")} | {"fashion_mnist": "fashion", "cifar10": "cifar"}
+# The classes of image sets in dominoes: the published ones, except that Fashion-MNIST's are as easy as those of MNIST.
+_DOMINOES = {"mnist": (0, 1), "kmnist": (0, 1), "fashion_mnist": (2, 4), "cifar10": (0, 1)}
 _GRAY = tuple(entry for entry in _IMAGES if entry.shape[-1] == 1)
 
 
 def _coloured(base: Entry) -> tuple[int, ...]:
     """Height and width of the coloured images: larger images keep every other row and column."""
     return tuple(int(extent or 0) // (1 if base.shape[0] == 8 else 2) for extent in base.shape[:2])
+
+
+def _dominoes(
+    name: str, core: str, spurious: str, classes: tuple[tuple[int, int], tuple[int, int]], *, harmful: bool
+) -> Entry:
+    """Dominoes of two classes each of two image sets."""
+    bases = tuple(_IMAGE_ENTRIES[base] for base in dict.fromkeys((core, spurious)))
+    high, wide, channels = (max(int(base.shape[axis] or 0) for base in bases) for axis in range(3))
+    below, above = (
+        tuple(base.classes[label] for label in pair) for base, pair in zip((bases[0], bases[-1]), classes, strict=True)
+    )
+    kind = "easier to learn (harmful)" if harmful else "harder to learn (benign)"
+    return Entry(
+        name=name,
+        title=f"dominoes of {' and '.join(base.title for base in bases)}",
+        about=f"{' or '.join(below)} in the lower, core half; in the upper half {' or '.join(above)}, which agrees "
+        f"with the label for 95 in 100 examples and is {kind} (Murali et al. 2023)",
+        classes=below,
+        shape=(2 * high, wide, channels),
+        sets=functools.partial(sets.halves, classes=classes),
+        bases=bases,
+    )
 
 
 _ENTRIES = (
@@ -243,6 +269,33 @@ _ENTRIES = (
         shape=(14, 14, 2),
         sets=sets.groups,
         bases=(_IMAGE_ENTRIES["fashion_mnist"],),
+    ),
+    _dominoes("dominoes_digits", "digits", "digits", ((3, 8), (0, 1)), harmful=True),
+    _dominoes("dominoes_digits_swapped", "digits", "digits", ((0, 1), (3, 8)), harmful=False),
+    *(
+        _dominoes(
+            f"dominoes_{_SHORT[spurious]}_{_SHORT[core]}",
+            core,
+            spurious,
+            (_DOMINOES[core], _DOMINOES[spurious]),
+            harmful=spurious == "mnist",
+        )
+        for hard in ("fashion_mnist", "kmnist", "cifar10")
+        for core, spurious in ((hard, "mnist"), ("mnist", hard))
+    ),
+    *(
+        Entry(
+            name=f"{_SHORT[base.name]}_patch",
+            title=f"{base.title} with a patch",
+            about=f"{base.title}, with a white patch in the upper left corner of the images of one class only, which "
+            "is label 1, or the larger of two chosen labels (Murali et al. 2023)",
+            classes=base.classes,
+            shape=base.shape,
+            sets=functools.partial(sets.patches, size=2 if base.shape[0] == 8 else 5),
+            bases=(base,),
+        )
+        for base in _IMAGES
+        if base.name in _SHORT
     ),
     Entry(
         name="celeba",
