@@ -199,12 +199,12 @@ def _dominoes(
     below, above = (
         tuple(base.classes[label] for label in pair) for base, pair in zip((bases[0], bases[-1]), classes, strict=True)
     )
-    kind = "easier to learn (harmful)" if harmful else "harder to learn (benign)"
+    kind = "easier to learn: harmful" if harmful else "harder to learn: benign"
     return Entry(
         name=name,
         title=f"dominoes of {' and '.join(base.title for base in bases)}",
-        about=f"{' or '.join(below)} in the lower, core half; in the upper half {' or '.join(above)}, which agrees "
-        f"with the label for 95 in 100 examples and is {kind} (Murali et al. 2023)",
+        about=f"{' or '.join(below)} below (core), {' or '.join(above)} above (spurious, {kind}), which agrees with the "
+        "label for 95 in 100 examples (Murali et al. 2023)",
         classes=below,
         shape=(2 * high, wide, channels),
         sets=functools.partial(sets.halves, classes=classes),
@@ -287,15 +287,16 @@ _ENTRIES = (
         Entry(
             name=f"{_SHORT[base.name]}_patch",
             title=f"{base.title} with a patch",
-            about=f"{base.title}, with a white patch in the upper left corner of the images of one class only, which "
-            "is label 1, or the larger of two chosen labels (Murali et al. 2023)",
+            about=f"{base.title}, with a white patch of {size} x {size} pixels in the upper left corner of one class only: "
+            "label 1, or the larger of two chosen labels (Murali et al. 2023)",
             classes=base.classes,
             shape=base.shape,
-            sets=functools.partial(sets.patches, size=2 if base.shape[0] == 8 else 5),
+            sets=functools.partial(sets.patches, size=size),
             bases=(base,),
         )
         for base in _IMAGES
         if base.name in _SHORT
+        for size in (2 if base.shape[0] == 8 else 5,)
     ),
     Entry(
         name="celeba",

@@ -6,6 +6,7 @@ if it is easier to learn than the core half, and benign if it is harder: exchang
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,10 +70,9 @@ def dominoes(
     Within a class, images are drawn without replacement; if a class runs out of images, which chance can cause in a
     half that does not always agree, they are used again in the same order.
 
-    Murali et al. 2023 use the labels 0 and 1 of each set, one above the other with the core half below, 4,000 images of
-    each class for training and 800 for testing, a correlation of 1 and no label noise. With a correlation of 1, nothing
-    in the training set tells the halves apart, and two of the four groups are empty; the default is that of Kirichenko
-    et al. 2023.
+    Murali et al. 2023 use the labels 0 and 1 of each set, one above the other with the core half below, a correlation
+    of 1 and no label noise. With a correlation of 1, nothing in the training set says which half is core, and two of
+    the four groups are empty; the default leaves 5 in 100 examples that tell the halves apart.
 
     Both halves get the larger height, the larger width and the larger number of channels of the two sets. A smaller
     image is first enlarged by the largest whole number for which it fits, by repeating pixels, and then surrounded by
@@ -118,12 +118,16 @@ def dominoes(
     n = most if n is None else _check.whole("n", n, least=k)
     _check.require(n <= most, "n", f"at most {most}, the number of examples", n)
 
-    label_key, *keys = jax.random.split(key, 5)
-    label = jax.random.permutation(label_key, jnp.arange(n) % k)
-    core_class = _agreeing(keys[0], label, 1 - noise, k)
-    spurious_class = _agreeing(keys[1], label, agreement, k)
-    core_rows = _drawn(keys[2], core.labels, pairs[0], core_class)
-    spurious_rows = _drawn(keys[3], spurious.labels, pairs[1], spurious_class)
+    tables = [_members(images, part) for images, part in zip((core, spurious), pairs, strict=True)]
+    # One call draws all numbers, since compiling it takes longer than all the rest.
+    sizes = np.cumsum([0, *[n] * 5, *(table.size for table, _ in tables)])
+    drawn = jax.random.uniform(key, (int(sizes[-1]),))
+    order, *chances, core_order, spurious_order = (drawn[a:b] for a, b in itertools.pairwise(sizes.tolist()))
+    label = jnp.argsort(order) % k
+    core_class = _agreeing(chances[0], chances[1], label, 1 - noise, k)
+    spurious_class = _agreeing(chances[2], chances[3], label, agreement, k)
+    core_rows = _taken(core_order, *tables[0], core_class)
+    spurious_rows = _taken(spurious_order, *tables[1], spurious_class)
 
     shape = tuple(max(extents) for extents in zip(core.pixels.shape[1:], spurious.pixels.shape[1:], strict=True))
     halves = [
@@ -306,23 +310,36 @@ def _checked(core: Images, spurious: Images, classes: Any) -> tuple[list[tuple[i
     return pairs, len(pairs[0]) * min(counts)
 
 
-def _agreeing(key: Key[Array, ""], label: Int[Array, " n"], probability: Array, k: int) -> Int[Array, " n"]:
-    """Classes that agree with the label with a probability, and are otherwise any of the others."""
-    agree_key, other_key = jax.random.split(key)
-    agree = jax.random.bernoulli(agree_key, probability, label.shape)
-    other = (label + jax.random.randint(other_key, label.shape, 1, k)) % k
-    return jnp.where(agree, label, other)
+def _members(images: Images, classes: Sequence[int]) -> tuple[Int[np.ndarray, "k most"], Int[np.ndarray, " k"]]:
+    """The rows of the images of each class, repeated to equal numbers, and the number of images of each class."""
+    rows = [np.flatnonzero(np.asarray(images.labels) == label) for label in classes]
+    counts = np.array([len(part) for part in rows])
+    return np.stack([np.resize(part, counts.max()) for part in rows]), counts
 
 
-def _drawn(key: Key[Array, ""], labels: Any, classes: Sequence[int], wanted: Int[Array, " n"]) -> Int[Array, " n"]:
-    """Rows of images of the wanted classes, indices of `classes`: each class in random order, again and again."""
-    members = [np.flatnonzero(np.asarray(labels) == label) for label in classes]
-    counts = np.array([len(part) for part in members])
-    keys = jax.random.split(key, len(members))
-    mixed = jnp.concatenate([jax.random.permutation(one, part) for one, part in zip(keys, members, strict=True)])
-    # The how-manieth example of its class each one is, from 0.
-    rank = jnp.cumsum(jax.nn.one_hot(wanted, len(members), dtype=int), axis=0)[jnp.arange(len(wanted)), wanted] - 1
-    return mixed[jnp.asarray(np.cumsum(counts) - counts)[wanted] + rank % jnp.asarray(counts)[wanted]]
+def _agreeing(
+    chance: Float[Array, " n"], other: Float[Array, " n"], label: Int[Array, " n"], probability: Array, k: int
+) -> Int[Array, " n"]:
+    """Classes that agree with the label with a probability, and are otherwise any of the others.
+
+    Both random numbers are uniform in [0, 1).
+    """
+    shift = 1 + jnp.minimum((other * (k - 1)).astype(int), k - 2)  # the product can be rounded up
+    return jnp.where(chance < probability, label, (label + shift) % k)
+
+
+def _taken(
+    chance: Float[Array, " size"], table: Int[np.ndarray, "k most"], counts: np.ndarray, wanted: Int[Array, " n"]
+) -> Int[Array, " n"]:
+    """Rows of images of the wanted classes, which are rows of the table, each class in random order, again and again.
+
+    `chance`, one number for each entry of the table, is uniform in [0, 1) and determines the order.
+    """
+    repeated = np.arange(table.shape[1]) >= counts[:, None]
+    order = jnp.argsort(jnp.where(repeated, 1, chance.reshape(table.shape)), axis=1)
+    # How many examples of the same class come before each one.
+    rank = jnp.cumsum(jax.nn.one_hot(wanted, len(table), dtype=int), axis=0)[jnp.arange(len(wanted)), wanted] - 1
+    return jnp.asarray(table)[wanted, order[wanted, rank % jnp.asarray(counts)[wanted]]]
 
 
 def _fitted(pixels: Array, shape: tuple[int, ...]) -> Array:

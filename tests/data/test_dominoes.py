@@ -267,14 +267,6 @@ def test_sets_with_a_patch():
     np.testing.assert_array_equal(two.held_out["reversed"].group, np.where(two.held_out["reversed"].y < 0, 0, 3))
 
 
-def test_a_missing_base_is_named_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(data.catalogue._IMAGE_ENTRIES["fashion_mnist"].files.__class__, "available", lambda *_: False)
-    with pytest.raises(FileNotFoundError, match="fetch MNIST"):
-        data.load(jax.random.key(0), "dominoes_mnist_kmnist")
-
-
 MORE = Images(np.zeros((4, 2, 2, 4), np.uint8), np.arange(4))
 
 
