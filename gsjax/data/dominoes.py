@@ -21,7 +21,9 @@ from gsjax.data.images import Images
 
 __all__ = ["Dominoes", "domino_variants", "dominoes", "hide", "most_dominoes", "patch_region", "patched"]
 
-_PAIRS = "two sequences of equally many different labels, two or more"
+_PAIRS = "two sequences of equally many classes, two or more, each a label or several, no label twice in a half"
+# The classes of a half: each a label, or several.
+_Classes = Sequence[int | Sequence[int]]
 
 
 class Dominoes(NamedTuple):
@@ -52,7 +54,7 @@ def dominoes(
     spurious: Images,
     *,
     n: int | None = None,
-    classes: tuple[Sequence[int], Sequence[int]] = ((0, 1), (0, 1)),
+    classes: tuple[_Classes, _Classes] = ((0, 1), (0, 1)),
     correlation: float | Float[Array, ""] = 0.95,
     label_noise: float | Float[Array, ""] = 0.0,
     arrangement: str = "vertical",
@@ -87,8 +89,8 @@ def dominoes(
         spurious: the same for the spurious half; it can be the same set.
         n: the number of examples; by default and at most the number of classes times the number of images in the
             smallest of the classes of both halves.
-        classes: the labels of the core half and those of the spurious half that suggest the same classes, in order. The
-            first of two becomes -1, the second +1.
+        classes: the classes of the core half and those of the spurious half that stand for the same labels, in order:
+            the first of two for -1, the second for +1. Each is a label of the images, or a sequence of labels.
         correlation: the probability that the spurious half agrees with the label, in [0, 1].
         label_noise: the probability that the core half disagrees with the label, in [0, 1].
         arrangement: "vertical", one above the other, or "horizontal", side by side.
@@ -98,7 +100,7 @@ def dominoes(
     Raises:
         ValueError: images that are not `(m, height, width, channels)` with a whole label each, or labels that are
             traced; numbers of channels that differ, neither of them 1; classes that are not two sequences of equally
-            many labels, repeat a label or have no images; a probability outside [0, 1]; an `n` below the number of
+            many classes, repeat a label or have no images; a probability outside [0, 1]; an `n` below the number of
             classes or too large; an unknown `arrangement`; a `stride` that is not a whole number of at least 1.
 
     >>> images = Images(np.zeros((20, 28, 28, 1), np.uint8), np.arange(20) % 2)
@@ -109,25 +111,24 @@ def dominoes(
     (784, 784)
     """
     _arguments.key("key", key)
-    pairs, most = _checked(core, spurious, classes)
+    tables, counts, most = _checked(core, spurious, classes)
     agreement = _arguments.probabilities("correlation", correlation).astype(float)
     noise = _arguments.probabilities("label_noise", label_noise).astype(float)
     _check.choice("arrangement", arrangement, ("vertical", "horizontal"))
     core_first, stride = _check.flag("core_first", core_first), _check.whole("stride", stride, least=1)
-    k = len(pairs[0])
+    k = len(counts[0])
     n = most if n is None else _check.whole("n", n, least=k)
     _check.require(n <= most, "n", f"at most {most}, the number of examples", n)
 
-    tables = [_members(images, part) for images, part in zip((core, spurious), pairs, strict=True)]
     # One call draws all numbers, since compiling it takes longer than all the rest.
-    sizes = np.cumsum([0, *[n] * 5, *(table.size for table, _ in tables)])
+    sizes = np.cumsum([0, *[n] * 5, *(table.size for table in tables)])
     drawn = jax.random.uniform(key, (int(sizes[-1]),))
     order, *chances, core_order, spurious_order = (drawn[a:b] for a, b in itertools.pairwise(sizes.tolist()))
     label = jnp.argsort(order) % k
     core_class = _agreeing(chances[0], chances[1], label, 1 - noise, k)
     spurious_class = _agreeing(chances[2], chances[3], label, agreement, k)
-    core_rows = _taken(core_order, *tables[0], core_class)
-    spurious_rows = _taken(spurious_order, *tables[1], spurious_class)
+    core_rows = _taken(core_order, tables[0], counts[0], core_class)
+    spurious_rows = _taken(spurious_order, tables[1], counts[1], spurious_class)
 
     shape = tuple(max(extents) for extents in zip(core.pixels.shape[1:], spurious.pixels.shape[1:], strict=True))
     halves = [
@@ -196,7 +197,7 @@ def domino_variants(
     }
 
 
-def most_dominoes(core: Images, spurious: Images, classes: tuple[Sequence[int], Sequence[int]]) -> int:
+def most_dominoes(core: Images, spurious: Images, classes: tuple[_Classes, _Classes]) -> int:
     """The largest n of `dominoes`: the number of classes times the number of images in the smallest class.
 
     Raises:
@@ -206,7 +207,7 @@ def most_dominoes(core: Images, spurious: Images, classes: tuple[Sequence[int], 
     >>> most_dominoes(images, images, ((0, 1), (0, 1)))
     4
     """
-    return _checked(core, spurious, classes)[1]
+    return _checked(core, spurious, classes)[2]
 
 
 def hide(
@@ -292,29 +293,28 @@ def patch_region(
     return rows[:, None] & columns
 
 
-def _checked(core: Images, spurious: Images, classes: Any) -> tuple[list[tuple[int, ...]], int]:
-    """The checked classes of both halves, and the largest number of examples."""
-    pairs = [_arguments.wholes("classes", part, _PAIRS) for part in _arguments.sequence("classes", classes, _PAIRS)]
-    paired = len(pairs) == 2 and len(pairs[0]) == len(pairs[1]) >= 2
-    _check.require(paired and all(len(set(part)) == len(part) for part in pairs), "classes", _PAIRS, classes)
-    counts = []
-    for name, images, part in zip(("core", "spurious"), (core, spurious), pairs, strict=True):
+def _checked(core: Images, spurious: Images, classes: Any) -> tuple[list[np.ndarray], list[np.ndarray], int]:
+    """For both halves, the rows of the images of each class; and the largest number of examples.
+
+    The rows, `(k, most)`, of a class are repeated to equal numbers. The second array, `(k,)`, has the true numbers.
+    """
+    halves = [_arguments.sequence("classes", half, _PAIRS) for half in _arguments.sequence("classes", classes, _PAIRS)]
+    _check.require(len(halves) == 2 and len(halves[0]) == len(halves[1]) >= 2, "classes", _PAIRS, classes)
+    tables, counts = [], []
+    for name, images, half in zip(("core", "spurious"), (core, spurious), halves, strict=True):
         pixels, labels = _arguments.images(name, images)
         _check.require(_check.is_concrete(labels), name, "labels that are not traced", "traced ones")
-        for label in part:
-            counts.append(int((np.asarray(labels) == label).sum()))
-            _check.require(counts[-1] > 0, "classes", f"labels of images of the {name} half", label)
         _check.require(0 not in pixels.shape, name, "images with pixels", f"shape {pixels.shape}")
+        groups = [_arguments.wholes("classes", one if np.ndim(one) else (one,), _PAIRS) for one in half]
+        flat = [label for group in groups for label in group]
+        _check.require(all(groups) and len(set(flat)) == len(flat), "classes", _PAIRS, classes)
+        rows = [np.flatnonzero(np.isin(np.asarray(labels), group)) for group in groups]
+        counts.append(np.array([len(part) for part in rows]))
+        _check.require(counts[-1].all(), "classes", f"labels of images of the {name} half", half)
+        tables.append(np.stack([np.resize(part, counts[-1].max()) for part in rows]))
     channels = {images.pixels.shape[3] for images in (core, spurious)}
     _check.require(len(channels - {1}) < 2, "spurious", "as many channels as core, or 1", sorted(channels))
-    return pairs, len(pairs[0]) * min(counts)
-
-
-def _members(images: Images, classes: Sequence[int]) -> tuple[Int[np.ndarray, "k most"], Int[np.ndarray, " k"]]:
-    """The rows of the images of each class, repeated to equal numbers, and the number of images of each class."""
-    rows = [np.flatnonzero(np.asarray(images.labels) == label) for label in classes]
-    counts = np.array([len(part) for part in rows])
-    return np.stack([np.resize(part, counts.max()) for part in rows]), counts
+    return tables, counts, len(halves[0]) * int(np.concatenate(counts).min())
 
 
 def _agreeing(

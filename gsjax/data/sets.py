@@ -19,7 +19,10 @@ from gsjax.data.folders import load_images
 from gsjax.data.groups import colored_groups
 from gsjax.data.images import Images
 
-__all__ = ["coloured", "drawn", "files", "groups", "halves", "parts", "patches", "photographs"]
+__all__ = ["Pair", "coloured", "drawn", "files", "groups", "halves", "parts", "patches", "photographs"]
+
+# Two classes, each of one label or more.
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def drawn(
@@ -121,7 +124,7 @@ def groups(entry: Entry, wanted: Wanted) -> Sets:
     return Sets(sets[0], {"test": sets[1]}, 1, f"{entry.name}: {about}", stand_in="for CelebA")
 
 
-def halves(entry: Entry, wanted: Wanted, *, classes: tuple[tuple[int, int], tuple[int, int]]) -> Sets:
+def halves(entry: Entry, wanted: Wanted, *, classes: tuple[Pair, Pair]) -> Sets:
     """Dominoes made from two `classes` of the first base, the core half, and of the last base, the spurious half.
 
     The correlation is .95, in training as in testing. The held-out sets are those of `domino_variants`.

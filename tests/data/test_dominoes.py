@@ -89,6 +89,10 @@ def test_labels_and_attributes_agree_with_the_images():
     np.testing.assert_array_equal(ARTICLES.labels[sample.spurious_rows], np.where(sample.attribute, 2, 7))
     assert len(sample.y) == 800
     assert len(set(sample.core_rows.tolist())) == 800  # every image of the two classes once
+    groups = draw(0, DIGITS, ARTICLES, classes=((3, 8), ((7, 1), [2, 5, 6])))
+    suggested = np.where(groups.attribute, 2, 1)
+    np.testing.assert_array_equal(np.isin(ARTICLES.labels[groups.spurious_rows], (2, 5, 6)) + 1, suggested)
+    assert set(ARTICLES.labels[groups.spurious_rows].tolist()) == {7, 1, 2, 5, 6}
     many = draw(0, DIGITS, ARTICLES, classes=(TEN, TEN[::-1]), correlation=0.5)
     assert jnp.issubdtype(many.y.dtype, jnp.integer)
     np.testing.assert_array_equal(DIGITS.labels[many.core_rows], many.y)
@@ -229,7 +233,8 @@ def test_a_patch_in_the_spurious_half():
 @pytest.mark.parametrize("name", ["dominoes_digits", "dominoes_digits_swapped"])
 def test_dominoes_of_digits(name):
     found = data.load(jax.random.key(0), name)
-    core, spurious = ((3, 8), (0, 1)) if name == "dominoes_digits" else ((0, 1), (3, 8))
+    easy, hard = ((0, 6), (1, 7)), ((3, 5), (8, 9))
+    core, spurious = (hard, easy) if name == "dominoes_digits" else (easy, hard)
     pixels, labels = data.digit_images()
     label_of = {one.tobytes(): label for one, label in zip(pixels, labels, strict=True)}
 
@@ -239,8 +244,9 @@ def test_dominoes_of_digits(name):
 
     upper, lower = halves(found.train)
     attribute = np.asarray(found.train.group) % 2
-    np.testing.assert_array_equal([label_of[one] for one in lower], np.where(found.train.y > 0, core[1], core[0]))
-    np.testing.assert_array_equal([label_of[one] for one in upper], np.where(attribute, spurious[1], spurious[0]))
+    for half, pair, classes in ((lower, core, found.train.y > 0), (upper, spurious, attribute)):
+        assert {label_of[one] for one in half} == {*pair[0], *pair[1]}
+        assert all(label_of[one] in pair[int(number)] for one, number in zip(half, classes, strict=True))
     assert agrees(attribute == (found.train.y > 0), 0.95)
     assert agrees(np.asarray(found.held_out["test"].group) % 2 == (found.held_out["test"].y > 0), 0.95)
     assert not np.any(np.asarray(found.held_out["reversed"].group) % 2 == (found.held_out["reversed"].y > 0))
@@ -280,12 +286,19 @@ MORE = Images(np.zeros((4, 2, 2, 4), np.uint8), np.arange(4))
         (SMALL, {"arrangement": "above"}, "^arrangement: expected one of vertical, horizontal, got 'above'"),
         (SMALL, {"core_first": 1}, "^core_first: expected True or False"),
         (SMALL, {"stride": 0}, "^stride: "),
-        (SMALL, {"classes": ((0, 1), (0,))}, "^classes: expected two sequences of equally many different labels"),
+        (SMALL, {"classes": ((0, 1), (0,))}, "^classes: expected two sequences of equally many classes"),
         (SMALL, {"classes": ((0,), (1,))}, "^classes: "),
         (SMALL, {"classes": ((0, 0), (0, 1))}, "^classes: "),
         (SMALL, {"classes": (0, 1)}, "^classes: "),
-        (SMALL, {"classes": ((0, 7), (0, 1))}, "^classes: expected labels of images of the core half, got 7"),
-        (SMALL, {"classes": ((0, 1), (0, 7))}, "^classes: expected labels of images of the spurious half, got 7"),
+        (SMALL, {"classes": (((0, 1), 1), (0, 1))}, "^classes: "),
+        (SMALL, {"classes": (((), 1), (0, 1))}, "^classes: "),
+        (SMALL, {"classes": ((0, "1"), (0, 1))}, "^classes: "),
+        (SMALL, {"classes": ((0, 7), (0, 1))}, r"^classes: expected labels of images of the core half, got \(0, 7\)"),
+        (
+            SMALL,
+            {"classes": ((0, 1), (0, 7))},
+            r"^classes: expected labels of images of the spurious half, got \(0, 7\)",
+        ),
         (MORE, {"spurious": COLOR}, r"^spurious: expected as many channels as core, or 1, got \[3, 4\]"),
         (Images(SMALL.pixels[..., 0], SMALL.labels), {}, "^core: expected 4 axes"),
         (SMALL, {"spurious": Images(SMALL.pixels, SMALL.labels[1:])}, "^spurious: expected labels of shape"),
