@@ -207,8 +207,8 @@ def _dominoes(name: str, core: str, spurious: str, classes: tuple[sets.Pair, set
     return Entry(
         name=name,
         title=f"dominoes of {' and '.join(base.title for base in bases)}",
-        about=f"{' against '.join(below)} below (core); above, {' against '.join(above)} agrees with the label for 95 in "
-        f"100 examples (spurious, {kind}; Murali et al. 2023)",
+        about=f"{' against '.join(below)} below (core); above, {' against '.join(above)} agrees with the label for 95 "
+        f"in 100 examples (spurious, {kind}; Murali et al. 2023)",
         classes=below,
         shape=(2 * high, wide, channels),
         sets=functools.partial(sets.halves, classes=classes),
