@@ -14,6 +14,7 @@ from gsjax.data.catalogue import IMAGES, NAMES, available, get, load
 from gsjax.data.coloring import Colored, blank, colored, gray, grayscale, paint
 from gsjax.data.dataset import Dataset, split
 from gsjax.data.digits import digit_images, digits
+from gsjax.data.dominoes import Dominoes, domino_variants, dominoes, hide, patch_region, patched
 from gsjax.data.entry import Entry, Examples, Sets
 from gsjax.data.folders import ImageFolder, celeba, load_images, waterbirds
 from gsjax.data.groups import CELEBA_GROUPS, Groups, colored_groups
@@ -26,6 +27,7 @@ __all__ = [
     "NAMES",
     "Colored",
     "Dataset",
+    "Dominoes",
     "Entry",
     "Examples",
     "Groups",
@@ -40,12 +42,17 @@ __all__ = [
     "colored_groups",
     "digit_images",
     "digits",
+    "domino_variants",
+    "dominoes",
     "get",
     "gray",
     "grayscale",
+    "hide",
     "load",
     "load_images",
     "paint",
+    "patch_region",
+    "patched",
     "scaling",
     "split",
     "two_classes",

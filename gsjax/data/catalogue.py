@@ -178,12 +178,42 @@ _IMAGES = (
     ),
 )
 _IMAGE_ENTRIES = {entry.name: entry for entry in _IMAGES}
+# The names of image sets within the names of data sets that are made from them.
+_SHORT = {name: name for name in ("digits", "mnist", "kmnist")} | {"fashion_mnist": "fashion", "cifar10": "cifar"}
+# The classes of image sets in dominoes: the published ones, except that Fashion-MNIST's are as easy as those of MNIST.
+_DOMINOES: dict[str, sets.Pair] = {
+    name: ((first,), (second,))
+    for name, (first, second) in {"mnist": (0, 1), "kmnist": (0, 1), "fashion_mnist": (2, 4), "cifar10": (0, 1)}.items()
+}
+# Two labels in each class, since there are few digits.
+_EASY, _HARD = ((0, 6), (1, 7)), ((3, 5), (8, 9))
 _GRAY = tuple(entry for entry in _IMAGES if entry.shape[-1] == 1)
 
 
 def _coloured(base: Entry) -> tuple[int, ...]:
     """Height and width of the coloured images: larger images keep every other row and column."""
     return tuple(int(extent or 0) // (1 if base.shape[0] == 8 else 2) for extent in base.shape[:2])
+
+
+def _dominoes(name: str, core: str, spurious: str, classes: tuple[sets.Pair, sets.Pair], *, harmful: bool) -> Entry:
+    """Dominoes of two classes each of two image sets."""
+    bases = tuple(_IMAGE_ENTRIES[base] for base in dict.fromkeys((core, spurious)))
+    high, wide, channels = (max(int(base.shape[axis] or 0) for base in bases) for axis in range(3))
+    below, above = (
+        tuple(" or ".join(base.classes[label] for label in group) for group in pair)
+        for base, pair in zip((bases[0], bases[-1]), classes, strict=True)
+    )
+    kind = "easier to learn: harmful" if harmful else "harder to learn: benign"
+    return Entry(
+        name=name,
+        title=f"dominoes of {' and '.join(base.title for base in bases)}",
+        about=f"{' against '.join(below)} below (core); above, {' against '.join(above)} agrees with the label for 95 "
+        f"in 100 examples (spurious, {kind}; Murali et al. 2023)",
+        classes=below,
+        shape=(2 * high, wide, channels),
+        sets=functools.partial(sets.halves, classes=classes),
+        bases=bases,
+    )
 
 
 _ENTRIES = (
@@ -243,6 +273,34 @@ _ENTRIES = (
         shape=(14, 14, 2),
         sets=sets.groups,
         bases=(_IMAGE_ENTRIES["fashion_mnist"],),
+    ),
+    _dominoes("dominoes_digits", "digits", "digits", (_HARD, _EASY), harmful=True),
+    _dominoes("dominoes_digits_swapped", "digits", "digits", (_EASY, _HARD), harmful=False),
+    *(
+        _dominoes(
+            f"dominoes_{_SHORT[spurious]}_{_SHORT[core]}",
+            core,
+            spurious,
+            (_DOMINOES[core], _DOMINOES[spurious]),
+            harmful=spurious == "mnist",
+        )
+        for hard in ("fashion_mnist", "kmnist", "cifar10")
+        for core, spurious in ((hard, "mnist"), ("mnist", hard))
+    ),
+    *(
+        Entry(
+            name=f"{_SHORT[base.name]}_patch",
+            title=f"{base.title} with a patch",
+            about=f"{base.title}, with a white patch of {size} x {size} pixels in the upper left corner of one class "
+            "only: label 1, or the larger of two chosen labels (Murali et al. 2023)",
+            classes=base.classes,
+            shape=base.shape,
+            sets=functools.partial(sets.patches, size=size),
+            bases=(base,),
+        )
+        for base in _IMAGES
+        if base.name in _SHORT
+        for size in (2 if base.shape[0] == 8 else 5,)
     ),
     Entry(
         name="celeba",

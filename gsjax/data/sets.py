@@ -13,12 +13,16 @@ from jaxtyping import Array, Int, Key
 
 from gsjax import _check
 from gsjax.data import coloring, scaling
+from gsjax.data.dominoes import Dominoes, domino_variants, dominoes, most_dominoes, patched
 from gsjax.data.entry import Entry, Examples, Sets, Wanted
 from gsjax.data.folders import load_images
 from gsjax.data.groups import colored_groups
 from gsjax.data.images import Images
 
-__all__ = ["coloured", "drawn", "files", "groups", "parts", "photographs"]
+__all__ = ["Pair", "coloured", "drawn", "files", "groups", "halves", "parts", "patches", "photographs"]
+
+# Two classes, each of one label or more.
+Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def drawn(
@@ -54,21 +58,35 @@ def drawn(
 
 def files(entry: Entry, wanted: Wanted, *, classes: tuple[int, ...] = ()) -> Sets:
     """Images of the entry or of its base, in [-1, 1], of all classes or of two (by default `classes`)."""
-    classes = wanted.classes or classes
-    images, about = parts(_source(entry), wanted.split_key)
-    labels = np.unique(images[0].labels).tolist()
-    if classes:
-        good = len(classes) == 2 and len(set(classes)) == 2 and set(classes) <= set(labels)
-        _check.require(good, "classes", f"none, or two different labels of {labels}", classes)
-        images = [_select(part, np.isin(part.labels, classes)) for part in images]
-    train, test = (
-        Examples(
-            scaling.signed(pixels),
-            jnp.asarray(np.where(labels == classes[1], 1.0, -1.0)) if classes else jnp.asarray(labels, int),
-        )
-        for pixels, labels in _chosen(wanted, images)
-    )
+    images, classes, about = _of_classes(entry, wanted, classes)
+    train, test = (_examples(part, classes) for part in _chosen(wanted, images))
     return Sets(train, {"test": test}, 1 if classes else len(entry.classes), about)
+
+
+def patches(entry: Entry, wanted: Wanted, *, label: int = 1, size: int = 5) -> Sets:
+    """Images of the base, in [-1, 1], with a patch in the class `label`, or in the larger of two chosen labels.
+
+    In the set "no patch" no image has it, and in the set "reversed" those of all other classes have it. With two
+    classes, the attribute is the patch.
+    """
+    (train, test), classes, about = _of_classes(entry, wanted, ())
+    label = max(classes) if classes else label
+
+    def examples(images: Images, rows: np.ndarray, has_patch: bool = True, others: bool = False) -> Examples:
+        found = _examples(
+            _select(patched(images, label, size=size, others=others) if has_patch else images, rows), classes
+        )
+        patch = has_patch & ((images.labels[rows] == label) ^ others)
+        return found._replace(group=jnp.asarray(2 * (np.asarray(found.y) > 0) + patch) if classes else None)
+
+    rows = _drawn(wanted.test_key, len(test.labels), wanted.test, "test")
+    held_out = {
+        "test": examples(test, rows),
+        "no patch": examples(test, rows, has_patch=False),
+        "reversed": examples(test, rows, others=True),
+    }
+    drawn = examples(train, _drawn(wanted.train_key, len(train.labels), wanted.n, "n"))
+    return Sets(drawn, held_out, 1 if classes else len(entry.classes), f"{entry.name}: {about}")
 
 
 def coloured(entry: Entry, wanted: Wanted, *, oracle: bool = False) -> Sets:
@@ -106,6 +124,30 @@ def groups(entry: Entry, wanted: Wanted) -> Sets:
     return Sets(sets[0], {"test": sets[1]}, 1, f"{entry.name}: {about}", stand_in="for CelebA")
 
 
+def halves(entry: Entry, wanted: Wanted, *, classes: tuple[Pair, Pair]) -> Sets:
+    """Dominoes made from two `classes` of the first base, the core half, and of the last base, the spurious half.
+
+    The correlation is .95, in training as in testing. The held-out sets are those of `domino_variants`.
+    """
+    found = _together(entry.bases, wanted.split_key)
+    (train, test), about = zip(found[0][0], found[-1][0], strict=True), dict.fromkeys(text for _, text in found)
+
+    def draw(
+        function: Callable[..., Any], key: Key[Array, ""], pair: tuple[Images, Images], m: int | None, name: str
+    ) -> Any:
+        most = most_dominoes(*pair, classes)
+        _count(name, m, most)
+        return function(key, *pair, n=max(m or most, 2), classes=classes)
+
+    def examples(drawn: Dominoes, m: int | None) -> Examples:
+        return Examples(drawn.x[:m], drawn.y[:m], (2 * (drawn.y > 0) + drawn.attribute)[:m])
+
+    variants = draw(domino_variants, wanted.test_key, test, wanted.test, "test")
+    held_out = {name: examples(variant, wanted.test) for name, variant in variants.items()}
+    drawn = examples(draw(dominoes, wanted.train_key, train, wanted.n, "n"), wanted.n)
+    return Sets(drawn, held_out, 1, f"{entry.name}: {', '.join(about)}")
+
+
 def photographs(entry: Entry, wanted: Wanted) -> Sets:
     """Photographs of a folder, in [-1, 1], each `wanted.size` pixels high and wide."""
     folder, sets = entry.read("train"), []
@@ -134,6 +176,38 @@ def parts(source: Entry, key: Key[Array, ""]) -> tuple[list[Images], str]:
     count, official = len(train.labels), source.sizes["train"]
     fewer = "" if count == official else f", {count:,} of {official:,} training images"
     return [train, test], source.name + fewer
+
+
+def _together(bases: Sequence[Entry], key: Key[Array, ""]) -> list[tuple[list[Images], str]]:
+    """`parts` of all bases; if several are missing, one error says what to fetch for each."""
+    found, missing = [], []
+    for base in bases:
+        try:
+            found.append(parts(base, key))
+        except FileNotFoundError as error:
+            missing.append(str(error))
+    if missing:
+        raise FileNotFoundError("; and ".join(missing))
+    return found
+
+
+def _of_classes(entry: Entry, wanted: Wanted, classes: tuple[int, ...]) -> tuple[list[Images], tuple[int, ...], str]:
+    """Training and test images of all classes, or of two (by default `classes`), those two, and a description."""
+    classes = wanted.classes or classes
+    images, about = parts(_source(entry), wanted.split_key)
+    labels = np.unique(images[0].labels).tolist()
+    if classes:
+        good = len(classes) == 2 and len(set(classes)) == 2 and set(classes) <= set(labels)
+        _check.require(good, "classes", f"none, or two different labels of {labels}", classes)
+        images = [_select(part, np.isin(part.labels, classes)) for part in images]
+    return images, classes, about
+
+
+def _examples(images: Images, classes: tuple[int, ...]) -> Examples:
+    """Images in [-1, 1] with their labels, -1 and +1 for two `classes`."""
+    pixels, labels = images
+    y = jnp.asarray(np.where(labels == classes[1], 1.0, -1.0)) if classes else jnp.asarray(labels, int)
+    return Examples(scaling.signed(pixels), y)
 
 
 def _source(entry: Entry) -> Entry:

@@ -191,6 +191,14 @@ def test_missing_files_are_named_with_what_to_fetch(name, nowhere):
         assert f"fetch {source.origin.what}" in str(caught.value)
 
 
+def test_only_what_is_missing_is_named(made_up, nowhere, tmp_path):
+    (tmp_path / "mnist").symlink_to(made_up / "mnist")
+    for name in ("dominoes_mnist_fashion", "dominoes_fashion_mnist"):
+        with pytest.raises(FileNotFoundError, match=r"fetch Fashion-MNIST") as caught:
+            data.load(jax.random.key(0), name)
+        assert "fetch MNIST" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", data.NAMES)
 def test_every_split_is_read(name, made_up_data):
     entry = data.get(name)
