@@ -131,6 +131,7 @@ OURS = {
     "vgg": Row(VGG(((2,), (3, 2)), 3), IMAGE, "conv1_1 pool1 conv2_1 conv2_2 pool2", train=True),
     "preact_resnet": Row(PreActResNet((2, 3), (1, 1), 3), IMAGE, "stem layer1_0 layer2_0 pool", train=True),
     "resnet": Row(ResNet((1,), 3), IMAGE, "stem layer1_0 pool", train=True),
+    "resnet18": Row(ResNet((2, 1), 3, "basic", "small", 2), IMAGE, "stem layer1_0 layer1_1 layer2_0 pool", train=True),
 }
 OTHERS = {
     "plain": Row(Plain(), (6,), "encode mix block/up block/inner block/norm block mix#2 drop last decode", train=True),
@@ -196,8 +197,8 @@ def fan_in(leaf: Any) -> Any:
 
 
 def test_every_network_is_in_the_table():
-    assert set(OURS) == set(networks.NAMES)
-    assert all(isinstance(OURS[name].network, networks.get(name)) for name in OURS)
+    assert set(OURS) == {*networks.NAMES, "resnet18"}
+    assert all(isinstance(OURS[name].network, networks.get(name)) for name in networks.NAMES)
 
 
 @rows
@@ -415,7 +416,9 @@ def test_stages_change_neither_parameters_nor_outputs(name, monkeypatch):
         monkeypatch.setattr(f"gsjax.networks.{module}.Stage", lambda name: lambda h: h)
     assert program(network.init_with_output, KEY, x) == before
     assert jax.eval_shape(network.init, KEY, x) == like
-    assert name == "resnet" or set(stages.names(network, x)).isdisjoint(drawn(name).names)  # blocks are modules
+    assert name.startswith("resnet") or set(stages.names(network, x)).isdisjoint(
+        drawn(name).names
+    )  # blocks are modules
 
 
 TREES = {  # records and files of weights depend on these names
