@@ -328,6 +328,12 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.train", trained, per_seed=(FLAG, False)),
     **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
     **rows("methods.minimise", minimised, weight_decay=DECAY),
+    **rows(
+        "probes.attribution.saliency",
+        call_with(probes.saliency, Squeezed(), drawn(Squeezed()), X),
+        channels=(CHOICE, "sum"),
+        times_input=(FLAG, True),
+    ),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
     **rows(
@@ -497,6 +503,8 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.margins.pgd(score, values, Y, radius=0.1, step_size=0.1),
         lambda values: probes.margins.margins(score, values, Y, max_radius=0.1),
         lambda values: probes.margins.correct(values, Y),
+        lambda values: probes.saliency(OneUnit(2), drawn(OneUnit(2)), values),
+        lambda values: probes.region_share(values, np.ones(2, bool)),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),
@@ -581,6 +589,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "margins": lambda network: probes.margins.margins(
         logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
     ),
+    "saliency": lambda network: probes.saliency(network, drawn(network), X),
     "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }
 

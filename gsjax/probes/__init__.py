@@ -1,4 +1,4 @@
-"""Probes of what a network has learned beyond its accuracy: decision boundaries and adversarial margins.
+"""Probes of what a network has learned beyond its accuracy: decision boundaries, margins, saliency.
 
 A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
 """
@@ -6,10 +6,12 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, margins
+from gsjax.probes import attribution, boundary, margins
+from gsjax.probes.attribution import gradcam, region_share, saliency
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
+    "attribution": attribution,
     "boundary": boundary,
     "margins": margins,
 }
@@ -30,4 +32,4 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-__all__ = ["NAMES", "REGISTRY", "get", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["NAMES", "REGISTRY", "get", "gradcam", "region_share", "saliency", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
