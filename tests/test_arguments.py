@@ -394,6 +394,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows(
         "plotting.starvation_over_time", call_with(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)
     ),
+    **rows("plotting.depths", call_with(plotting.depths, {"a": [1.0]}), most=(WHOLE, 2, True)),
     **rows("plotting.trajectories", call_with(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
     **rows(
         "plotting.error_against_width",
