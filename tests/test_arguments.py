@@ -297,7 +297,8 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("networks.PreActResNet", call_with(networks.PreActResNet, blocks=(1,)), channels=(WHOLES, (2,))),
     **rows("networks.PreActResNet", call_with(networks.PreActResNet, channels=(4,)), blocks=(WHOLES, (2,))),
     **rows("networks.PreActResNet", call_with(networks.PreActResNet), outputs=(WHOLE, 2)),
-    **rows("networks.ResNet", call_with(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2)),
+    **rows("networks.ResNet", call_with(networks.ResNet), blocks=(WHOLES, (2,)), outputs=(WHOLE, 2), width=(WHOLE, 2)),
+    **rows("networks.ResNet", call_with(networks.ResNet), block=(CHOICE, "basic"), stem=(CHOICE, "small")),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
     **rows("networks.stages.mode", call_with(networks.stages.mode, networks.FullyConnected((8,))), train=(FLAG, True)),
@@ -333,6 +334,12 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.train", trained, per_seed=(FLAG, False)),
     **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
     **rows("methods.minimise", minimised, weight_decay=DECAY),
+    **rows(
+        "probes.attribution.saliency",
+        call_with(probes.saliency, Squeezed(), drawn(Squeezed()), X),
+        channels=(CHOICE, "sum"),
+        times_input=(FLAG, True),
+    ),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
     **rows(
@@ -408,6 +415,7 @@ ARGUMENTS: dict[str, Argument] = {
     **rows(
         "plotting.starvation_over_time", call_with(plotting.starvation_over_time, {"a": TRAJECTORY}), logy=(FLAG, True)
     ),
+    **rows("plotting.depths", call_with(plotting.depths, {"a": [1.0]}), most=(WHOLE, 2, True)),
     **rows("plotting.trajectories", call_with(plotting.trajectories, {"a": PLANE}), dual=(FLAG, False)),
     **rows(
         "plotting.error_against_width",
@@ -535,6 +543,8 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.depth(values, Y),
         lambda values: probes.usable_information(KEY, values, Y),
         lambda values: probes.information.surprisal(values, Y),
+        lambda values: probes.saliency(OneUnit(2), drawn(OneUnit(2)), values),
+        lambda values: probes.region_share(values, np.ones(2, bool)),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),
@@ -624,6 +634,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
         logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
     ),
     "prediction_depth": lambda network: probes.prediction_depth(network, drawn(network), (X, Y), X, k=1),
+    "saliency": lambda network: probes.saliency(network, drawn(network), X),
     "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }
 

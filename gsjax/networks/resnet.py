@@ -1,4 +1,4 @@
-"""Bottleneck residual networks for photographs (He et al. 2016a), and a reader for their pretrained weights."""
+"""Residual networks (He et al. 2016a) for photographs and small images, and a reader for their pretrained weights."""
 
 from __future__ import annotations
 
@@ -25,44 +25,59 @@ _AXES = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}  # the output axis is first in tor
 
 
 class ResNet(nn.Module):
-    """Bottleneck residual network, version 1.5 as in torchvision; ResNet-50 by default.
+    """Residual network of bottlenecks, version 1.5 as in torchvision, or of basic blocks; ResNet-50 by default.
 
     The network consists of
 
-    - a 7 x 7 convolution with stride 2, batch norm, ReLU, and a 3 x 3 max pool with stride 2;
-    - groups s = 0, 1, ... of blocks relu(shortcut + conv(relu(conv(relu(conv(h)))))), whose convolutions are 1 x 1,
-      3 x 3 and 1 x 1 with 64 2^s, 64 2^s and 256 2^s channels, each followed by batch norm;
+    - the stem: a 7 x 7 convolution with stride 2, batch norm, ReLU, and a 3 x 3 max pool with stride 2; for small
+      images, a 3 x 3 convolution with stride 1, batch norm and ReLU (He et al. 2016a, Section 4.2);
+    - groups s = 0, 1, ... of blocks; with w = width 2^s, a bottleneck is
+      relu(shortcut + conv(relu(conv(relu(conv(h)))))), whose convolutions are 1 x 1, 3 x 3 and 1 x 1 with w, w and 4 w
+      channels, and a basic block is relu(shortcut + conv(relu(conv(h)))), whose convolutions are 3 x 3 with w channels;
+      batch norm follows each convolution;
     - the mean over the image and a linear readout.
 
-    In the first block of each group except the first, the 3 x 3 convolution has stride 2 (this is version 1.5). Where a
-    block changes the shape, its shortcut is a 1 x 1 convolution with batch norm. Convolutions have no bias and are
-    initialised as in He et al. 2015 (normal, fan out).
+    In the first block of each group except the first, the first 3 x 3 convolution has stride 2 (this is version 1.5).
+    Where a block changes the shape, its shortcut is a 1 x 1 convolution with batch norm. Convolutions have no bias and
+    are initialised as in He et al. 2015 (normal, fan out).
 
     `init(key, x)` returns variables. `apply(variables, x)` with x `(n, height, width, c)` returns `(n,)` for one output
     and `(n, k)` for k. With `train=True` batch norm updates the collection "batch_stats". Module names are those of
     torchvision, with `layer1_0` for `layer1.0`; `load` reads torchvision's weights. The stages are `stem`, after the
-    max pool; `layer1_0`, `layer1_1`, ..., after the last ReLU of each block; and `pool`, the mean over the image,
-    `(n, channels)`. All but `pool` are images `(n, height, width, channels)`.
+    max pool or the ReLU; `layer1_0`, `layer1_1`, ..., after the last ReLU of each block; and `pool`, the mean over the
+    image, `(n, channels)`. All but `pool` are images `(n, height, width, channels)`.
 
     Attributes:
-        blocks: the number of blocks of each group: (3, 4, 6, 3) is ResNet-50, (3, 4, 23, 3) ResNet-101.
+        blocks: the number of blocks of each group: (3, 4, 6, 3) is ResNet-50, and ResNet-34 with basic blocks;
+            (3, 4, 23, 3) is ResNet-101; (2, 2, 2, 2) with basic blocks is ResNet-18.
         outputs: k.
+        block: "bottleneck" or "basic".
+        stem: "photographs", or "small" for images such as those of MNIST and CIFAR.
+        width: the number of channels of the stem and of the 3 x 3 convolutions in the first group.
 
     Raises:
-        ValueError: a size below one, no blocks, or an x that is empty or does not have four axes.
+        ValueError: a size below one, no blocks, an unknown kind of block or stem, or an x that is empty or does not
+            have four axes.
 
     >>> x = jax.ShapeDtypeStruct((2, 64, 64, 3), float)
     >>> jax.eval_shape(ResNet(outputs=1000).init_with_output, jax.random.key(0), x)[0].shape
     (2, 1000)
+    >>> resnet18 = ResNet((2, 2, 2, 2), 10, block="basic", stem="small")  # with width=16 on a laptop
     """
 
     blocks: Sequence[int] = (3, 4, 6, 3)
     outputs: int = 1
+    block: str = "bottleneck"
+    stem: str = "photographs"
+    width: int = 64
 
     def __post_init__(self) -> None:
         self.blocks = _check.wholes("blocks", self.blocks, least=1)
         self.outputs = _check.whole("outputs", self.outputs, least=1)
+        self.width = _check.whole("width", self.width, least=1)
         _check.require(len(self.blocks) > 0, "blocks", "at least one number", self.blocks)
+        _check.choice("block", self.block, ("bottleneck", "basic"))
+        _check.choice("stem", self.stem, ("photographs", "small"))
         super().__post_init__()
 
     @nn.compact
@@ -70,34 +85,45 @@ class ResNet(nn.Module):
         self, x: Real[Array, "n height width c"], train: bool = False
     ) -> Float[Array, " n"] | Float[Array, "n k"]:
         """The outputs, `(n,)` or `(n, k)`, of x `(n, height, width, c)`; `train` uses the statistics of the batch."""
-        h = _conv(images(x), 64, 7, 2, name="conv1")
+        large = self.stem == "photographs"
+        h = _conv(images(x), self.width, *((7, 2) if large else (3, 1)), name="conv1")
         h = jax.nn.relu(batch_norm(h, train, name="bn1"))
-        h = jnp.pad(
-            h, ((0, 0), (1, 1), (1, 1), (0, 0))
-        )  # zero padding suffices for the max pool, because ReLU outputs are not negative
-        h = Stage(name="stem")(nn.max_pool(h, (3, 3), (2, 2)))
+        if large:
+            # Zero padding suffices for the max pool, because ReLU outputs are not negative.
+            h = nn.max_pool(jnp.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (2, 2))
+        h = Stage(name="stem")(h)
         for stage, blocks in enumerate(self.blocks):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                h = _Bottleneck(64 * 2**stage, stride, name=f"layer{stage + 1}_{block}")(h, train)
+                layers = _layers(self.block, self.width * 2**stage, stride)
+                h = _Block(layers, name=f"layer{stage + 1}_{block}")(h, train)
         h = Stage(name="pool")(h.mean(axis=(1, 2)))
         return squeezed(torch_dense(h, self.outputs, name="fc"))
 
 
-class _Bottleneck(Stage):
-    channels: int
-    stride: int
+def _layers(block: str, width: int, stride: int) -> tuple[tuple[int, int, int], ...]:
+    """The convolutions of a block: channels, kernel and stride of each."""
+    if block == "basic":
+        return (width, 3, stride), (width, 3, 1)
+    return (width, 1, 1), (width, 3, stride), (4 * width, 1, 1)
+
+
+class _Block(Stage):
+    """A residual block of the convolutions (channels, kernel, stride) in `layers`."""
+
+    layers: tuple[tuple[int, int, int], ...]
 
     @nn.compact
     def __call__(self, x: Float[Array, "n height width c"], train: bool) -> Array:
-        h = _conv(x, self.channels, 1, name="conv1")
-        h = jax.nn.relu(batch_norm(h, train, name="bn1"))
-        h = _conv(h, self.channels, 3, self.stride, name="conv2")
-        h = jax.nn.relu(batch_norm(h, train, name="bn2"))
-        h = _conv(h, 4 * self.channels, 1, name="conv3")
-        h = batch_norm(h, train, name="bn3")
+        h = x
+        for number, (channels, kernel, stride) in enumerate(self.layers, 1):
+            h = _conv(h, channels, kernel, stride, name=f"conv{number}")
+            h = batch_norm(h, train, name=f"bn{number}")
+            if number < len(self.layers):
+                h = jax.nn.relu(h)
         if x.shape != h.shape:
-            x = _conv(x, 4 * self.channels, 1, self.stride, name="downsample_0")
+            stride = max(stride for _, _, stride in self.layers)
+            x = _conv(x, h.shape[-1], 1, stride, name="downsample_0")
             x = batch_norm(x, train, name="downsample_1")
         return jax.nn.relu(x + h)
 

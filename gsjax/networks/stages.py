@@ -17,7 +17,8 @@ A flax.nnx model becomes a network through flax's own bridge, `nnx.bridge.to_lin
 outputs of the public methods of its submodules, and the values that it sows as `nnx.Intermediate`.
 
 The caller decides what to compute from a stage. A nearest-neighbour probe flattens it, `stage.reshape(n, -1)`. A
-readout that must not train the network wraps it in `jax.lax.stop_gradient`.
+readout that must not train the network wraps it in `jax.lax.stop_gradient`. `after` gives the outputs as a function of
+a stage.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from jax.extend.core import Var
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, Var
 from jax.interpreters import partial_eval
 from jaxtyping import Array, PyTree, Real
 
 from gsjax import _check
 
-__all__ = ["Stage", "apply", "mode", "names", "shapes", "upto"]
+__all__ = ["Stage", "after", "apply", "mode", "names", "shapes", "upto"]
 
 _CAPTURED = "intermediates"
+_CALLS = ("jit", "remat2")  # the steps of a program that `nn.jit` and `nn.remat` set apart
 
 
 class Stage(nn.Module):
@@ -192,9 +194,55 @@ def upto(
     mutable = [name for name in variables if name not in ("params", _CAPTURED)] if train else False
     found = _find(network, variables, x, rngs, train=train, mutable=mutable)
     output = _known("position", position, found).output
-    wanted = [number == output for number in range(len(found.program.outvars))]
-    _, used = partial_eval.dce_jaxpr(found.program, wanted)
+    program = found.program.jaxpr
+    wanted = [number == output for number in range(len(program.outvars))]
+    _, used = partial_eval.dce_jaxpr(program, wanted)
     return jax.tree.unflatten(found.inputs, used)[0]["params"]
+
+
+def after(
+    network: nn.Module, variables: Mapping[str, Any], x: Real[Array, "n ..."], position: str
+) -> tuple[Array, Callable[[Array], Any]]:
+    """A stage of a network for x `(n, ...)`, and the rest of the network: the outputs as a function of this stage.
+
+    The network is in evaluation mode. In the rest of the network every operation on the value of the stage takes the
+    new value instead. Paths around the stage, such as those of residual connections, keep the values that they have for
+    x. A value that a module only sows has no operations after it, so the outputs do not change with it. Both results
+    are pure functions of their arguments, also under `jit`, `vmap` and `grad`.
+
+    Args:
+        network: a flax.linen module.
+        variables: the variables of the network: "params" and its other collections.
+        x: examples `(n, ...)`.
+        position: the name of the stage.
+
+    Returns:
+        `(stage, rest)`, where `stage` is an array `(n, ...)`, and `rest(stage)` are the outputs for x.
+
+    Raises:
+        ValueError: the network is not a flax.linen module, or has no stages; x is not a non-empty array `(n, ...)`;
+            `position` is not the name of a stage; by `rest`: a value of another shape.
+
+    >>> from gsjax import networks
+    >>> network, x = networks.MLP((8, 4)), np.ones((5, 3))
+    >>> h, rest = after(network, network.init(jax.random.key(0), x), x, "h2")
+    >>> h.shape, rest(0 * h).tolist()
+    ((5, 4), [0.0, 0.0, 0.0, 0.0, 0.0])
+    """
+    _check_network(network)
+    x = _examples(x)
+    found = _find(network, variables, x, None)
+    stage, arguments = _known("position", position, found), jax.tree.leaves((variables, x))
+    places, values = _evaluate(found.program, arguments, {})
+    place = places[stage.output]
+
+    def rest(h: Array) -> Any:
+        h = _check.array("h", h)
+        _check.require(h.shape == stage.shape, "h", f"shape {stage.shape}, that of {position}", f"shape {h.shape}")
+        places, values = _evaluate(found.program, arguments, {place: h})
+        return jax.tree.unflatten(found.outputs, [values[number] for number in places])[1]
+
+    return values[place], rest
 
 
 def mode(network: nn.Module, train: bool) -> dict[str, Any]:
@@ -222,14 +270,15 @@ class _Found(NamedTuple):
     """The stages of a network and the program that computes them.
 
     `stages` are by name, in order of depth. `rejected` are the paths of modules whose output is not one array
-    `(n, ...)`. `program` is the jaxpr that computes all stages, and `inputs` is the tree structure of its arguments,
-    `(variables, x, rngs)`.
+    `(n, ...)`. `program` is the jaxpr that computes all stages and the outputs. `inputs` is the tree structure of its
+    arguments, `(variables, x, rngs)`, and `outputs` that of its results, `(arrays by path and call, outputs)`.
     """
 
     stages: dict[str, _Stage]
     rejected: set[str]
-    program: Any
+    program: ClosedJaxpr
     inputs: Any
+    outputs: Any
 
 
 # Decides whether the output of a module at a path is kept.
@@ -249,16 +298,18 @@ def _find(
             declared.add(path)
         return True
 
-    def outputs(variables: Any, x: Any, rngs: Any) -> dict[tuple[str, int], Array]:
-        return _run(network, variables, x, rngs, note, train=train, mutable=mutable)[1]
+    def results(variables: Any, x: Any, rngs: Any) -> tuple[dict[tuple[str, int], Array], Any]:
+        outputs, arrays, _ = _run(network, variables, x, rngs, note, train=train, mutable=mutable)
+        return arrays, outputs
 
     variables, x, rngs = _abstract(variables, x, rngs)
-    program, found = jax.make_jaxpr(outputs, return_shape=True)(variables, x, rngs)
+    program, both = jax.make_jaxpr(results, return_shape=True)(variables, x, rngs)
+    found, _ = both
     keys = sorted(found)
     order = _order(program.jaxpr, keys, calls)
     # An array whose first axis is n by coincidence does not get twice as many rows for twice as many examples.
     n = x.shape[0]
-    double = jax.eval_shape(outputs, variables, jax.ShapeDtypeStruct((2 * n, *x.shape[1:]), x.dtype), rngs)
+    double, _ = jax.eval_shape(results, variables, jax.ShapeDtypeStruct((2 * n, *x.shape[1:]), x.dtype), rngs)
 
     def is_stage(key: tuple[str, int]) -> bool:
         rows = [array[key].shape[:1] for array in (found, double) if key in array]
@@ -267,7 +318,8 @@ def _find(
     stages = {_name(*key): _Stage(*key, found[key].shape, keys.index(key)) for key in order if is_stage(key)}
     _check.require(stages, "network", "a network with stages", f"{type(network).__name__} without")
     rejected = set() if declared else {*calls} - {*stages}
-    return _Found(stages, rejected, program.jaxpr, jax.tree.structure((variables, x, rngs)))
+    inputs, outputs = jax.tree.structure((variables, x, rngs)), jax.tree.structure(both)
+    return _Found(stages, rejected, program, inputs, outputs)
 
 
 def _order(program: Any, keys: list[tuple[str, int]], calls: list[str]) -> list[tuple[str, int]]:
@@ -313,6 +365,43 @@ def _run(
             if isinstance(value, jax.Array | np.ndarray):
                 arrays[path.removesuffix("/__call__"), call] = value
     return outputs, arrays, changed
+
+
+def _evaluate(
+    program: ClosedJaxpr, arguments: Sequence[Any], replaced: Mapping[int, Array]
+) -> tuple[list[int], list[Any]]:
+    """Runs a program: the places of its results, and the values of all its variables by place.
+
+    The values at the places in `replaced` are replaced where they are computed. Programs within the program, those of
+    `nn.jit` and `nn.remat`, are run as a part of it. A value that they only pass on keeps its place.
+    """
+    values: list[Any] = []
+
+    def place(value: Any) -> int:
+        values.append(replaced.get(len(values), value))
+        return len(values) - 1
+
+    def run(program: Jaxpr, places: Sequence[int]) -> list[int]:
+        known = dict(zip([*program.constvars, *program.invars], places, strict=True))
+
+        def read(atom: Any) -> int:
+            return place(atom.val) if isinstance(atom, Literal) else known[atom]
+
+        for equation in program.eqns:
+            inputs = [read(atom) for atom in equation.invars]
+            if equation.primitive.name in _CALLS:
+                inner = equation.params["jaxpr"]
+                inner, constants = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
+                outputs = run(inner, [*map(place, constants), *inputs])
+            else:
+                options = equation.primitive.get_bind_params(equation.params)
+                with equation.ctx.manager:
+                    results = equation.primitive.bind(*(values[number] for number in inputs), **options)
+                outputs = [place(result) for result in (results if equation.primitive.multiple_results else [results])]
+            known.update(zip(equation.outvars, outputs, strict=True))
+        return [read(atom) for atom in program.outvars]
+
+    return run(program.jaxpr, [place(value) for value in (*program.consts, *arguments)]), values
 
 
 @contextmanager

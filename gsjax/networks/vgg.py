@@ -30,7 +30,8 @@ class VGG(nn.Module):
     these are `conv1_1`, `pool1`, `conv2_1`, `pool2`, `conv3_1`, `conv3_2`, `pool3`, ...
 
     Attributes:
-        channels: the numbers of channels of the convolutions, one sequence per block; the default is VGG-11's.
+        channels: the numbers of channels of the convolutions, one sequence per block. The default is VGG-11's; VGG-16's
+            are ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)).
         outputs: k.
 
     Raises:

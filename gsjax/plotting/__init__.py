@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from gsjax.plotting._save import save
 from gsjax.plotting._style import OKABE_ITO, panels
 from gsjax.plotting.dynamics import courses, paths, plane, starvation_over_time, trajectories
+from gsjax.plotting.examples import depths, saliency_maps
 from gsjax.plotting.grids import phase_diagram, sign_map
 from gsjax.plotting.practice import against, categories, curves, decision_boundary, error_against_width
 from gsjax.plotting.spectra import spectrum, starvation
@@ -22,11 +23,13 @@ __all__ = [
     "courses",
     "curves",
     "decision_boundary",
+    "depths",
     "error_against_width",
     "panels",
     "paths",
     "phase_diagram",
     "plane",
+    "saliency_maps",
     "save",
     "sign_map",
     "spectrum",

@@ -1,4 +1,4 @@
-"""The residual network with bottlenecks against NumPy, and its pretrained weights from files."""
+"""The residual network against NumPy, and its pretrained weights from files."""
 
 from __future__ import annotations
 
@@ -16,8 +16,12 @@ from tests.networks.test_standard import convolved, drawn, normalised, relu
 KEY = jax.random.key(0)
 
 
-def torchvision(blocks, classes, *, rng):
-    """The entries of torchvision's `ResNet(Bottleneck, blocks).state_dict()`, with random numbers in them."""
+def torchvision(blocks, classes, *, rng, basic=False, q=7, first=64):
+    """The entries of torchvision's `ResNet(Bottleneck, blocks).state_dict()`, with random numbers in them.
+
+    With `basic` they are those of `ResNet(BasicBlock, blocks)`. `q` is the size of the first kernel, and `first` the
+    number of channels after it.
+    """
     entries = {}
 
     def conv(name, outputs, inputs, q):
@@ -28,29 +32,30 @@ def torchvision(blocks, classes, *, rng):
             entries[f"{name}.{entry}"] = value + rng.uniform(0, 0.3, channels)
         entries[f"{name}.num_batches_tracked"] = np.array(7)
 
-    conv("conv1", 64, 3, 7)
-    norm("bn1", 64)
-    inputs = 64
+    conv("conv1", first, 3, q)
+    norm("bn1", first)
+    inputs = first
     for stage, count in enumerate(blocks):
         for block in range(count):
-            name, width = f"layer{stage + 1}.{block}", 64 * 2**stage
-            for number, (outputs, fan, q) in enumerate(
-                [(width, inputs, 1), (width, width, 3), (4 * width, width, 1)], 1
-            ):
+            name, width = f"layer{stage + 1}.{block}", first * 2**stage
+            last = width if basic else 4 * width
+            bottleneck = [(width, inputs, 1), (width, width, 3), (last, width, 1)]
+            layers = [(width, inputs, 3), (width, width, 3)] if basic else bottleneck
+            for number, (outputs, fan, q) in enumerate(layers, 1):
                 conv(f"{name}.conv{number}", outputs, fan, q)
                 norm(f"{name}.bn{number}", outputs)
-            if block == 0:
-                conv(f"{name}.downsample.0", 4 * width, inputs, 1)
-                norm(f"{name}.downsample.1", 4 * width)
-            inputs = 4 * width
+            if block == 0 and (stage > 0 or not basic):
+                conv(f"{name}.downsample.0", last, inputs, 1)
+                norm(f"{name}.downsample.1", last)
+            inputs = last
     entries["fc.weight"], entries["fc.bias"] = rng.normal(size=(classes, inputs)), rng.normal(size=classes)
     return {
         name: np.asarray(entry, np.int64 if entry.dtype.kind == "i" else np.float32) for name, entry in entries.items()
     }
 
 
-def forward_pass(entries, x, blocks):
-    """The forward pass of the entries, in evaluation mode."""
+def forward_pass(entries, x, blocks, *, basic=False, small=False):
+    """The forward pass of the entries, in evaluation mode; `small` is the stem for small images."""
 
     def conv(h, name, stride=1):
         kernel = entries[f"{name}.weight"].transpose(2, 3, 1, 0)
@@ -60,18 +65,23 @@ def forward_pass(entries, x, blocks):
         weights = {"scale": entries[f"{name}.weight"], "bias": entries[f"{name}.bias"]}
         return normalised(h, weights, {"mean": entries[f"{name}.running_mean"], "var": entries[f"{name}.running_var"]})
 
-    h = relu(norm(conv(x, "conv1", 2), "bn1"))
-    h = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
-    rows, columns = ((size - 3) // 2 + 1 for size in h.shape[1:3])
-    h = np.stack([[h[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2)) for j in range(columns)]
-                  for i in range(rows)]).transpose(2, 0, 1, 3)  # fmt: skip
+    h = relu(norm(conv(x, "conv1", 1 if small else 2), "bn1"))
+    if not small:
+        h = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-np.inf)
+        rows, columns = ((size - 3) // 2 + 1 for size in h.shape[1:3])
+        h = np.stack([[h[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2)) for j in range(columns)]
+                      for i in range(rows)]).transpose(2, 0, 1, 3)  # fmt: skip
     for stage, count in enumerate(blocks):
         for block in range(count):
             name, stride = f"layer{stage + 1}.{block}", 2 if stage and not block else 1
-            f = relu(norm(conv(h, f"{name}.conv1"), f"{name}.bn1"))
-            f = relu(norm(conv(f, f"{name}.conv2", stride), f"{name}.bn2"))
-            f = norm(conv(f, f"{name}.conv3"), f"{name}.bn3")
-            if block == 0:
+            if basic:
+                f = relu(norm(conv(h, f"{name}.conv1", stride), f"{name}.bn1"))
+                f = norm(conv(f, f"{name}.conv2"), f"{name}.bn2")
+            else:
+                f = relu(norm(conv(h, f"{name}.conv1"), f"{name}.bn1"))
+                f = relu(norm(conv(f, f"{name}.conv2", stride), f"{name}.bn2"))
+                f = norm(conv(f, f"{name}.conv3"), f"{name}.bn3")
+            if f"{name}.downsample.0.weight" in entries:
                 h = norm(conv(h, f"{name}.downsample.0", stride), f"{name}.downsample.1")
             h = relu(h + f)
     return h.mean(axis=(1, 2)) @ entries["fc.weight"].T + entries["fc.bias"]
@@ -94,6 +104,18 @@ def test_loaded_network_by_hand(small, tmp_path):
     assert jax.tree.structure(loaded) == jax.tree.structure(variables)
 
 
+@pytest.mark.parametrize("stem", ["photographs", "small"])
+def test_basic_blocks_by_hand(stem, tmp_path):
+    network = ResNet((2, 1), 5, block="basic", stem=stem, width=4)
+    x = np.random.default_rng(1).normal(size=(2, 11, 8, 3)).astype(np.float32)
+    small = stem == "small"
+    entries = torchvision((2, 1), 5, rng=np.random.default_rng(0), basic=True, q=3 if small else 7, first=4)
+    save_file(entries, tmp_path / "r.safetensors")
+    loaded = resnet.load(tmp_path / "r.safetensors", drawn(network, x))
+    expected = forward_pass(entries, x, (2, 1), basic=True, small=small)
+    np.testing.assert_allclose(jax.jit(network.apply)(loaded, x), expected, rtol=2e-5, atol=1e-5)
+
+
 def test_another_head_keeps_its_initialisation(small, tmp_path):
     entries, _, variables, _ = small
     other = {**entries, "fc.weight": np.ones((1000, 512), np.float32), "fc.bias": np.ones(1000, np.float32)}
@@ -104,12 +126,16 @@ def test_another_head_keeps_its_initialisation(small, tmp_path):
     np.testing.assert_array_equal(loaded["batch_stats"]["bn1"]["var"], entries["bn1.running_var"])
 
 
-def test_all_names_of_resnet50_are_known():
-    variables = jax.eval_shape(ResNet(outputs=1000).init, KEY, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+@pytest.mark.parametrize(
+    ("block", "blocks", "count"), [("bottleneck", (3, 4, 6, 3), 267), ("basic", (2, 2, 2, 2), 102)]
+)
+def test_all_names_of_resnet50_and_resnet18_are_known(block, blocks, count):
+    network = ResNet(blocks, 1000, block)
+    variables = jax.eval_shape(network.init, KEY, jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
     names = {resnet._torch_name(keys) for keys, _ in jax.tree.leaves_with_path(variables)}
-    expected = torchvision((3, 4, 6, 3), 1000, rng=_Zeros())
+    expected = torchvision(blocks, 1000, rng=_Zeros(), basic=block == "basic")
     assert names == {name for name in expected if not name.endswith("num_batches_tracked")}
-    assert len(names) == 267
+    assert len(names) == count
 
 
 class _Zeros:

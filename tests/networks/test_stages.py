@@ -75,6 +75,15 @@ class Rematerialised(nn.Module):
         return nn.Dense(2, name="out")(nn.remat(Chain)(name="chain")(x))
 
 
+class Compiled(nn.Module):
+    """Two calls of one compiled module: the second passes the output of the first on."""
+
+    @nn.compact
+    def __call__(self, x):
+        layer = nn.jit(nn.Dense)(6, name="layer")
+        return nn.Dense(2, name="out")(nn.tanh(layer(nn.tanh(layer(x)))))
+
+
 class Declared(nn.Module):
     """A network that declares two stages, one of them inside a module."""
 
@@ -122,6 +131,7 @@ OURS = {
     "vgg": Row(VGG(((2,), (3, 2)), 3), IMAGE, "conv1_1 pool1 conv2_1 conv2_2 pool2", train=True),
     "preact_resnet": Row(PreActResNet((2, 3), (1, 1), 3), IMAGE, "stem layer1_0 layer2_0 pool", train=True),
     "resnet": Row(ResNet((1,), 3), IMAGE, "stem layer1_0 pool", train=True),
+    "resnet18": Row(ResNet((2, 1), 3, "basic", "small", 2), IMAGE, "stem layer1_0 layer1_1 layer2_0 pool", train=True),
 }
 OTHERS = {
     "plain": Row(Plain(), (6,), "encode mix block/up block/inner block/norm block mix#2 drop last decode", train=True),
@@ -187,8 +197,8 @@ def fan_in(leaf: Any) -> Any:
 
 
 def test_every_network_is_in_the_table():
-    assert set(OURS) == set(networks.NAMES)
-    assert all(isinstance(OURS[name].network, networks.get(name)) for name in OURS)
+    assert set(OURS) == {*networks.NAMES, "resnet18"}
+    assert all(isinstance(OURS[name].network, networks.get(name)) for name in networks.NAMES)
 
 
 @rows
@@ -256,6 +266,40 @@ def test_gradients_through_stages_match_differences(name):
     (upper, _), (lower, _), (_, slope) = map(total, (1e-7, -1e-7, 0.0))
     assert abs(slope) > 1e-4
     np.testing.assert_allclose((upper - lower) / 2e-7, slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*ROWS, "compiled"])
+def test_the_rest_of_the_network_is_a_function_of_a_stage(name):
+    """At the stage of other examples it gives their outputs, and its derivative along a curve of examples is theirs.
+
+    Paths around the stage and sown values are the exception.
+    """
+    if name == "compiled":
+        network, x, names = Compiled(), np.random.default_rng(0).normal(size=(3, 6)), ("layer", "layer#2", "out")
+        variables = network.init(KEY, x)
+    else:
+        (network, *_), names, variables, x, *_ = drawn(name)
+    wanted = {names[0], names[-2]}
+    other, step = np.random.default_rng(3).normal(size=(2, *x.shape))
+
+    def whole(x):
+        outputs, found = stages.apply(network, variables, x, tuple(wanted))
+        return found, outputs
+
+    @jax.jit
+    def both(variables, x, other, step):
+        (found, outputs), (slopes, slope) = jax.jvp(whole, (other,), (step,))
+        rests = {stage: stages.after(network, variables, x, stage) for stage in wanted}
+        along = {stage: jax.jvp(rest, (found[stage],), (slopes[stage],)) for stage, (_, rest) in rests.items()}
+        return (outputs, slope), along, whole(x), {stage: (h, rest(h)) for stage, (h, rest) in rests.items()}
+
+    expected, along, (found, outputs), here = both(variables, x, other, step)
+    for stage in wanted:
+        np.testing.assert_allclose(here[stage][0], found[stage], rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(here[stage][1], outputs, rtol=1e-10, atol=1e-12)
+        around = (name, stage) in (("preact_resnet", "stem"), ("plain", "last"))
+        for got, true in zip(along[stage], expected, strict=True):
+            assert np.allclose(got, true, rtol=1e-9, atol=1e-11) is not around
 
 
 @rows
@@ -372,7 +416,9 @@ def test_stages_change_neither_parameters_nor_outputs(name, monkeypatch):
         monkeypatch.setattr(f"gsjax.networks.{module}.Stage", lambda name: lambda h: h)
     assert program(network.init_with_output, KEY, x) == before
     assert jax.eval_shape(network.init, KEY, x) == like
-    assert name == "resnet" or set(stages.names(network, x)).isdisjoint(drawn(name).names)  # blocks are modules
+    assert name.startswith("resnet") or set(stages.names(network, x)).isdisjoint(
+        drawn(name).names
+    )  # blocks are modules
 
 
 TREES = {  # records and files of weights depend on these names
@@ -524,6 +570,15 @@ def applied(network: nn.Module, names: Any = None, x: Any = X, **options: Any) -
         (
             lambda: stages.upto(MLP((4,)), MLP((4,)).init(KEY, X), X, "W1"),
             "position: expected one of the stages h1, got 'W1'",
+        ),
+        (lambda: stages.after(MLP, {}, X, "h1"), "network: expected a flax.linen module, got the class MLP"),
+        (
+            lambda: stages.after(MLP((4,)), MLP((4,)).init(KEY, X), X, "h2"),
+            "position: expected one of the stages h1, got 'h2'",
+        ),
+        (
+            lambda: stages.after(MLP((4,)), MLP((4,)).init(KEY, X), X, "h1")[1](np.ones((3, 5))),
+            r"h: expected shape \(3, 4\), that of h1, got shape \(3, 5\)",
         ),
         (lambda: stages.upto(MLP((4,)), {}, X, "h1"), "variables: expected a collection params, got none"),
         (lambda: stages.names(MLP((4,)), np.ones((0, 3))), r"x: expected a non-empty array \(n, ...\)"),

@@ -34,7 +34,12 @@ def test_sizes_are_those_of_the_published_networks():
     # The common implementations, without the biases of VGG's convolutions and with a final norm in PreActResNet.
     assert parameters(VGG(), 32, 32, 3) == 9_231_114 - (64 + 128 + 2 * 256 + 4 * 512)
     assert parameters(PreActResNet(), 32, 32, 3) == 11_171_146 + 2 * 512
+    vgg16 = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+    assert parameters(VGG(vgg16), 32, 32, 3) == 14_728_266 - (2 * 64 + 2 * 128 + 3 * 256 + 6 * 512)
     assert parameters(ResNet(outputs=1000), 64, 64, 3) == 25_557_032
+    assert parameters(ResNet((2, 2, 2, 2), 1000, "basic"), 64, 64, 3) == 11_689_512
+    assert parameters(ResNet((3, 4, 6, 3), 1000, "basic"), 64, 64, 3) == 21_797_672
+    assert parameters(ResNet((2, 2, 2, 2), 10, "basic", "small"), 32, 32, 3) == 11_173_962
 
 
 @pytest.mark.parametrize("name", networks.NAMES)
@@ -248,6 +253,9 @@ def test_get_has_all_networks_and_suggests():
         (lambda: PreActResNet((), ()), "channels"),
         (lambda: PreActResNet().init(KEY, jnp.ones((0, 8, 8, 3))), "x"),
         (lambda: ResNet(()), "blocks"),
+        (lambda: ResNet(block="plain"), "block"),
+        (lambda: ResNet(stem="cifar"), "stem"),
+        (lambda: ResNet(width=0), "width"),
     ],
 )
 def test_bad_arguments(build, name):

@@ -51,6 +51,10 @@ DRAWINGS = {
     "sizes over time": lambda ax=None: plotting.starvation_over_time({"ridge": STARVING}, ax, logy=True),
     "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
     "a phase diagram": lambda ax=None: plotting.phase_diagram(DIAGRAM, ax),
+    "depths": lambda ax=None: plotting.depths({"MNIST": [1, 2, np.nan], "none valid": [np.nan]}, ax=ax),
+    "saliency maps": lambda ax=None: plotting.saliency_maps(
+        np.ones((2, 3, 4, 3)), {"a": np.zeros((2, 3, 4))}, ax=ax, xlabel="label", ylabel="method"
+    ),
     "a phase diagram of nothing": lambda ax=None: plotting.phase_diagram(
         DIAGRAM._replace(converged=np.zeros((2, 3, 1), bool)), ax
     ),
@@ -176,6 +180,19 @@ assert "matplotlib.pyplot" not in sys.modules
         ("paths", lambda: plotting.plane(np.full((1, 1, 2), np.nan), np.ones((1, 2)), labels=())),
         ("ends", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((3, 2)), labels=())),
         ("labels", lambda: plotting.plane(np.ones((2, 3, 2)), np.ones((2, 2)), labels=["a"])),
+        ("series", lambda: plotting.depths({})),
+        ("series", lambda: plotting.depths({"a": []})),
+        ("series", lambda: plotting.depths({"a": [1.5]})),
+        ("series", lambda: plotting.depths({"a": [-1.0]})),
+        ("series", lambda: plotting.depths({"a": [np.inf]})),
+        ("series", lambda: plotting.depths({"a": np.ones((2, 2))})),
+        ("most", lambda: plotting.depths({"a": [3.0]}, most=2)),
+        ("images", lambda: plotting.saliency_maps(np.ones((2, 3)), {})),
+        ("images", lambda: plotting.saliency_maps(np.ones((1, 2, 3, 2)), {})),
+        ("images", lambda: plotting.saliency_maps(np.full((1, 2, 3), np.nan), {})),
+        ("maps", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {"a": np.ones((1, 3, 2))})),
+        ("maps", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {"a": -np.ones((1, 2, 3))})),
+        ("labels", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {}, labels=["a", "b"])),
         ("x", lambda: plotting.sign_map([1.0, 0.0], [0.0, 1.0], np.ones((2, 2)))),
         ("y", lambda: plotting.sign_map([0.0, 1.0], [1.0], np.ones((1, 2)))),
         ("values", lambda: plotting.sign_map([0.0, 1.0, 2.0], [0.0, 1.0], np.ones((3, 2)))),
