@@ -1,7 +1,7 @@
 """Probes of what a network has learned beyond its accuracy.
 
-A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels. The
-functions that measure a network as a whole are exported here as well.
+A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
+The functions that measure a network as a whole are exported here as well.
 """
 
 from types import ModuleType
