@@ -145,7 +145,7 @@ def halves(entry: Entry, wanted: Wanted, *, classes: tuple[Pair, Pair]) -> Sets:
     variants = draw(domino_variants, wanted.test_key, test, wanted.test, "test")
     held_out = {name: examples(variant, wanted.test) for name, variant in variants.items()}
     drawn = examples(draw(dominoes, wanted.train_key, train, wanted.n, "n"), wanted.n)
-    return Sets(drawn, held_out, 1, f"{entry.name}: {', '.join(about)}")
+    return Sets(drawn, held_out, 1, f"{entry.name}: {'; '.join(about)}")
 
 
 def photographs(entry: Entry, wanted: Wanted) -> Sets:
