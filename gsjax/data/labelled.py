@@ -137,7 +137,7 @@ def labelled_folder(
     rows = [row for row in every if row.number not in problems]
 
     y, labels = _indices("classes", [row.label for row in rows], known[0])
-    got = ", ".join(map(repr, labels)) or "no image"
+    got = ", ".join(map(repr, labels)) or f"no image, after {len(told)} skipped lines"
     _check.require(len(labels) > 1, "label", f"a column with two classes or more in {path}", got)
     spurious, values = _indices("attributes", [row.attribute for row in rows], known[1]) if attribute else (None, ())
     same: dict[bytes | None, list[int]] = {}
