@@ -263,8 +263,8 @@ def load_images(
     _check.require(len(chosen) > 0, "rows", "one row or more", "none")
     whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
     _check.require(whole, "rows", "whole numbers, one row or more", _arguments.shown(rows))
-    inside = chosen.min() >= 0 and chosen.max() < len(folder.paths)
-    _check.require(inside, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
+    valid = chosen.min() >= 0 and chosen.max() < len(folder.paths)
+    _check.require(valid, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
     size, channels = _check.whole("size", size, least=1), _check.whole("channels", channels)
     _check.require(channels in (1, 3), "channels", "1 or 3", channels)
     levels = folder.levels if isinstance(folder, LabelledFolder) else None
