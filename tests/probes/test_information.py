@@ -134,6 +134,7 @@ def test_signs_and_indices_of_two_classes_are_the_same_labels():
     )
     np.testing.assert_allclose(flipped.value, signs.value, atol=0.05)
     np.testing.assert_allclose(indices.value, signs.value, atol=0.05)
+    assert (signs.value[0] != signs.value[1]).all(), "the seeds start from different networks"
 
 
 def test_surprisal_is_in_bits(x64):
@@ -204,8 +205,6 @@ def test_results_depend_only_on_the_key():
     np.testing.assert_array_equal(older.value, one.value)
     changed = probes.pointwise_information(jax.random.key(1), x, y, **linear, steps=200, batch_size=None)
     assert not np.array_equal(changed.examples, one.examples)
-    seeds = one.conditional[:, 0]
-    assert len(set(seeds.tolist())) == 5
 
 
 def test_a_null_that_has_not_converged_is_reported():
