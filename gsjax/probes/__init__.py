@@ -6,14 +6,16 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, depths, margins, neighbours
+from gsjax.probes import boundary, depths, linear, margins, neighbours
 from gsjax.probes.depths import depth, prediction_depth
+from gsjax.probes.linear import linear_probe
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "depths": depths,
+    "linear": linear,
     "margins": margins,
     "neighbours": neighbours,
 }
@@ -34,4 +36,4 @@ def get(name: str) -> ModuleType:
     return REGISTRY[name]
 
 
-__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "linear_probe", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
