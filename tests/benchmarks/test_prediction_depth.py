@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import resource
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from gsjax.networks import FullyConnected, stages
 from gsjax.probes import _search, knn, prediction_depth
 
 N, M, D, STAGES, CLASSES = 10_000, 2_000, 512, 10, 10
+KINDS = ("wall", "processor")
 
 
 def seconds(function):
@@ -33,13 +35,10 @@ def seconds(function):
 
 def planned(n):
     """The bytes that XLA plans for the search, beside arguments and results."""
-    like = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((M, D), (n, D)))
-    bank, queries = like
-    labels = jax.ShapeDtypeStruct((M,), jnp.int32)
-    program = _search._program().lower(bank, labels, queries, k=29, metric="l1").compile()
-    analysis = program.memory_analysis()
-    assert analysis is not None
-    return analysis.temp_size_in_bytes
+    bank, queries = (jax.ShapeDtypeStruct((rows, D), jnp.float32) for rows in (M, n))
+    program: Any = _search._program()
+    lowered = program.lower(bank, jax.ShapeDtypeStruct((M,), jnp.int32), queries, k=29, metric="l1")
+    return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
 def test_neighbours_of_ten_stages_against_scipy(capsys):
@@ -88,6 +87,3 @@ def test_neighbours_of_ten_stages_against_scipy(capsys):
     queries = 4 * N * D
     assert memory[N] < 2 * queries + 2**24  # a padded copy and its blocks, and 16 MB
     assert memory[2 * N] - memory[N] < 2.1 * queries
-
-
-KINDS = ("wall", "processor")

@@ -37,7 +37,7 @@ def theirs(bank, y, queries, strength):
     return model.predict_proba((queries - mean) / scale)
 
 
-@pytest.mark.parametrize(("strength", "classes"), [(0.03, 2), (1.0, 2), (0.03, 3), (1.0, 3), (30.0, 3)])
+@pytest.mark.parametrize(("strength", "classes"), [(0.03, 2), (1.0, 2), (0.03, 3), (1.0, 3)])
 def test_probabilities_are_those_of_scikit_learn(x64, strength, classes):
     """With two classes, scikit-learn has one logit w = w1 - w0, and |w|^2 / 2 is the least |w0|^2 + |w1|^2."""
     bank, y, queries = drawn(classes=classes)
@@ -92,23 +92,21 @@ def test_units_order_axes_and_labels_do_not_matter():
 
 
 def test_features_that_do_not_vary_tell_the_frequencies():
-    probe = linear_probe(np.ones((4, 3)), np.array([0, 1, 1, 1]))
-    np.testing.assert_allclose(jax.nn.softmax(probe.logits(np.ones((1, 3)))), [[0.25, 0.75]], atol=1e-3)
+    probe = linear_probe(np.ones((150, 5)), np.arange(150) // 60)
+    np.testing.assert_allclose(jax.nn.softmax(probe.logits(np.ones((1, 5)))), [[0.4, 0.4, 0.2]], atol=1e-3)
     assert probe.converged
 
 
 def test_compiled_and_mapped(monkeypatch):
     bank, y, queries = drawn()
+    signs = np.where(y, 1.0, -1.0)
     banks = np.stack([bank, bank + np.arange(5)])
-    expected = [linear_probe(one, y).logits(queries) for one in banks]
-    mapped = jax.jit(jax.vmap(lambda bank: linear_probe(bank, y, 3).logits(queries)))
-    np.testing.assert_allclose(mapped(banks), expected, atol=1e-2)
-    signs = jax.jit(lambda labels: linear_probe(bank, labels).votes(queries))(np.where(y, 1.0, -1.0))
-    assert set(signs.tolist()) == {-1, 1}
+    mapped = jax.jit(jax.vmap(lambda bank, labels: linear_probe(bank, labels).logits(queries), in_axes=(0, None)))
+    np.testing.assert_allclose(mapped(banks, signs), [linear_probe(b, signs).logits(queries) for b in banks], atol=1e-2)
     with pytest.raises(ValueError, match=r"^classes: expected the number of classes where labels are traced, got None"):
         jax.jit(lambda labels: linear_probe(bank, labels))(y)
-    traced = chex.assert_max_traces(_regression._regression, 1)
-    monkeypatch.setattr(_regression, "_regression", traced)
+    monkeypatch.setattr(_regression, "_compiled", functools.cache(_regression._compiled.__wrapped__))
+    monkeypatch.setattr(_regression, "_regression", chex.assert_max_traces(_regression._regression, 1))
     for seed in range(3):
         linear_probe(*drawn(seed)[:2], strength=seed + 1)
 
