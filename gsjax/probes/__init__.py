@@ -11,6 +11,9 @@ from gsjax.probes import attribution, boundary, depths, information, margins, ne
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes import boundary, depths, linear, margins, neighbours
+from gsjax.probes.depths import depth, prediction_depth
+from gsjax.probes.linear import linear_probe
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
@@ -19,6 +22,7 @@ REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "depths": depths,
     "information": information,
+    "linear": linear,
     "margins": margins,
     "neighbours": neighbours,
 }
@@ -53,3 +57,4 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "usable_information",
     *NAMES,
 ]
+__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "linear_probe", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
