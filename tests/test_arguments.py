@@ -192,6 +192,8 @@ KEY = jax.random.key(0)
 FIT = functools.partial(training.fit, linear, W, X, Y, Ridge(1.0))
 DESCEND = functools.partial(training.descend, linear, W, X, Y, Ridge(1.0))
 FORM = (CHOICE, "exact")
+KNN = call_with(probes.knn, X, Y, X, k=1)
+DEPTHS = call_with(probes.prediction_depth, networks.MLP((2,)), drawn(networks.MLP((2,))), (X, Y), X, k=1)
 
 ARGUMENTS: dict[str, Argument] = {
     **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
@@ -360,6 +362,10 @@ ARGUMENTS: dict[str, Argument] = {
         tolerance=DECAY,
         per_seed=(FLAG, False),
     ),
+    **rows("probes.neighbours.knn", KNN, k=(WHOLE, 2), metric=(CHOICE, "l2"), classes=(WHOLE, 2, True)),
+    **rows("probes.depths.depth", call_with(probes.depth, [[1, 1]], [1, 1]), first=(WHOLE, 0)),
+    **rows("probes.depths.prediction_depth", DEPTHS, k=(WHOLE, 2), metric=(CHOICE, "l2"), pool=(WHOLE, 2, True)),
+    **rows("probes.depths.prediction_depth", DEPTHS, batch_size=(WHOLE, 5), count_input=(FLAG, True)),
     **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
@@ -528,6 +534,9 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.margins.correct(values, Y),
         lambda values: probes.usable_information(KEY, values, Y),
         lambda values: probes.information.surprisal(values, Y),
+        lambda values: probes.knn(values, Y, X, 1),
+        lambda values: probes.knn(X, Y, values, 1),
+        lambda values: probes.depth(values, Y),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),
@@ -616,6 +625,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "margins": lambda network: probes.margins.margins(
         logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
     ),
+    "prediction_depth": lambda network: probes.prediction_depth(network, drawn(network), (X, Y), X, k=1),
     "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }
 

@@ -1,4 +1,4 @@
-"""Probes of what a network has learned beyond its accuracy: boundaries, adversarial margins, usable information.
+"""Probes of what a network has learned beyond its accuracy: boundaries, margins, usable information, prediction depth.
 
 A probe is a module of this package, with pure functions of a network's outputs or stages, of examples and of labels.
 """
@@ -6,14 +6,18 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, information, margins
+from gsjax.probes import boundary, depths, information, margins, neighbours
+from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
+    "depths": depths,
     "information": information,
     "margins": margins,
+    "neighbours": neighbours,
 }
 
 NAMES = tuple(REGISTRY)
@@ -35,8 +39,11 @@ def get(name: str) -> ModuleType:
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "NAMES",
     "REGISTRY",
+    "depth",
     "get",
+    "knn",
     "pointwise_information",
+    "prediction_depth",
     "usable_information",
     *NAMES,
 ]

@@ -21,8 +21,8 @@ def test_names():
         assert probes.get(name) is getattr(probes, name)
         assert name in probes.__all__
         assert any(function.startswith(f"{name}.") for function in FUNCTIONS)
-    with pytest.raises(ValueError, match=r"^name: expected one of .*, got 'depths'"):
-        probes.get("depths")
+    with pytest.raises(ValueError, match=r"^name: expected one of .*, got 'distances'"):
+        probes.get("distances")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
