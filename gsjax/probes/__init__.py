@@ -6,9 +6,10 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, depths, information, margins, neighbours
+from gsjax.probes import boundary, depths, information, margins, monitoring, neighbours
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
@@ -17,6 +18,7 @@ REGISTRY: dict[str, ModuleType] = {
     "depths": depths,
     "information": information,
     "margins": margins,
+    "monitoring": monitoring,
     "neighbours": neighbours,
 }
 
@@ -42,6 +44,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "depth",
     "get",
     "knn",
+    "monitor",
     "pointwise_information",
     "prediction_depth",
     "usable_information",
