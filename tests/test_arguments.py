@@ -168,6 +168,9 @@ def score(x):
     return x @ W
 
 
+RUNS = probes.monitoring.Course(np.ones((8, 2, 9)), np.zeros((8, 2, 9)), np.ones((8, 2, 9)), None, ("h1",))
+
+
 def sweep(**options: Any) -> sweeps.Sweep:
     return sweeps.Sweep(**{"widths": (4,), "seeds": 1, "tolerance": 1e-2, **options})
 
@@ -363,6 +366,23 @@ ARGUMENTS: dict[str, Argument] = {
         per_seed=(FLAG, False),
     ),
     **rows("probes.neighbours.knn", KNN, k=(WHOLE, 2), metric=(CHOICE, "l2"), classes=(WHOLE, 2, True)),
+    **rows("probes.monitoring.early_mass", call_with(probes.monitoring.early_mass, RUNS), first=(WHOLE, 1)),
+    **rows(
+        "probes.monitoring.warn",
+        call_with(probes.monitoring.warn, RUNS, RUNS, [1, 2]),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+    ),
+    **rows("probes.monitoring.warn", call_with(probes.monitoring.warn, RUNS, RUNS), steps=(WHOLES, (1, 2))),
+    **rows(
+        "probes.monitoring.false_alarms",
+        call_with(probes.monitoring.false_alarms, RUNS),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+        level=DECAY,
+    ),
     **rows("probes.depths.depth", call_with(probes.depth, [[1, 1]], [1, 1]), first=(WHOLE, 0)),
     **rows("probes.depths.prediction_depth", DEPTHS, k=(WHOLE, 2), metric=(CHOICE, "l2"), pool=(WHOLE, 2, True)),
     **rows("probes.depths.prediction_depth", DEPTHS, batch_size=(WHOLE, 5), count_input=(FLAG, True)),
@@ -416,6 +436,9 @@ ARGUMENTS: dict[str, Argument] = {
         call_with(plotting.error_against_width, [1, 2], ERRORS),
         reference=(*DECAY, True),
     ),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), first=(WHOLE, 1)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), warning=(NUMBER, 2.0, True)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), depths=(WHOLES, (1, 2), True)),
     **rows(
         "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
     ),

@@ -160,15 +160,17 @@ def monitor(
     """
     own_bank = None if bank is None else _pair("bank", bank)
     default = None if held_out is None else _held_out(held_out, own_bank)
-    size = options.get("batch_size", 256)
+    size = _check.whole("batch_size", options.get("batch_size", 256), least=1)
     count_input = options.get("count_input", False)
     reading = None if features is None else _reading(features, own_bank)
 
-    def measured(learner: Learner, data: _HeldOut, reading: tuple[Features, Array] | None) -> Course:
+    def measured(
+        learner: Learner, data: _HeldOut, reading: tuple[Features, Array] | None, name: str = "held_out"
+    ) -> Course:
+        logits = _outputs(network, learner, data.x, size)
+        y = _labels(name, data.y, logits)
         variables = {"params": learner.params, **learner.collections}
         found = prediction_depth(network, variables, data.bank, data.x, **options)
-        logits = _outputs(network, learner, data.x, size)
-        y = _labels(data.y, logits)
         response = None
         if reading is not None:
             _check.require(logits.ndim == 1, "features", "None for outputs (n, k)", "features")
@@ -177,14 +179,16 @@ def monitor(
         information = _balance(data.bank[1], y) - surprisal(logits, y)
         return Course(found.depth, information, correct(logits, y), response, counted)
 
-    trial = default if default is not None or own_bank is None else _HeldOut(*own_bank, own_bank)
+    trial, name = default, "held_out"
+    if trial is None and own_bank is not None:
+        trial, name = _HeldOut(*own_bank, own_bank), "bank"
     stages.names(network, jnp.ones((1, 1)) if trial is None else trial.x)
     if trial is not None:
         # Only parameters are traced, so that values of the data are checked.
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         shapes: Any = jax.eval_shape(network.init, keys, trial.x)
         jax.eval_shape(
-            lambda variables: measured(Learner(variables.pop("params"), variables), trial, reading), dict(shapes)
+            lambda variables: measured(Learner(variables.pop("params"), variables), trial, reading, name), dict(shapes)
         )
 
     def evaluate(state: State | Learner, held_out: Any = None) -> Course:
@@ -319,7 +323,7 @@ def warn(
     least = _least_runs(rate / comparisons)
     expected = f"at least {least} runs for a rate of {rate:g} over {comparisons} comparisons"
     _check.require(runs[0] >= least, "reference", expected, runs[0])
-    for step, good in zip(steps, known.measured.all(axis=(0, 2)), strict=True):
+    for step, good in zip(steps, np.all(known.measured, axis=(0, 2)).tolist(), strict=True):
         bad = f"none, or information that is not finite, at step {step}"
         _check.require(good, "reference", "valid examples and finite information at every step", bad)
 
@@ -335,7 +339,7 @@ def warn(
         special.expit(threshold[:, 0]),
         threshold[:, 1] if information else None,
         float(rate),
-        new.measured.all(axis=(-2, -1)),
+        np.asarray(new.measured.all(axis=(-2, -1))),
     )
 
 
@@ -424,8 +428,8 @@ def _held_out(given: Any, bank: tuple[Array, Array] | None) -> _HeldOut:
 
 def _reading(given: Any, bank: tuple[Array, Array] | None) -> tuple[Features, Array]:
     """Features and their examples."""
-    pair = isinstance(given, tuple | list) and not isinstance(given, Features)
-    feats, x = given if pair and len(given) == 2 else (given, None if bank is None else bank[0])
+    pair = type(given) in (tuple, list) and len(given) == 2
+    feats, x = given if pair else (given, None if bank is None else bank[0])
     expected = "gsjax.features.Features of the bank, or a pair (features, x)"
     _check.require(isinstance(feats, Features) and x is not None, "features", expected, type(given).__name__)
     x = examples("features", x)
@@ -436,11 +440,11 @@ def _reading(given: Any, bank: tuple[Array, Array] | None) -> tuple[Features, Ar
     return feats, x
 
 
-def _labels(y: Array, logits: Array) -> Array:
+def _labels(name: str, y: Array, logits: Array) -> Array:
     if logits.ndim == 1:
-        _check.labels("held_out", y, len(logits))
+        _check.labels(name, y, len(logits))
         return y
-    return methods.terms.members("held_out", y, len(logits), logits.shape[1])
+    return methods.terms.members(name, y, len(logits), logits.shape[1])
 
 
 def _balance(labels: Array, y: Array) -> Float[Array, " n"]:
