@@ -23,6 +23,7 @@ MODULES: tuple[str, ...] = (
     "trajectories",
     "contrasts",
     "multiclass",
+    "usable_information",
     "practice",
 )
 """The files of claims, in the order in which they are checked."""

@@ -45,6 +45,13 @@ MUTATIONS = (
         "sd-by-class",
     ),
     Mutation("gamma-relu", "gsjax/networks/ntk.py", '{"relu": 2.0,', '{"relu": 3.0,', "eq1-norm"),
+    Mutation(
+        "information-nats",
+        "gsjax/probes/information.py",
+        "return jax.nn.log_softmax(logits) / np.log(2)",
+        "return jax.nn.log_softmax(logits)",
+        "information-estimate",
+    ),
     Mutation("flow-clock", "gsjax/dual/primal.py", "return rate * (gain", "return 5 * rate * (gain", "flow-in-time"),
     Mutation("flow-decay", "gsjax/dual/primal.py", "- decay * scaled)", "- 2 * decay * scaled)", "flow-in-time"),
     Mutation("flow-target", "gsjax/dual/primal.py", "(margins - y * target)", "(margins - target)", "flow-in-time"),
