@@ -6,9 +6,10 @@ A probe is a module of this package, with pure functions of a network's outputs 
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import boundary, depths, information, margins, monitoring, neighbours
+from gsjax.probes import boundary, depths, information, linear, margins, monitoring, neighbours
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes.linear import linear_probe
 from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
 
@@ -17,6 +18,7 @@ REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "depths": depths,
     "information": information,
+    "linear": linear,
     "margins": margins,
     "monitoring": monitoring,
     "neighbours": neighbours,
@@ -44,6 +46,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "depth",
     "get",
     "knn",
+    "linear_probe",
     "monitor",
     "pointwise_information",
     "prediction_depth",
