@@ -40,8 +40,10 @@ test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
 
+# Benchmarks print ratios of times, so they run one after the other.
 slow: ready
-	$(PYTEST) -m 'slow and not devices8' --benchmark-disable || [ $$? -eq 5 ]  # 5: no test was collected
+	$(PYTEST) tests/benchmarks --benchmark-disable
+	$(PYTEST) $(WORKERS) -m 'slow and not devices8' --ignore tests/benchmarks
 
 bench: ready
 	$(PYTEST) tests/benchmarks

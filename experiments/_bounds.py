@@ -138,18 +138,18 @@ def _wrong(value: Any, hint: Any, bound: Bound, entry: bool = False) -> Iterator
         if not bound.repeats and len(set(value)) < len(value):
             yield "different values", _shown(value)
     elif hint is int:
-        within = bound if bound.least is not None else WHOLE
-        if isinstance(value, bool) or not isinstance(value, int) or not within.holds(value):
-            yield f"{'whole numbers' if entry else 'a whole number'} {within}", value
+        limit = bound if bound.least is not None else WHOLE
+        if isinstance(value, bool) or not isinstance(value, int) or not limit.holds(value):
+            yield f"{'whole numbers' if entry else 'a whole number'} {limit}", value
         elif value > MOST:
             yield f"{'whole numbers' if entry else 'a whole number'} at most {MOST}", value
     elif hint is float:
-        within = bound if (bound.least, bound.above) != (None, None) else NUMBER
+        limit = bound if (bound.least, bound.above) != (None, None) else NUMBER
         kind = "finite numbers" if entry else "a finite number"
-        if not (math.isfinite(value) and within.holds(value)):
-            yield f"{kind} {within}", value
+        if not (math.isfinite(value) and limit.holds(value)):
+            yield f"{kind} {limit}", value
         elif abs(value) > _LARGEST or 0 < abs(value) < _SMALLEST:
-            yield f"{kind} {within}, such as single precision has", value
+            yield f"{kind} {limit}, such as single precision has", value
     elif hint is Path and not value.is_file():
         yield "a file", value
 

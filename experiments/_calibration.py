@@ -32,11 +32,11 @@ def best_threshold(logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[A
     order = jnp.argsort(logits)
     ranked, right = logits[order], jnp.where(y[order] > 0, 1, 0)
     # A threshold above the first k logits gets right the negatives among those k and the positives among the rest.
-    below = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(1 - right)])
-    above = right.sum() - jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(right)])
+    negatives = jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(1 - right)])
+    positives = right.sum() - jnp.concatenate([jnp.zeros(1, int), jnp.cumsum(right)])
     ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
-    apart = ends[1:] > ends[:-1]  # no threshold lies between equal logits
-    best = jnp.argmax(jnp.where(apart, below + above, -1))
+    distinct = ends[1:] > ends[:-1]  # no threshold lies between equal logits
+    best = jnp.argmax(jnp.where(distinct, negatives + positives, -1))
     return (ends[best] + ends[best + 1]) / 2
 
 
@@ -49,14 +49,14 @@ def entropy(logits: Float[Array, "..."]) -> Float[Array, "..."]:
     return jax.nn.softplus(-jnp.abs(logits)) + jnp.abs(logits) * jax.nn.sigmoid(-jnp.abs(logits))
 
 
-def calmed(rows: Sequence[Mapping[str, Any]], like: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "seeds 4"]:
+def calmed(rows: Sequence[Mapping[str, Any]], references: Sequence[Mapping[str, Any]]) -> Float[np.ndarray, "seeds 4"]:
     """Entropies in the four environments, with the logits of each restart divided by a temperature.
 
-    At this temperature the mean entropy on validation images equals that of the same restart of `like`. A difference in
-    entropy that remains is then not due to the scale of the logits alone.
+    At this temperature the mean entropy on validation images equals that of the same restart of `references`. A
+    difference in entropy that remains is then not due to the scale of the logits alone.
     """
     found = []
-    for row, other in zip(rows, like, strict=True):
+    for row, other in zip(rows, references, strict=True):
         ours, theirs = np.array(row["cooled"]), other["cooled"][0][0]
         # Entropy increases with the temperature, so it can be inverted by interpolation.
         log_temperature = np.interp(theirs, ours[:, 0], np.log(TEMPERATURES))

@@ -74,7 +74,7 @@ def about(name: str) -> dict[str, Any]:
     return {"name": called(name, train), "train": train, "test": test, "stand-in": name == "digits"}
 
 
-def train(recipe: Recipe, seed: int, numbers: Sequence[int], what: str) -> list[dict[str, Any]]:
+def train(recipe: Recipe, seed: int, numbers: Sequence[int], label: str) -> list[dict[str, Any]]:
     """Trains and measures the networks with these numbers; one row per network and recorded epoch.
 
     Raises:
@@ -92,7 +92,7 @@ def train(recipe: Recipe, seed: int, numbers: Sequence[int], what: str) -> list[
         record=[epoch * number for number in recipe.record],
         evaluate=recipe.evaluate,
         held_out=recipe.held_out,
-        what=what,
+        what=label,
     )
     measured = {name: values.tolist() for name, values in found.records.items()}
     return [

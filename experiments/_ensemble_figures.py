@@ -20,27 +20,27 @@ def draw_structures(rows: Rows, config: Config, path: Path) -> None:
     """Share of starving pairs against the parameter of each structure: size, overlap, number of exceptions."""
     figure, ((left, middle, right),) = plotting.panels(1, 3)
 
-    def against(structure: _random_bases.Structure, field: str, parameters: Sequence[float]) -> np.ndarray:
+    def draws(structure: _random_bases.Structure, field: str, parameters: Sequence[float]) -> np.ndarray:
         columns = [rows.synthetic(config, structure, field, parameter=float(p)) for p in parameters]
         return np.array(columns).T
 
     ylabel = "share that starves"
     series = {
-        "positive loadings": against("positive loadings", "share", config.sizes),
-        "random signs": against("near identity", "share", config.sizes),
+        "positive loadings": draws("positive loadings", "share", config.sizes),
+        "random signs": draws("near identity", "share", config.sizes),
     }
     plotting.against(
         config.sizes, series, left, xlabel="size of the perturbation of $U = 1$", ylabel=ylabel, logx=True, baseline=0.5
     )
     series = {
-        "others starved by feature 1": against("aligned", "by_strongest", config.overlaps),
-        "all pairs": against("aligned", "share", config.overlaps),
+        "others starved by feature 1": draws("aligned", "by_strongest", config.overlaps),
+        "all pairs": draws("aligned", "share", config.overlaps),
     }
     xlabel = r"overlap of feature 1, $1^\top u_1 / \sqrt{n}$"
     plotting.against(config.overlaps, series, middle, xlabel=xlabel, ylabel=ylabel, baseline=0.5)
     series = {
         "pairs of others, equally strong": np.array([rows.others(config, q) for q in config.counts]).T,
-        "power law, all pairs": against("exceptions", "share", config.counts),
+        "power law, all pairs": draws("exceptions", "share", config.counts),
     }
     xlabel = "examples that feature 1 gets wrong"
     plotting.against(config.counts, series, right, xlabel=xlabel, ylabel=ylabel, logx=True, baseline=0.5)

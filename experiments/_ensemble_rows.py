@@ -78,14 +78,14 @@ def summarise(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -
     }
     for task, name in itertools.product(present, config.networks):
         cell = _real_bases.reported(task, name, config)
-        for field, what in names.items():
-            found += _measured(f"{_real_bases.title(task)}, {name}: {what}", rows.draws(cell, field))
+        for field, quantity in names.items():
+            found += _measured(f"{_real_bases.title(task)}, {name}: {quantity}", rows.draws(cell, field))
         for changed in [{"n": n} for n in config.examples] + [{"strength": s} for s in config.real_strengths]:
             if changed.items() <= cell.items():
                 continue
             [(key, value)] = changed.items()
-            what = f"{'lambda' if key == 'strength' else key} = {value:g}: {shown['share']}"
-            found += _measured(f"{_real_bases.title(task)}, {name}, {what}", rows.draws(cell | changed, "share"))
+            quantity = f"{'lambda' if key == 'strength' else key} = {value:g}: {shown['share']}"
+            found += _measured(f"{_real_bases.title(task)}, {name}, {quantity}", rows.draws(cell | changed, "share"))
     return found
 
 

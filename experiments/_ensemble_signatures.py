@@ -50,16 +50,16 @@ def judge(rows: Rows, config: Config, present: Sequence[_real_bases.Task]) -> li
         why = f"the prediction holds for n >> {few[-1]}; the largest of the differences from it for {few} exceptions"
         reason = f"the differences are {', '.join(f'{gap.mean():.3f}' for gap in gaps)}"
         found.append(_rows.signature(f"few exceptions, {label}", worst, **bounds, why=why, reason=reason))
-    within = rows.synthetic(config, "blocks", "share") / rows.synthetic(config, "blocks", "coupled")
-    found.append(share("blocks: half of the pairs within a block starve", within, 0.5))
-    across = (rows.synthetic(config, "blocks", "coupled") * (config.n - 1) - (_random_bases.BLOCK - 1)).round(9)
+    share_within_blocks = rows.synthetic(config, "blocks", "share") / rows.synthetic(config, "blocks", "coupled")
+    found.append(share("blocks: half of the pairs within a block starve", share_within_blocks, 0.5))
+    coupled = (rows.synthetic(config, "blocks", "coupled") * (config.n - 1) - (_random_bases.BLOCK - 1)).round(9)
     found.append(
         _rows.stated(
             "blocks: features coupled to one in another block",
-            statistics.mean(across),
-            float(across.any()),
+            statistics.mean(coupled),
+            float(coupled.any()),
             why="none, exactly",
-            reason=f"in {np.count_nonzero(across)} of {len(across)} draws there are some",
+            reason=f"in {np.count_nonzero(coupled)} of {len(coupled)} draws there are some",
         )
     )
     if len(present) > 3:

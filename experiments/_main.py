@@ -38,8 +38,8 @@ def run(name: str, arguments: Sequence[str]) -> None:
             stack.enter_context(jax.enable_x64(x64))
         stack.enter_context(_process.stopping(KEPT, progress.stop))
         with _options.flagged(options):
-            how = {"preset": options.preset, "seed": options.seed}
-            _study.run(name, experiment.study, options.config, options.out, **how)
+            settings = {"preset": options.preset, "seed": options.seed}
+            _study.run(name, experiment.study, options.config, options.out, **settings)
     if jax.process_index() == 0:
         print(_rows.conclusion(options.out))
 
@@ -73,8 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"experiments: {where}{error.strerror or error}", file=sys.stderr)
+        prefix = f"{error.filename}: " if error.filename else ""
+        print(f"experiments: {prefix}{error.strerror or error}", file=sys.stderr)
         return 2
     except ValueError as error:
         print(f"experiments: {error}", file=sys.stderr)

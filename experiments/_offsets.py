@@ -86,9 +86,9 @@ def best_offset(
     """
     order = jnp.argsort(outputs.logits)
     ranked, member = outputs.logits[order], jnp.arange(4)[:, None] == outputs.group[order]
-    below = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # per group, among the k smallest logits
-    count = below[:, -1:]
-    right = jnp.where(jnp.arange(4)[:, None] < 2, below, count - below)  # groups 0 and 1 are the class -1
+    counts = jnp.pad(jnp.cumsum(member, axis=1), ((0, 0), (1, 0)))  # per group, among the k smallest logits
+    count = counts[:, -1:]
+    right = jnp.where(jnp.arange(4)[:, None] < 2, counts, count - counts)  # groups 0 and 1 are the class -1
     ends = jnp.concatenate([ranked[:1] - 1, ranked, ranked[-1:] + 1])
     low, high = ends[:-1], ends[1:]
     middle = jnp.where((low < 0) & (high > 0), 0.0, (low + high) / 2)

@@ -62,10 +62,15 @@ class Options(Generic[C]):
     """Take these three from the cluster, as on a TPU pod or under Slurm."""
 
 
+def names() -> list[str]:
+    """The names of the experiments, in alphabetical order; none is imported for that."""
+    modules = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
+    return [name for name in modules if not name.startswith("_")]
+
+
 def found() -> dict[str, str]:
     """The experiments, each with the first line of its docstring; none is imported for that."""
-    names = sorted(module.name for module in pkgutil.iter_modules(experiments.__path__))
-    return {name: _first_line(name) for name in names if not name.startswith("_")}
+    return {name: _first_line(name) for name in names()}
 
 
 def load(name: str) -> Experiment:
@@ -74,9 +79,9 @@ def load(name: str) -> Experiment:
     Raises:
         ValueError: there is no experiment of this name.
     """
-    names = found()
-    if name not in names:
-        close = difflib.get_close_matches(name, names)
+    known = names()
+    if name not in known:
+        close = difflib.get_close_matches(name, known)
         hint = f"did you mean {', '.join(close)}?" if close else "python -m experiments lists them"
         raise ValueError(f"no experiment is called {name!r}; {hint}")
     return cast(Experiment, importlib.import_module(f"experiments.{name}"))

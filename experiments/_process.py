@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 OLDEST = (3, 11)
 
 _WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
-_PATIENCE = 5.0  # seconds to wait for `then` and the last output
+_PATIENCE = 5.0  # seconds to wait for `callback` and the last output
 _stopping: list[tuple[str, Callable[[], None]]] = []  # global, like the signals of a process
 
 
@@ -66,12 +66,12 @@ def legible(arguments: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def stopping(words: str, then: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A context in which a signal makes the process call `then` and print `words` before it ends.
+def stopping(words: str, callback: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A context in which a signal makes the process call `callback` and print `words` before it ends.
 
-    `then` is called in its own thread while all others continue. The process waits for it for a few seconds only.
+    `callback` is called in its own thread while all others continue. The process waits for it for a few seconds only.
     """
-    _stopping.append((words, then))
+    _stopping.append((words, callback))
     try:
         yield
     finally:
@@ -109,8 +109,8 @@ def _wait(name: str, reading: int) -> None:
         number = os.read(reading, 1)[0]
         if number in _WORDS:
             break
-    words, then = _stopping[-1] if _stopping else ("", lambda: None)
-    last = threading.Thread(target=_last, args=(then,), daemon=True)
+    words, callback = _stopping[-1] if _stopping else ("", lambda: None)
+    last = threading.Thread(target=_last, args=(callback,), daemon=True)
     last.start()
     last.join(_PATIENCE)
     erase = "\r\x1b[2K\x1b[?25h" if os.isatty(2) else ""  # a progress bar hides the cursor
@@ -121,9 +121,9 @@ def _wait(name: str, reading: int) -> None:
     os._exit(128 + number)
 
 
-def _last(then: Callable[[], None]) -> None:
+def _last(callback: Callable[[], None]) -> None:
     with contextlib.suppress(BaseException):
-        then()
+        callback()
     with contextlib.suppress(OSError):
         _flush()
 
@@ -146,8 +146,8 @@ def _status(name: str, main: Callable[[], int]) -> int:
     except ImportError as error:
         if (error.name or "").partition(".")[0] in ("gsjax", "theory", "experiments"):
             return _failed()
-        how = f"run it as .venv/bin/python -m {name}; make verify sets .venv up"
-        return _say(f"{name}: {str(error).partition(chr(10))[0]} ({sys.executable}); {how}", 2)
+        advice = f"run it as .venv/bin/python -m {name}; make verify sets .venv up"
+        return _say(f"{name}: {str(error).partition(chr(10))[0]} ({sys.executable}); {advice}", 2)
     except Exception:  # noqa: BLE001  a bug, reported with its traceback
         return _failed()
     return status

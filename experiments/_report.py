@@ -69,8 +69,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             stale.append(page.relative_to(ROOT).as_posix())
     if stale:
-        what = f"{', '.join(stale)}: other tables than those of the records; make readme renews them"
-        print(f"experiments: {what}", file=sys.stderr)
+        message = f"{', '.join(stale)}: other tables than those of the records; make readme renews them"
+        print(f"experiments: {message}", file=sys.stderr)
     return 1 if stale else 0
 
 

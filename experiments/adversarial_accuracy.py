@@ -194,8 +194,8 @@ def summarise(rows: Rows, config: Config, name: str, sizes: Sequence[int]) -> li
     lines = []
     for arm, trained in rows.items():
         label = f"{data.get(name).title}, {ARMS[arm]}, c = {FACTORS[name] if arm == 'sd' else 0:g}"
-        for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
-            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in trained]))
+        for split, quantity in (("train", "training accuracy"), ("test", "test accuracy")):
+            lines.append(_rows.measured(f"{label}: {quantity}", [row[split] for row in trained]))
         published = TABLE_1.get(name, {}).get(arm)
         values = [row["attacked"] for row in trained]
         lines.append(_rows.measured(f"{label}: under attack (5/255)", values, published=published, differs=differs))

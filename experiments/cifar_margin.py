@@ -137,7 +137,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
     available = int(np.isin(test.labels, PAIRS[config.data][1]).sum())
     arms = [arm for arm in ARMS if config.arms == "all" or arm != SUMMED]
 
-    def networks_of(arm: str) -> list[dict[str, Any]]:
+    def arm_rows(arm: str) -> list[dict[str, Any]]:
         rows = _cifar.train(recipe(arm, config), seed, range(config.seeds), f"{config.data}, {arm}")
         return [{"data": config.data, "arm": arm, **row} for row in rows]
 
@@ -151,7 +151,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
     fields, count = columns(config, available), config.seeds * len(measured_after(config))
     return Study(
         [about],
-        [Cell({"data": config.data, "arm": arm}, functools.partial(networks_of, arm), fields, count) for arm in arms],
+        [Cell({"data": config.data, "arm": arm}, functools.partial(arm_rows, arm), fields, count) for arm in arms],
         report,
     )
 
@@ -271,8 +271,8 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
     lines = []
     for arm, trained in rows.items():
         label = f"{pair}, {ARMS[arm]}"
-        for split, what in (("train", "training accuracy"), ("test", "test accuracy")):
-            lines.append(_rows.measured(f"{label}: {what}", [row[split] for row in trained]))
+        for split, quantity in (("train", "training accuracy"), ("test", "test accuracy")):
+            lines.append(_rows.measured(f"{label}: {quantity}", [row[split] for row in trained]))
         linf, l2 = distances(trained, "linf"), distances(trained, "l2")
         for radius, fraction in zip(RADII, FIGURE_2["erm" if arm == "erm" else "sd"], strict=True):
             lines.append(
@@ -286,27 +286,27 @@ def summarise(rows: Rows, config: Config, sizes: Sequence[int]) -> list[dict[str
         for values, reach, norm in zip((linf, l2), config.radius, ("L-infinity", "L2"), strict=True):
             for correct in (False, True):
                 lines.append(middle(f"{label}: median margin ({norm})", values, reach, correct=correct))
-            beyond = np.isinf(values).mean(axis=1)
-            lines.append(_rows.measured(f"{label}: margins ({norm}) censored, as they lie beyond {reach:g}", beyond))
-        for name, what in (
+            censored = np.isinf(values).mean(axis=1)
+            lines.append(_rows.measured(f"{label}: margins ({norm}) censored, as they lie beyond {reach:g}", censored))
+        for name, quantity in (
             ("height", "|f_0 - f_1|"),
             ("slope", "l1 norm of its gradient"),
             ("ratio", "ratio of the two, of correctly classified images"),
         ):
-            lines.append(_rows.measured(f"{label}: median {what}", [row[name] for row in trained]))
+            lines.append(_rows.measured(f"{label}: median {quantity}", [row[name] for row in trained]))
         checked = distances(trained, "checked"), linf[:, : config.checked]
-        again, first = (np.median(values, axis=1) for values in checked)
-        if np.isfinite([again, first]).all() and first.all():
-            what = (
+        repeated, first = (np.median(values, axis=1) for values in checked)
+        if np.isfinite([repeated, first]).all() and first.all():
+            quantity = (
                 f"median margin (L-infinity) with {TIMES} times the steps, over that without, {config.checked} images"
             )
-            lines.append(_rows.measured(f"{label}: {what}", again / first))
-        for name, what in (
+            lines.append(_rows.measured(f"{label}: {quantity}", repeated / first))
+        for name, quantity in (
             ("single step", "by one step along the sign of the gradient"),
             ("loss gradient", f"by {config.steps} steps along the gradient of the loss, not its sign"),
         ):
             found = [row[name] for row in trained]
-            lines.append(_rows.measured(f"{label}: flipped within {RADII[0]:g} (L-infinity) {what}", found))
+            lines.append(_rows.measured(f"{label}: flipped within {RADII[0]:g} (L-infinity) {quantity}", found))
     return lines
 
 

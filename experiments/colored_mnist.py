@@ -110,7 +110,7 @@ HALF_GAIN = (TABLE_2["sd"][1] - TABLE_2["erm"][1]) / 2
 NOISE = 0.25  # share of flipped labels
 
 # Restarts that are trained together, with all arms, before the next ones. This bounds the loss if a run is stopped.
-_TOGETHER = 2
+_BLOCK = 2
 
 
 class Arm(NamedTuple):
@@ -206,15 +206,15 @@ def load(config: Config) -> tuple[Images, str]:
     """
     wanted, entry = config.train + config.validation + config.test, data.get(config.data)
     if config.data == "digits":
-        images, what = entry.read(), entry.title
+        images, title = entry.read(), entry.title
     else:
-        images, what = entry.read("test"), f"{config.data}, test file"
+        images, title = entry.read("test"), f"{config.data}, test file"
         if wanted > len(images.labels):
             both = zip(entry.read("train"), images, strict=True)
-            images, what = Images(*map(np.concatenate, both)), f"{config.data}, both files"
+            images, title = Images(*map(np.concatenate, both)), f"{config.data}, both files"
     if wanted > len(images.labels):
-        raise ValueError(f"train: expected at most {len(images.labels)} images in all ({what}), got {wanted}")
-    return images, what
+        raise ValueError(f"train: expected at most {len(images.labels)} images in all ({title}), got {wanted}")
+    return images, title
 
 
 def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
@@ -240,7 +240,7 @@ def sample(key: Key[Array, ""], images: Images, config: Config) -> Sample:
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
     """A cell per arm and restart. Restarts are trained in blocks, with all arms of a block before the next one."""
-    planned, (images, what) = arms(config), load(config)
+    planned, (images, title) = arms(config), load(config)
     sample_one = functools.partial(sample, config=config)
     draw_all = jax.jit(jax.vmap(lambda key, all_: sample_one(jax.random.fold_in(key, 1), all_), in_axes=(0, None)))
 
@@ -260,11 +260,11 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
         figures = {"environments.png": functools.partial(draw_environments, found)}
         if any(name in found for name in SCHEDULE):
             figures["schedule.png"] = functools.partial(draw_schedule, found)
-        return Report(summarise(found, config, what), judge(found), figures)
+        return Report(summarise(found, config, title), judge(found), figures)
 
     sizes = {"train": config.train, "validation": config.validation, "test": config.test}
     return Study(
-        {"name": f"coloured {what}", **sizes, "stand-in": config.data != "mnist"},
+        {"name": f"coloured {title}", **sizes, "stand-in": config.data != "mnist"},
         [
             Cell(
                 {"arm": arm.name, "seed": restart}, functools.partial(one, arm, block, restart), columns(arm, config), 1
@@ -279,7 +279,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 def blocks(config: Config) -> list[range]:
     """The restarts that are trained together."""
-    return [range(start, min(start + _TOGETHER, config.seeds)) for start in range(0, config.seeds, _TOGETHER)]
+    return [range(start, min(start + _BLOCK, config.seeds)) for start in range(0, config.seeds, _BLOCK)]
 
 
 def recorded(arm: Arm, config: Config) -> list[int]:
@@ -373,17 +373,21 @@ def seen(grayscale: bool, x: Float[Array, "*n height width 2"]) -> Float[Array, 
     return data.grayscale(x) if grayscale else x
 
 
-def selected(rows: Sequence[Mapping[str, Any]], by: str) -> np.ndarray:
-    """Test accuracy of every restart at the step with the best accuracy on `by`, or at the last one if "published"."""
-    if by == "published":
+def selected(rows: Sequence[Mapping[str, Any]], criterion: str) -> np.ndarray:
+    """Test accuracy of every restart at one of its steps.
+
+    This is the last step if `criterion` is "published", and otherwise the step with the best accuracy on the split of
+    that name.
+    """
+    if criterion == "published":
         return np.array([row["test"][-1] for row in rows])
-    return np.array([row["test"][int(np.argmax(row[by]))] for row in rows])
+    return np.array([row["test"][int(np.argmax(row[criterion]))] for row in rows])
 
 
-def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, what: str) -> list[dict[str, Any]]:
+def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, title: str) -> list[dict[str, Any]]:
     """The rows of Table 2 and Fig. 3, and the effect of selecting on the test environment."""
     size = f"{config.train} of 50,000 training images" if config.train != 50_000 else ""
-    other = "" if config.data == "mnist" else f"images: {what}, a stand-in"
+    other = "" if config.data == "mnist" else f"images: {title}, a stand-in"
     scaled = f"{config.stretch:g} times the published steps" if config.stretch != 1 else ""
     drawn = "the split is drawn anew for every restart" if config.split == "drawn" else ""
     common = "; ".join(filter(None, [size, other, scaled])) or drawn
@@ -400,13 +404,13 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, w
         train, test = TABLE_2.get(name, (None, None))
         values = [row["train"][-1] for row in restarts]
         lines.append(_rows.measured(f"{name}: training accuracy", values, published=train, differs=differs))
-        for by, published, step in (
+        for criterion, published, step in (
             ("published", test, "published step"),
             ("validation", None, "best step on the training environments"),
             ("test", None, "best step on the test environment"),
         ):
             label = f"{name}: test accuracy at the {step}"
-            lines.append(_rows.measured(label, selected(restarts, by), published=published, differs=differs))
+            lines.append(_rows.measured(label, selected(restarts, criterion), published=published, differs=differs))
     for name, restarts in rows.items():
         for number, environment in enumerate(ENVIRONMENTS):
             published = [values[number] for values in FIGURE_3[name]] if name in FIGURE_3 else [None, None]
@@ -414,9 +418,9 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, w
                 label = f"{name}, {environment}: {'accuracy' if kind == 'accuracies' else 'entropy'}"
                 values = [row[kind][number] for row in restarts]
                 lines.append(_rows.measured(label, values, published=value, differs=common or None))
-    for number, which in enumerate(("validation", "test")):
+    for number, split in enumerate(("validation", "test")):
         for name, restarts in rows.items():
-            label = f"{name}: test accuracy with the threshold that is best on {which} images"
+            label = f"{name}: test accuracy with the threshold that is best on {split} images"
             values = [row["shifted"][number] for row in restarts]
             lines.append(_rows.measured(label, values, differs="not in the paper"))
     if {"erm", "sd"} <= rows.keys():
@@ -424,18 +428,18 @@ def summarise(rows: Mapping[str, Sequence[Mapping[str, Any]]], config: Config, w
             label = f"erm at the temperature at which it is as sure as sd on validation images, {environment}: entropy"
             values = calmed(rows["erm"], rows["sd"])[:, number]
             lines.append(_rows.measured(label, values, differs="not in the paper"))
-    worth = {by: selected_arm(rows, by) for by in ("validation", "test")}
-    for by, (chosen, values) in worth.items():
-        label = f"test accuracy of the method and step that are best on {by} images"
+    worth = {criterion: selected_arm(rows, criterion) for criterion in ("validation", "test")}
+    for criterion, (chosen, values) in worth.items():
+        label = f"test accuracy of the method and step that are best on {criterion} images"
         lines.append(_rows.measured(label, values, differs=f"chosen a restart: {chosen}; without the oracle"))
     return lines
 
 
-def selected_arm(rows: Mapping[str, Sequence[Mapping[str, Any]]], by: str) -> tuple[str, np.ndarray]:
-    """Test accuracy of every restart if both the method and its step are selected by accuracy on `by`."""
+def selected_arm(rows: Mapping[str, Sequence[Mapping[str, Any]]], split: str) -> tuple[str, np.ndarray]:
+    """Test accuracy of every restart if both the method and its step are selected by accuracy on `split`."""
     names = [name for name in rows if name != "oracle"]
-    best = np.array([[max(row[by]) for row in rows[name]] for name in names])
-    tested = np.array([selected(rows[name], by) for name in names])
+    best = np.array([[max(row[split]) for row in rows[name]] for name in names])
+    tested = np.array([selected(rows[name], split) for name in names])
     chosen = best.argmax(axis=0)
     counts = {names[number]: int((chosen == number).sum()) for number in np.unique(chosen)}
     return ", ".join(f"{name} {count}" for name, count in counts.items()), tested[chosen, np.arange(len(chosen))]
@@ -472,8 +476,12 @@ def judge(rows: Rows) -> list[dict[str, Any]]:
 def _judge_decoupled(rows: Rows) -> list[dict[str, Any]]:
     """SD against ERM, against the parts of its own schedule, and against ERM with another threshold."""
     found, why = [], "half of the published gain of SD over ERM"
-    against = {"erm": "ERM", "sd, penalty alone": "SD's penalty alone", "sd, slow phase alone": "SD's slow phase alone"}
-    for other, label in against.items():
+    controls = {
+        "erm": "ERM",
+        "sd, penalty alone": "SD's penalty alone",
+        "sd, slow phase alone": "SD's slow phase alone",
+    }
+    for other, label in controls.items():
         if {"sd", other} <= rows.keys():
             ours, theirs = (_last(rows, name, "test") for name in ("sd", other))
             train = [_last(rows, name, "train").mean() for name in ("sd", other)]
@@ -484,9 +492,9 @@ def _judge_decoupled(rows: Rows) -> list[dict[str, Any]]:
             found.append(_rows.signature(name, ours - theirs, above=HALF_GAIN, why=why, reason=reason))
     if {"sd", "erm"} <= rows.keys():
         sd, erm = (_last(rows, name, "test") for name in ("sd", "erm"))
-        for number, which in enumerate(("validation", "test")):
+        for number, split in enumerate(("validation", "test")):
             moved = np.array([row["shifted"][number] for row in rows["erm"]])
-            name = f"test accuracy, SD minus ERM with the threshold that is best on {which} images"
+            name = f"test accuracy, SD minus ERM with the threshold that is best on {split} images"
             reason = f"a threshold alone takes ERM from {erm.mean():.3f} to {moved.mean():.3f}"
             found.append(_rows.signature(name, sd - moved, above=HALF_GAIN, why=why, reason=reason))
     return found
@@ -517,14 +525,14 @@ def _judge_invariant(rows: Rows) -> list[dict[str, Any]]:
     """REx and IRM against ERM, with their penalties from the published step on, and from an earlier step on."""
     found = []
     for name in ("rex", "irm"):
-        for arm, since in ((name, ANNEAL), (f"{name}, earlier", EARLIER)):
+        for arm, onset in ((name, ANNEAL), (f"{name}, earlier", EARLIER)):
             if {arm, "erm"} <= rows.keys():
                 steps = np.array(rows[arm][0]["steps"])
-                start = np.argmax(steps >= since * steps[-1] / 501)
-                before = np.mean([row["train"][start] for row in rows[arm]])
+                start = np.argmax(steps >= onset * steps[-1] / 501)
+                accuracy = np.mean([row["train"][start] for row in rows[arm]])
                 label = LABELS[name] + ("" if arm == name else f" with its penalty from step {EARLIER} on")
                 reason = (
-                    f"training accuracy is {before:.3f} when the penalty sets in, of {1 - NOISE:g} that can be had "
+                    f"training accuracy is {accuracy:.3f} when the penalty sets in, of {1 - NOISE:g} that can be had "
                 )
                 reason += f"without learning labels by heart, and {_last(rows, arm, 'train').mean():.3f} in the end"
                 found.append(

@@ -137,8 +137,8 @@ def check(config: Config) -> None:
     Raises:
         ValueError: a label is both frequent and rare.
     """
-    apart = set(config.frequent).isdisjoint(config.rare)
-    expect(apart, "rare", f"other labels than the frequent {config.frequent}", config.rare)
+    disjoint = set(config.frequent).isdisjoint(config.rare)
+    expect(disjoint, "rare", f"other labels than the frequent {config.frequent}", config.rare)
 
 
 class Parts(NamedTuple):

@@ -262,9 +262,12 @@ def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, 
                 found.append(_rows.measured(f"{name}: {label}, error, {shift}", values))
         for arm, label in ARMS.items():
             for place in PLACES[1:]:
-                for kind, how in {"raw": "as it is", "calibrated": f"at {config.confidence:g} in distribution"}.items():
+                for kind, state in {
+                    "raw": "as it is",
+                    "calibrated": f"at {config.confidence:g} in distribution",
+                }.items():
                     values = column(rows, noise, starved, arm, kind, place)
-                    found.append(_rows.measured(f"{name}: {label}, confidence {place}, {how}", values))
+                    found.append(_rows.measured(f"{name}: {label}, confidence {place}, {state}", values))
     return found
 
 
@@ -300,13 +303,13 @@ def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]
             ),
             *(
                 _rows.signature(
-                    f"{name}: SD is less confident {where} than ERM at equal confidence in distribution",
+                    f"{name}: SD is less confident {region} than ERM at equal confidence in distribution",
                     gap("erm", "calibrated", place),
                     below=0,
                     why="the temperature is taken out, so that zero is no difference",
                     reason=says("erm", "calibrated", place),
                 )
-                for place, where in {"contradicted": "where features contradict", "far": "far out"}.items()
+                for place, region in {"contradicted": "where features contradict", "far": "far out"}.items()
             ),
         ]
     return found

@@ -229,7 +229,7 @@ def columns(config: Config) -> Columns:
 
 def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:
     """End points, measured and predicted, and the distance that remains after the published number of steps."""
-    found, title, apart = [], TITLES[rows[0]["penalty"]], []
+    found, title, distances = [], TITLES[rows[0]["penalty"]], []
     for row in rows:
         measured, exact, name = row["measured"], row["predicted"]["equilibrium"], f"{title}, s_1 = {row['s1']:g}"
         path, end, steps = np.array(measured["path"]), np.array(measured["end"]), max(measured["steps"])
@@ -239,9 +239,9 @@ def summarise(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, 
             found.append(_rows.measured(f"{name}: z_{j + 1}, predicted", [exact[j]]))
         left = np.abs(path[:, -1] - exact).max(axis=1)
         found.append(_rows.measured(f"{name}: error of z after {config.steps:,} steps", left))
-        apart.append(np.abs(path - np.array(row["predicted"]["flow"])).max(axis=(1, 2)))
+        distances.append(np.abs(path - np.array(row["predicted"]["flow"])).max(axis=(1, 2)))
     name = f"{title}: largest distance between descent and its flow"
-    return [*found, _rows.measured(name, np.max(apart, axis=0))]
+    return [*found, _rows.measured(name, np.max(distances, axis=0))]
 
 
 def judge(rows: Sequence[dict[str, Any]], config: Config) -> list[dict[str, Any]]:

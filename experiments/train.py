@@ -217,10 +217,11 @@ def measure(network: nn.Module, state: State, batch: Batch) -> dict[str, Float[A
     Groups without examples are ignored.
     """
 
-    def logits_of(x: Array) -> Array:
+    def example_logits(x: Array) -> Array:
         return methods.predict(network, state, x[None])[0]
 
-    logits = lax.map(logits_of, batch.x, batch_size=min(500, len(batch.y)))  # all at once would not fit for photographs
+    # All at once would not fit for photographs.
+    logits = lax.map(example_logits, batch.x, batch_size=min(500, len(batch.y)))
     label, _ = terms.classes(logits, batch.y)
     right = (logits > 0).astype(int) == label if logits.ndim == 1 else logits.argmax(axis=1) == label
     found = {"accuracy": right.mean(), "loss": terms.losses(logits, batch.y).mean()}

@@ -410,15 +410,15 @@ def no_help(
     )
 
 
-def quotient(above: Float[np.ndarray, " seeds"], below: Float[np.ndarray, " seeds"]) -> Interval | None:
+def quotient(numerators: Float[np.ndarray, " seeds"], denominators: Float[np.ndarray, " seeds"]) -> Interval | None:
     """The quotient of two means over the same seeds with its 95% interval; None if the denominator may be zero.
 
-    A quotient r is in the interval if Student's t does not reject that the mean of `above` - r `below` is zero (Fieller
-    1954). The ends are the roots of a quadratic equation.
+    A quotient r is in the interval if Student's t does not reject that the mean of `numerators` - r `denominators` is
+    zero (Fieller 1954). The ends are the roots of a quadratic equation.
     """
-    n, (top, bottom) = len(above), (above.mean(), below.mean())
+    n, (top, bottom) = len(numerators), (numerators.mean(), denominators.mean())
     k = special.stdtrit(n - 1, 0.975) ** 2 / n
-    (first, mixed), (_, second) = k * np.cov(above, below)
+    (first, mixed), (_, second) = k * np.cov(numerators, denominators)
     a, b, c = bottom**2 - second, top * bottom - mixed, top**2 - first
     if a <= 0:
         return None
@@ -469,12 +469,12 @@ class Pictures(NamedTuple):
         plotting.save(figure, path)
 
     def boundaries(self, path: Path) -> None:
-        """The boundaries of all arms."""
-        still = [arm for arm in self.planned if not arm.followed]
-        figure, axes = plotting.panels(-(-len(still) // 4), min(4, len(still)))
+        """The boundaries of all arms whose responses are not followed."""
+        shown = [arm for arm in self.planned if not arm.followed]
+        figure, axes = plotting.panels(-(-len(shown) // 4), min(4, len(shown)))
         for ax in axes.flat:
             ax.set_axis_off()
-        for arm, ax in zip(still, axes.flat, strict=False):
+        for arm, ax in zip(shown, axes.flat, strict=False):
             ax.set_axis_on()
             self.boundary(arm, ax, arm.name.replace("erm", "ERM").replace("sd", "SD"))
         plotting.save(figure, path, dpi=80)

@@ -159,10 +159,10 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 
 def sweep_cell(sweep: sweeps.Sweep, cell: sweeps.Cell, train: Dataset, test: Dataset, name: str) -> Cell:
     """The networks with one width, depth, penalty and strength, each compared with theory."""
-    alone = dataclasses.replace(
+    single = dataclasses.replace(
         sweep, widths=(cell.width,), depths=(cell.depth,), penalties=(cell.penalty,), strengths=(cell.strength,)
     )
-    compute = functools.partial(sweeps.run, alone, train, test, name=name)
+    compute = functools.partial(sweeps.run, single, train, test, name=name)
     errors = ("error_empirical", "error_infinite", "error_parameters", "drift", "test_accuracy", "gradient_norm")
     columns = {"seed": int, "n": int, **dict.fromkeys(errors, float), "iterations": int, "converged": bool}
     columns |= dict.fromkeys(("errors_empirical", "errors_infinite"), (float, None))

@@ -29,6 +29,7 @@ from jaxtyping import Array
 
 __all__ = [
     "array",
+    "array_shape",
     "as_float",
     "choice",
     "finite",
@@ -51,7 +52,6 @@ __all__ = [
     "scalar",
     "sequence",
     "shape",
-    "shape_of",
     "single",
     "times",
     "whole",
@@ -197,19 +197,19 @@ def not_negative(name: str, value: Any) -> None:
     numbers(name, value, "[0, inf)", "finite numbers, 0 or above")
 
 
-def shape_of(value: Any) -> tuple[int, ...]:
+def array_shape(value: Any) -> tuple[int, ...]:
     """The shape of an array, of a number, or of nested sequences, which `jnp.shape` does not accept."""
     return np.shape(value) if isinstance(value, list | tuple | range) else jnp.shape(value)
 
 
 def scalar(name: str, value: Any) -> None:
     """`value` has no axes."""
-    require(shape_of(value) == (), name, "a scalar", f"shape {shape_of(value)}")
+    require(array_shape(value) == (), name, "a scalar", f"shape {array_shape(value)}")
 
 
 def shape(name: str, value: Any, *, ndim: int) -> None:
     """`value` has `ndim` axes, none of them empty."""
-    got = shape_of(value)
+    got = array_shape(value)
     require(len(got) == ndim, name, f"{ndim} axes", f"shape {got}")
     require(0 not in got, name, "a non-empty array", f"shape {got}")
 
@@ -217,7 +217,7 @@ def shape(name: str, value: Any, *, ndim: int) -> None:
 def labels(name: str, y: Any, n: int) -> None:
     """`y` holds `n` labels, each -1 or +1."""
     real(name, y, "labels -1 and +1")
-    require(shape_of(y) == (n,), name, f"shape ({n},), one label per example", f"shape {shape_of(y)}")
+    require(array_shape(y) == (n,), name, f"shape ({n},), one label per example", f"shape {array_shape(y)}")
     if is_concrete(y):
         values = np.unique(np.asarray(y))
         require(np.isin(values, (-1, 1)).all(), name, "labels -1 and +1", f"{values[:5].tolist()}")

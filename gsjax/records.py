@@ -413,10 +413,10 @@ def _read_clocks(path: Path) -> list[dict[str, Any]]:
     return _read_lines(path, _is_clock)
 
 
-def _parse(text: bytes, check: Callable[[Any], None], name: str, where: str, advice: str) -> dict[str, Any]:
+def _parse(text: bytes, check: Callable[[Any], None], name: str, location: str, advice: str) -> dict[str, Any]:
     try:
         content = files.parse(text)
         check(content)
     except ValueError as error:
-        raise ValueError(f"{name}: {where} is damaged ({error}); {advice}") from error
+        raise ValueError(f"{name}: {location} is damaged ({error}); {advice}") from error
     return content

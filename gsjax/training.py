@@ -304,18 +304,17 @@ def _excess(
     def outputs(theta: Array) -> Array:
         return apply_fn(unravel(theta), x) - state.origin.logits
 
-    logits, backwards = jax.vjp(outputs, theta)
-    forwards = jax.linear_transpose(
-        backwards, logits
-    )  # J itself, by transposition, because a network with a `custom_vjp` has no jvp
+    logits, pullback = jax.vjp(outputs, theta)
+    # J itself, by transposition, because a network with a `custom_vjp` has no jvp.
+    pushforward = jax.linear_transpose(pullback, logits)
     # All computations have one dtype, even if parameters and outputs have different dtypes.
     dtype, output_dtype = jnp.result_type(theta, logits), logits.dtype
 
     def pull(force: Array) -> Array:
-        return backwards(force.astype(output_dtype))[0].astype(dtype)
+        return pullback(force.astype(output_dtype))[0].astype(dtype)
 
     def push(direction: Array) -> Array:
-        return forwards((direction.astype(theta.dtype),))[0].astype(dtype)
+        return pushforward((direction.astype(theta.dtype),))[0].astype(dtype)
 
     logits = logits.astype(dtype)
     y, allowed = y.astype(dtype), allowed.astype(dtype)

@@ -18,12 +18,12 @@
 # **What you will learn**
 #
 # - how a trained network is compared with the equilibrium that theory predicts for it;
-# - which errors fall with the width, and how fast: faster against the network's own kernel than against the kernel of
-#   infinite width, and with an exponent that itself depends on the width;
-# - what does not depend on the width: under spectral decoupling the outputs are right in every network;
-# - whether features starve one another in trained networks as the starvation matrix says.
+# - which errors decrease with the width, and how fast: the error against the network's own kernel decreases faster than
+#   the error against the kernel of infinite width, with an exponent that itself depends on the width;
+# - what does not depend on the width: under spectral decoupling the outputs of every network agree with the theory;
+# - whether the features of trained networks starve one another as the starvation matrix predicts.
 #
-# A minute on two cores. Notebook 2 has the features and equilibria that are used here.
+# This takes a minute on two cores. Notebook 2 introduces the features and equilibria that are used here.
 
 # %%
 # %matplotlib inline
@@ -41,24 +41,25 @@ jax.config.update("jax_enable_x64", True)
 # %% [markdown]
 # ## What is compared
 #
-# The theory is about a network that is linear in its parameters. Its features are those of the tangent kernel at
-# initialisation (Eq. 4 of Pezeshki et al., 2021), its optimum is the equilibrium of the dual dynamics (Eqs. 9 and 11):
+# The theory describes a network that is linear in its parameters. Its features are those of the tangent kernel at
+# initialisation (Eq. 4 of Pezeshki et al., 2021), and its optimum is the equilibrium of the dual dynamics (Eqs. 9 and
+# 11):
 #
 # $$Y \Phi_0 = U S V^\top, \qquad z = U^\top Y \hat y, \qquad
 # z^* = \frac1\lambda\, S^2 U^\top \alpha^*, \qquad
 # \log\frac{1 - \alpha^*}{\alpha^*} = \frac1\lambda\, U S^2 U^\top \alpha^* .$$
 #
-# A network of finite width moves its kernel while it learns. So train it on the very same objective, sums over examples
-# and $\frac\lambda2 \|\theta - \theta_0\|^2$ (Eq. 5), until its gradient has vanished, and ask for
+# The kernel of a network of finite width changes during training. We train the network on the same objective, a sum
+# over examples plus $\frac\lambda2 \|\theta - \theta_0\|^2$ (Eq. 5), until its gradient vanishes, and measure
 #
 # $$\text{error} = \frac{\|z - z^*\|}{\|z^*\|} .$$
 #
 # ## What the recorded sweep says
 #
 # `python -m experiments width_sweep --preset laptop` trains 576 networks, of widths 32 to 8192, on two moons and on
-# real digits. Its results are in the repository. Here are the exponents $p$ of error $\propto$ width$^p$, with 95%
-# intervals over eight seeds. (Under spectral decoupling, SD, the error is read off the parameters, for a reason that
-# comes below.)
+# real digits. Its results are in the repository. The figure shows the exponents $p$ of error $\propto$ width$^p$, with
+# 95% intervals over eight seeds. (Under spectral decoupling, SD, the error is computed from the parameters instead of
+# the outputs. The section on SD below gives the reason.)
 
 # %%
 record = json.loads(Path("../experiments/records/width_sweep/laptop/summary.json").read_text())
@@ -69,7 +70,7 @@ settings = list(dict.fromkeys(setting for (setting, _, _), _ in found))
 figure, [[ax]] = plotting.panels()
 figure.set_size_inches(6.5, 3.6)
 for number, (kind, label) in enumerate(kinds.items()):
-    rows = {setting: row for (setting, _, what), row in found if what == kind}
+    rows = {setting: row for (setting, _, row_kind), row in found if row_kind == kind}
     places = np.array([settings.index(setting) for setting in rows])
     slopes = np.array([row["measured"] for row in rows.values()])
     ends = np.array([row["interval"] for row in rows.values()])
@@ -87,14 +88,15 @@ ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borde
 figure
 
 # %% [markdown]
-# The usual bound for the error against a network's own kernel is width$^{-1/2}$ (Lee et al. 2019); every interval of
-# "own kernel" lies below it. In the limit a network changes its kernel by $O(1/\text{width})$ only (Dyer and Gur-Ari
-# 2020), whereas the kernels of two random networks differ by $O(\text{width}^{-1/2})$: the dashed lines. Not all
-# exponents are there. One number for all widths hides whether the networks are wide enough for the limit, which the
-# local slopes show, between each width and the next.
+# The usual bound for the error against a network's own kernel is width$^{-1/2}$ (Lee et al. 2019). Every interval of
+# "own kernel" lies below this exponent. In the limit of large width, training changes the kernel by only
+# $O(1/\text{width})$ (Dyer and Gur-Ari 2020), whereas the kernels of two random networks differ by
+# $O(\text{width}^{-1/2})$. The dashed lines show these two exponents, and not all measured exponents have reached them.
+# A single exponent for all widths hides whether the networks are wide enough for the limit. The local slopes, between
+# each width and the next, show it.
 
 # %%
-assert all(row["interval"][1] < -0.5 for (_, _, what), row in found if kinds[what] == "own kernel")
+assert all(row["interval"][1] < -0.5 for (_, _, kind), row in found if kinds[kind] == "own kernel")
 
 local = [row for row in record["rows"] if "two_moons, ridge, lambda = 1, depth 1: local slope" in row["name"]]
 for row in local:
@@ -103,19 +105,19 @@ for row in local:
 assert local[0]["measured"] > local[-1]["measured"]
 
 # %% [markdown]
-# On two moons under ridge with $\lambda = 1$ narrow networks are far from the limit: the slope is flat at first, and
-# close to $-1$ only beyond a width of 1024. Under spectral decoupling with $\lambda = 10$ it is the other way round:
-# the slope becomes flat at the widest networks, because there the error is down to where training stopped.
+# On two moons under ridge with $\lambda = 1$, narrow networks are far from the limit: the slope is shallow at first,
+# and close to $-1$ only beyond a width of 1024. Under spectral decoupling with $\lambda = 10$ it is the reverse: the
+# slope becomes shallow for the widest networks, because their error is as small as the tolerance of training.
 
 # %% [markdown]
 # ## A sweep of our own
 #
-# `sweeps.run` is all of that in one call: 50 networks with one hidden layer of tanh units, on 80 digits, each trained
-# until the norm of its gradient has fallen by $10^5$. It returns a row for every network.
+# `sweeps.run` does all of this in one call. Here it trains 50 networks with one hidden layer of tanh units on 80
+# digits, each until the norm of its gradient has decreased by a factor of $10^5$. It returns one row per network.
 
 # %%
-whole = data.digits((3, 8), n=140, key=jax.random.key(0))
-train, test = data.Dataset(whole.x[:80], whole.y[:80]), data.Dataset(whole.x[80:], whole.y[80:])
+digits = data.digits((3, 8), n=140, key=jax.random.key(0))
+train, test = data.Dataset(digits.x[:80], digits.y[:80]), data.Dataset(digits.x[80:], digits.y[80:])
 sweep = sweeps.Sweep(
     widths=(32, 64, 128, 256, 512), seeds=5, penalties=("ridge", "sd"), strengths=(1.0,), tolerance=1e-5, features=3
 )
@@ -144,16 +146,17 @@ assert loglog_slope(sweep.widths, measured["ridge", "error_empirical"]).high < -
 figure
 
 # %% [markdown]
-# The same exponents from few networks, with wider intervals. On the left, the two errors begin together and part:
-# against its own kernel a network of width 512 is predicted to one per cent, against infinite width to three. On the
-# right is the reason for the first: the kernel's own movement falls with the width as well.
+# These are the same exponents from fewer networks, with wider intervals. On the left, the two errors are similar for
+# narrow networks and differ for wide ones: at width 512, the error against the network's own kernel is one per cent,
+# and against infinite width three. The right panel shows why the former is small: the change of the kernel during
+# training decreases with the width as well.
 #
 # ### Spectral decoupling
 #
 # Eq. 17 replaces $\|\theta\|^2$ by $\|\hat y\|^2$. At its optimum every margin solves $\lambda m = \sigma(-m)$ (Eq.
-# 18), whatever the features are. That is a statement about outputs, and true of *any* network that can reach them,
-# narrow or wide. What depends on the width is how the parameters do it: by Definition 1 the responses are also
-# $z = S V^\top (\theta - \theta_0)$, and for a network that is not linear the two are not the same.
+# 18), whatever the features are. This is a statement about outputs. It is true of *any* network that can produce these
+# outputs, narrow or wide. What depends on the width is how the parameters produce them: by Definition 1 the responses
+# are also $z = S V^\top (\theta - \theta_0)$, and for a network that is not linear the two definitions differ.
 
 # %%
 figure, [[ax]] = plotting.panels()
@@ -166,10 +169,10 @@ assert measured["sd", "error_empirical"].max() < 1e-3
 figure
 
 # %% [markdown]
-# The outputs' error is where training stopped, less than $10^{-3}$ at all widths. It does not test the linear theory
-# at all. The parameters' error does, and falls with the exponent in the legend.
+# The error of the outputs is set by the tolerance of training, and is less than $10^{-3}$ at all widths. It does not
+# test the linear theory. The error of the parameters does, and it decreases with the exponent in the legend.
 #
-# ### What does not fall
+# ### What does not depend on the width
 
 # %%
 for penalty in sweep.penalties:
@@ -178,15 +181,16 @@ for penalty in sweep.penalties:
         print(f"{penalty:6} width {width:4}: test accuracy {value:.3f} [{low:.3f}, {high:.3f}]")
 
 # %% [markdown]
-# From width 64 to 512 accuracy on the 60 test images changes by a point in a hundred at most, while the error falls by
-# a factor of five. What the error measures is whether the theory *describes* the network, not whether it is good.
+# From width 64 to 512, the accuracy on the 60 test images changes by at most one percentage point, while the error
+# decreases by a factor of five. The error measures how well the theory *describes* the network, not how good the
+# network is.
 #
 # ## Starvation in trained networks
 #
-# Definition 2 is a derivative with respect to the strength of a feature. It can be measured. `sweeps.starvation`
-# stretches one direction of parameter space, so that one strength $s_i^2$ changes by 10% up or down and the network is
-# otherwise the same at initialisation, trains it again to its optimum, and takes the difference of the responses. The
-# prediction is `starvation.matrix` of the network before training.
+# Definition 2 is a derivative with respect to the strength of a feature, and it can be measured. `sweeps.starvation`
+# stretches one direction of parameter space. This changes one strength $s_i^2$ by 10%, up or down, and leaves the
+# network at initialisation otherwise the same. The function trains both networks to their optima and takes the
+# difference of their responses. The prediction is the `starvation.matrix` of the network before training.
 
 # %%
 figure, [axes] = plotting.panels(columns=2)
@@ -207,19 +211,19 @@ figure
 
 # %% [markdown]
 # At width 512 the entries lie on the diagonal over two decades and on both sides of zero: where the matrix predicts
-# that a feature starves another, retrained networks show it. At width 32 the large entries are still right, and the
-# signs of small ones are not to be trusted.
+# that one feature starves another, the retrained networks show it. At width 32 the large entries are still right, but
+# the signs of the small ones cannot be trusted.
 #
-# Most pairs among the five strongest features of these digits *feed* each other. The sign of Theorem 2 belongs to two
-# features; notebook 3 looks at higher dimension.
+# Most pairs among the five strongest features of these digits *feed* each other. The sign in Theorem 2 is that of two
+# features; notebook 3 treats more.
 #
 # **What to try next**
 #
-# - `activation="relu"`: under ridge, ReLU networks come to rest on kinks, where the gradient does not vanish. Look at
-#   `converged` before you fit a slope.
-# - `depths=(0, 1, 2)`: depth 0 is the linear model, of no width, whose error is that of the solver alone.
-# - Weaker ridge, `strengths=(0.1,)`: the network moves farther. What happens to the slope, and to the error at width
+# - `activation="relu"`: under ridge, the optima of ReLU networks are often on kinks, where the gradient does not
+#   vanish. Look at `converged` before you fit a slope.
+# - `depths=(0, 1, 2)`: depth 0 is the linear model. It has no width, and its error is only that of the solver.
+# - Weaker ridge, `strengths=(0.1,)`: the parameters move farther. What happens to the slope, and to the error at width
 #   32?
-# - `data.two_moons` in place of digits: why does it take more width? Compare the drift.
-# - The full record, with figures: `experiments/records/width_sweep/laptop/`. On your own data:
-#   `sweeps.run(sweep, train, test, name="mine", table=records.Table("folder", {...}))` goes on where it was stopped.
+# - `data.two_moons` instead of digits: why is more width needed? Compare the drift of the kernel.
+# - The full record, with figures, is in `experiments/records/width_sweep/laptop/`. For your own data,
+#   `sweeps.run(sweep, train, test, name="mine", table=records.Table("folder", {...}))` continues after an interruption.

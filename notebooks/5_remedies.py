@@ -20,10 +20,10 @@
 # - how a colour that agrees with the label starves the shape of a digit in a trained network;
 # - what spectral decoupling (SD), IRM, V-REx, Group DRO and Learning from Failure (LfF) change, under one protocol and
 #   with published recipes;
-# - why it matters on which data a method and its number of steps are selected;
-# - what the full runs say, and what the paper says.
+# - why it matters which data are used to select a method and its number of steps;
+# - what the full runs show, and what the paper reports.
 #
-# A minute or two on two cores.
+# This takes a minute or two on two cores.
 
 # %%
 # %matplotlib inline
@@ -39,14 +39,14 @@ from gsjax import data, methods, networks, plotting, statistics
 # %% [markdown]
 # ## Coloured digits
 #
-# Colored MNIST (Arjovsky et al. 2019), on the 8 by 8 digits of scikit-learn. The label says whether a digit is below
-# five, and is flipped with probability 0.25. An image is in one of two colour channels. In the two training
-# environments the colour agrees with the label in 80% and 90% of all cases, in the test environment in 10%: there the
-# colour is reversed. So shape alone can reach 75% everywhere; colour alone reaches 85% in training and 10% in the test
-# environment.
+# This is Colored MNIST (Arjovsky et al. 2019) with the 8 by 8 digits of scikit-learn. The label says whether a digit is
+# below five, and is flipped with probability 0.25. An image is in one of two colour channels. In the two training
+# environments the colour agrees with the label in 80% and 90% of all cases. In the test environment it agrees in 10%:
+# there the colour is reversed. So shape alone can reach 75% everywhere, and colour alone reaches 85% in training and
+# 10% in the test environment.
 #
-# There are 400 training images and four restarts. Each has its own label noise, colours and network, by `vmap` over
-# keys.
+# There are 400 training images and four restarts. Each restart has its own label noise, colours and network, by `vmap`
+# over keys.
 
 # %%
 images = data.digit_images()
@@ -75,18 +75,19 @@ figure
 # %% [markdown]
 # ## Six methods, one protocol
 #
-# A method is `init(key, batch) -> state` and `update(state, batch) -> (state, info)`. `methods.train` runs it for all
-# restarts in one compiled program, and evaluates it on the way. The recipes of ERM, SD, IRM and V-REx are the published
-# ones, except that one network, two hidden layers of 256 units, stands for those of 300 and 390. Group DRO and LfF are
-# not in the paper's comparison; they get ERM's optimiser and half its steps.
+# A method is a pair of functions, `init(key, batch) -> state` and `update(state, batch) -> (state, info)`.
+# `methods.train` runs it for all restarts in one compiled program, and evaluates it during training. The recipes of
+# ERM, SD, IRM and V-REx are the published ones, except that one network with two hidden layers of 256 units replaces
+# those with 300 and 390 units. Group DRO and LfF are not in the paper's comparison; they use ERM's optimiser and half
+# its steps.
 #
 # SD minimises $\frac1n \sum_i \log(1 + e^{-y_i \hat y_i}) + \frac{\lambda}{2n} \sum_i \hat y_i^2$ (Eq. 17 divided by
-# $n$). Its published schedule for this task has two phases: up to step 450 $\frac\lambda2 = c = 2 \cdot 10^{-5}$, and
-# from then on $\frac\lambda2 = 1$ with the whole loss multiplied by $c$, while Adam keeps its memory of larger
-# gradients. The second phase is slow for that reason.
+# $n$). Its published schedule for this task has two phases. Up to step 450, $\frac\lambda2 = c = 2 \cdot 10^{-5}$. From
+# then on, $\frac\lambda2 = 1$ and the whole loss is multiplied by $c$. Adam keeps its memory of the larger gradients of
+# the first phase, which makes the second phase slow.
 #
-# Besides images and labels, IRM and V-REx use the environment of an image, and Group DRO its group of label and colour.
-# LfF trains a second, biased network to find out which images are hard.
+# Besides images and labels, IRM and V-REx use the environment of an image, and Group DRO uses its group, the
+# combination of label and colour. LfF trains a second, biased network to find out which images are hard.
 
 # %%
 network = networks.FullyConnected((256, 256), initialization="xavier")
@@ -131,22 +132,25 @@ left.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, bor
 figure
 
 # %% [markdown]
-# Means over restarts with 95% intervals; dotted is the 75% that shape can reach.
+# Lines are means over restarts, with 95% intervals. The dotted line marks the 75% that shape alone can reach.
 #
-# All methods but Group DRO learn the colour first: 85% in training, 10% with the colour reversed. Then ERM memorises
-# its 400 images, and reaches 100% and 23%. SD follows ERM up to step 450. In the slow phase it *unlearns*: its training
-# accuracy falls to 73%, about what shape alone reaches, and its test accuracy rises to 60%.
+# All methods but Group DRO learn the colour first, with an accuracy of 85% in training and 10% with the colour
+# reversed. Then ERM memorises its 400 images, and reaches 100% and 23%. SD follows ERM up to step 450. In the slow
+# phase it *unlearns*: its training accuracy falls to 73%, about what shape alone reaches, and its test accuracy rises
+# to 60%.
 #
-# IRM and V-REx are no better than ERM. Their penalties set in at step 190, when so few images are already memorised,
-# and two environments that are both fitted nearly perfectly hardly differ. Group DRO knows the colours and begins best,
-# but then memorises the images as well. LfF overcorrects: its biased network learns the colour, and only the images
-# that this network misses count for the other one, which learns the colour as evidence *against* the label. An accuracy
-# of 89% in the test environment with 19% in training is not robustness.
+# IRM and V-REx are no better than ERM. Their penalties set in at step 190. By then the few images are already
+# memorised, and two environments that are both fitted nearly perfectly hardly differ. Group DRO is given the colours
+# and starts best, but then memorises the images as well. LfF overcorrects. Its biased network learns the colour. The
+# other network is then trained mainly on the images that the biased one gets wrong, and learns the colour as evidence
+# *against* the label. An accuracy of 89% in the test environment with 19% in training is not robustness.
 
 # %%
 last = {name: [part[:, -1] for part in run.records] for name, run in runs.items()}
-for name, (training, _, turned) in last.items():
-    numbers = [f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(statistics.mean, (training, turned))]
+for name, (training, _, reversed_colour) in last.items():
+    numbers = [
+        f"{value:.2f} [{low:.2f}, {high:.2f}]" for value, low, high in map(statistics.mean, (training, reversed_colour))
+    ]
     print(f"{name:10} training {numbers[0]}   colour turned round {numbers[1]}")
 gain = statistics.mean(last["SD"][2] - last["ERM"][2])
 print(f"SD minus ERM, colour turned round, in pairs of restarts: {gain.value:.2f} [{gain.low:.2f}, {gain.high:.2f}]")
@@ -155,17 +159,20 @@ assert gain.low > 0.2
 # %% [markdown]
 # ## The effect of tuning on the test environment
 #
-# The paper says openly that all methods of this benchmark are tuned on the test environment. The number of steps is a
-# part of that. So look at three choices of the step: the recipe's last one; the best one by the accuracy on held-out
-# images of the *training* environments, which is all that one would have in practice; the best one on the test
-# environment itself.
+# The paper states openly that all methods of this benchmark are tuned on the test environment. This includes the number
+# of steps. We compare three choices of the step:
+#
+# - the last step of the recipe;
+# - the step with the best accuracy on held-out images of the *training* environments, which are all that one has in
+#   practice;
+# - the step with the best accuracy on the test environment itself.
 
 # %%
 chosen = {}
 for name, run in runs.items():
-    _, held_out, turned = run.records
-    by_validation = np.take_along_axis(turned, held_out.argmax(axis=1)[:, None], axis=1)[:, 0]
-    chosen[name] = np.stack([turned[:, -1], by_validation, turned.max(axis=1)], axis=1)
+    _, held_out, reversed_colour = run.records
+    validated = np.take_along_axis(reversed_colour, held_out.argmax(axis=1)[:, None], axis=1)[:, 0]
+    chosen[name] = np.stack([reversed_colour[:, -1], validated, reversed_colour.max(axis=1)], axis=1)
 choices = ["the recipe's\nlast step", "best step on\ntraining colours", "best step on\nturned colours"]
 best = {name: run.steps[run.records[2].argmax(axis=1)].tolist() for name, run in runs.items()}
 print("best steps on turned colours:", best)
@@ -175,24 +182,25 @@ ax.set_ylim(0, 1)
 figure
 
 # %% [markdown]
-# With honest validation most of it is gone: by data in which the colour helps, the best step of nearly every method is
-# one at which it relies on the colour, SD's included, and accuracy under test is near 10%. Group DRO, which was told
-# the groups, stays where it was. On the right everybody gains: by the test environment the best step of ERM, IRM, V-REx
-# and Group DRO is step 0, a network that has learned nothing, at 57%, and SD has to be run to its end. A number from
-# this benchmark says what a method *can* do if someone knows where to stop it, not what it will do.
+# With honest validation most of the gain is gone. In the validation data the colour helps. The best step of nearly
+# every method, SD included, is therefore one at which it relies on the colour, and its accuracy in the test environment
+# is near 10%. Group DRO, which is given the groups, stays where it was. With the third choice all methods gain. For
+# ERM, IRM, V-REx and Group DRO, the best step in the test environment is step 0, a network that has learned nothing, at
+# 57%. SD has to run to its end. A number from this benchmark says what a method *can* do if someone knows when to stop
+# it, not what it will do.
 #
 # ## The full runs
 #
-# `python -m experiments colored_mnist --preset laptop` takes 3,000 digits of MNIST, 14 by 14, networks with 300 hidden
-# units and 10 restarts; it is recorded in the repository. The paper trains on 50,000.
+# `python -m experiments colored_mnist --preset laptop` uses 3,000 digits of MNIST at 14 by 14 pixels, networks with 300
+# hidden units, and 10 restarts. Its results are in the repository. The paper trains on 50,000 digits.
 
 # %%
 record = json.loads(Path("../experiments/records/colored_mnist/laptop/summary.json").read_text())
 found = {row["name"]: row for row in record["rows"]}
 arms = ["erm", "sd", "irm", "rex", "group dro", "lff", "sd, penalty alone", "sd, slow phase alone"]
 shown = {arm: found[f"{arm}: test accuracy at the published step"] for arm in arms} | {
-    f"best on {by}": found[f"test accuracy of the method and step that are best on {by} images"]
-    for by in ("validation", "test")
+    f"best on {data_set}": found[f"test accuracy of the method and step that are best on {data_set} images"]
+    for data_set in ("validation", "test")
 }
 print(f"{'colour turned round':22} {'3,000 digits':22} paper, 50,000")
 for name, row in shown.items():
@@ -200,18 +208,19 @@ for name, row in shown.items():
     print(f"{name:22} {row['measured']:.3f} [{low:.3f}, {high:.3f}]   {row['published'] or '-'}")
 
 # %% [markdown]
-# ERM is where the paper has it, and SD, with 59% against 68%, is not far below. IRM and REx reach 67% to 69% in the
-# paper and 27% to 29% with 3,000 digits, for the reason seen above: so few digits are known by heart when the penalties
-# set in. Two lines take SD's schedule apart. The penalty alone and the slow phase alone are both at ERM's level; only
-# together do they unlearn the colour. Eq. 17 is not all there is to this result. The last two lines are the price of
-# tuning: the method and step that are best on validation images, and those that are best on test images.
+# ERM is close to its published accuracy, and SD is not far below, with 59% against 68%. IRM and REx reach 67% to 69% in
+# the paper, but 27% to 29% with 3,000 digits. The reason is the one given above: the few digits are already memorised
+# when the penalties set in. Two lines separate the parts of SD's schedule. The penalty alone and the slow phase alone
+# are both at ERM's level. Only together do they unlearn the colour, so Eq. 17 alone does not explain this result. The
+# last two lines show the effect of tuning: they are the method and step that are best on validation images, and those
+# that are best on test images.
 #
 # **What to try next**
 #
-# - More images: `[1000, 1200]` in place of `[400, 800]`. Who profits, IRM or SD? (Allow three times the time.)
+# - More images: `[1000, 1200]` instead of `[400, 800]`. Which gains more, IRM or SD? (This takes three times as long.)
 # - The two halves of SD's schedule: `strength=schedule["strength"]` without `loss_scale`, or `strength=0.0` with it.
-# - `anneal=20` for IRM and V-REx: penalties that set in before the images are known by heart.
+# - `anneal=20` for IRM and V-REx: penalties that set in before the images are memorised.
 # - Images without colour, or colours without images: `data.gray`, `data.blank` (Fig. 3), and `data.grayscale` for an
 #   oracle that cannot see the colour.
-# - A recipe of your own: any network with outputs `(n,)`, any optimiser of optax, `methods.get(name)` with `name` of
-#   `methods.NAMES`. From the command line: `python -m experiments train --method irm --data colored_digits`.
+# - Your own recipe: any network with outputs `(n,)`, any optimiser of optax, and any method of `methods.NAMES` by
+#   `methods.get(name)`. From the command line: `python -m experiments train --method irm --data colored_digits`.

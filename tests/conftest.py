@@ -35,6 +35,13 @@ def x64(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield jnp.float64 if request.param else jnp.float32
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_dropped() -> Iterator[None]:
+    """Each compiled program has memory maps of its own, and XLA crashes where a process runs out of them."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks timings as slow, so that `make test` skips them."""
     benchmarks = Path(__file__).parent / "benchmarks"

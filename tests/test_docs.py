@@ -120,4 +120,4 @@ def test_every_record_has_its_tables_on_the_page_of_its_experiment():
         text = PAGES[f"docs/results/{experiment}.md"].read_text(encoding="utf-8")
         marked = " ".join(re.findall(r"<!-- table: (.*) -->", text)).split()
         assert (experiment if preset == "laptop" else name) in marked, name
-    assert {Path(page).stem for page in PAGES if page.startswith("docs/results/")} <= {*_options.found(), "theory"}
+    assert {Path(page).stem for page in PAGES if page.startswith("docs/results/")} <= {*_options.names(), "theory"}

@@ -170,7 +170,7 @@ NULLED = {"nan": None, "inf": None, "list": [None, 1.0], "array": [[None], [0.5]
 def claims(folder):
     observation = Observation(1.0, np.nan, np.inf, False, NOT_FINITE)
     claim = Claim("a", "", "", lambda **_: observation, Control("c", "", {}))
-    report.write([run(claim)], out=folder, planned=1, made_with={})
+    report.write([run(claim)], out=folder, planned=1, provenance={})
     [content] = files.parse((folder / "claims.json").read_bytes())
     assert (content["observed"], content["tolerance"], content["control"]["observed"]) == (None, None, None)
     assert content["control"]["details"] == NULLED

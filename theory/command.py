@@ -63,7 +63,7 @@ def select(found: dict[str, tuple[str, Claim]], only: Sequence[str]) -> list[Cla
 def check(selected: Sequence[Claim], options: Options, console: Console, records: list[Record]) -> None:
     """Runs `options.jobs` claims at a time; after each, updates `records`, in the claims' order, and the files."""
     report.prepare(options.out, options.json)
-    made_with = report.environment()
+    provenance = report.environment()
     order = {claim.name: place for place, claim in enumerate(selected)}
     recording, closed = Lock(), Event()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
@@ -89,7 +89,7 @@ def check(selected: Sequence[Claim], options: Options, console: Console, records
         record = report.draw(record, options.out)
         records.append(record)
         records.sort(key=lambda each: order[each.claim.name])
-        report.write(records, out=options.out, json_path=options.json, planned=len(selected), made_with=made_with)
+        report.write(records, out=options.out, json_path=options.json, planned=len(selected), provenance=provenance)
         console.print(report.line(record, f"{len(records)}/{len(selected)}"))
         progress.update(task, advance=1, description=record.claim.name)
 
@@ -126,11 +126,11 @@ def mutate(selected: Sequence[Claim], options: Options) -> int:
 
     names = [claim.name for claim in selected]
     survivors = []
-    if untouched := mutations.caught_by(None, names):
+    if untouched := mutations.noticing_claims(None, names):
         print(f"theory: without any error these do not hold: {', '.join(untouched)}", file=sys.stderr)
         return 1
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda mutation: mutations.caught_by(mutation, names), mutations.MUTATIONS)
+        found = pool.map(lambda mutation: mutations.noticing_claims(mutation, names), mutations.MUTATIONS)
         for mutation, claims_ in zip(mutations.MUTATIONS, found, strict=True):
             survivors += [] if claims_ else [mutation.name]
             print(f"{mutation.name:24}{mutation.file:40}{', '.join(claims_) or 'SURVIVES'}", flush=True)

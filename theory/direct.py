@@ -99,8 +99,10 @@ def elasticities(
     z = responses(u, s2, y, loss, **penalty)
     columns = []
     for i in range(len(s2)):
-        up, down = (s2 * np.exp(sign * step * (np.arange(len(s2)) == i)) for sign in (1, -1))
-        columns.append((responses(u, up, y, loss, **penalty) - responses(u, down, y, loss, **penalty)) / (2 * step))
+        raised, lowered = (s2 * np.exp(sign * step * (np.arange(len(s2)) == i)) for sign in (1, -1))
+        columns.append(
+            (responses(u, raised, y, loss, **penalty) - responses(u, lowered, y, loss, **penalty)) / (2 * step)
+        )
     return np.where(z < 0, -1, 1)[:, None] * np.stack(columns, axis=1) / np.linalg.norm(z)
 
 

@@ -111,8 +111,8 @@ def attraction(kernels: Mapping[str, np.ndarray] | None = None) -> Observation:
         alpha = np.exp(solved.x)
         jacobian = -np.diag(1 / alpha) - matrix
         left = float(np.max(np.abs(field(solved.x))))
-        inside = bool(np.max(alpha) < 1 and left < 1e-9)
-        value = float(np.max(np.linalg.eigvals(jacobian).real)) if inside else np.nan
+        interior = bool(np.max(alpha) < 1 and left < 1e-9)
+        value = float(np.max(np.linalg.eigvals(jacobian).real)) if interior else np.nan
         rows.append({"instance": name, "largest eigenvalue": value, "field": left, "largest alpha": float(alpha.max())})
     return Observation.below(0.0, [row["largest eigenvalue"] for row in rows], details={"instances": rows})
 

@@ -151,17 +151,17 @@ MUTATIONS = (
 )
 
 
-def plant(mutation: Mutation | None, into: Path) -> None:
-    """Copies the sources into the folder `into` and plants the error.
+def plant(mutation: Mutation | None, folder: Path) -> None:
+    """Copies the sources into `folder` and plants the error.
 
     Raises:
         ValueError: the text to be replaced does not occur exactly once in the file.
     """
     for package in ("gsjax", "theory", "experiments"):
         ignored = shutil.ignore_patterns("__pycache__", "records")
-        shutil.copytree(ROOT / package, into / package, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(ROOT / package, folder / package, ignore=ignored, dirs_exist_ok=True)
     if mutation is not None:
-        path = into / mutation.file
+        path = folder / mutation.file
         text = path.read_text(encoding="utf-8")
         if (count := text.count(mutation.old)) != 1:
             raise ValueError(
@@ -170,7 +170,7 @@ def plant(mutation: Mutation | None, into: Path) -> None:
         path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
-def caught_by(mutation: Mutation | None, only: Sequence[str] = ()) -> list[str]:
+def noticing_claims(mutation: Mutation | None, only: Sequence[str] = ()) -> list[str]:
     """The claims, of those in `only` or of all, that do not hold on a copy with the error; None plants no error.
 
     Raises:

@@ -61,7 +61,7 @@ def summary(records: Sequence[Record], planned: int) -> str:
     return "; ".join(parts)
 
 
-def page(records: Sequence[Record], out: Path, planned: int, made_with: Mapping[str, str]) -> str:
+def page(records: Sequence[Record], out: Path, planned: int, provenance: Mapping[str, str]) -> str:
     """The report as self-contained HTML; the figures are read from the folder `out`."""
     good = len(records) == planned and all(record.passes for record in records)
     heads = ("claim", "predicted", "observed", "tolerance", "verdict", "control", "s")
@@ -78,7 +78,7 @@ def page(records: Sequence[Record], out: Path, planned: int, made_with: Mapping[
         element("h2", "The claims"),
         (_article(record, out) for record in records),
         element("h2", "Made with"),
-        pages.facts(made_with),
+        pages.facts(provenance),
     )
 
 

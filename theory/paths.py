@@ -53,8 +53,8 @@ def flow(clock: float = 1.0) -> Observation:
             )
             logits = phi @ path.y
             found = _flow(feats, penalty, jnp.asarray(TIMES))
-            apart = np.abs(np.asarray(found.logits).T - logits).max() / np.abs(logits).max()
-            errors[f"{name}, {type(penalty).__name__}"] = float(apart) if found.converged and path.success else np.nan
+            error = np.abs(np.asarray(found.logits).T - logits).max() / np.abs(logits).max()
+            errors[f"{name}, {type(penalty).__name__}"] = float(error) if found.converged and path.success else np.nan
     return Observation.equal(0.0, list(errors.values()), 1e-6, details=instances.table(errors))
 
 

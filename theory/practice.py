@@ -86,10 +86,10 @@ def check(study: Study, scaling: str = "ntk") -> Observation:
     rows = sweeps.run(sweep, train, train, name=study.data.__name__, progress=False)
     found = {strength: _judge([row for row in rows if row["strength"] == strength]) for strength in study.strengths}
 
-    def off(observation: Observation) -> float:
+    def distance(observation: Observation) -> float:
         return max(abs(end - EXPONENT) for end in observation.details["interval"])
 
-    worst = max(found.values(), key=off)
+    worst = max(found.values(), key=distance)
     table = [
         {"lambda": strength, "slope": one.observed, "low": low, "high": high, "holds": one.holds}
         for strength, one in found.items()
@@ -167,20 +167,20 @@ def _claim(name: str, reference: str, statement: str, study: Study) -> Claim:
     return Claim(name, reference, statement, functools.partial(check, study), control)
 
 
-def _ridge(name: str, where: str, study: Study) -> Claim:
+def _ridge(name: str, data_name: str, study: Study) -> Claim:
     statement = (
-        f"The responses U^T Y yhat of MLPs trained to the minimum of Eq. 5 on {where} approach the z* of their own "
+        f"The responses U^T Y yhat of MLPs trained to the minimum of Eq. 5 on {data_name} approach the z* of their own "
         f"tangent kernels at initialisation like the power -1 of the width, to within {TOLERANCE}, at lambda = "
         f"{_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 5, 9, 11; Dyer and Gur-Ari 2020", statement, study)
 
 
-def _decoupling(name: str, where: str, study: Study) -> Claim:
+def _decoupling(name: str, data_name: str, study: Study) -> Claim:
     statement = (
-        f"The responses of MLPs trained to the minimum of Eq. 17 on {where} are z* at every width if computed from the "
-        f"outputs, U^T Y yhat. If computed from the parameters, S V^T theta, they approach z* like the power -1 of the "
-        f"width, to within {TOLERANCE}, at lambda = {_listed(study.strengths)}."
+        f"The responses of MLPs trained to the minimum of Eq. 17 on {data_name} are z* at every width if computed from "
+        f"the outputs, U^T Y yhat. If computed from the parameters, S V^T theta, they approach z* like the power -1 of "
+        f"the width, to within {TOLERANCE}, at lambda = {_listed(study.strengths)}."
     )
     return _claim(name, "Eqs. 17, 18, Definition 1; Dyer and Gur-Ari 2020", statement, study)
 

@@ -70,7 +70,7 @@ def write(
     out: Path,
     json_path: Path | None = None,
     planned: int,
-    made_with: Mapping[str, str],
+    provenance: Mapping[str, str],
 ) -> None:
     """Writes `claims.json` and `report.html` of the records so far.
 
@@ -79,7 +79,7 @@ def write(
         out: the folder; figures of the records are read from it.
         json_path: another path for `claims.json`.
         planned: number of claims in the run.
-        made_with: from `environment`.
+        provenance: from `environment`.
 
     Raises:
         OSError: a file cannot be written.
@@ -87,7 +87,7 @@ def write(
     content = files.json_document([to_json(record) for record in records])
     for path in (out / "claims.json", *([json_path] if json_path else [])):
         files.write(path, content)
-    files.write(out / "report.html", page(records, out, planned, made_with))
+    files.write(out / "report.html", page(records, out, planned, provenance))
 
 
 def to_json(record: Record) -> dict[str, Any]:
@@ -148,17 +148,17 @@ def _commit() -> str | None:
 
 def plan(selected: Sequence[Claim], jobs: int) -> str:
     """The number of claims in a run, and an estimate of its time from the CPU seconds per claim in `seconds.json`."""
-    what = f"{len(selected)} {'claim' if len(selected) == 1 else 'claims'}, {jobs} at a time"
+    summary = f"{len(selected)} {'claim' if len(selected) == 1 else 'claims'}, {jobs} at a time"
     took: dict[str, float] = json.loads(Path(__file__).with_name("seconds.json").read_bytes())
     known = [took[claim.name] for claim in selected if claim.name in took]
     if not known:
-        return what
+        return summary
     # An unknown claim counts like the mean of the others; each claim keeps one core busy.
     at_once = min(jobs, os.cpu_count() or 1)
     seconds = max(sum(known) / len(known) * len(selected) / at_once, *known, 0.0)
     minutes = round(seconds / 60)
     time = "less than a minute" if seconds < 45 else f"about {minutes} {'minute' if minutes == 1 else 'minutes'}"
-    return f"{what}: {time} on 2 cores"
+    return f"{summary}: {time} on 2 cores"
 
 
 def line(record: Record, position: str) -> Text:
@@ -166,9 +166,9 @@ def line(record: Record, position: str) -> Text:
     style = "green" if record.passes else "bold red"
     text = Text(f"{position} {'✓' if record.passes else '✗'} {record.claim.name}", style=style)
     text.append(f"  {record.verdict}, control {record.control_verdict}, {record.seconds:.1f} s", style="dim")
-    for who, error in (("", record.error), ("control: ", record.control_error)):
+    for prefix, error in (("", record.error), ("control: ", record.control_error)):
         if error is not None:
-            text.append(f"  {who}{error.splitlines()[0]}", style="red")
+            text.append(f"  {prefix}{error.splitlines()[0]}", style="red")
     return text
 
 

@@ -43,8 +43,8 @@ def decoupled(names: tuple[str, ...] = FULL) -> Observation:
         known = problem.field(problem.whiten(feats, SpectralDecoupling(STRENGTH)), link("exact"), jnp.asarray(alpha))
         jacobian = -np.diag(1 / (alpha * (1 - alpha))) - linear
         coupling = direct.off_diagonal(jacobian) / np.abs(np.diag(jacobian)).min()
-        apart = float(np.max(np.abs(known - field)) / np.max(np.abs(field)))
-        rows.append({"instance": name, "coupling": coupling, "library's field": apart})
+        error = float(np.max(np.abs(known - field)) / np.max(np.abs(field)))
+        rows.append({"instance": name, "coupling": coupling, "library's field": error})
     errors = [[row["coupling"], row["library's field"]] for row in rows]
     return Observation.equal(0.0, errors, 1e-10, details={"instances": rows})
 

@@ -69,8 +69,8 @@ def first_order(ratio_term: bool = True) -> Observation:
         s2 = jnp.array([ratio, 1.0])
         predicted = jnp.array([closed_form.theorem2_slope(delta, s2, strength) for delta in deltas])
         if not ratio_term:
-            alone = closed_form.permutation(s2, strength)[0]
-            predicted = predicted / (1 - alone[0] / alone[1])
+            alpha = closed_form.permutation(s2, strength)[0]
+            predicted = predicted / (1 - alpha[0] / alpha[1])
         errors.append(np.abs(np.asarray(exact - predicted)))
     slope = loglog_slope(deltas, np.stack(errors))
     return Observation.slope(2.0, slope, 0.1, details={"delta": deltas.tolist(), "pairs of strengths and lambda": 4})
@@ -88,10 +88,10 @@ def finite_differences(coupling: bool = True) -> Observation:
                 closed = jnp.diag(feats.u.T @ instances.equilibrium(feats, Ridge(strength), form=form).alpha) / strength
             columns = []
             for step in 1e-5 * jnp.diag(feats.s2):
-                up, down = (feats._replace(s=jnp.sqrt(feats.s2 + sign * step)) for sign in (1, -1))
+                raised, lowered = (feats._replace(s=jnp.sqrt(feats.s2 + sign * step)) for sign in (1, -1))
                 change = (
-                    instances.equilibrium(up, Ridge(strength), form=form).response
-                    - instances.equilibrium(down, Ridge(strength), form=form).response
+                    instances.equilibrium(raised, Ridge(strength), form=form).response
+                    - instances.equilibrium(lowered, Ridge(strength), form=form).response
                 )
                 columns.append(change / (2 * jnp.sum(step)))
             error = jnp.max(jnp.abs(closed - jnp.stack(columns, axis=1))) / jnp.max(jnp.abs(closed))

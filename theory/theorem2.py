@@ -74,11 +74,11 @@ def signs(form: Form = "exact", oriented: bool = True) -> Observation:
     """The share of draws, in all four quadrants, with a sensitivity of another sign than -delta (s_1^2 - s_2^2)."""
     draws = _draws(form, oriented)
     sought = -np.sign(draws.delta * (draws.ratio - 1))
-    off = np.stack([draws.matrix[:, 1, 0], draws.matrix[:, 0, 1]])
+    couplings = np.stack([draws.matrix[:, 1, 0], draws.matrix[:, 0, 1]])
     # The relative size of the coupling. Close to rounding the sign is uncertain, and the draw counts as wrong.
     left = np.abs(np.diff(draws.curvature)[:, 0]) / draws.curvature.sum(axis=1)
     told = draws.converged & (left > RESOLVED)
-    wrong = ~told | (np.sign(off) != sought).any(axis=0)
+    wrong = ~told | (np.sign(couplings) != sought).any(axis=0)
     details = {
         "draws": DRAWS,
         "starving": float(np.mean(sought < 0)),
@@ -112,13 +112,13 @@ def steps(inner: bool = True) -> Observation:
     return Observation.equal(0.0, list(shares.values()), 0.0, details=instances.table(shares))
 
 
-def exceptions(off: float = 0.0) -> Observation:
-    """The largest sensitivity at delta = 0, +-1/sqrt(2) and s_1 = s_2, relative to its row; `off` is added to them."""
+def exceptions(offset: float = 0.0) -> Observation:
+    """The largest sensitivity at delta = 0, +-1/sqrt(2) and s_1 = s_2, relative to its row; `offset` moves them."""
     rng, half = np.random.default_rng(1), np.sqrt(0.5)
     delta, ratio = rng.uniform(-0.999, 0.999, 400), 10 ** rng.uniform(-2, 2, 400)
     strength = 10 ** rng.uniform(-3, 3, 400)
-    delta[:300] = np.repeat([0.0, half, -half], 100) + off
-    ratio[300:] = 1 + off
+    delta[:300] = np.repeat([0.0, half, -half], 100) + offset
+    ratio[300:] = 1 + offset
     largest = {}
     for form in ("exact", "linearized"):
         *_, matrix, _ = _solved(jnp.asarray(delta), jnp.asarray(ratio), jnp.asarray(strength), form, True)
@@ -196,8 +196,8 @@ def pairs(others: bool = True) -> Observation:
                     both = u[:, [i, j]].T @ left @ u[:, [i, j]]
                     det = np.linalg.det(np.eye(2) + s2[[i, j], None] * both / strength)
                     closed[j, i] = -s2[j] / strength**2 * both[1, 0] * pulls[i] / det
-        off = ~np.eye(n, dtype=bool)
-        errors[f"n = {n}, {form}, U {seed}"] = float(np.abs(closed - matrix)[off].max() / np.abs(matrix[off]).max())
+        mask = ~np.eye(n, dtype=bool)
+        errors[f"n = {n}, {form}, U {seed}"] = float(np.abs(closed - matrix)[mask].max() / np.abs(matrix[mask]).max())
     return Observation.equal(0.0, list(errors.values()), 1e-9, details=instances.table(errors))
 
 
@@ -229,7 +229,7 @@ CLAIMS = (
         reference="docs/theorem2.md",
         statement="Both sensitivities vanish at delta = 0, at delta = +-1/sqrt(2), and at equal strengths.",
         check=exceptions,
-        control=Control("close", "0.01 away from there", {"off": 0.01}),
+        control=Control("close", "0.01 away from there", {"offset": 0.01}),
     ),
     Claim(
         name="theorem2-positive",

@@ -54,12 +54,12 @@ def limit(time: float = 1e4) -> Observation:
             written = {"ridge": float(penalty.strength)}
         else:
             written = {"hold": penalty.strength, "target": penalty.target}
-        apart = []
+        distances = []
         for u, sensitivity in zip(np.asarray(bases), np.asarray(found.sensitivity[:, -1]), strict=True):
             size = np.linalg.norm(direct.responses(u, S2, Y, loss, **written))
             expected = direct.elasticities(u, S2, Y, loss, step=1e-4, **written)
-            apart.append(np.abs(sensitivity * S2 / size - expected).max())
-        errors[name] = float(np.max(apart)) if found.converged.all() else np.nan
+            distances.append(np.abs(sensitivity * S2 / size - expected).max())
+        errors[name] = float(np.max(distances)) if found.converged.all() else np.nan
 
     def draw():
         figure, axes = plotting.panels()

@@ -371,9 +371,9 @@ def markdown() -> str:
         shape = " x ".join("size" if extent is None else str(extent) for extent in entry.shape)
         recipes = "; ".join(f"{function.__name__} ({source})" for source, function in entry.recipes.items())
         origin = entry.files.origin if entry.files else None
-        files = f"of {bases}" if bases else "none, it is drawn"
+        files = f"of {bases}" if bases else "none: generated"
         if origin:
-            files = f"{origin.what}, {'downloaded' if origin.checksums else 'as it is'}"
+            files = f"{origin.what}, {'downloaded' if origin.checksums else 'not downloaded'}"
         cells = (f"`{entry.name}`", entry.about, sizes or "-", len(entry.classes), shape, recipes or "-", files)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"

@@ -193,8 +193,8 @@ def load_images(
     _check.require(len(chosen) > 0, "rows", "one row or more", "none")
     whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
     _check.require(whole, "rows", "whole numbers, one row or more", _arguments.shown(rows))
-    inside = chosen.min() >= 0 and chosen.max() < len(folder.paths)
-    _check.require(inside, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
+    valid = chosen.min() >= 0 and chosen.max() < len(folder.paths)
+    _check.require(valid, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
     size = _check.whole("size", size, least=1)
 
     def read(path: str) -> np.ndarray:

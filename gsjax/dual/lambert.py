@@ -78,13 +78,13 @@ def _halley(x):
     distance = (x + inverse) * math.e + math.e * (_INVERSE_E[0] - inverse + _INVERSE_E[1])
     p = jnp.sqrt(2 * jnp.maximum(distance, 0))
     close = p < 0.3
-    near = jnp.polyval(jnp.asarray(_branch_series(), x.dtype), jnp.where(close, p, 0))
+    series = jnp.polyval(jnp.asarray(_branch_series(), x.dtype), jnp.where(close, p, 0))
     x = jnp.where(close, 0, x)
     w = jnp.where(x < 0, -1 + p - p**2 / 3 + 11 / 72 * p**3, x / (1 + x))
     for _ in range(4):
         residual = w - x * jnp.exp(-w)
         w = w - residual / (1 + w - (w + 2) * residual / (2 * (1 + w)))
-    return jnp.where(close, near, w)
+    return jnp.where(close, series, w)
 
 
 _INVERSE_E = (0.36787944117144233, -1.2428753672788363e-17)  # 1/e rounded, and the remainder

@@ -232,7 +232,7 @@ def response(feats: Features, logits: Float[Array, "*batch n"]) -> Float[Array, 
     [0.5, 0.5]
     """
     require_binary(feats)
-    n, shape = feats.u.shape[0], _check.shape_of(logits)
+    n, shape = feats.u.shape[0], _check.array_shape(logits)
     _check.real("logits", logits)
     expected = f"shape (..., {n}), one output per example"
     if shape[-1:] != (n,) and shape[-2:-1] == (n,):

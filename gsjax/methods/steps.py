@@ -50,7 +50,7 @@ def init_state(network: nn.Module, optimizer: optax.GradientTransformation, key:
     """
     check_batch("batch", batch)
     _check_inputs(batch.x)
-    n, labels = len(batch.x), _check.shape_of(batch.y) if batch.y is not None else None
+    n, labels = len(batch.x), _check.array_shape(batch.y) if batch.y is not None else None
     _check.require(labels == (n,), "y", f"shape ({n},), one label per example", f"shape {labels}")
     main = init_learner(network, optimizer, key, batch.x)
     return State(**main._asdict(), step=jnp.zeros((), jnp.int32), memory=())
@@ -171,6 +171,6 @@ def _select(take: PyTree[bool], new: PyTree, old: PyTree) -> PyTree:
 
 def _check_inputs(x: Any) -> None:
     _check.real("x", x)
-    shape = _check.shape_of(x)
+    shape = _check.array_shape(x)
     _check.require(shape and 0 not in shape, "x", "a non-empty array (n, ...)", shape)
     _check.finite("x", x)

@@ -72,8 +72,8 @@ def members(name: str, value: Any, n: int, count: int) -> Int[Array, " n"]:
     expected = f"whole numbers ({n},) from 0 to {count - 1}"
     _check.real(name, value, expected)
     value = value if hasattr(value, "dtype") else np.asarray(value)
-    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and _check.shape_of(value) == (n,)
-    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {_check.shape_of(value)}")
+    whole = jnp.issubdtype(jnp.result_type(value), jnp.integer) and _check.array_shape(value) == (n,)
+    _check.require(whole, name, expected, f"{jnp.result_type(value)} of shape {_check.array_shape(value)}")
     if _check.is_concrete(value):
         numbers = np.asarray(value)
         _check.require(((numbers >= 0) & (numbers < count)).all(), name, expected, np.unique(numbers)[[0, -1]].tolist())

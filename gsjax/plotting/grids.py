@@ -150,13 +150,13 @@ def _contours(ax: Axes, delta: np.ndarray, ratio: np.ndarray, values: np.ndarray
         equal = [(level, line) for level, lines in zip(levels, drawn.allsegs, strict=True) for line in lines]
     if low < 0 < high:
         (parting,) = ax.contour(delta, ratio, signed, [0.0], colors="0.35", linewidths=3).allsegs
-    inside = {zero: text for zero, text in _VANISHING.items() if delta[0] < zero < delta[-1]}
-    theory = [np.stack([np.full_like(ratio, zero), ratio], axis=1) for zero in inside]
+    visible = {zero: text for zero, text in _VANISHING.items() if delta[0] < zero < delta[-1]}
+    theory = [np.stack([np.full_like(ratio, zero), ratio], axis=1) for zero in visible]
     if ratio[0] < 1 < ratio[-1]:
         theory.append(np.stack([delta, np.ones_like(delta)], axis=1))
     for line in theory:
         ax.plot(*line.T, color="black", linestyle=(0, (4, 3)), linewidth=1.1)
-    ax.secondary_xaxis("top").set_xticks(list(inside), list(inside.values()))
+    ax.secondary_xaxis("top").set_xticks(list(visible), list(visible.values()))
     _names(ax, np.stack(np.meshgrid(delta, ratio), axis=-1), signed, equal, [*parting, *theory])
 
 

@@ -289,10 +289,10 @@ def _checked(
     _check.choice("norm", norm, ("linf", "l2"))
     _check.real("x", x)
     _check.require(
-        len(_check.shape_of(x)) >= 2 and 0 not in _check.shape_of(x),
+        len(_check.array_shape(x)) >= 2 and 0 not in _check.array_shape(x),
         "x",
         "a non-empty array (n, ...)",
-        f"shape {_check.shape_of(x)}",
+        f"shape {_check.array_shape(x)}",
     )
     _check.finite("x", x)
     x = _check.as_float(x)
@@ -312,8 +312,8 @@ def _checked(
     for bound in bounds:
         _check.real("bounds", bound)
     low, high = (jnp.asarray(bound, x.dtype) for bound in bounds)
-    inside = jnp.all((low <= x) & (x <= high))
-    _check.require(inside, "bounds", "bounds that contain x", f"x from {jnp.min(x)} to {jnp.max(x)}")
+    covered = jnp.all((low <= x) & (x <= high))
+    _check.require(covered, "bounds", "bounds that contain x", f"x from {jnp.min(x)} to {jnp.max(x)}")
     return x, y, (low, high)
 
 
@@ -325,8 +325,8 @@ def _labels(y: Any, shape: tuple[int, ...]) -> Real[Array, " n"]:
     else:
         _check.real("y", y, f"class indices ({n},)")
         y = y if hasattr(y, "dtype") else np.asarray(y)
-        whole = _check.shape_of(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
-        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {_check.shape_of(y)}")
-        among = (jnp.min(jnp.asarray(y)) >= 0) & (jnp.max(jnp.asarray(y)) < shape[1])
-        _check.require(among, "y", f"class indices from 0 to {shape[1] - 1}", y)
+        whole = _check.array_shape(y) == (n,) and jnp.issubdtype(jnp.result_type(y), jnp.integer)
+        _check.require(whole, "y", f"class indices ({n},)", f"{jnp.result_type(y)} of shape {_check.array_shape(y)}")
+        valid = (jnp.min(jnp.asarray(y)) >= 0) & (jnp.max(jnp.asarray(y)) < shape[1])
+        _check.require(valid, "y", f"class indices from 0 to {shape[1] - 1}", y)
     return jnp.asarray(y)

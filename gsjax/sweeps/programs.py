@@ -164,7 +164,7 @@ def comparer():
             infinite, penalty = shared
             empirical = from_ntk(network.kernel, infinite.y)
 
-            def against(feats):
+            def comparison(feats):
                 state = equilibrium(feats, penalty)
                 scale = jnp.linalg.norm(state.response)
 
@@ -173,8 +173,8 @@ def comparer():
 
                 return errors, state.converged
 
-            empirical_errors, empirical_converged = against(empirical)
-            infinite_errors, infinite_converged = against(infinite)
+            empirical_errors, empirical_converged = comparison(empirical)
+            infinite_errors, infinite_converged = comparison(infinite)
             errors_empirical, errors_infinite = empirical_errors(network.logits), infinite_errors(network.logits)
             return Comparison(
                 jnp.linalg.norm(errors_empirical),

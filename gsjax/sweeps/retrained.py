@@ -102,8 +102,8 @@ def _starve():
             feats = from_ntk(ntk(network.apply, params, task.x), task.y)
             _, pull = jax.vjp(lambda theta: network.apply(unravel(theta), task.x), start)
 
-            def retrain(which):
-                i, relative = which
+            def retrain(variation):
+                i, relative = variation
                 [v] = pull(feats.y * feats.u[:, i])
                 v = v / jnp.linalg.norm(v)
                 stretch = jnp.sqrt(1 + relative) - 1
@@ -116,8 +116,8 @@ def _starve():
                 )
                 return feats.response(fit.logits)[:features], fit.converged
 
-            which = jnp.repeat(jnp.arange(features), 2), jnp.tile(jnp.stack([change, -change]), features)
-            responses, converged = lax.map(retrain, which)
+            variations = jnp.repeat(jnp.arange(features), 2), jnp.tile(jnp.stack([change, -change]), features)
+            responses, converged = lax.map(retrain, variations)
             measured = (responses[0::2] - responses[1::2]).T / (2 * change * feats.s2[:features])
             state = equilibrium(feats, penalty)
             predicted = matrix(feats, penalty)[:features, :features]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-__all__ = ["Axes", "Kind", "Part", "axes", "holds", "merged", "same", "shape_of", "spread", "whole"]
+__all__ = ["Axes", "Kind", "Part", "array_shape", "axes", "holds", "merged", "same", "spread", "whole"]
 
 
 class Kind(enum.IntEnum):
@@ -37,7 +37,7 @@ class Axes(NamedTuple):
     Args:
         kept: for each operand, the axes along which the primitive acts entry by entry, with their position in the
             results.
-        new: axes of the results along which their entries are equal.
+        new: axes of the results along which all entries are equal.
         lost: what happens to examples along any other axis.
     """
 
@@ -46,7 +46,7 @@ class Axes(NamedTuple):
     lost: Kind = Kind.MIXED
 
 
-def shape_of(atom: Any) -> tuple[int, ...]:
+def array_shape(atom: Any) -> tuple[int, ...]:
     """The shape of a variable or literal, or `()` if it has none."""
     return tuple(getattr(atom.aval, "shape", ()))
 
@@ -96,20 +96,20 @@ def spread(spans: Iterable[tuple[int, int]], shape: Sequence[int]) -> frozenset[
 
 def _elementwise(eqn: JaxprEqn) -> Axes:
     """Operands are scalars or have the shape of the result, except for axes of size one."""
-    shape = shape_of(eqn.outvars[0])
+    shape = array_shape(eqn.outvars[0])
 
     def kept(operand: tuple[int, ...]) -> dict[int, int]:
         return same(axis for axis, size in enumerate(operand) if size == shape[axis])
 
-    return Axes([kept(shape_of(atom)) for atom in eqn.invars])
+    return Axes([kept(array_shape(atom)) for atom in eqn.invars])
 
 
-def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
-    """All axes except those that the parameter names; results have the axes of the operands."""
+def _other_axes(*names: str) -> Callable[[JaxprEqn], Axes]:
+    """All axes except those that a parameter in `names` lists; results have the axes of the operands."""
 
     def rule(eqn: JaxprEqn) -> Axes:
         gone = next(eqn.params[name] for name in names if name in eqn.params)
-        count = len(shape_of(eqn.invars[0]))
+        count = len(array_shape(eqn.invars[0]))
         gone = {axis % count for axis in ([gone] if isinstance(gone, int | np.integer) else gone)}  # some are negative
         return Axes([same(set(range(count)) - gone)] * len(eqn.invars))
 
@@ -118,39 +118,37 @@ def _except(*names: str) -> Callable[[JaxprEqn], Axes]:
 
 def _reduced(eqn: JaxprEqn) -> Axes:
     """All axes except the reduced ones; scalar operands are initial values."""
-    gone, count = (
-        next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params),
-        len(shape_of(eqn.invars[0])),
-    )
+    gone = next(eqn.params[name] for name in ("axes", "dimensions") if name in eqn.params)
+    count = len(array_shape(eqn.invars[0]))
     if any(isinstance(axis, str) for axis in gone):  # a named axis, which may be any axis
         return Axes([{}] * len(eqn.invars), lost=Kind.UNKNOWN)
     stay = sorted(set(range(count)) - {axis % count for axis in gone})
     kept = {axis: place for place, axis in enumerate(stay)}
-    return Axes([kept if shape_of(atom) else {} for atom in eqn.invars])
+    return Axes([kept if array_shape(atom) else {} for atom in eqn.invars])
 
 
 def _leading(eqn: JaxprEqn) -> Axes:
     """The leading axes that operands and results have in common."""
-    count = min(len(shape_of(variable)) for variable in eqn.outvars)
-    return Axes([same(range(min(count, len(shape_of(atom))))) for atom in eqn.invars])
+    count = min(len(array_shape(variable)) for variable in eqn.outvars)
+    return Axes([same(range(min(count, len(array_shape(atom))))) for atom in eqn.invars])
 
 
 def _matrices(eqn: JaxprEqn) -> Axes:
     """All axes except the last two, those of a matrix."""
-    count = max(len(shape_of(atom)) for atom in eqn.invars) - 2
+    count = max(len(array_shape(atom)) for atom in eqn.invars) - 2
     return Axes([same(range(count))] * len(eqn.invars))
 
 
 def _solved(eqn: JaxprEqn) -> Axes:
     """As for matrices; of the last operand, also the axis along which the right-hand sides lie."""
-    before = _matrices(eqn).kept[0]
-    own = len(before) + (1 if eqn.params.get("left_side", True) else 0)
-    return Axes([*[before] * (len(eqn.invars) - 1), {**before, own: own}])
+    batch = _matrices(eqn).kept[0]
+    own = len(batch) + (1 if eqn.params.get("left_side", True) else 0)
+    return Axes([*[batch] * (len(eqn.invars) - 1), {**batch, own: own}])
 
 
 def _vectors(eqn: JaxprEqn) -> Axes:
     """All axes except the last ones, one for each length of the transform."""
-    count = len(shape_of(eqn.invars[0])) - len(eqn.params.get("fft_lengths", "1"))
+    count = len(array_shape(eqn.invars[0])) - len(eqn.params.get("fft_lengths", "1"))
     return Axes([same(range(count))])
 
 
@@ -161,12 +159,12 @@ def _windows(eqn: JaxprEqn) -> Axes:
     kept = same(
         axis for axis in range(count) if {a[axis] for a in plain} == {1} and tuple(p["padding"][axis]) == (0, 0)
     )
-    return Axes([kept if shape_of(atom) else {} for atom in eqn.invars])
+    return Axes([kept if array_shape(atom) else {} for atom in eqn.invars])
 
 
 def _broadcast(eqn: JaxprEqn) -> Axes:
-    before, shape, into = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0]), eqn.params["broadcast_dimensions"]
-    kept = {axis: int(place) for axis, place in enumerate(into) if before[axis] == shape[place]}
+    operand, shape, places = array_shape(eqn.invars[0]), array_shape(eqn.outvars[0]), eqn.params["broadcast_dimensions"]
+    kept = {axis: int(place) for axis, place in enumerate(places) if operand[axis] == shape[place]}
     return Axes([kept], set(range(len(shape))) - set(kept.values()))
 
 
@@ -175,40 +173,40 @@ def _transpose(eqn: JaxprEqn) -> Axes:
 
 
 def _stack(eqn: JaxprEqn) -> Axes:
-    count = len(shape_of(eqn.outvars[0])) - 1
+    count = len(array_shape(eqn.outvars[0])) - 1
     axis = eqn.params["axis"] % (count + 1)
-    return Axes([{before: before + (before >= axis) for before in range(count)}] * len(eqn.invars), lost=Kind.UNKNOWN)
+    return Axes([{old: old + (old >= axis) for old in range(count)}] * len(eqn.invars), lost=Kind.UNKNOWN)
 
 
 def _unstack(eqn: JaxprEqn) -> Axes:
-    count = len(shape_of(eqn.invars[0]))
+    count = len(array_shape(eqn.invars[0]))
     axis = eqn.params["axis"] % count
-    return Axes([{before: before - (before > axis) for before in range(count) if before != axis}], lost=Kind.PART)
+    return Axes([{old: old - (old > axis) for old in range(count) if old != axis}], lost=Kind.PART)
 
 
 def _tile(eqn: JaxprEqn) -> Axes:
     """The axes that are not repeated."""
-    reps, shape = eqn.params["reps"], shape_of(eqn.invars[0])
+    reps, shape = eqn.params["reps"], array_shape(eqn.invars[0])
     kept = same(axis for axis, count in enumerate(reps) if count == 1)
     return Axes([kept], {axis for axis, size in enumerate(shape) if size == 1} - set(kept))
 
 
 def _sliced(eqn: JaxprEqn) -> Axes:
     """The axes that stay whole in `slice`, `split` and, for any indices, `dynamic_slice`."""
-    shape, results = shape_of(eqn.invars[0]), [shape_of(variable) for variable in eqn.outvars]
+    shape, results = array_shape(eqn.invars[0]), [array_shape(variable) for variable in eqn.outvars]
     strides = eqn.params.get("strides") or [1] * len(shape)
     whole = same(axis for axis, size in enumerate(shape) if {r[axis] for r in results} == {size} and strides[axis] == 1)
     return Axes([whole, *({} for _ in eqn.invars[1:])], lost=Kind.PART)
 
 
 def _updated(eqn: JaxprEqn) -> Axes:
-    shape, update = shape_of(eqn.invars[0]), shape_of(eqn.invars[1])
+    shape, update = array_shape(eqn.invars[0]), array_shape(eqn.invars[1])
     whole = same(axis for axis, size in enumerate(shape) if update[axis] == size)
     return Axes([whole, whole, *({} for _ in eqn.invars[2:])], lost=Kind.UNKNOWN)
 
 
 def _concatenate(eqn: JaxprEqn) -> Axes:
-    kept = same(set(range(len(shape_of(eqn.outvars[0])))) - {eqn.params["dimension"]})
+    kept = same(set(range(len(array_shape(eqn.outvars[0])))) - {eqn.params["dimension"]})
     return Axes([kept] * len(eqn.invars), lost=Kind.UNKNOWN)
 
 
@@ -227,13 +225,13 @@ def _pad(eqn: JaxprEqn) -> Axes:
 
 
 def _iota(eqn: JaxprEqn) -> Axes:
-    return Axes([], set(range(len(shape_of(eqn.outvars[0])))) - {eqn.params["dimension"]})
+    return Axes([], set(range(len(array_shape(eqn.outvars[0])))) - {eqn.params["dimension"]})
 
 
 def _dot(eqn: JaxprEqn) -> Axes:
     contracted, batch = eqn.params["dimension_numbers"]
     free = [
-        [axis for axis in range(len(shape_of(atom))) if axis not in (*sums, *both)]
+        [axis for axis in range(len(array_shape(atom))) if axis not in (*sums, *both)]
         for atom, sums, both in zip(eqn.invars, contracted, batch, strict=True)
     ]
     starts = itertools.accumulate([len(batch[0]), len(free[0])])
@@ -248,8 +246,8 @@ def _dot(eqn: JaxprEqn) -> Axes:
 
 def _gather(eqn: JaxprEqn) -> Axes:
     """Axes of the operand that are taken whole or paired with an axis of the indices, and the axes of the indices."""
-    numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], shape_of(eqn.invars[0])
-    count = len(shape_of(eqn.outvars[0]))
+    numbers, sizes, shape = eqn.params["dimension_numbers"], eqn.params["slice_sizes"], array_shape(eqn.invars[0])
+    count = len(array_shape(eqn.outvars[0]))
     places = [axis for axis in range(count) if axis not in numbers.offset_dims]
     gone = (*numbers.collapsed_slice_dims, *numbers.operand_batching_dims)
     offsets = zip((axis for axis in range(len(shape)) if axis not in gone), numbers.offset_dims, strict=True)
@@ -261,7 +259,7 @@ def _gather(eqn: JaxprEqn) -> Axes:
 
 def _scatter(eqn: JaxprEqn) -> Axes:
     """Axes of the operand that are covered whole or paired with an axis of the indices."""
-    numbers, shape, updates = eqn.params["dimension_numbers"], shape_of(eqn.invars[0]), shape_of(eqn.invars[2])
+    numbers, shape, updates = eqn.params["dimension_numbers"], array_shape(eqn.invars[0]), array_shape(eqn.invars[2])
     places = [axis for axis in range(len(updates)) if axis not in numbers.update_window_dims]
     gone = (*numbers.inserted_window_dims, *numbers.operand_batching_dims)
     windows = zip((axis for axis in range(len(shape)) if axis not in gone), numbers.update_window_dims, strict=True)
@@ -289,8 +287,8 @@ _AXES: dict[str, Callable[[JaxprEqn], Axes]] = {
             "reduce_xor",
             _reduced,
         ),
-        ("cumlogsumexp cummax cummin cumprod cumsum top_k", _except("axis")),
-        ("rev sort approx_top_k", _except("dimensions", "dimension", "reduction_dimension")),
+        ("cumlogsumexp cummax cummin cumprod cumsum top_k", _other_axes("axis")),
+        ("rev sort approx_top_k", _other_axes("dimensions", "dimension", "reduction_dimension")),
         (
             "reduce_window reduce_window_max reduce_window_min reduce_window_sum select_and_gather_add "
             "select_and_scatter_add",

@@ -75,13 +75,13 @@ def in_one_program(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | 
         return (_place(grid, kernel, contract(rows, columns), i, j), rows), None
 
     kernel = _empty(plan, grid, given, x1, x2)
-    like = jax.eval_shape(lambda given, x: factors(plan, given, x), given, x1[: grid.size])
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), like)
+    spec = jax.eval_shape(lambda given, x: factors(plan, given, x), given, x1[: grid.size])
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), spec)
     return lax.scan(step, (kernel, nothing), jnp.asarray(pairs))[0][0]
 
 
 def in_two_programs(plan: Plan, given: Given, x1: Array, x2: Array | None) -> Kernel:
-    """A single block; in one program with the products, factors might be computed twice and rounded differently."""
+    """A single block. In one program with the products, factors might be computed twice and rounded differently."""
     compute = jax.jit(factors, static_argnums=0)
     rows = compute(plan, given, x1)
     if x2 is None:
@@ -101,13 +101,13 @@ def in_steps(plan: Plan, grid: Grid, given: Given, x1: Array, x2: Array | None, 
     kernel = jax.jit(_empty, static_argnums=(0, 1))(plan, grid, given, x1, x2)
     others = x1 if x2 is None else x2
     k = len(kernel) // len(x1)
-    like = jax.ShapeDtypeStruct((grid.size * k, grid.width * k), kernel.dtype)
-    rows, at = None, None
+    spec = jax.ShapeDtypeStruct((grid.size * k, grid.width * k), kernel.dtype)
+    rows, current = None, None
     for i, j in progress.track(grid.pairs(), "blocks of the tangent kernel"):
-        block = blocks.load(i, j, like) if blocks else None
+        block = blocks.load(i, j, spec) if blocks else None
         if block is None:
-            if at != i:
-                rows, at = compute(plan, given, x1[i : i + grid.size]), i
+            if current != i:
+                rows, current = compute(plan, given, x1[i : i + grid.size]), i
             same = x2 is None and i == j
             columns = rows if same else compute(plan, given, others[j : j + grid.width])
             block = product(rows, columns)

@@ -16,7 +16,7 @@ __all__ = ["Blocks"]
 
 
 class Blocks:
-    """The blocks of one kernel, one file of `folder` per block: the array in NumPy's format, followed by a checksum.
+    """The blocks of one kernel, one file per block in `folder`: the array in NumPy's format, followed by a checksum.
 
     Several processes may share a folder, since blocks are written atomically and do not depend on the process that
     computes them. The checksum includes the kernel and the position of the block, so no other block is mistaken for it.
@@ -38,12 +38,12 @@ class Blocks:
             found = files.parse(manifest.read_bytes())["fingerprint"]
         except (ValueError, KeyError, TypeError):
             found = None
-        there = f"another, {found[:12]}" if isinstance(found, str) else f"no fingerprint in {manifest}"
+        owner = f"another, {found[:12]}" if isinstance(found, str) else f"no fingerprint in {manifest}"
         expected = f"blocks of this kernel in {self.folder} (same network, parameters, examples, method, batch_size)"
-        _check.require(found == fingerprint, "cache", expected, f"those of {there}")
+        _check.require(found == fingerprint, "cache", expected, f"those of {owner}")
 
-    def load(self, i: int, j: int, like: jax.ShapeDtypeStruct) -> np.ndarray | None:
-        """The block that begins in row i and column j, with the shape and dtype of `like`; None if it is missing."""
+    def load(self, i: int, j: int, spec: jax.ShapeDtypeStruct) -> np.ndarray | None:
+        """The block that begins in row i and column j, with the shape and dtype of `spec`; None if it is missing."""
         path = self._path(i, j)
         if not path.exists():
             return None
@@ -54,8 +54,8 @@ class Blocks:
             if content[-digest.digest_size :] != digest.digest():
                 raise ValueError("its checksum does not match")
             block = np.load(io.BytesIO(content), allow_pickle=False)
-            if (block.shape, block.dtype) != (like.shape, like.dtype):
-                raise ValueError(f"expected {like.dtype}{list(like.shape)}, got {block.dtype}{list(block.shape)}")
+            if (block.shape, block.dtype) != (spec.shape, spec.dtype):
+                raise ValueError(f"expected {spec.dtype}{list(spec.shape)}, got {block.dtype}{list(block.shape)}")
         except (ValueError, EOFError) as error:
             raise ValueError(f"cache: {path} is damaged ({error}); delete it and start again") from error
         return block

@@ -72,9 +72,9 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
         ValueError: a leaf or the tree is refused; the message names `params` and says what to write.
     """
     if _has_params(params) and not _is_flax_apply(apply_fn):
-        beside = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
-        mappings = all(isinstance(params[key], Mapping) for key in ("params", *beside))
-        others = [key for key in beside if not (mappings and key in _COLLECTIONS)]
+        remaining = [key for key in params if key != "params" and not _is_without_parameters(params[key])]
+        mappings = all(isinstance(params[key], Mapping) for key in ("params", *remaining))
+        others = [key for key in remaining if not (mappings and key in _COLLECTIONS)]
         expected = "flax variables, of which only the collection 'params' is differentiated, or a tree without this key"
         advice = (
             "rename 'params' if the whole tree is to be differentiated; otherwise close over the rest, "
@@ -90,9 +90,9 @@ def check_params(apply_fn: ApplyFn, params: PyTree) -> None:
         kind = _kind(leaf)
         if kind is None or not jnp.issubdtype(kind, jnp.floating):
             kind = type(leaf).__name__ if kind is None else kind
-            at = jax.tree_util.keystr(path, simple=True, separator="/")
-            where = f"a leaf of {kind} at {at}" if at else f"a leaf of {kind}"
-            raise ValueError(f"params: expected floating point numbers, got {where}: {_CLOSE_OVER}")
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            got = f"a leaf of {kind} at {name}" if name else f"a leaf of {kind}"
+            raise ValueError(f"params: expected floating point numbers, got {got}: {_CLOSE_OVER}")
     size = sum(math.prod(jnp.shape(leaf)) for _, leaf in parameters)
     constants = [leaf for leaf in jax.tree.leaves(tree) if _is_constant(leaf)]
     found = f"only {_named(constants)}" if constants else "none"
@@ -107,7 +107,7 @@ _CLOSE_OVER = "values that are not differentiated do not belong in params; let a
 
 def _has_params(params: PyTree) -> bool:
     # A state of nnx is a mapping too; its keys are names of attributes.
-    return isinstance(params, Mapping) and "params" in params and not isinstance(params, _of_nnx("State"))
+    return isinstance(params, Mapping) and "params" in params and not isinstance(params, _nnx_classes("State"))
 
 
 def _is_flax_apply(apply_fn: Any) -> bool:
@@ -120,7 +120,7 @@ def _is_flax_apply(apply_fn: Any) -> bool:
     return False
 
 
-def _of_nnx(*names: str) -> tuple[type, ...]:
+def _nnx_classes(*names: str) -> tuple[type, ...]:
     """Classes of nnx; none while nnx is not imported, since no objects of them exist then."""
     nnx = sys.modules.get("flax.nnx")
     return tuple(getattr(nnx, name) for name in names) if nnx else ()
@@ -128,34 +128,34 @@ def _of_nnx(*names: str) -> tuple[type, ...]:
 
 def _check_modules(tree: PyTree) -> None:
     """Checks that modules of nnx or Equinox within `tree` hold parameters only."""
-    variable, parameter = _of_nnx("Variable"), _of_nnx("Param")
-    nodes = (*_of_nnx("Variable", "Module"), eqx.Module, eqx.nn.State)
+    variable, parameter = _nnx_classes("Variable"), _nnx_classes("Param")
+    nodes = (*_nnx_classes("Variable", "Module"), eqx.Module, eqx.nn.State)
 
     def visit(path: tuple[Any, ...], node: Any) -> None:
-        at = jax.tree_util.keystr(path, simple=True, separator="/")
-        where = f" at {at}" if at else ""
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        location = f" at {name}" if name else ""
         split = "graphdef, params, rest = nnx.split(model, nnx.Param, ...)"
         applied = "apply_fn=lambda params, x: nnx.merge(graphdef, params, rest)(x)"
         if isinstance(node, variable):
             good = isinstance(node, parameter) or _is_without_parameters(node)
             expected = "floating point numbers in variables of type nnx.Param only"
-            got = f"one of {type(node).__name__}{where}: {split}, {applied}"
+            got = f"one of {type(node).__name__}{location}: {split}, {applied}"
             _check.require(good, "params", expected, got)
-        elif isinstance(node, _of_nnx("Module")):
-            got = f"the module {type(node).__name__}{where}: {split}, {applied}"
+        elif isinstance(node, _nnx_classes("Module")):
+            got = f"the module {type(node).__name__}{location}: {split}, {applied}"
             raise ValueError(f"params: expected the parameters of a module of nnx, got {got}")
         elif isinstance(node, eqx.nn.State):
-            raise ValueError(f"params: expected parameters, got a State of Equinox{where}: {_CLOSE_OVER}")
+            raise ValueError(f"params: expected parameters, got a State of Equinox{location}: {_CLOSE_OVER}")
         elif isinstance(node, eqx.Module):
             others = [leaf for leaf in jax.tree.leaves(node) if not _is_array(leaf)]
             partition = "params, static = eqx.partition(model, eqx.is_inexact_array)"
             combined = "apply_fn=lambda params, x: jax.vmap(eqx.combine(params, static))(x)"
-            got = f"{type(node).__name__} with {_named(others)}{where}: {partition}, {combined}"
+            got = f"{type(node).__name__} with {_named(others)}{location}: {partition}, {combined}"
             _check.require(not others, "params", "an Equinox module of inexact arrays only", got)
             kept = jax.tree.leaves(node, is_leaf=lambda inner: isinstance(inner, eqx.nn.StateIndex))
             states = any(isinstance(inner, eqx.nn.StateIndex) and jax.tree.leaves(inner) for inner in kept)
             made = "model, state = eqx.nn.make_with_state(Model)(...)"
-            got = f"{type(node).__name__} with initial values of a state{where}: {made}, {partition}"
+            got = f"{type(node).__name__} with initial values of a state{location}: {made}, {partition}"
             _check.require(not states, "params", "an Equinox module of parameters only", got)
 
     leaves = jax.tree.leaves_with_path(tree, is_leaf=lambda node: isinstance(node, nodes))
@@ -195,7 +195,7 @@ def _is_constant(leaf: Any) -> bool:
     """Whether `leaf` cannot be differentiated but is allowed: whole numbers, bools, typed keys."""
     kind = _kind(leaf)
     kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
-    return kind is not None and any(jnp.issubdtype(kind, of) for of in kinds)
+    return kind is not None and any(jnp.issubdtype(kind, parent) for parent in kinds)
 
 
 def _is_without_parameters(tree: PyTree) -> bool:
@@ -214,10 +214,10 @@ def check_examples(name: str, x: Any) -> Array:
     _check.require(is_array, name, "an array of examples (n, ...)", order)
     _check.real(name, x, "an array of real numbers")
     _check.require(
-        _check.shape_of(x) and 0 not in _check.shape_of(x),
+        _check.array_shape(x) and 0 not in _check.array_shape(x),
         name,
         "a non-empty array (n, ...)",
-        f"shape {_check.shape_of(x)}",
+        f"shape {_check.array_shape(x)}",
     )
     _check.finite(name, x)
     return jnp.asarray(x)

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from gsjax.networks import gamma
-from gsjax.tangent.geometry import cosine_of, root, sine_of
+from gsjax.tangent.geometry import cosine_from_moments, root, sine_from_moments
 
 __all__ = ["Layer", "layer", "variance"]
 
@@ -50,7 +50,7 @@ def layer(
     factor = gamma(activation)
     kappa, slope, next_sine = _DUALS[activation](cov, q1, q2, sine)
     cov, (q1, q2) = factor * kappa, (variance(activation, q) for q in (q1, q2))
-    return Layer(cov, factor * slope, q1, q2, sine_of(cov, q1, q2) if next_sine is None else next_sine)
+    return Layer(cov, factor * slope, q1, q2, sine_from_moments(cov, q1, q2) if next_sine is None else next_sine)
 
 
 def variance(activation: str, q: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -75,7 +75,7 @@ def _relu(cov: Array, q1: Array, q2: Array, sine: Array) -> tuple[Array, Array, 
     nearly opposite points, and 1 - J_1 / pi between nearly equal ones. In these cases neither is computed as a
     difference.
     """
-    scale, cosine = root(q1) * root(q2), cosine_of(cov, q1, q2)
+    scale, cosine = root(q1) * root(q2), cosine_from_moments(cov, q1, q2)
     angle, supplement = jnp.arctan2(sine, cosine), jnp.arctan2(sine, -cosine)
     first = jnp.where(cosine < 0, _sin_less(supplement), sine + supplement * cosine)
     defect = jnp.where(cosine > 0, sine**2 / (1 + jnp.abs(cosine)), 1 - cosine) - _sin_less(angle) / jnp.pi

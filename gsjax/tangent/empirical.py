@@ -23,7 +23,7 @@ from gsjax.tangent.gradients import Gradients, gradients
 from gsjax.tangent.products import leaves, ordinary
 from gsjax.tangent.programs import digest, shaped
 
-__all__ = ["METHODS", "given_by", "kernel", "ntk", "ntrf"]
+__all__ = ["METHODS", "kernel", "ntk", "ntrf", "program_inputs"]
 
 METHODS = ("auto", "structured", "jacobian")
 
@@ -58,7 +58,7 @@ def ntrf(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> Float[Ar
     x = check_examples("x", x)
     output, n = check_call(apply_fn, params, x, "x"), len(x)
     found = gradients(apply_fn, params, x, output)
-    given = given_by(found, params)
+    given = program_inputs(found, params)
     run = _compiled if _check.is_concrete(given, x) else _inline
     everything = plan(found, ordinary(found), n, n)
     return jnp.concatenate(run(factors, everything)(given, x).gradients, axis=1).reshape(n, *output.shape, -1)
@@ -140,7 +140,7 @@ def ntk(
     _check.require(is_folder, "cache", "a folder or None", type(cache).__name__)
     _check.require(cache is None or mesh is None, "cache", "None with a mesh", cache)
     found = gradients(apply_fn, params, x1, output)
-    given = given_by(found, params)
+    given = program_inputs(found, params)
     traced = not _check.is_concrete(given, x1, x2)
     _check.require(cache is None or not traced, "cache", "None under a transformation", cache)
     return kernel(found, given, x1, x2, method=method, batch_size=batch_size, mesh=mesh, cache=cache, params=params)
@@ -166,11 +166,11 @@ def kernel(
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # per device
-    plan_of = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
+    block_plan = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
     if batch_size is None:
-        batch_size = max(1, min(_FACTORS // max(1, plan_of(n, m or n).numbers), math.isqrt(_BLOCK) // k))
+        batch_size = max(1, min(_FACTORS // max(1, block_plan(n, m or n).numbers), math.isqrt(_BLOCK) // k))
     grid = blocks.grid(n, m, batch_size)
-    best = plan_of(grid.size, grid.width)
+    best = block_plan(grid.size, grid.width)
     if method != "jacobian" and params is not None:
         warn_if_slow(best, params, n, m or n)
 
@@ -190,7 +190,7 @@ def kernel(
     return matrix.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else matrix
 
 
-def given_by(found: Gradients, params: PyTree) -> Given:
+def program_inputs(found: Gradients, params: PyTree) -> Given:
     """The inputs of the program of gradients other than an example and a cotangent."""
     return found.consts, [jnp.asarray(leaf) for leaf in jax.tree.leaves(trainable(params)[0])]
 

@@ -81,25 +81,25 @@ class Plan:
         return hash(self._key())
 
 
-def plan(found: Gradients, how: Sequence[Leaf], rows: int, columns: int) -> Plan:
+def plan(found: Gradients, forms: Sequence[Leaf], rows: int, columns: int) -> Plan:
     """The cheapest plan for a kernel between blocks of `rows` and `columns` examples, given the form of gradients."""
     k = math.prod(shaped(found.cotangent).shape)
     variables = found.program.jaxpr.invars[:-2]
     dtype = functools.reduce(jnp.promote_types, (shaped(var).dtype for var in variables), jnp.float32)
 
     groups, numbers = [], 0
-    for number, leaf in enumerate(how):
+    for number, leaf in enumerate(forms):
         for part in leaf.sums or ():
             products = part.products
-            cost, numbers_of = _costs(part, k, rows, columns)
+            cost, held = _costs(part, k, rows, columns)
             by_gram = part.alike and cost[0] <= cost[1]
-            numbers += numbers_of[0 if by_gram else 1]
+            numbers += held[0 if by_gram else 1]
             groups.append(Group(number, tuple(products), part.alike, by_gram, cost[0 if by_gram else 1]))
-    rest = [number for number, leaf in enumerate(how) if leaf.sums is None]
+    rest = [number for number, leaf in enumerate(forms) if leaf.sums is None]
     if not groups and not rest:
         rest = [0]  # its gradients are zero, and so is the kernel
     numbers += k * sum(shaped(variables[number]).size for number in rest)
-    return Plan(found.program, k, tuple(how), tuple(groups), tuple(rest), dtype, numbers)
+    return Plan(found.program, k, tuple(forms), tuple(groups), tuple(rest), dtype, numbers)
 
 
 def _costs(part: Sum, k: int, rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -122,9 +122,9 @@ def factors(plan: Plan, given: Given, x: Shaped[Array, "n ..."]) -> Factors:
     """The factors of the block of examples x in its kernels with any other block."""
     inputs, cotangents, rest = _pull_back(plan, given, x)
 
-    grams, gradients, at = [], [], 0
+    grams, gradients, end = [], [], 0
     for group in plan.groups:
-        own = slice(at, at := at + len(group.products))
+        own = slice(end, end := end + len(group.products))
         if group.by_gram:
             pairs = [
                 _stacked(*args, plan.dtype) for args in zip(group.products, inputs[own], cotangents[own], strict=True)
@@ -187,7 +187,7 @@ def _by_matrices(
 
 
 def contract(a: Factors, b: Factors) -> Float[Array, "nk mk"]:
-    """The kernel between two blocks, not in the reduced default precision of accelerators."""
+    """The kernel between two blocks, in full precision also on accelerators, whose default is lower."""
     return _sum(itertools.chain(map(_matmul, a.gradients, b.gradients), map(_product, a.grams, b.grams)))
 
 
@@ -203,7 +203,7 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
     basis = jnp.eye(plan.k, dtype=cotangent.dtype).reshape(-1, *cotangent.shape)
 
     def one(example: Array) -> tuple[list[Array], list[Array], list[Array]]:
-        def by(cotangent: Array) -> tuple[list[Array], list[Array], list[Array]]:
+        def pullback(cotangent: Array) -> tuple[list[Array], list[Array], list[Array]]:
             names = (*jaxpr.constvars, *jaxpr.invars)
             values = dict(zip(names, (*consts, *variables, example, cotangent), strict=True))
             scales = [[scale for scale, _ in product.scales if isinstance(scale, Var)] for product in products]
@@ -219,15 +219,14 @@ def _pull_back(plan: Plan, given: Given, x: Array) -> tuple[list[Array], list[Ar
             for number, product in enumerate(products):
                 value = product.cotangents(g[number].astype(plan.dtype))
                 for scale, divides in product.scales:
-                    factor = jnp.asarray(next(found) if isinstance(scale, Var) else _number(scale), plan.dtype).reshape(
-                        ()
-                    )
+                    factor = next(found) if isinstance(scale, Var) else _number(scale)
+                    factor = jnp.asarray(factor, plan.dtype).reshape(())
                     value = value / factor if divides else value * factor
                 h[number], g[number] = product.turned(h[number]), value
             return h, g, rest
 
         # The inputs of layers do not depend on the cotangent.
-        return jax.vmap(by, out_axes=(None, 0, 0), axis_size=plan.k)(basis)
+        return jax.vmap(pullback, out_axes=(None, 0, 0), axis_size=plan.k)(basis)
 
     return jax.vmap(one)(x)
 

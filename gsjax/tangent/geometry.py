@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-__all__ = ["Pairs", "cosine_of", "pairs", "representable", "root", "sine_of"]
+__all__ = ["Pairs", "cosine_from_moments", "pairs", "representable", "root", "sine_from_moments"]
 
 _CLOSE = 0.97  # above this |cosine| the sine is not computed from the cosine
 _NUMBERS = 2**20  # the number of coordinates of close pairs that are processed together
@@ -52,13 +52,17 @@ def representable(x: Float[Array, "n ..."]) -> Bool[Array, " n"]:
     return (size == 0) | ((size >= math.sqrt(info.tiny / info.eps)) & (size <= math.sqrt(info.max) / 16))
 
 
-def sine_of(cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
+def sine_from_moments(
+    cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """The sine of an angle from its cosine; the square of the sine is accurate to about eps."""
-    cosine = cosine_of(cov, q1, q2)
+    cosine = cosine_from_moments(cov, q1, q2)
     return root((1 - cosine) * (1 + cosine))
 
 
-def cosine_of(cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]) -> Float[Array, "..."]:
+def cosine_from_moments(
+    cov: Float[Array, "..."], q1: Float[Array, "..."], q2: Float[Array, "..."]
+) -> Float[Array, "..."]:
     """The cosine cov / sqrt(q1 q2), zero where that is 0 / 0."""
     scale = root(q1) * root(q2)
     return jnp.clip(cov / jnp.where(scale > 0, scale, 1), -1, 1)
@@ -93,7 +97,7 @@ def _sine_jvp(primals, tangents):
 
 def _cosine(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
     q1, q2 = (x1**2).sum(axis=1)[:, None], (x2**2).sum(axis=1)[None, :]
-    return cosine_of(jnp.matmul(x1, x2.T, precision="highest"), q1, q2)
+    return cosine_from_moments(jnp.matmul(x1, x2.T, precision="highest"), q1, q2)
 
 
 def _sines(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "n1 n2"]:
@@ -107,13 +111,13 @@ def _sines(x1: Float[Array, "n1 d"], x2: Float[Array, "n2 d"]) -> Float[Array, "
         start, sine = carry
         # The last batch may repeat pairs, or contain pairs that are not close, which does no harm.
         a, b = (lax.dynamic_slice_in_dim(index, start, batch) for index in (i, j))
-        return start + batch, sine.at[a, b].set(_sine_of_close(x1[a], x2[b]))
+        return start + batch, sine.at[a, b].set(_close_sines(x1[a], x2[b]))
 
     sine = jnp.sqrt((1 - cosine) * (1 + cosine))
     return lax.while_loop(lambda carry: carry[0] < close.sum(), refine, (jnp.array(0), sine))[1]
 
 
-def _sine_of_close(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Array, " p"]:
+def _close_sines(a: Float[Array, "p d"], b: Float[Array, "p d"]) -> Float[Array, " p"]:
     """|b - t a| / |b| for the t that minimises it, row by row.
 
     t a is subtracted in pieces. Each piece of t has half the digits of a number, so that its products with the halves

@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from gsjax import _check
 from gsjax.tangent.calls import ApplyFn, trainable
 from gsjax.tangent.loops import out_of_loops
-from gsjax.tangent.programs import Program, inline, like
+from gsjax.tangent.programs import Program, inline, spec
 
 __all__ = ["Gradients", "gradients"]
 
@@ -55,13 +55,13 @@ def gradients(apply_fn: ApplyFn, params: PyTree, x: Array, output: jax.ShapeDtyp
 
         return jax.vjp(function, leaves)[1](cotangent)[0]
 
-    alike, example = [like(leaf) for leaf in leaves], jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
+    specs, example = [spec(leaf) for leaf in leaves], jax.ShapeDtypeStruct(jnp.shape(x)[1:], jnp.result_type(x))
     try:
-        traced = jax.make_jaxpr(pulled_back)(alike, example, output)
+        traced = jax.make_jaxpr(pulled_back)(specs, example, output)
     except Exception as error:
         expected = "a function that can be differentiated in reverse mode"
         raise ValueError(f"apply_fn: expected {expected}, got {type(error).__name__}: {error}") from error
     # Within a transformation the program may be differentiated once more.
     known = _check.is_concrete(leaves, x, traced.consts)
     traced = out_of_loops(inline(traced, rules=not known))
-    return Gradients(Program.of(traced.jaxpr, rules=not known), tuple(traced.consts))
+    return Gradients(Program.from_jaxpr(traced.jaxpr, rules=not known), tuple(traced.consts))

@@ -18,7 +18,7 @@ from jax.extend.core import primitives as p
 from jaxtyping import Array
 
 from gsjax.tangent.programs import Atom, evaluate, inline, retraced, shaped
-from gsjax.tangent.terms import Term, Terms, is_zero, made_by, rearranged, terms
+from gsjax.tangent.terms import Term, Terms, is_zero, producers, rearranged, terms
 
 __all__ = ["out_of_loops"]
 
@@ -32,28 +32,28 @@ class _Opened(NamedTuple):
 
 def out_of_loops(closed: ClosedJaxpr) -> ClosedJaxpr:
     """The same program, in which products within loops that form its outputs are moved after the loops."""
-    return _without(closed, closed.jaxpr.outvars)
+    return _rewritten(closed, closed.jaxpr.outvars)
 
 
-def _without(closed: ClosedJaxpr, outputs: Iterable[Atom], apart_from: Sequence[Var | None] = ()) -> ClosedJaxpr:
-    made = made_by(closed.jaxpr)
-    within: dict[int, tuple[JaxprEqn, set[int]]] = {}
-    for output, other in zip(outputs, [*apart_from, *[None] * len(closed.jaxpr.outvars)], strict=False):
-        found = terms(made, output, other)
+def _rewritten(closed: ClosedJaxpr, outputs: Iterable[Atom], accumulators: Sequence[Var | None] = ()) -> ClosedJaxpr:
+    made = producers(closed.jaxpr)
+    candidates: dict[int, tuple[JaxprEqn, set[int]]] = {}
+    for output, accumulator in zip(outputs, [*accumulators, *[None] * len(closed.jaxpr.outvars)], strict=False):
+        found = terms(made, output, accumulator)
         for eqn, number in found.loops if found.reason is None else ():
-            within.setdefault(id(eqn), (eqn, set()))[1].add(number)
-    opened = {key: found for key, (eqn, numbers) in within.items() if (found := _open(eqn, numbers)).outputs}
+            candidates.setdefault(id(eqn), (eqn, set()))[1].add(number)
+    opened = {key: found for key, (eqn, numbers) in candidates.items() if (found := _open(eqn, numbers)).outputs}
     if not opened:
         return closed
 
-    def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
+    def replacement(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
         if id(eqn) not in opened:
             return None
         if eqn.primitive.name == p.cond_p.name:
             return _cond(eqn, opened[id(eqn)], args)
         return _scan(eqn, opened[id(eqn)], args, [is_zero(made, atom) for atom in eqn.invars])
 
-    return retraced(closed, instead)
+    return retraced(closed, replacement)
 
 
 def _open(eqn: JaxprEqn, numbers: set[int]) -> _Opened:
@@ -71,27 +71,27 @@ def _open(eqn: JaxprEqn, numbers: set[int]) -> _Opened:
             return body.jaxpr.invars[first + number] if number < carries else None
 
         order = sorted(numbers)
-        body = _without(body, [body.jaxpr.outvars[n] for n in order], [kept(body, n) for n in order])
+        body = _rewritten(body, [body.jaxpr.outvars[n] for n in order], [kept(body, n) for n in order])
         bodies.append(body)
         for number in order:
-            summed = kept(body, number)
-            of = terms(made_by(body.jaxpr), body.jaxpr.outvars[number], summed)
-            if not _fit(body.jaxpr, of, summed, scan=eqn.primitive.name == p.scan_p.name):
+            accumulator = kept(body, number)
+            summands = terms(producers(body.jaxpr), body.jaxpr.outvars[number], accumulator)
+            if not _fit(body.jaxpr, summands, accumulator, scan=eqn.primitive.name == p.scan_p.name):
                 found.pop(number, None)
             elif number in found:
-                found[number].append(of.products)
+                found[number].append(summands.products)
     return _Opened(bodies, found)
 
 
-def _fit(body: Jaxpr, found: Terms, summed: Var | None, *, scan: bool) -> bool:
+def _fit(body: Jaxpr, found: Terms, accumulator: Var | None, *, scan: bool) -> bool:
     if found.reason is not None or found.loops:
         return False
-    if summed is None:
+    if accumulator is None:
         return scan or not any(_varying(term) for term in found.products)
     uses = [atom for eqn in body.eqns for atom in eqn.invars] + list(body.outvars)
-    once = found.kept == sum(atom is summed for atom in uses) == 1
+    single = found.kept == sum(atom is accumulator for atom in uses) == 1
     matrices = all(term.product.primitive.name == p.dot_general_p.name for term in found.products)
-    return once and matrices and not any(_varying(term) for term in found.products)
+    return single and matrices and not any(_varying(term) for term in found.products)
 
 
 def _varying(term: Term) -> list[Var]:
@@ -121,8 +121,8 @@ def _scan(eqn: JaxprEqn, opened: _Opened, args: list[Any], zero: list[bool]) -> 
         results = evaluate(jaxpr, values, wanted)
         return results[: len(kept)], results[len(kept) :]
 
-    how = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
-    carry, ys = lax.scan(step, [args[consts + number] for number in kept], args[first:], **how)
+    options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}
+    carry, ys = lax.scan(step, [args[consts + number] for number in kept], args[first:], **options)
     results: dict[int, Any] = dict(zip((*kept, *stacked), (*carry, *ys), strict=False))
     stacks = dict(zip(factors, ys[len(stacked) :], strict=True))
     for number, found in outputs.items():
@@ -146,12 +146,12 @@ def _summed(eqn: JaxprEqn, stacks: dict[Var, Array]) -> Array:
     (left, right), (left_batch, right_batch) = eqn.params["dimension_numbers"]
     lhs, rhs = (stacks[atom] for atom in eqn.invars if isinstance(atom, Var))
 
-    def behind(axes: Sequence[int]) -> list[int]:
+    def shifted(axes: Sequence[int]) -> list[int]:
         return [axis + 1 for axis in axes]
 
-    numbers = ([0, *behind(left)], [0, *behind(right)]), (behind(left_batch), behind(right_batch))
-    how = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
-    return lax.dot_general(lhs, rhs, numbers, **how)
+    numbers = ([0, *shifted(left)], [0, *shifted(right)]), (shifted(left_batch), shifted(right_batch))
+    options = {name: eqn.params[name] for name in ("precision", "preferred_element_type")}
+    return lax.dot_general(lhs, rhs, numbers, **options)
 
 
 def _cond(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
@@ -183,6 +183,6 @@ def _cond(eqn: JaxprEqn, opened: _Opened, args: list[Any]) -> list[Any]:
             if products:
                 values = dict(zip(names, values, strict=True))
                 parts += evaluate(body.jaxpr, values, [body.jaxpr.outvars[number]])
-        like = shaped(eqn.outvars[number])
-        results[number] = sum(parts[1:], parts[0]) if parts else jnp.zeros(like.shape, like.dtype)
+        spec = shaped(eqn.outvars[number])
+        results[number] = sum(parts[1:], parts[0]) if parts else jnp.zeros(spec.shape, spec.dtype)
     return [results[number] for number in range(len(eqn.outvars))]

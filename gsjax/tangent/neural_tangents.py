@@ -50,7 +50,7 @@ def load() -> ModuleType:
 
 
 def _import() -> ModuleType:
-    before = set(sys.modules)
+    loaded = set(sys.modules)
     primitive = jax.extend.core.Primitive("zeros_like")
     util = ModuleType("jax.util")
     vars(util).update(safe_map=_safe_map, safe_zip=_safe_zip)
@@ -66,7 +66,7 @@ def _import() -> ModuleType:
             empirical = importlib.import_module("neural_tangents._src.empirical")
             linear = importlib.import_module("neural_tangents._src.stax.linear")
     except BaseException as error:
-        for name in set(sys.modules) - before:
+        for name in set(sys.modules) - loaded:
             if name.split(".")[0] == "neural_tangents":
                 del sys.modules[name]
         if isinstance(error, ModuleNotFoundError) and error.name in ("neural_tangents", "frozendict"):
@@ -78,7 +78,7 @@ def _import() -> ModuleType:
     linear.__dict__["_conv_kernel_full_spatial_shared"] = _patch_covariance
     # It uses abstract shapes as arrays, which JAX no longer allows.
     basis = empirical.__dict__["_std_basis"]
-    empirical.__dict__["_std_basis"] = lambda like: basis(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), like))
+    empirical.__dict__["_std_basis"] = lambda specs: basis(jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), specs))
     return package
 
 

@@ -18,10 +18,10 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
-from gsjax.tangent.empirical import given_by, kernel
+from gsjax.tangent.empirical import kernel, program_inputs
 from gsjax.tangent.factors import Given
 from gsjax.tangent.gradients import Gradients, gradients
-from gsjax.tangent.programs import Program, dependent, evaluate, inline, like
+from gsjax.tangent.programs import Program, dependent, evaluate, inline, spec
 
 __all__ = ["TangentKernel", "ntk_operator"]
 
@@ -84,7 +84,7 @@ def ntk_operator(apply_fn: ApplyFn, params: PyTree, x: Real[Array, "n ..."]) -> 
     found = gradients(apply_fn, params, x, output)
     outputs = jax.ShapeDtypeStruct((len(x), *output.shape), output.dtype)
     product = Partial(_Product(outputs), _pullback(apply_fn, params, x, outputs))
-    return TangentKernel(product, outputs, found.program, given_by(found, params), x)
+    return TangentKernel(product, outputs, found.program, program_inputs(found, params), x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class _Pull:
 
     program: Program
 
-    def left(self) -> list[Var]:
+    def residual_vars(self) -> list[Var]:
         """The residuals: the variables of the forward pass that the backward pass needs."""
         jaxpr = self.program.jaxpr
         linear = dependent(jaxpr, jaxpr.invars[-1:])
@@ -101,16 +101,18 @@ class _Pull:
         atoms = itertools.chain(*used, jaxpr.outvars)
         return list(dict.fromkeys(atom for atom in atoms if isinstance(atom, Var) and atom not in linear))
 
-    def forwards(self, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+    def residuals(self, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
         """The values of the residuals."""
         jaxpr = self.program.jaxpr
         return evaluate(
-            jaxpr, dict(zip((*jaxpr.constvars, *jaxpr.invars[:-1]), (*consts, *given), strict=True)), self.left()
+            jaxpr,
+            dict(zip((*jaxpr.constvars, *jaxpr.invars[:-1]), (*consts, *given), strict=True)),
+            self.residual_vars(),
         )
 
-    def __call__(self, left: list[Any], vector: Array) -> list[Array]:
+    def __call__(self, residuals: list[Any], vector: Array) -> list[Array]:
         jaxpr = self.program.jaxpr
-        values = dict(zip((*self.left(), jaxpr.invars[-1]), (*left, vector), strict=True))
+        values = dict(zip((*self.residual_vars(), jaxpr.invars[-1]), (*residuals, vector), strict=True))
         return evaluate(jaxpr, values, jaxpr.outvars)
 
 
@@ -129,12 +131,12 @@ def _pullback(
         with jax.default_matmul_precision("highest"):
             return jax.vjp(function, leaves)[1](vector)[0]
 
-    traced = jax.make_jaxpr(pulled_back)([like(leaf) for leaf in leaves], like(x), outputs)
+    traced = jax.make_jaxpr(pulled_back)([spec(leaf) for leaf in leaves], spec(x), outputs)
     rules = not _check.is_concrete(leaves, x, traced.consts)
     traced = inline(traced, rules=rules)
-    pull = _Pull(Program.of(traced.jaxpr, rules=rules))
-    forwards = _Pull.forwards if rules else jax.jit(_Pull.forwards, static_argnums=0)
-    return Partial(pull, forwards(pull, traced.consts, [*map(jnp.asarray, leaves), x]))
+    pull = _Pull(Program.from_jaxpr(traced.jaxpr, rules=rules))
+    residuals = _Pull.residuals if rules else jax.jit(_Pull.residuals, static_argnums=0)
+    return Partial(pull, residuals(pull, traced.consts, [*map(jnp.asarray, leaves), x]))
 
 
 @dataclasses.dataclass(frozen=True)

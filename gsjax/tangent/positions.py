@@ -51,12 +51,12 @@ def cnn_ntk(network: CNN, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w
     first, *rest = network.strides
     patches1, patches2 = _patches(network, x1, first), _patches(network, x2, first)
     pairs = geometry.pairs(*(patches.reshape(-1, patches.shape[-1]) for patches in (patches1, patches2)))
-    here, there = patches1.shape[:3], patches2.shape[:3]
-    cov, sine = pairs.cov.reshape(*here, *there), pairs.sine.reshape(*here, *there)
-    fields = _activated(network, cov, cov, pairs.q1.reshape(*here, 1, 1, 1), pairs.q2.reshape(1, 1, 1, *there), sine)
+    shape1, shape2 = patches1.shape[:3], patches2.shape[:3]
+    cov, sine = pairs.cov.reshape(*shape1, *shape2), pairs.sine.reshape(*shape1, *shape2)
+    fields = _activated(network, cov, cov, pairs.q1.reshape(*shape1, 1, 1, 1), pairs.q2.reshape(1, 1, 1, *shape2), sine)
     for stride in rest:
         cov, theta, gap, q1, q2 = _averaged(network, fields, stride)
-        sine = _sine(gap, q1, q2) if network.activation == "relu" else geometry.sine_of(cov, q1, q2)
+        sine = _sine(gap, q1, q2) if network.activation == "relu" else geometry.sine_from_moments(cov, q1, q2)
         fields = _activated(network, cov, cov + theta, q1, q2, sine)
     return (fields.cov + fields.theta).mean(axis=(1, 2, 4, 5))
 
@@ -64,7 +64,7 @@ def cnn_ntk(network: CNN, x1: Float[Array, "n1 h w c"], x2: Float[Array, "n2 h w
 def _activated(network: CNN, cov: Array, theta: Array, q1: Array, q2: Array, sine: Array) -> _Fields:
     """The fields of h from the moments of f, whose tangent kernel is `theta`."""
     cov, slope, q1, q2, sine = layer(network.activation, cov, q1, q2, sine)
-    root1, root2, cosine = geometry.root(q1), geometry.root(q2), geometry.cosine_of(cov, q1, q2)
+    root1, root2, cosine = geometry.root(q1), geometry.root(q2), geometry.cosine_from_moments(cov, q1, q2)
     defect = jnp.where(cosine > 0, sine**2 / (1 + jnp.abs(cosine)), 1 - cosine)
     return _Fields(cov, slope * theta, (root1 - root2) ** 2 + 2 * root1 * root2 * defect, q1, q2)
 
@@ -72,11 +72,11 @@ def _activated(network: CNN, cov: Array, theta: Array, q1: Array, q2: Array, sin
 def _sine(gap: Array, q1: Array, q2: Array) -> Array:
     """The sine of an angle of at most 90 degrees; zero where it is within the rounding error of the distance."""
     root1, root2 = geometry.root(q1), geometry.root(q2)
-    difference, twice = jnp.abs(root1 - root2), 2 * root1 * root2
+    difference, scale = jnp.abs(root1 - root2), 2 * root1 * root2
     excess = gap - difference**2
     rounding = 8 * jnp.finfo(gap.dtype).eps * (gap + difference * (root1 + root2))
-    apart = (excess > rounding) & (twice > 0)
-    defect = jnp.where(apart, excess / jnp.where(twice > 0, twice, 1), 0)
+    distinct = (excess > rounding) & (scale > 0)
+    defect = jnp.where(distinct, excess / jnp.where(scale > 0, scale, 1), 0)
     return geometry.root(defect * (2 - defect))
 
 
@@ -89,15 +89,19 @@ def _patches(network: CNN, x: Array, stride: int) -> Float[Array, "n h w d"]:
 
 def _averaged(network: CNN, fields: _Fields, stride: int) -> _Fields:
     """The means over patches: at (p, p'), over offsets o, of the entries at (p + o, p' + o)."""
-    for here, there in ((1, 4), (2, 5)):
-        axes = [(here, there)] * 3 + [(here,), (there,)]
-        padded = _Fields(*(_padded(network, field, along, stride) for field, along in zip(fields, axes, strict=True)))
+    for axis1, axis2 in ((1, 4), (2, 5)):
+        axes = [(axis1, axis2)] * 3 + [(axis1,), (axis2,)]
+        padded = _Fields(
+            *(_padded(network, field, field_axes, stride) for field, field_axes in zip(fields, axes, strict=True))
+        )
         if network.padding == "SAME":
             # Beyond the border h or h' is zero, and the gap is the variance of the other.
-            ones = jnp.ones([size if axis in (here, there) else 1 for axis, size in enumerate(fields.cov.shape)])
-            inside = _padded(network, ones, (here, there), stride) > 0
-            padded = padded._replace(gap=jnp.where(inside, padded.gap, padded.q1 + padded.q2))
-        fields = _Fields(*(_mean(network, field, along, stride) for field, along in zip(padded, axes, strict=True)))
+            ones = jnp.ones([size if axis in (axis1, axis2) else 1 for axis, size in enumerate(fields.cov.shape)])
+            interior = _padded(network, ones, (axis1, axis2), stride) > 0
+            padded = padded._replace(gap=jnp.where(interior, padded.gap, padded.q1 + padded.q2))
+        fields = _Fields(
+            *(_mean(network, field, field_axes, stride) for field, field_axes in zip(padded, axes, strict=True))
+        )
     return fields
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from gsjax import _check
 from gsjax.tangent.axes import Kind
-from gsjax.tangent.separable import Verdict, calls_back, dependence, programs_in
+from gsjax.tangent.separable import Verdict, calls_back, dependence, inner_programs
 from gsjax.tangent.sizes import alike
 
 __all__ = ["check_separable", "traced"]
@@ -64,12 +64,12 @@ def check_separable(
         with jax.ensure_compile_time_eval(), jax.debug_nans(False), jax.debug_infs(False):
             outcome = _tried(verdict, programs, few, leaves, x)
         found += [outcome] if outcome != _UNDECIDED else []  # other values may decide
-    within = f"; the program has {verdict.reason}" if verdict.reason else ""
+    context = f"; the program has {verdict.reason}" if verdict.reason else ""
     if outcome == _UNDECIDED and (verdict.kind is Kind.UNKNOWN or _check.is_concrete(leaves, x, programs[1].consts)):
         tried = "outputs are NaN, infinite or all equal at all values tried"
-        _refuse(f"one for which that cannot be decided: {tried}{within}")
+        _refuse(f"one for which that cannot be decided: {tried}{context}")
     if outcome and outcome != _UNDECIDED:
-        _refuse(f"one that does: {outcome}{within}")
+        _refuse(f"one that does: {outcome}{context}")
 
 
 def _read(programs: Mapping[int, ClosedJaxpr], examples: int) -> Verdict:
@@ -93,10 +93,10 @@ def traced(
     apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int
 ) -> tuple[ClosedJaxpr, jax.ShapeDtypeStruct]:
     """The program of `apply_fn` for `size` examples, with products in the precision of the kernel, and its output."""
-    like = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+    specs = jax.eval_shape(lambda: params), jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
     with jax.default_matmul_precision("highest"):
         # A new function each time: JAX would return the cached program even if values that it closes over have changed.
-        return jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*like)
+        return jax.make_jaxpr(lambda params, x: apply_fn(params, x), return_shape=True)(*specs)
 
 
 def _program(apply_fn: Callable[[Any, Any], Any], params: PyTree, x: Array, size: int) -> ClosedJaxpr:
@@ -142,7 +142,7 @@ def _constants(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
         jaxpr = program.jaxpr
     for eqn in jaxpr.eqns:
         yield from (value for value in eqn.params.values() if isinstance(value, np.ndarray | jax.Array))
-        for part in programs_in(eqn):
+        for part in inner_programs(eqn):
             yield from _constants(part)
 
 
@@ -243,15 +243,15 @@ def _families(leaves: Sequence[Any], x: Array, size: int) -> Iterator[list[_Valu
     if concrete:
         rows = np.asarray(x)[np.arange(size) * max(len(x), size) // size % len(x)]
         given = _Values(list(leaves), rows)
-        yield [given, _Values([_near(random, leaf) for leaf in leaves], _near(random, rows, shuffled=True))]
+        yield [given, _Values([_perturbed(random, leaf) for leaf in leaves], _perturbed(random, rows, shuffled=True))]
     members = _check.is_concrete(x) and not _is_float(x)
     for positive in (False, True, False):
         drawn = [
             leaf if _check.is_concrete(leaf) and not _is_float(leaf) else _drawn(random, leaf, positive)
             for leaf in leaves
         ]
-        like = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
-        rows = np.asarray(x)[random.integers(0, len(x), size)] if members else _drawn(random, like, positive, spread=1)
+        spec = jax.ShapeDtypeStruct((size, *x.shape[1:]), x.dtype)
+        rows = np.asarray(x)[random.integers(0, len(x), size)] if members else _drawn(random, spec, positive, spread=1)
         yield [_Values(drawn, rows)]
 
 
@@ -259,9 +259,12 @@ def _is_float(value: Any) -> bool:
     return bool(jnp.issubdtype(jnp.result_type(value), jnp.floating))
 
 
-def _drawn(random: np.random.Generator, like: Any, positive: bool, spread: float | None = None) -> Any:
-    """Random numbers on the scale of initialised layers; if positive, arrays with at most one axis suit variances."""
-    shape, dtype = jnp.shape(like), jnp.result_type(like)
+def _drawn(random: np.random.Generator, spec: Any, positive: bool, spread: float | None = None) -> Any:
+    """Random numbers on the scale of initialised layers.
+
+    If `positive`, no number is negative, and arrays with at most one axis have numbers around 1, like variances.
+    """
+    shape, dtype = jnp.shape(spec), jnp.result_type(spec)
     if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return jax.random.split(jax.random.key(0), shape)
     if not jnp.issubdtype(dtype, jnp.inexact):
@@ -271,7 +274,7 @@ def _drawn(random: np.random.Generator, like: Any, positive: bool, spread: float
     return np.asarray(np.abs(values + (len(shape) < 2)) if positive else values).astype(dtype)
 
 
-def _near(random: np.random.Generator, value: Any, shuffled: bool = False) -> Any:
+def _perturbed(random: np.random.Generator, value: Any, shuffled: bool = False) -> Any:
     """Numbers near those given, with the same signs, and positive for zeros; integers are kept, or `shuffled`."""
     if jnp.issubdtype(jnp.result_type(value), jax.dtypes.prng_key):
         return value
@@ -279,14 +282,14 @@ def _near(random: np.random.Generator, value: Any, shuffled: bool = False) -> An
     if not _is_float(value):
         return random.permuted(given.reshape(len(given), -1), axis=1).reshape(given.shape) if shuffled else given
     noise = 0.1 * random.standard_normal(given.shape)
-    near = given.astype(np.float64) * np.exp(noise) + np.where(given == 0, np.abs(noise), 0)
-    return near.astype(given.dtype)
+    perturbed = given.astype(np.float64) * np.exp(noise) + np.where(given == 0, np.abs(noise), 0)
+    return perturbed.astype(given.dtype)
 
 
 def _epsilon(program: ClosedJaxpr | Jaxpr) -> float:
     """The machine epsilon of the coarsest dtype in a program."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-    found = [0.0, *(_epsilon(part) for eqn in jaxpr.eqns for part in programs_in(eqn))]
+    found = [0.0, *(_epsilon(part) for eqn in jaxpr.eqns for part in inner_programs(eqn))]
     for dtype in {getattr(variable.aval, "dtype", None) for eqn in jaxpr.eqns for variable in eqn.outvars}:
         if dtype is not None and jnp.issubdtype(dtype, jnp.inexact):
             found.append(float(jnp.finfo(dtype).eps))

@@ -21,8 +21,8 @@ from jax.extend.core import primitives as p
 from jaxtyping import Array
 
 from gsjax.tangent.gradients import Gradients
-from gsjax.tangent.programs import Atom, dependent, needed, shaped, value_of
-from gsjax.tangent.terms import Scales, Term, made_by, rearranged, terms
+from gsjax.tangent.programs import Atom, dependent, hashable, needed, shaped
+from gsjax.tangent.terms import Scales, Term, producers, rearranged, terms
 
 __all__ = ["Leaf", "Product", "Sum", "leaves", "multiplications", "ordinary"]
 
@@ -37,7 +37,7 @@ class Product(NamedTuple):
     inputs: Callable[[Array], list[Array]]  # -> (positions, groups, fan_in) in pieces along fan_in; or row numbers
     cotangents: Callable[[Array], Array]  # g -> (positions, groups, fan_out)
     sizes: tuple[int, int, int, int]  # positions, groups, fan_in, fan_out
-    kind: Literal["matrices", "windows", "rows"]  # for rows, the inputs are row numbers; fan_in stands for no row
+    kind: Literal["matrices", "windows", "rows"]  # for rows, the inputs are row numbers, or fan_in for no row
     placed: Callable[[Array], Array]  # (groups, fan_out, fan_in) -> entries of the leaf, zero for all others
 
 
@@ -53,8 +53,8 @@ class Leaf(NamedTuple):
 
     gradient: Atom  # its variable in the program
     sums: list[Sum] | None  # sums of products without common entries; None if it is not of this form
-    reason: str  # in words
-    work: int = 0  # multiplications per example and output by which it forms products
+    reason: str  # the operations that the gradient consists of, or why it is not a product
+    work: int = 0  # multiplications per example and output that form products
 
     @property
     def structured(self) -> bool:
@@ -65,15 +65,15 @@ class Leaf(NamedTuple):
 def leaves(found: Gradients) -> list[Leaf]:
     """How the gradient with respect to each leaf is computed, with its products where it has this form."""
     jaxpr = found.program.jaxpr
-    made, by_cotangent = made_by(jaxpr), dependent(jaxpr, [found.cotangent])
-    how = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
-    products = [product for leaf in how for part in leaf.sums or () for product in part.products]
-    anyway = {id(eqn) for eqn in needed(jaxpr, [atom for product in products for atom in (product.h, product.g)])}
+    made, by_cotangent = producers(jaxpr), dependent(jaxpr, [found.cotangent])
+    forms = [_leaf(made, by_cotangent, gradient) for gradient in jaxpr.outvars]
+    products = [product for leaf in forms for part in leaf.sums or () for product in part.products]
+    shared = {id(eqn) for eqn in needed(jaxpr, [atom for product in products for atom in (product.h, product.g)])}
 
     by_either = dependent(jaxpr, [found.example, found.cotangent])
 
     def with_work(leaf: Leaf) -> Leaf:
-        own = (eqn for eqn in needed(jaxpr, [leaf.gradient]) if id(eqn) not in anyway)
+        own = (eqn for eqn in needed(jaxpr, [leaf.gradient]) if id(eqn) not in shared)
         # The product of a cotangent with a weight is not counted: the weight is shared by all examples.
         work = sum(
             multiplications(eqn)
@@ -82,7 +82,7 @@ def leaves(found: Gradients) -> list[Leaf]:
         )
         return leaf._replace(work=work, reason=leaf.reason if work else "added, or a scale")
 
-    return [with_work(leaf) if leaf.sums is None else leaf for leaf in how]
+    return [with_work(leaf) if leaf.sums is None else leaf for leaf in forms]
 
 
 def ordinary(found: Gradients) -> list[Leaf]:
@@ -147,14 +147,14 @@ def _form(term: Term, by_cotangent: set[Var]) -> Hashable:
     else:
         params = numbers.inserted_window_dims
     moves = tuple(
-        (eqn.primitive.name, number, value_of(tuple(sorted(eqn.params.items()))), *map(_beside_form, eqn.invars))
+        (eqn.primitive.name, number, hashable(tuple(sorted(eqn.params.items()))), *map(_operand_form, eqn.invars))
         for eqn, number in term.moves
     )
     return eqn.primitive.name, swapped, params, shaped(eqn.outvars[0]).shape, moves
 
 
-def _beside_form(atom: Atom) -> Hashable:
-    return (value_of(atom.val) if isinstance(atom, core.Literal) else None), shaped(atom).shape
+def _operand_form(atom: Atom) -> Hashable:
+    return (hashable(atom.val) if isinstance(atom, core.Literal) else None), shaped(atom).shape
 
 
 def _disjoint(terms: Sequence[Term]) -> bool:
@@ -169,8 +169,8 @@ def _disjoint(terms: Sequence[Term]) -> bool:
 
 def _product(term: Term, by_cotangent: set[Var]) -> Product:
     eqn = term.product
-    kind, of = _KINDS[eqn.primitive.name]
-    sides = of(eqn)
+    kind, split = _KINDS[eqn.primitive.name]
+    sides = split(eqn)
     swapped = _operands(term)[0] in by_cotangent
     inputs, cotangents = sides[::-1] if swapped else sides
 
@@ -242,7 +242,7 @@ def _patches(eqn: JaxprEqn) -> tuple[_Side, _Side]:
     groups = eqn.params["batch_group_count"]
     strides, dilation = eqn.params["window_strides"], eqn.params["rhs_dilation"]
     spread = zip(eqn.params["padding"], eqn.params["lhs_dilation"], strict=True)
-    borders = [(0, 0, 0), *((*pair, between - 1) for pair, between in spread), (0, 0, 0)]
+    borders = [(0, 0, 0), *((*pair, spacing - 1) for pair, spacing in spread), (0, 0, 0)]
     offsets = [shaped(eqn.outvars[0]).shape[axis] for axis in numbers.out_spec[2:]]
     places = [shaped(rhs).shape[axis] for axis in numbers.rhs_spec[2:]]
     out, feature, *kernel_space = numbers.rhs_spec

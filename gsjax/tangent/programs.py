@@ -30,14 +30,14 @@ __all__ = [
     "dependent",
     "digest",
     "evaluate",
+    "hashable",
     "inline",
-    "like",
     "needed",
     "retraced",
     "run",
     "shaped",
+    "spec",
     "structure",
-    "value_of",
 ]
 
 Atom: TypeAlias = Var | Literal
@@ -62,7 +62,7 @@ class Program:
     _hash: int
 
     @classmethod
-    def of(cls, jaxpr: Jaxpr, *, rules: bool) -> Program:
+    def from_jaxpr(cls, jaxpr: Jaxpr, *, rules: bool) -> Program:
         """The program of a jaxpr; `rules` includes custom derivative rules, for programs that are differentiated."""
         found = structure(jaxpr, rules=rules)
         return cls(jaxpr, found, hash(found))
@@ -78,49 +78,49 @@ def inline(closed: ClosedJaxpr, *, rules: bool = True) -> ClosedJaxpr:
     """The same program without calls; those with custom derivative rules stay if `rules` is set."""
     calls = _CALLS if rules else _CALLS | _RULES
 
-    def instead(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
+    def replacement(eqn: JaxprEqn, args: list[Any]) -> list[Any] | None:
         if eqn.primitive.name not in calls:
             return None
         inner = eqn.params[calls[eqn.primitive.name]]
         jaxpr, consts = (inner.jaxpr, inner.consts) if isinstance(inner, ClosedJaxpr) else (inner, ())
-        return run(jaxpr, consts, args, instead)
+        return run(jaxpr, consts, args, replacement)
 
     if not any(eqn.primitive.name in calls for eqn in closed.jaxpr.eqns):
         return closed
-    return retraced(closed, instead)
+    return retraced(closed, replacement)
 
 
-Instead: TypeAlias = Callable[[JaxprEqn, list[Any]], list[Any] | None]
+Replacement: TypeAlias = Callable[[JaxprEqn, list[Any]], list[Any] | None]
 
 
-def like(value: Any) -> jax.ShapeDtypeStruct:
+def spec(value: Any) -> jax.ShapeDtypeStruct:
     """Shape and dtype of a value, traced or not."""
     kind = jax.typeof(value)
     return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
 
-def retraced(closed: ClosedJaxpr, instead: Instead) -> ClosedJaxpr:
-    """The program in which each operation is replaced by the results of `instead`, unless these are None."""
-    alike = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.in_avals]
-    return jax.make_jaxpr(lambda *args: run(closed.jaxpr, closed.consts, args, instead))(*alike)
+def retraced(closed: ClosedJaxpr, replacement: Replacement) -> ClosedJaxpr:
+    """The program in which each operation is replaced by the results of `replacement`, unless these are None."""
+    specs = [jax.ShapeDtypeStruct(a.shape, a.dtype, weak_type=a.weak_type) for a in closed.in_avals]
+    return jax.make_jaxpr(lambda *args: run(closed.jaxpr, closed.consts, args, replacement))(*specs)
 
 
 def run(
     jaxpr: Jaxpr,
     consts: Sequence[Any],
     args: Sequence[Any],
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
 ) -> list[Any]:
-    """The outputs of a program; each operation is replaced by the results of `instead`, unless these are None."""
+    """The outputs of a program; each operation is replaced by the results of `replacement`, unless these are None."""
     values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
-    return evaluate(jaxpr, values, jaxpr.outvars, instead)
+    return evaluate(jaxpr, values, jaxpr.outvars, replacement)
 
 
 def evaluate(
     jaxpr: Jaxpr,
     values: Mapping[Var, Any],
     wanted: Iterable[Atom],
-    instead: Instead | None = None,
+    replacement: Replacement | None = None,
 ) -> list[Any]:
     """The `wanted` variables of a program from the `values` of others; only the operations needed are evaluated."""
     wanted = list(wanted)
@@ -131,7 +131,7 @@ def evaluate(
 
     for eqn in needed(jaxpr, wanted, values):
         args = [read(atom) for atom in eqn.invars]
-        results = None if instead is None else instead(eqn, args)
+        results = None if replacement is None else replacement(eqn, args)
         if results is None:
             results = bind(eqn, args)
         values.update(zip(eqn.outvars, results, strict=True))
@@ -168,28 +168,28 @@ def dependent(jaxpr: Jaxpr, inputs: Iterable[Atom]) -> set[Var]:
     for eqn in jaxpr.eqns:
         given = [isinstance(atom, Var) and atom in found for atom in eqn.invars]
         if any(given):
-            found.update(itertools.compress(eqn.outvars, _passed_on(eqn, given)))
+            found.update(itertools.compress(eqn.outvars, _dependent_outputs(eqn, given)))
     return found
 
 
-def _passed_on(eqn: JaxprEqn, given: list[bool]) -> list[bool]:
+def _dependent_outputs(eqn: JaxprEqn, given: list[bool]) -> list[bool]:
     """Which outputs of an operation depend on the inputs marked by `given`."""
 
-    def within(jaxpr: Jaxpr, given: list[bool]) -> list[bool]:
+    def outputs(jaxpr: Jaxpr, given: list[bool]) -> list[bool]:
         found = dependent(jaxpr, itertools.compress(jaxpr.invars, given))
         return [isinstance(atom, Var) and atom in found for atom in jaxpr.outvars]
 
     if eqn.primitive.name == p.scan_p.name:
         first, carries = eqn.params["num_consts"], eqn.params["num_carry"]
         while True:
-            out = within(eqn.params["jaxpr"].jaxpr, given)
-            more = [a or b for a, b in zip(given[first:], out[:carries], strict=False)]
+            marks = outputs(eqn.params["jaxpr"].jaxpr, given)
+            more = [a or b for a, b in zip(given[first:], marks[:carries], strict=False)]
             if given[first : first + carries] == more:
-                return out
+                return marks
             given = [*given[:first], *more, *given[first + carries :]]
     if eqn.primitive.name == p.cond_p.name and not given[0]:
-        out = (within(branch.jaxpr, given[1:]) for branch in eqn.params["branches"])
-        return list(map(any, zip(*out, strict=True)))
+        marks = (outputs(branch.jaxpr, given[1:]) for branch in eqn.params["branches"])
+        return list(map(any, zip(*marks, strict=True)))
     return [True] * len(eqn.outvars)
 
 
@@ -205,14 +205,14 @@ def structure(jaxpr: Jaxpr, *, rules: bool) -> Hashable:
         return numbers.setdefault(var, len(numbers)), _kind(var.aval)
 
     def read(atom: Atom) -> Hashable:
-        return ("literal", value_of(atom.val), _kind(atom.aval)) if isinstance(atom, Literal) else numbers[atom]
+        return ("literal", hashable(atom.val), _kind(atom.aval)) if isinstance(atom, Literal) else numbers[atom]
 
     inputs = tuple(map(named, (*jaxpr.constvars, *jaxpr.invars)))
     eqns = []
     for eqn in jaxpr.eqns:
         name = eqn.primitive.name
         held = {_RULES[name]: eqn.params[_RULES[name]]} if name in _RULES and not rules else eqn.params
-        params = tuple((name, value_of(value, rules=rules)) for name, value in sorted(held.items()))
+        params = tuple((name, hashable(value, rules=rules)) for name, value in sorted(held.items()))
         eqns.append((name, tuple(map(read, eqn.invars)), params, tuple(map(named, eqn.outvars))))
     return len(jaxpr.constvars), inputs, tuple(eqns), tuple(map(read, jaxpr.outvars))
 
@@ -223,9 +223,9 @@ def _kind(aval: Any) -> Hashable:
     return str(aval)
 
 
-def value_of(value: Any, *, rules: bool = True) -> Hashable:
+def hashable(value: Any, *, rules: bool = True) -> Hashable:
     """A hashable form of a parameter of an operation, equal for equal values."""
-    inner = functools.partial(value_of, rules=rules)
+    inner = functools.partial(hashable, rules=rules)
     if isinstance(value, ClosedJaxpr):
         return "program", structure(value.jaxpr, rules=rules), tuple(map(inner, value.consts))
     if isinstance(value, Jaxpr):
@@ -302,6 +302,6 @@ def digest(name: str, program: Program, *values: Any) -> str:
 
     add(program.structure)
     for value in jax.tree.leaves(values):
-        add(value_of(value if isinstance(value, jax.Array) else np.asarray(value)))
+        add(hashable(value if isinstance(value, jax.Array) else np.asarray(value)))
     add(str(jax.tree.structure(values)))
     return checksum.hexdigest()

@@ -17,9 +17,9 @@ from jax.core import ShapedArray
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gsjax import _check
-from gsjax.tangent.axes import Axes, Kind, Part, axes, holds, merged, same, shape_of, spread, whole
+from gsjax.tangent.axes import Axes, Kind, Part, array_shape, axes, holds, merged, same, spread, whole
 
-__all__ = ["CALLS", "Fixed", "Own", "Verdict", "calls_back", "dependence", "programs_in"]
+__all__ = ["CALLS", "Fixed", "Own", "Verdict", "calls_back", "dependence", "inner_programs"]
 
 
 class Verdict(NamedTuple):
@@ -76,8 +76,8 @@ def _verdict(state: State, n: int) -> Verdict:
     if isinstance(state, Verdict):
         return state._replace(kind=Kind.MIXED) if state.kind is Kind.PART else state
     if isinstance(state, Own):
-        along = "outputs along another axis than the first"
-        return Verdict(Kind.SEPARATE) if state.part == batch else Verdict(Kind.MIXED, along)
+        reason = "outputs along another axis than the first"
+        return Verdict(Kind.SEPARATE) if state.part == batch else Verdict(Kind.MIXED, reason)
     return Verdict(Kind.SEPARATE) if holds(state.uniform, batch) else _placed("the output", state)
 
 
@@ -101,16 +101,16 @@ class _Reader:
             results = self.equation(eqn, [read(atom) for atom in eqn.invars])
             for variable, state in zip(eqn.outvars, results, strict=True):
                 # An array without entries depends on nothing.
-                known[variable] = Fixed(whole(shape_of(variable))) if 0 in shape_of(variable) else state
+                known[variable] = Fixed(whole(array_shape(variable))) if 0 in array_shape(variable) else state
         return [read(atom) for atom in jaxpr.outvars]
 
     def constant(self, value: Any) -> State:
         """The state of a constant, along axes that may hold examples; a traced constant may differ everywhere."""
-        along = [axis for axis, size in enumerate(np.shape(value)) if size and size % self.n == 0]
-        if not along or not _check.is_concrete(value) or not isinstance(value.dtype, np.dtype):
+        candidates = [axis for axis, size in enumerate(np.shape(value)) if size and size % self.n == 0]
+        if not candidates or not _check.is_concrete(value) or not isinstance(value.dtype, np.dtype):
             return Fixed()
         values = np.asarray(value)
-        return Fixed(whole(values.shape, [axis for axis in along if (values == values.take([0], axis)).all()]))
+        return Fixed(whole(values.shape, [axis for axis in candidates if (values == values.take([0], axis)).all()]))
 
     def equation(self, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
         name, count = eqn.primitive.name, len(eqn.outvars)
@@ -125,7 +125,7 @@ class _Reader:
         if acts is None:
             fixed = all(isinstance(state, Fixed) for state in states)
             return [Fixed(origin=_origin(states, name)) if fixed else _worst(states) or _unknown(name)] * count
-        return [self.combined(eqn, acts, states, shape_of(variable)) for variable in eqn.outvars]
+        return [self.combined(eqn, acts, states, array_shape(variable)) for variable in eqn.outvars]
 
     def combined(self, eqn: JaxprEqn, acts: Axes, states: Sequence[State], shape: tuple[int, ...]) -> State:
         """The state of a result of the given shape, for a primitive that acts along the axes according to `acts`."""
@@ -145,22 +145,22 @@ class _Reader:
                 target = part
         fixed = [(s, kept) for s, kept in zip(states, acts.kept, strict=True) if isinstance(s, Fixed)]
         if target is None:
-            return Fixed(_equal_along(fixed, acts.new, shape), _origin(states, name))
+            return Fixed(_uniform_parts(fixed, acts.new, shape), _origin(states, name))
         for state, kept in fixed:
-            places = [target._replace(axis=axis) for axis, into in kept.items() if into == target.axis]
+            places = [target._replace(axis=axis) for axis, place in kept.items() if place == target.axis]
             if not all(holds(state.uniform, place) for place in places):
                 return _placed(name, state, acts.lost)
         return Own(target)
 
 
-def _equal_along(
+def _uniform_parts(
     operands: Sequence[tuple[Fixed, Mapping[int, int]]], new: Collection[int], shape: Sequence[int]
 ) -> frozenset[Part]:
     found = set(whole(shape, new))
     for axis in set(range(len(shape))).difference(new):
-        sources = [(s.uniform, before) for s, kept in operands for before, into in kept.items() if into == axis]
-        for part in {part for uniform, before in sources for part in uniform if part.axis == before}:
-            if all(holds(uniform, part._replace(axis=before)) for uniform, before in sources):
+        sources = [(s.uniform, old) for s, kept in operands for old, place in kept.items() if place == axis]
+        for part in {part for uniform, old in sources for part in uniform if part.axis == old}:
+            if all(holds(uniform, part._replace(axis=old)) for uniform, old in sources):
                 found.add(part._replace(axis=axis))
     return frozenset(found)
 
@@ -195,9 +195,8 @@ def _unknown(name: str) -> Verdict:
 
 
 def _placed(name: str, state: Fixed, lost: Kind = Kind.MIXED) -> Verdict:
-    kind = (
-        Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED
-    )  # UNKNOWN: values may be indices, each into its own example
+    # If what is lost is unknown, values may be indices, each into its own example.
+    kind = Kind.UNKNOWN if lost is Kind.UNKNOWN else Kind.MIXED
     return Verdict(kind, f"{name} depends on the place in the batch, by {state.origin}")
 
 
@@ -241,10 +240,10 @@ def _transposed(state: State, order: Sequence[int]) -> State:
 
 
 def _reshape(_reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
-    state, shape, order = states[0], shape_of(eqn.invars[0]), eqn.params.get("dimensions")
+    state, shape, order = states[0], array_shape(eqn.invars[0]), eqn.params.get("dimensions")
     if eqn.primitive.name == "reshape" and order is not None:
         state, shape = _transposed(state, order), [shape[axis] for axis in order]
-    return [_reshaped(state, shape, shape_of(eqn.outvars[0]))]
+    return [_reshaped(state, shape, array_shape(eqn.outvars[0]))]
 
 
 def _cut(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
@@ -252,21 +251,23 @@ def _cut(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[St
     acts, state = axes(eqn), states[0]
     assert acts is not None
     if not isinstance(state, Own) or state.part.axis in acts.kept[0]:
-        return [reader.combined(eqn, acts, states, shape_of(variable)) for variable in eqn.outvars]
+        return [reader.combined(eqn, acts, states, array_shape(variable)) for variable in eqn.outvars]
     axis, block = state.part.axis, state.part.size * state.part.inner
-    sizes = [shape_of(variable)[axis] for variable in eqn.outvars]
+    sizes = [array_shape(variable)[axis] for variable in eqn.outvars]
     start, stride = 0, 1
     if eqn.primitive.name == "slice":
         start, stride = eqn.params["start_indices"][axis], (eqn.params["strides"] or [1] * (axis + 1))[axis]
-    if stride != 1 or any(at % block for at in (start, *sizes)):
+    if stride != 1 or any(length % block for length in (start, *sizes)):
         return [Verdict(Kind.PART, f"{eqn.primitive.name} of the examples")] * len(sizes)
     return [Own(state.part._replace(outer=size // block)) for size in sizes]
 
 
 def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
     """Concatenated batches lie along one axis, as several batches."""
-    axis, shape = eqn.params["dimension"], shape_of(eqn.outvars[0])
-    given = [(state, shape_of(atom)) for state, atom in zip(states, eqn.invars, strict=True) if 0 not in shape_of(atom)]
+    axis, shape = eqn.params["dimension"], array_shape(eqn.outvars[0])
+    given = [
+        (state, array_shape(atom)) for state, atom in zip(states, eqn.invars, strict=True) if 0 not in array_shape(atom)
+    ]
     parts = {state.part for state, _ in given if isinstance(state, Own)}
     inner = {part.inner for part in parts if part.axis == axis}
     if len(inner) != 1 or any(part.axis != axis for part in parts) or _worst(states):
@@ -282,11 +283,11 @@ def _concatenate(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> lis
 
 def _tile(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
     """Repetitions lie along a new axis, which is then merged with the repeated axis."""
-    before, shape = shape_of(eqn.invars[0]), shape_of(eqn.outvars[0])
-    apart = [size for pair in zip(eqn.params["reps"], before, strict=True) for size in pair]
-    kept = {axis: 2 * axis + 1 for axis in range(len(before))}
-    state = reader.combined(eqn, Axes([kept], {2 * axis for axis in kept}), states, tuple(apart))
-    return [_reshaped(state, apart, shape)]
+    operand, shape = array_shape(eqn.invars[0]), array_shape(eqn.outvars[0])
+    split = [size for pair in zip(eqn.params["reps"], operand, strict=True) for size in pair]
+    kept = {axis: 2 * axis + 1 for axis in range(len(operand))}
+    state = reader.combined(eqn, Axes([kept], {2 * axis for axis in kept}), states, tuple(split))
+    return [_reshaped(state, split, shape)]
 
 
 def _convolution(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> list[State]:
@@ -297,17 +298,17 @@ def _convolution(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> lis
     def grouped(shape: Sequence[int], axis: int) -> list[int]:
         return [*shape[:axis], groups, shape[axis] // groups, *shape[axis + 1 :]]
 
-    def after(axis: int, split: int) -> int:
+    def moved(axis: int, split: int) -> int:
         return axis + (axis > split)
 
-    shapes, shape = [shape_of(atom) for atom in eqn.invars], shape_of(eqn.outvars[0])
+    shapes, shape = [array_shape(atom) for atom in eqn.invars], array_shape(eqn.outvars[0])
     given = [
         _reshaped(s, shape, grouped(shape, axis))
         for s, shape, axis in zip(states, shapes, (feature, made), strict=True)
     ]
     kept: list[dict[int, int]] = [{feature: out_feature}, {made: out_feature, made + 1: out_feature + 1}]
     if eqn.params["batch_group_count"] == 1:
-        kept[0][after(batch, feature)] = after(out_batch, out_feature)
+        kept[0][moved(batch, feature)] = moved(out_batch, out_feature)
     else:
         kept, lost = [{}, {}], Kind.UNKNOWN
         return [reader.combined(eqn, Axes(kept, lost=lost), states, shape)]
@@ -349,8 +350,8 @@ def _while(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[
     """A condition with axes stands for one loop per entry, along the leading axes of the carry."""
     tests, bodies = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     condition, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
-    shape, constants = shape_of(condition.jaxpr.outvars[0]), states[tests : tests + bodies]
-    carried = [shape_of(variable) for variable in eqn.outvars]
+    shape, constants = array_shape(condition.jaxpr.outvars[0]), states[tests : tests + bodies]
+    carried = [array_shape(variable) for variable in eqn.outvars]
 
     def step(carry: list[State]) -> list[State]:
         [going] = reader.closed(condition, [*states[:tests], *carry])
@@ -371,9 +372,9 @@ def _scan(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[S
     constants, carry, given = list(states[:n]), states[n : n + carries], list(states[n + carries :])
     if any(isinstance(state, Own) and state.part.axis == 0 for state in given):
         return _over_examples(reader, eqn, carry, constants, given)
-    inside = [_shifted(state, -1) for state in given]
-    carry = _fixpoint(lambda carry: reader.closed(body, [*constants, *carry, *inside])[:carries], carry, "scan")
-    stacked = reader.closed(body, [*constants, *carry, *inside])[carries:]
+    entries = [_shifted(state, -1) for state in given]
+    carry = _fixpoint(lambda carry: reader.closed(body, [*constants, *carry, *entries])[:carries], carry, "scan")
+    stacked = reader.closed(body, [*constants, *carry, *entries])[carries:]
     return [*carry, *(_shifted(state, 1) for state in stacked)]
 
 
@@ -395,21 +396,21 @@ def _over_examples(
     return [Own(batch)] * count
 
 
-def _shifted(state: State, by: int) -> State:
-    """The state with all axes moved by `by`; for `by` = -1 the leading axis is dropped."""
+def _shifted(state: State, offset: int) -> State:
+    """The state with all axes moved by `offset`; for -1 the leading axis is dropped."""
     if isinstance(state, Own):
-        return Own(state.part._replace(axis=state.part.axis + by))
+        return Own(state.part._replace(axis=state.part.axis + offset))
     if isinstance(state, Fixed):
-        moved = (part._replace(axis=part.axis + by) for part in state.uniform)
+        moved = (part._replace(axis=part.axis + offset) for part in state.uniform)
         return state._replace(uniform=frozenset(part for part in moved if part.axis >= 0))
     return state
 
 
 def _linear_solve(reader: _Reader, eqn: JaxprEqn, states: Sequence[State]) -> Sequence[State]:
     lengths = eqn.params["const_lengths"]
-    before, here = lengths.matvec + lengths.vecmat, sum(lengths)
-    solve = states[before : before + lengths.solve]
-    return reader.closed(eqn.params["jaxprs"].solve, [*solve, *states[here:]])
+    start, end = lengths.matvec + lengths.vecmat, sum(lengths)
+    solve = states[start : start + lengths.solve]
+    return reader.closed(eqn.params["jaxprs"].solve, [*solve, *states[end:]])
 
 
 CALLS = {
@@ -433,7 +434,7 @@ _STRUCTURED: dict[str, Callable[[_Reader, JaxprEqn, Sequence[State]], Sequence[S
 }
 
 
-def programs_in(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
+def inner_programs(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
     """The programs among the parameters of an equation, including those in tuples and lists."""
     values = (value if isinstance(value, tuple | list) else [value] for value in eqn.params.values())
     return [value for value in itertools.chain.from_iterable(values) if isinstance(value, ClosedJaxpr | Jaxpr)]
@@ -442,7 +443,7 @@ def programs_in(eqn: JaxprEqn) -> list[ClosedJaxpr | Jaxpr]:
 def calls_back(program: ClosedJaxpr | Jaxpr) -> bool:
     """Whether a result comes from a Python function that is called back while the program runs."""
     jaxpr = program.jaxpr if isinstance(program, ClosedJaxpr) else program
-    return any("callback" in eqn.primitive.name or any(map(calls_back, programs_in(eqn))) for eqn in _used(jaxpr))
+    return any("callback" in eqn.primitive.name or any(map(calls_back, inner_programs(eqn))) for eqn in _used(jaxpr))
 
 
 def _used(jaxpr: Jaxpr) -> list[JaxprEqn]:

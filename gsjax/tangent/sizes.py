@@ -10,8 +10,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from gsjax import _check
-from gsjax.tangent.axes import axes, shape_of
-from gsjax.tangent.separable import CALLS, programs_in
+from gsjax.tangent.axes import array_shape, axes
+from gsjax.tangent.separable import CALLS, inner_programs
 
 __all__ = ["alike"]
 
@@ -62,7 +62,7 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
         return len(sizes[0]) == len(sizes[1]) and all(map(scaled, *sizes))
 
     def same_eqn(first: JaxprEqn, second: JaxprEqn) -> bool:
-        programs, plain = [programs_in(first), programs_in(second)], _plain(first)
+        programs, plain = [inner_programs(first), inner_programs(second)], _plain(first)
         if first.primitive is not second.primitive or not all(map(paired, first.invars, second.invars)):
             return False
         if (
@@ -76,7 +76,7 @@ def alike(one: ClosedJaxpr | Jaxpr, other: ClosedJaxpr | Jaxpr, n: int, m: int) 
         pairs.update(zip(first.outvars, second.outvars, strict=True))
         return (
             all(same_parameter(key, value, second.params[key]) for key, value in plain.items())
-            and _along(first, second)
+            and _sizes_match(first, second)
             and all(alike(a, b, n, m) for a, b in zip(*programs, strict=True))
         )
 
@@ -112,17 +112,17 @@ def _equal(one: Any, other: Any) -> bool:
     return type(one) is type(other) and bool(one == other or (one != one and other != other))
 
 
-def _along(one: JaxprEqn, other: JaxprEqn) -> bool:
+def _sizes_match(one: JaxprEqn, other: JaxprEqn) -> bool:
     """Whether the sizes of two operations differ only along axes on which they act entry by entry."""
-    atoms = [[*map(shape_of, eqn.invars)] for eqn in (one, other)]
-    results = [[*map(shape_of, eqn.outvars)] for eqn in (one, other)]
+    atoms = [[*map(array_shape, eqn.invars)] for eqn in (one, other)]
+    results = [[*map(array_shape, eqn.outvars)] for eqn in (one, other)]
     if one.primitive.name in _ANY or (atoms[0] == atoms[1] and results[0] == results[1]):
         return True
     acts = axes(one)
     if acts is None:
         return False
     kept = [*map(set, acts.kept)]
-    made = {*acts.new, *(axis for into in acts.kept for axis in into.values())}
+    made = {*acts.new, *(axis for places in acts.kept for axis in places.values())}
 
     def equal(first: Sequence[int], second: Sequence[int], free: set[int]) -> bool:
         return len(first) == len(second) and all(

@@ -18,13 +18,13 @@ from jaxtyping import Array
 
 from gsjax.tangent.programs import Atom, bind, shaped
 
-__all__ = ["LOOPS", "Term", "Terms", "is_zero", "made_by", "rearranged", "terms"]
+__all__ = ["LOOPS", "Term", "Terms", "is_zero", "producers", "rearranged", "terms"]
 
 PRODUCTS = (p.dot_general_p.name, p.conv_general_dilated_p.name, p.scatter_add_p.name)
 LOOPS = (p.scan_p.name, p.cond_p.name)
 _SUMS = (p.add_jaxvals_p.name, p.add_p.name)
 _MOVES = (p.transpose_p.name, p.reshape_p.name, p.squeeze_p.name, p.rev_p.name, p.broadcast_in_dim_p.name)
-_MOVES = (*_MOVES, p.reduce_sum_p.name)  # like the broadcasting, over axes of one entry only: no size may change
+_MOVES = (*_MOVES, p.reduce_sum_p.name)  # as for broadcasting, only over axes of one entry, so that the size stays
 _COPIES = (p.copy_p.name, p.name_p.name, p.sharding_constraint_p.name)
 
 
@@ -48,19 +48,19 @@ class Terms(NamedTuple):
 
     products: list[Term]
     loops: list[tuple[JaxprEqn, int]]  # outputs of scan and cond, which may contain further products
-    kept: int  # how often the variable `apart_from` occurs as a summand
+    kept: int  # how often the `accumulator` occurs as a summand
     reason: str | None  # why it is not such a sum; None if it is
 
 
-def made_by(jaxpr: Jaxpr) -> dict[Var, JaxprEqn]:
+def producers(jaxpr: Jaxpr) -> dict[Var, JaxprEqn]:
     """The operation that computes each variable."""
     return {var: eqn for eqn in jaxpr.eqns for var in eqn.outvars}
 
 
-def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) -> Terms:
-    """The variable `of` as a sum of products; the summand `apart_from` is only counted."""
+def terms(made: dict[Var, JaxprEqn], variable: Atom, accumulator: Var | None = None) -> Terms:
+    """A variable as a sum of products; the summand `accumulator` is only counted."""
     found = Terms([], [], 0, None)
-    todo: list[_Followed] = [(of, (), ())]
+    todo: list[_Followed] = [(variable, (), ())]
     while todo:
         if len(todo) + len(found.products) > _MANY:
             return found._replace(reason=f"its gradient is a sum of more than {_MANY} terms")
@@ -68,7 +68,7 @@ def terms(made: dict[Var, JaxprEqn], of: Atom, apart_from: Var | None = None) ->
         if is_zero(made, atom):
             continue
         eqn = made.get(atom) if isinstance(atom, Var) else None
-        if atom is apart_from and not moves and not scales:
+        if atom is accumulator and not moves and not scales:
             found = found._replace(kept=found.kept + 1)
         elif eqn is None:
             return found._replace(reason="its gradient is a constant or an input")
@@ -121,8 +121,8 @@ def is_zero(made: dict[Var, JaxprEqn], atom: Atom) -> bool:
     if isinstance(atom, Literal):
         return not np.any(atom.val)
     eqn = made.get(atom)
-    through = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name, p.reshape_p.name, p.transpose_p.name)
-    return eqn is not None and eqn.primitive.name in through and is_zero(made, eqn.invars[0])
+    copying = (p.broadcast_in_dim_p.name, p.convert_element_type_p.name, p.reshape_p.name, p.transpose_p.name)
+    return eqn is not None and eqn.primitive.name in copying and is_zero(made, eqn.invars[0])
 
 
 def _scalar(made: dict[Var, JaxprEqn], atom: Atom) -> Atom | None:
@@ -167,9 +167,9 @@ def _unfit(made: dict[Var, JaxprEqn], eqn: JaxprEqn) -> str | None:
 
 
 def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
-    """The `value` of a product after the moves and, if `scaled`, the scales of a term, which then are literals."""
+    """The `value` of a product after the moves and, if `scaled`, the scales of a term, which must be literals then."""
     for eqn, number in term.moves:
-        args = [value if i == number else _beside(atom, value.dtype) for i, atom in enumerate(eqn.invars)]
+        args = [value if i == number else _other_operand(atom, value.dtype) for i, atom in enumerate(eqn.invars)]
         [value] = bind(eqn, args)
     for scale, divides in term.scales if scaled else ():
         assert not isinstance(scale, Var)
@@ -178,7 +178,7 @@ def rearranged(term: Term, value: Array, *, scaled: bool = True) -> Array:
     return value
 
 
-def _beside(atom: Atom, dtype: Any) -> Any:
-    """The other operands of an operation that moves entries: zeros or literals."""
-    beside = atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
-    return jnp.asarray(beside, dtype) if _is_real(atom) else beside
+def _other_operand(atom: Atom, dtype: Any) -> Any:
+    """An operand of an operation that moves entries, other than the one followed: a literal, or zeros."""
+    other = atom.val if isinstance(atom, Literal) else jnp.zeros(shaped(atom).shape, shaped(atom).dtype)
+    return jnp.asarray(other, dtype) if _is_real(atom) else other

@@ -85,11 +85,11 @@ def never(monkeypatch):
     def started(*_, **__):
         raise AssertionError("the experiment has started")
 
-    for name in _options.found():
+    for name in _options.names():
         monkeypatch.setattr(_options.load(name), "study", started)
 
 
-@pytest.mark.parametrize("name", _options.found())
+@pytest.mark.parametrize("name", _options.names())
 def test_no_experiment_starts_with_a_bad_value(name):
     experiment = _options.load(name)
     count = 0

@@ -67,7 +67,7 @@ def numbers(value: Any) -> Iterator[float]:
         yield abs(value)
 
 
-@pytest.mark.parametrize("name", _options.found())
+@pytest.mark.parametrize("name", _options.names())
 def test_a_docstring_quotes_no_measured_number(name):
     text = importlib.import_module(f"experiments.{name}").__doc__ or ""
     assert text

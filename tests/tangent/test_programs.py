@@ -22,7 +22,7 @@ W = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3)))
 
 def program(function, *args):
     closed = inline(jax.make_jaxpr(lambda *args: function(*args))(*args))
-    return Program.of(closed.jaxpr, rules=True), closed.consts
+    return Program.from_jaxpr(closed.jaxpr, rules=True), closed.consts
 
 
 def test_a_program_with_calls_inlined_computes_the_same():

@@ -15,9 +15,9 @@ from jax import lax
 from jax.scipy.special import erf
 
 from gsjax.tangent import ntk, ntk_operator, ntrf
-from gsjax.tangent.axes import Kind, axes, shape_of
+from gsjax.tangent.axes import Kind, array_shape, axes
 from gsjax.tangent.probing import check_separable
-from gsjax.tangent.separable import dependence, programs_in
+from gsjax.tangent.separable import dependence, inner_programs
 from gsjax.tangent.sizes import alike
 from tests.tangent import random_programs
 from tests.tangent.architectures import CASES
@@ -464,7 +464,7 @@ def test_corners(series, name):
 def equations(jaxpr):
     for eqn in jaxpr.eqns:
         yield eqn
-        for part in programs_in(eqn):
+        for part in inner_programs(eqn):
             yield from equations(getattr(part, "jaxpr", part))
 
 
@@ -522,9 +522,9 @@ def test_operations_act_along_axes_as_is_said(series, most):
     for function in reversed(functions):
         for eqn in equations(traced(function, series).jaxpr):
             acts, atoms = axes(eqn), [*eqn.invars, *eqn.outvars]
-            if acts is None or any(0 in shape_of(atom) for atom in atoms) or seen[eqn.primitive.name] == most:
+            if acts is None or any(0 in array_shape(atom) for atom in atoms) or seen[eqn.primitive.name] == most:
                 continue
-            everywhere = all(len(kept) == len(shape_of(atom)) for kept, atom in zip(acts.kept, atoms, strict=False))
+            everywhere = all(len(kept) == len(array_shape(atom)) for kept, atom in zip(acts.kept, atoms, strict=False))
             if not everywhere or most > 1:
                 seen[eqn.primitive.name] += 1
                 check_axes(eqn, random)

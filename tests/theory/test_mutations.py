@@ -28,7 +28,7 @@ def test_no_error_goes_unnoticed():
     expected = sorted({mutation.claim for mutation in mutations.MUTATIONS})
     cases = [(None, expected), *((mutation, [mutation.claim]) for mutation in mutations.MUTATIONS)]
     with ThreadPoolExecutor(2) as pool:
-        untouched, *caught = pool.map(lambda case: mutations.caught_by(*case), cases)
+        untouched, *caught = pool.map(lambda case: mutations.noticing_claims(*case), cases)
     assert not untouched  # the claims hold on a copy without any error
     survivors = [mutation.name for mutation, claims in zip(mutations.MUTATIONS, caught, strict=True) if not claims]
     assert not survivors
