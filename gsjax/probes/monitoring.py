@@ -51,7 +51,7 @@ __all__ = [
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("depth", "information", "correct", "response"),
+    data_fields=("depth", "information", "correct", "response", "converged"),
     meta_fields=("positions",),
 )
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Course:
       training, and where the network is confident and wrong, it can be negative;
     - `correct (..., n)`: whether the network is right;
     - `response (..., r)`: responses z of given features, or None;
-    - `positions`: the layers that the depth counts, from 0 if the first is the input, otherwise from 1. Not a leaf.
+    - `positions`: the layers that the depth counts, from 0 if the first is the input, otherwise from 1. Not a leaf;
+    - `converged (...)`: whether the solvers of all these probes have converged; true for neighbours, and for None.
     """
 
     depth: Float[Array, "*axes n"]
@@ -73,6 +74,7 @@ class Course:
     correct: Bool[Array, "*axes n"]
     response: Float[Array, "*axes r"] | None
     positions: tuple[str, ...]
+    converged: Bool[Array, "*axes"] | None = None
 
 
 class Histogram(NamedTuple):
@@ -90,7 +92,7 @@ class Warnings(NamedTuple):
     `exceeds (*runs, T)` tells at which steps a threshold was exceeded. `threshold (T,)` are those of the early mass, a
     share, and `information_threshold (T,)` those of the mean information in bits, or None. `rate` is the nominal rate
     of false alarms per run, over all steps. `measured (*runs,)` is False if a run had a step without valid examples,
-    or with information that is not finite; such a step gives no warning.
+    with probes that have not converged, or with information that is not finite; such a step gives no warning.
     """
 
     warned: Bool[np.ndarray, "*runs"]
@@ -175,9 +177,10 @@ def monitor(
         if reading is not None:
             _check.require(logits.ndim == 1, "features", "None for outputs (n, k)", "features")
             response = reading[0].response(_outputs(network, learner, reading[1], size))
-        counted = found.positions[1:] if found.positions[0] == INPUT and not count_input else found.positions
+        skipped = 1 if found.positions[0] == INPUT and not count_input else 0
         information = _balance(data.bank[1], y) - surprisal(logits, y)
-        return Course(found.depth, information, correct(logits, y), response, counted)
+        converged = found.converged[skipped:].all()
+        return Course(found.depth, information, correct(logits, y), response, found.positions[skipped:], converged)
 
     trial, name = default, "held_out"
     if trial is None and own_bank is not None:
@@ -296,8 +299,8 @@ def warn(
 
     Raises:
         ValueError: arguments that are not courses of the same layers, or have other steps; steps that do not increase;
-            a reference with too few runs, or with a step without valid examples or with information that is not
-            finite; `rate` out of range; `first` that is not a whole number of at least 0.
+            a reference with too few runs, or with a step that is not `measured`; `rate` out of range; `first` that is
+            not a whole number of at least 0.
 
     >>> def runs(share, seeds):
     ...     depth = np.where(np.random.default_rng(seeds).random((seeds, 3, 200)) < share, 1.0, 2.0)
@@ -324,8 +327,8 @@ def warn(
     expected = f"at least {least} runs for a rate of {rate:g} over {comparisons} comparisons"
     _check.require(runs[0] >= least, "reference", expected, runs[0])
     for step, good in zip(steps, np.all(known.measured, axis=(0, 2)).tolist(), strict=True):
-        bad = f"none, or information that is not finite, at step {step}"
-        _check.require(good, "reference", "valid examples and finite information at every step", bad)
+        expected = "valid examples, converged probes and finite information at every step"
+        _check.require(good, "reference", expected, f"a run without at step {step}")
 
     spread = np.maximum(known.values.std(axis=0, ddof=1), np.sqrt(known.errors.mean(axis=0)))
     threshold = known.values.mean(axis=0) + _reach(runs[0], rate / comparisons) * spread
@@ -409,9 +412,9 @@ def _pair(name: str, pair: Any) -> tuple[Array, Array]:
     _check.require(good, name, "a pair (x, y) of examples and labels", type(pair).__name__)
     x = examples(name, pair[0])
     _check.finite(name, pair[1])
-    shape = _check.shape_of(pair[1])
-    _check.require(shape == x.shape[:1], name, f"{len(x)} labels, one per example", f"shape {shape}")
-    return x, jnp.asarray(pair[1])
+    y = jnp.asarray(pair[1])
+    _check.require(y.shape == x.shape[:1], name, f"{len(x)} labels, one per example", f"shape {y.shape}")
+    return x, y
 
 
 def _held_out(given: Any, bank: tuple[Array, Array] | None) -> _HeldOut:
@@ -497,7 +500,8 @@ def _statistics(name: str, course: Any, steps: np.ndarray, first: int, informati
     got = f"depths {np.shape(course.depth)}"
     _check.require(early.shape[-1:] == steps.shape, name, f"a course over {len(steps)} steps", got)
     odds = np.stack([early + 0.5, valid - early + 0.5])
-    found = [(np.log(odds[0] / odds[1]), (1 / odds).sum(axis=0), valid > 0)]
+    measured = (valid > 0) & (True if course.converged is None else np.asarray(course.converged))
+    found = [(np.log(odds[0] / odds[1]), (1 / odds).sum(axis=0), measured)]
     if information:
         mean = np.mean(course.information, axis=-1, dtype=float)
         found.append((mean, np.zeros_like(mean), np.isfinite(mean)))

@@ -174,6 +174,20 @@ def test_the_input_can_be_counted():
     assert chosen.positions == ("h2",)
 
 
+def test_linear_probes_tell_whether_they_have_converged():
+    options = {"probe": "linear", "positions": ("h2",)}
+    evaluate = monitor(NETWORK, BANK, **options)
+
+    @jax.jit
+    def both(learner):
+        variables = {"params": learner.params}
+        return evaluate(learner, HELD_OUT), probes.prediction_depth(NETWORK, variables, BANK, X[HELD], **options)
+
+    found, expected = both(LEARNER)
+    np.testing.assert_array_equal(found.depth, expected.depth)
+    assert found.converged == expected.converged.all()
+
+
 # ---- the warning
 
 
@@ -222,6 +236,8 @@ def test_a_step_that_was_not_measured_gives_no_warning():
     found = warn(reference, watched, [1, 2])
     assert found.step.tolist() == [2, -1]
     assert found.measured.tolist() == [False, True]
+    converged = dataclasses.replace(watched, converged=np.array([[True, False], [True, True]]))
+    assert warn(reference, converged, [1, 2]).step.tolist() == [-1, -1]
     watched.information[1, 0, 3] = np.inf
     assert warn(reference, watched, [1, 2], information=True).measured.tolist() == [False, False]
 
@@ -418,7 +434,7 @@ EMPTY = shares(np.zeros((6, 2)), np.where(np.arange(2) == 1, 0, np.full((6, 2), 
         (lambda: warn(RUNS, RUNS, []), "steps: expected increasing whole numbers"),
         (lambda: warn(at(RUNS, 0), RUNS, [1, 2]), r"reference: expected courses \(n, T, ...\), one row per run"),
         (lambda: warn(RUNS, made(RUNS.depth), [1, 2]), "watched: expected the layers h1, h2, got h1, h2, h3"),
-        (lambda: warn(EMPTY, RUNS, [1, 2]), "reference: expected valid examples and finite information .* at step 2"),
+        (lambda: warn(EMPTY, RUNS, [1, 2]), "reference: expected valid examples, converged probes and .* at step 2"),
         (lambda: warn(RUNS, RUNS, [1, 2], rate=0.5), r"rate: expected a number in \(0, 0.5\)"),
         (lambda: warn(RUNS, RUNS, [1, 2], information=1), "information: expected True or False"),
         (lambda: false_alarms(RUNS, level=1.0), r"level: expected a number in \(0, 1\)"),
