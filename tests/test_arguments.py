@@ -166,6 +166,9 @@ def score(x):
     return x @ W
 
 
+RUNS = probes.monitoring.Course(np.ones((8, 2, 9)), np.zeros((8, 2, 9)), np.ones((8, 2, 9)), None, ("h1",))
+
+
 def sweep(**options: Any) -> sweeps.Sweep:
     return sweeps.Sweep(**{"widths": (4,), "seeds": 1, "tolerance": 1e-2, **options})
 
@@ -382,6 +385,27 @@ ARGUMENTS: dict[str, Argument] = {
         tolerance=DECAY,
         per_seed=(FLAG, False),
     ),
+    **rows("probes.neighbours.knn", KNN, k=(WHOLE, 2), metric=(CHOICE, "l2"), classes=(WHOLE, 2, True)),
+    **rows("probes.monitoring.early_mass", call_with(probes.monitoring.early_mass, RUNS), first=(WHOLE, 1)),
+    **rows(
+        "probes.monitoring.warn",
+        call_with(probes.monitoring.warn, RUNS, RUNS, [1, 2]),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+    ),
+    **rows("probes.monitoring.warn", call_with(probes.monitoring.warn, RUNS, RUNS), steps=(WHOLES, (1, 2))),
+    **rows(
+        "probes.monitoring.false_alarms",
+        call_with(probes.monitoring.false_alarms, RUNS),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+        level=DECAY,
+    ),
+    **rows("probes.depths.depth", call_with(probes.depth, [[1, 1]], [1, 1]), first=(WHOLE, 0)),
+    **rows("probes.depths.prediction_depth", DEPTHS, k=(WHOLE, 2), metric=(CHOICE, "l2"), pool=(WHOLE, 2, True)),
+    **rows("probes.depths.prediction_depth", DEPTHS, batch_size=(WHOLE, 5), count_input=(FLAG, True)),
     **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
@@ -437,6 +461,9 @@ ARGUMENTS: dict[str, Argument] = {
         call_with(plotting.error_against_width, [1, 2], ERRORS),
         reference=(*DECAY, True),
     ),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), first=(WHOLE, 1)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), warning=(NUMBER, 2.0, True)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), depths=(WHOLES, (1, 2), True)),
     **rows(
         "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
     ),
@@ -560,6 +587,11 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.information.surprisal(values, Y),
         lambda values: probes.saliency(OneUnit(2), drawn(OneUnit(2)), values),
         lambda values: probes.region_share(values, np.ones(2, bool)),
+        lambda values: probes.usable_information(KEY, values, Y),
+        lambda values: probes.information.surprisal(values, Y),
+        lambda values: probes.knn(values, Y, X, 1),
+        lambda values: probes.knn(X, Y, values, 1),
+        lambda values: probes.depth(values, Y),
         lambda values: probes.linear_probe(values, Y),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),

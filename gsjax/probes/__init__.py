@@ -7,13 +7,12 @@ The functions that measure a network as a whole are exported here as well.
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import attribution, boundary, depths, information, margins, neighbours
+from gsjax.probes import attribution, boundary, depths, information, linear, margins, monitoring, neighbours
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
-from gsjax.probes import boundary, depths, linear, margins, neighbours
-from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.linear import linear_probe
+from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
@@ -24,6 +23,7 @@ REGISTRY: dict[str, ModuleType] = {
     "information": information,
     "linear": linear,
     "margins": margins,
+    "monitoring": monitoring,
     "neighbours": neighbours,
 }
 
@@ -50,6 +50,8 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "gradcam",
     "get",
     "knn",
+    "linear_probe",
+    "monitor",
     "pointwise_information",
     "prediction_depth",
     "region_share",
@@ -57,4 +59,3 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "usable_information",
     *NAMES,
 ]
-__all__ = ["NAMES", "REGISTRY", "depth", "get", "knn", "linear_probe", "prediction_depth", *NAMES]  # pyright: ignore[reportUnsupportedDunderAll]
