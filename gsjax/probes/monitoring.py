@@ -405,7 +405,7 @@ def _pair(name: str, pair: Any) -> tuple[Array, Array]:
     _check.require(good, name, "a pair (x, y) of examples and labels", type(pair).__name__)
     x = examples(name, pair[0])
     _check.finite(name, pair[1])
-    shape = _check.shape_of(pair[1])
+    shape = _check.array_shape(pair[1])
     _check.require(shape == x.shape[:1], name, f"{len(x)} labels, one per example", f"shape {shape}")
     return x, jnp.asarray(pair[1])
 
