@@ -166,6 +166,9 @@ def score(x):
     return x @ W
 
 
+RUNS = probes.monitoring.Course(np.ones((8, 2, 9)), np.zeros((8, 2, 9)), np.ones((8, 2, 9)), None, ("h1",))
+
+
 def sweep(**options: Any) -> sweeps.Sweep:
     return sweeps.Sweep(**{"widths": (4,), "seeds": 1, "tolerance": 1e-2, **options})
 
@@ -371,6 +374,27 @@ ARGUMENTS: dict[str, Argument] = {
         tolerance=DECAY,
         per_seed=(FLAG, False),
     ),
+    **rows("probes.monitoring.early_mass", call_with(probes.monitoring.early_mass, RUNS), first=(WHOLE, 1)),
+    **rows(
+        "probes.monitoring.warn",
+        call_with(probes.monitoring.warn, RUNS, RUNS, [1, 2]),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+    ),
+    **rows("probes.monitoring.warn", call_with(probes.monitoring.warn, RUNS, RUNS), steps=(WHOLES, (1, 2))),
+    **rows(
+        "probes.monitoring.false_alarms",
+        call_with(probes.monitoring.false_alarms, RUNS),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+        level=DECAY,
+    ),
+    **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), tolerance=(*DECAY, True)),
     **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
@@ -422,6 +446,9 @@ ARGUMENTS: dict[str, Argument] = {
         call_with(plotting.error_against_width, [1, 2], ERRORS),
         reference=(*DECAY, True),
     ),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), first=(WHOLE, 1)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), warning=(NUMBER, 2.0, True)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), depths=(WHOLES, (1, 2), True)),
     **rows(
         "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
     ),
@@ -545,6 +572,7 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.information.surprisal(values, Y),
         lambda values: probes.saliency(OneUnit(2), drawn(OneUnit(2)), values),
         lambda values: probes.region_share(values, np.ones(2, bool)),
+        lambda values: probes.linear_probe(values, Y),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),

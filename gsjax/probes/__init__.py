@@ -7,10 +7,11 @@ The functions that measure a network as a whole are exported here as well.
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import attribution, boundary, depths, information, margins, monitoring, neighbours
+from gsjax.probes import attribution, boundary, depths, information, linear, margins, monitoring, neighbours
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes.linear import linear_probe
 from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
 
@@ -20,6 +21,7 @@ REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "depths": depths,
     "information": information,
+    "linear": linear,
     "margins": margins,
     "monitoring": monitoring,
     "neighbours": neighbours,
@@ -48,6 +50,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "gradcam",
     "get",
     "knn",
+    "linear_probe",
     "monitor",
     "pointwise_information",
     "prediction_depth",

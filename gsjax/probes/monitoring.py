@@ -51,7 +51,7 @@ __all__ = [
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("depth", "information", "correct", "response"),
+    data_fields=("depth", "information", "correct", "response", "converged"),
     meta_fields=("positions",),
 )
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Course:
       training, and where the network is confident and wrong, it can be negative;
     - `correct (..., n)`: whether the network is right;
     - `response (..., r)`: responses z of given features, or None;
-    - `positions`: the layers that the depth counts, from 0 if the first is the input, otherwise from 1. Not a leaf.
+    - `positions`: the layers that the depth counts, from 0 if the first is the input, otherwise from 1. Not a leaf;
+    - `converged (...)`: whether the solvers of all these probes have converged; true for neighbours, and for None.
     """
 
     depth: Float[Array, "*axes n"]
@@ -73,6 +74,7 @@ class Course:
     correct: Bool[Array, "*axes n"]
     response: Float[Array, "*axes r"] | None
     positions: tuple[str, ...]
+    converged: Bool[Array, "*axes"] | None = None
 
 
 class Histogram(NamedTuple):
@@ -90,7 +92,7 @@ class Warnings(NamedTuple):
     `exceeds (*runs, T)` tells at which steps a threshold was exceeded. `threshold (T,)` are those of the early mass, a
     share, and `information_threshold (T,)` those of the mean information in bits, or None. `rate` is the nominal rate
     of false alarms per run, over all steps. `measured (*runs,)` is False if a run had a step without valid examples,
-    or with information that is not finite; such a step gives no warning.
+    with probes that have not converged, or with information that is not finite; such a step gives no warning.
     """
 
     warned: Bool[np.ndarray, "*runs"]
@@ -160,31 +162,36 @@ def monitor(
     """
     own_bank = None if bank is None else _pair("bank", bank)
     default = None if held_out is None else _held_out(held_out, own_bank)
-    size = options.get("batch_size", 256)
+    size = _check.whole("batch_size", options.get("batch_size", 256), least=1)
     count_input = options.get("count_input", False)
     reading = None if features is None else _reading(features, own_bank)
 
-    def measured(learner: Learner, data: _HeldOut, reading: tuple[Features, Array] | None) -> Course:
+    def measured(
+        learner: Learner, data: _HeldOut, reading: tuple[Features, Array] | None, name: str = "held_out"
+    ) -> Course:
+        logits = _outputs(network, learner, data.x, size)
+        y = _labels(name, data.y, logits)
         variables = {"params": learner.params, **learner.collections}
         found = prediction_depth(network, variables, data.bank, data.x, **options)
-        logits = _outputs(network, learner, data.x, size)
-        y = _labels(data.y, logits)
         response = None
         if reading is not None:
             _check.require(logits.ndim == 1, "features", "None for outputs (n, k)", "features")
             response = reading[0].response(_outputs(network, learner, reading[1], size))
-        counted = found.positions[1:] if found.positions[0] == INPUT and not count_input else found.positions
+        skipped = 1 if found.positions[0] == INPUT and not count_input else 0
         information = _balance(data.bank[1], y) - surprisal(logits, y)
-        return Course(found.depth, information, correct(logits, y), response, counted)
+        converged = found.converged[skipped:].all()
+        return Course(found.depth, information, correct(logits, y), response, found.positions[skipped:], converged)
 
-    trial = default if default is not None or own_bank is None else _HeldOut(*own_bank, own_bank)
+    trial, name = default, "held_out"
+    if trial is None and own_bank is not None:
+        trial, name = _HeldOut(*own_bank, own_bank), "bank"
     stages.names(network, jnp.ones((1, 1)) if trial is None else trial.x)
     if trial is not None:
         # Only parameters are traced, so that values of the data are checked.
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         shapes: Any = jax.eval_shape(network.init, keys, trial.x)
         jax.eval_shape(
-            lambda variables: measured(Learner(variables.pop("params"), variables), trial, reading), dict(shapes)
+            lambda variables: measured(Learner(variables.pop("params"), variables), trial, reading, name), dict(shapes)
         )
 
     def evaluate(state: State | Learner, held_out: Any = None) -> Course:
@@ -292,8 +299,8 @@ def warn(
 
     Raises:
         ValueError: arguments that are not courses of the same layers, or have other steps; steps that do not increase;
-            a reference with too few runs, or with a step without valid examples or with information that is not
-            finite; `rate` out of range; `first` that is not a whole number of at least 0.
+            a reference with too few runs, or with a step that is not `measured`; `rate` out of range; `first` that is
+            not a whole number of at least 0.
 
     >>> def runs(share, seeds):
     ...     depth = np.where(np.random.default_rng(seeds).random((seeds, 3, 200)) < share, 1.0, 2.0)
@@ -319,9 +326,9 @@ def warn(
     least = _least_runs(rate / comparisons)
     expected = f"at least {least} runs for a rate of {rate:g} over {comparisons} comparisons"
     _check.require(runs[0] >= least, "reference", expected, runs[0])
-    for step, good in zip(steps, known.measured.all(axis=(0, 2)), strict=True):
-        bad = f"none, or information that is not finite, at step {step}"
-        _check.require(good, "reference", "valid examples and finite information at every step", bad)
+    for step, good in zip(steps, np.all(known.measured, axis=(0, 2)).tolist(), strict=True):
+        expected = "valid examples, converged probes and finite information at every step"
+        _check.require(good, "reference", expected, f"a run without at step {step}")
 
     spread = np.maximum(known.values.std(axis=0, ddof=1), np.sqrt(known.errors.mean(axis=0)))
     threshold = known.values.mean(axis=0) + _reach(runs[0], rate / comparisons) * spread
@@ -335,7 +342,7 @@ def warn(
         special.expit(threshold[:, 0]),
         threshold[:, 1] if information else None,
         float(rate),
-        new.measured.all(axis=(-2, -1)),
+        np.asarray(new.measured.all(axis=(-2, -1))),
     )
 
 
@@ -405,9 +412,9 @@ def _pair(name: str, pair: Any) -> tuple[Array, Array]:
     _check.require(good, name, "a pair (x, y) of examples and labels", type(pair).__name__)
     x = examples(name, pair[0])
     _check.finite(name, pair[1])
-    shape = _check.array_shape(pair[1])
-    _check.require(shape == x.shape[:1], name, f"{len(x)} labels, one per example", f"shape {shape}")
-    return x, jnp.asarray(pair[1])
+    y = jnp.asarray(pair[1])
+    _check.require(y.shape == x.shape[:1], name, f"{len(x)} labels, one per example", f"shape {y.shape}")
+    return x, y
 
 
 def _held_out(given: Any, bank: tuple[Array, Array] | None) -> _HeldOut:
@@ -424,8 +431,8 @@ def _held_out(given: Any, bank: tuple[Array, Array] | None) -> _HeldOut:
 
 def _reading(given: Any, bank: tuple[Array, Array] | None) -> tuple[Features, Array]:
     """Features and their examples."""
-    pair = isinstance(given, tuple | list) and not isinstance(given, Features)
-    feats, x = given if pair and len(given) == 2 else (given, None if bank is None else bank[0])
+    pair = type(given) in (tuple, list) and len(given) == 2
+    feats, x = given if pair else (given, None if bank is None else bank[0])
     expected = "gsjax.features.Features of the bank, or a pair (features, x)"
     _check.require(isinstance(feats, Features) and x is not None, "features", expected, type(given).__name__)
     x = examples("features", x)
@@ -436,11 +443,11 @@ def _reading(given: Any, bank: tuple[Array, Array] | None) -> tuple[Features, Ar
     return feats, x
 
 
-def _labels(y: Array, logits: Array) -> Array:
+def _labels(name: str, y: Array, logits: Array) -> Array:
     if logits.ndim == 1:
-        _check.labels("held_out", y, len(logits))
+        _check.labels(name, y, len(logits))
         return y
-    return methods.terms.members("held_out", y, len(logits), logits.shape[1])
+    return methods.terms.members(name, y, len(logits), logits.shape[1])
 
 
 def _balance(labels: Array, y: Array) -> Float[Array, " n"]:
@@ -493,7 +500,8 @@ def _statistics(name: str, course: Any, steps: np.ndarray, first: int, informati
     got = f"depths {np.shape(course.depth)}"
     _check.require(early.shape[-1:] == steps.shape, name, f"a course over {len(steps)} steps", got)
     odds = np.stack([early + 0.5, valid - early + 0.5])
-    found = [(np.log(odds[0] / odds[1]), (1 / odds).sum(axis=0), valid > 0)]
+    measured = (valid > 0) & (True if course.converged is None else np.asarray(course.converged))
+    found = [(np.log(odds[0] / odds[1]), (1 / odds).sum(axis=0), measured)]
     if information:
         mean = np.mean(course.information, axis=-1, dtype=float)
         found.append((mean, np.zeros_like(mean), np.isfinite(mean)))

@@ -248,6 +248,8 @@ def test_rows_of_the_summary():
     expected = (first + 2 * (90 - first) + 15) / 95
     assert lines["harmful: mean depth"]["measured"] == pytest.approx(expected.mean())
     assert lines["harmful: share of invalid examples"]["measured"] == pytest.approx(5 / 100)
+    assert "ERM: information, linear, bits" in lines
+    assert "SD: information, linear, bits" not in lines  # the same images
     false = lines["harmful, clean: share of networks with a false alarm"]
     assert (false["seeds"], false["interval"][0]) == (CLEAN, 0)
     assert "0.05" in false["differs"]
