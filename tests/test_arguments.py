@@ -174,6 +174,7 @@ def sweep(**options: Any) -> sweeps.Sweep:
 
 
 DATASET = data.Dataset(X, Y.astype(np.float32))
+IMAGES = data.Images(np.full((4, 4, 4, 1), 9, np.uint8), np.arange(4, dtype=np.uint8) % 2)
 CELL = sweeps.Cell(4, 1, "sd", 0.1)
 ROW = {**CELL._asdict(), "data": "a", "seed": 0, "converged": True, "error_parameters": 0.1}
 DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones((2,) * 5), np.ones((2,) * 3, bool))
@@ -275,6 +276,16 @@ ARGUMENTS: dict[str, Argument] = {
     "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
     "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), n=(WHOLE, 2, True), stride=(WHOLE, 2)),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), correlation=DECAY, label_noise=DECAY),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), core_first=(FLAG, True)),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), arrangement=(CHOICE, "horizontal")),
+    **rows("data.hide", call_with(data.hide, jnp.ones((2, 3, 1)), np.ones((2, 3), bool)), value=DECAY),
+    **rows("data.patched", call_with(data.patched, IMAGES, 1, size=1), size=(WHOLE, 2), others=(FLAG, True)),
+    "data.patched.label": Argument(WHOLE, lambda v: data.patched(IMAGES, v, size=1), 1),
+    "data.patched.position": Argument(WHOLES, lambda v: data.patched(IMAGES, 1, size=1, position=v), (0, 1)),
+    **rows("data.patch_region", call_with(data.patch_region, (4, 4)), size=(WHOLE, 2)),
+    "data.patch_region.shape": Argument(WHOLES, lambda v: data.patch_region(v, size=1), (4, 5)),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", call_with(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", call_with(networks.MLP), widths=(WHOLES, (2,))),

@@ -173,7 +173,7 @@ def prediction_depth(
     classes = None if len(shape) == 1 else shape[1]
     labels = bank_labels("bank", bank_y, m, classes, signs=classes is None)
 
-    program = _Activations(network, layers, pool)
+    program = _compiled(_Activations(network, layers, pool))
     size = min(batch_size, max(m, len(x)))  # the same for both, so that they share a compiled program
     known, _ = _in_batches(program, variables, bank_x, size, lambda activations: activations)
     converged = jnp.ones(len(layers), bool)
@@ -214,31 +214,42 @@ class _Activations(NamedTuple):
         return activations, jnp.where(finite, predictions, NO_VOTE).astype(jnp.int32)
 
 
+_Program = Callable[[PyTree, Array], tuple[tuple[Float[Array, "n d"], ...], Int[Array, " n"]]]
+
+
+def _compiled(activations: _Activations) -> _Program:
+    """The compiled function, the same one for equal networks."""
+    try:
+        hash(activations)
+    except TypeError:  # an attribute of the network, such as an array, has no hash
+        return jax.jit(activations.__call__)
+    return functools.partial(_shared(), activations)
+
+
+@functools.cache
+def _shared() -> Callable[..., Any]:
+    return jax.jit(_Activations.__call__, static_argnums=0)
+
+
 def _in_batches(
-    program: _Activations, variables: PyTree, x: Array, size: int, use: Callable[[tuple[Array, ...]], PyTree]
+    program: _Program, variables: PyTree, x: Array, size: int, use: Callable[[tuple[Array, ...]], PyTree]
 ) -> tuple[PyTree, Int[Array, " n"]]:
     """`use(activations)`, arrays `(n, ...)`, and the predictions, from batches of x of one size.
 
-    Without tracing, every batch is a call of one program: XLA compiles convolutions in a loop to slower code.
+    Without tracing, every batch is a call of the program: XLA compiles convolutions in a loop to slower code.
     """
     n = len(x)
     count = -(-n // size)
     batches = jnp.pad(x, ((0, count * size - n), *((0, 0),) * (x.ndim - 1))).reshape(count, size, *x.shape[1:])
 
-    def one(batch: Array, compute: Callable[..., Any]) -> PyTree:
-        activations, predictions = compute(program, variables, batch)
+    def one(batch: Array) -> tuple[PyTree, Array]:
+        activations, predictions = program(variables, batch)
         return use(activations), predictions
 
     if _check.is_concrete(variables, x):
-        found = [one(batch, _compiled()) for batch in batches]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *found)
-    found = lax.map(functools.partial(one, compute=_Activations.__call__), batches)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *map(one, batches))
+    found = lax.map(one, batches)
     return jax.tree.map(lambda parts: parts.reshape(count * size, *parts.shape[2:])[:n], found)
-
-
-@functools.cache
-def _compiled() -> Callable[..., tuple[tuple[Array, ...], Array]]:
-    return jax.jit(_Activations.__call__, static_argnums=0)
 
 
 def _averaged(h: Float[Array, "n ..."], size: int | None) -> Float[Array, "n ..."]:

@@ -86,6 +86,11 @@ def test_exclusive_or_is_told_apart_from_the_second_stage_on():
     np.testing.assert_array_equal(found.votes[:, absent], np.repeat([[-1], [-1], [1]], 60, axis=1))
     np.testing.assert_array_equal(found.depth, np.where(absent, 2, 1))
 
+    large = np.where(np.arange(240)[:, None] == 70, 3e38 * corners, x)  # finite, but its distances from others are not
+    find = functools.partial(prediction_depth, Steps(), {"params": {"zero": 0.0}}, (x[60:], corners[60:].prod(axis=1)))
+    np.testing.assert_array_equal(find(large).depth, found.depth)
+    np.testing.assert_array_equal(np.isnan(find(large, count_input=True).depth), np.arange(240) == 70)
+
 
 @functools.cache
 def example(name: str) -> tuple[nn.Module, Any, Any, Any, Any]:
@@ -98,10 +103,11 @@ def example(name: str) -> tuple[nn.Module, Any, Any, Any, Any]:
     return network, variables, bank, y, x
 
 
-NAMES = (*networks.NAMES, "plain", "nnx")  # of the project, found by their modules, and of flax.nnx
+QUICK = ("mlp", "convnet", "plain", "nnx")  # dense, images, stages that are not declared, and flax.nnx
+slow = [pytest.param(name, marks=pytest.mark.slow) for name in networks.NAMES if name not in QUICK]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*QUICK, *slow])
 def test_every_network_has_the_depths_of_probes_of_its_stages(name):
     """Layer by layer with scikit-learn; k = 1, so that no votes tie."""
     network, variables, bank, y, x = example(name)
@@ -151,7 +157,7 @@ def test_batches_compilation_and_mapping_do_not_matter():
 
 def test_one_program_for_all_checkpoints_and_data(monkeypatch):
     for module, name, function, most in (
-        (depths, "_compiled", (depths._Activations, "__call__"), 1),
+        (depths, "_shared", (depths._Activations, "__call__"), 1),
         (_search, "_program", (_search, "_votes"), 2),  # for two sizes of layers
     ):
         monkeypatch.setattr(module, name, functools.cache(getattr(module, name).__wrapped__))
@@ -159,6 +165,24 @@ def test_one_program_for_all_checkpoints_and_data(monkeypatch):
     for seed in range(3):
         bank, x, variables = small(seed)
         prediction_depth(SMALL, variables, bank, x, positions=["h1", "h2"], k=7, batch_size=20)
+
+
+class Scaled(nn.Module):
+    """A network without a hash."""
+
+    scale: Any
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="out")(jnp.tanh(x * self.scale))
+
+
+def test_attributes_of_the_network_may_be_arrays():
+    network = Scaled(np.arange(4.0))
+    bank, x, variables = small(network=network)
+    found = prediction_depth(network, variables, bank, x, k=7)
+    assert found.positions == ("input", "out")
+    np.testing.assert_array_equal(found.predictions, jnp.argmax(network.apply(variables, x), axis=1))
 
 
 def test_layers_can_be_chosen_and_the_input_counted():
