@@ -122,15 +122,17 @@ def values(rows: Rows, quantity: Quantity) -> Float[np.ndarray, " networks"]:
 
 
 class Warned(NamedTuple):
-    """When the monitor warned of networks, and when accuracies showed the feature; infinity stands for never.
+    """When the monitor warned of networks, and when accuracies told them from clean ones; infinity stands for never.
 
-    `monitor`, `random` and `test (networks,)` are in epochs, the last two for accuracies with a random spurious half
-    and on images as in training. `threshold (T,)` is that of the monitor.
+    `monitor`, `random`, `test` and `higher (networks,)` are in epochs. `random` and `test` are for a lower accuracy
+    with a random spurious half and on images as in training; `higher` is for a higher accuracy on the latter, a
+    control. `threshold (T,)` is that of the monitor.
     """
 
     monitor: Float[np.ndarray, " networks"]
     random: Float[np.ndarray, " networks"]
     test: Float[np.ndarray, " networks"]
+    higher: Float[np.ndarray, " networks"]
     threshold: Float[np.ndarray, " T"]
 
 
@@ -144,19 +146,20 @@ def course(rows: Rows) -> monitoring.Course:
     return monitoring.Course(depth, np.zeros_like(depth), np.isfinite(depth), None, names)
 
 
-def first_below(
-    clean: Float[np.ndarray, "m T"], watched: Float[np.ndarray, "n T"], rate: float, images: int
+def first_outside(
+    clean: Float[np.ndarray, "m T"], watched: Float[np.ndarray, "n T"], rate: float, images: int, *, above: bool = False
 ) -> Int[np.ndarray, " n"]:
-    """The first checkpoint at which an accuracy is below what clean networks show; T if there is none.
+    """The first checkpoint at which an accuracy is below what clean networks show, or above; T if there is none.
 
-    The bound is the lower end of the one-sided prediction interval for a further network at the rate / T, like that of
+    The bound is the end of the one-sided prediction interval for a further network at the rate / T, like that of
     `monitoring.warn` for the monitor. The standard deviation is at least that of `images` independent answers.
     """
     m, steps = clean.shape
     mean = clean.mean(axis=0)
     spread = np.maximum(clean.std(axis=0, ddof=1), np.sqrt(mean * (1 - mean) / images))
-    low = watched < mean - special.stdtrit(m - 1, 1 - rate / steps) * np.sqrt(1 + 1 / m) * spread
-    return np.where(low.any(axis=1), low.argmax(axis=1), steps)
+    reach = special.stdtrit(m - 1, 1 - rate / steps) * np.sqrt(1 + 1 / m) * spread
+    outside = watched > mean + reach if above else watched < mean - reach
+    return np.where(outside.any(axis=1), outside.argmax(axis=1), steps)
 
 
 def warnings(watched: Rows, clean: Rows, *, epoch: int, rate: float, images: int) -> Warned:
@@ -164,12 +167,18 @@ def warnings(watched: Rows, clean: Rows, *, epoch: int, rate: float, images: int
     steps = np.array(clean[0]["course"]["steps"])
     found = monitoring.warn(course(clean), course(watched), steps, rate=rate)
     epochs = np.append(steps / epoch, np.inf)
-    shown = []
-    for name in ("random", "test"):
-        known, new = (np.array([row["course"][name] for row in rows]) for rows in (clean, watched))
-        shown.append(epochs[first_below(known, new, rate, images)])
-    random, test = shown
-    return Warned(np.where(found.warned, found.step / epoch, np.inf), random, test, found.threshold)
+
+    def first(variant: str, *, above: bool = False) -> Float[np.ndarray, " networks"]:
+        known, new = (np.array([row["course"][variant] for row in rows]) for rows in (clean, watched))
+        return epochs[first_outside(known, new, rate, images, above=above)]
+
+    return Warned(
+        monitor=np.where(found.warned, found.step / epoch, np.inf),
+        random=first("random"),
+        test=first("test"),
+        higher=first("test", above=True),
+        threshold=found.threshold,
+    )
 
 
 def report(rows: list[dict[str, Any]], *, epoch: int, rate: float, judged: int, images: int) -> Report:
@@ -231,7 +240,8 @@ def told(pair: str, warned: Warned) -> list[dict[str, Any]]:
     for name, label in (
         ("monitor", "monitor"),
         ("random", "accuracy with a random spurious half"),
-        ("test", "iid accuracy"),
+        ("test", "iid accuracy, by being lower,"),
+        ("higher", "iid accuracy, by being higher,"),
     ):
         epochs = getattr(warned, name)
         known = epochs[np.isfinite(epochs)]

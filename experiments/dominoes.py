@@ -21,7 +21,8 @@ of the label ("clean"), or none at all ("alone", black).
   The nominal rate of false alarms is `--rate`; the measured one is that of clean networks, each judged by the others.
   The epoch of the warning is compared with the first checkpoint at which accuracy shows the feature: that with a
   randomised spurious half is below the prediction interval of the clean networks, at the same rate. Both comparisons
-  need clean images, and the second one the spurious half.
+  need clean images, and the second one the spurious half. A control needs no probes: accuracy on iid images that is
+  above the prediction interval of the clean networks.
 
 *Remedies.* Spectral decoupling (SD), Group DRO, Learning from Failure (LfF) and IRM are trained on harmful dominoes of
 two environments, whose mean correlation is 0.95, with the same images, steps and optimiser as ERM. Only Group DRO knows

@@ -92,7 +92,9 @@ def test_accuracy_shows_the_feature_where_it_leaves_the_prediction_interval():
     reach = 2.3534 * np.sqrt(1.25)
     bounds = 0.5 - reach * 0.005, 0.8 - reach * np.sqrt(0.0032 / 3)
     watched = np.array([[bounds[0] - 1e-4, 0.9], [0.5, bounds[1] - 1e-4], [0.5, bounds[1] + 1e-3], [0.6, 0.6]])
-    assert _domino_report.first_below(clean, watched, 0.1, 10_000).tolist() == [0, 1, 2, 1]
+    assert _domino_report.first_outside(clean, watched, 0.1, 10_000).tolist() == [0, 1, 2, 1]
+    assert _domino_report.first_outside(1 - clean, 1 - watched, 0.1, 10_000, above=True).tolist() == [0, 1, 2, 1]
+    assert _domino_report.first_outside(clean, watched, 0.1, 10_000, above=True).tolist() == [1, 2, 2, 0]
 
 
 def row(arm, seed, **changed):
@@ -222,8 +224,13 @@ def test_when_the_monitor_and_accuracies_tell():
     lines = {line["name"]: line["measured"] for line in _domino_report.told("harmful", found)}
     assert lines["harmful: share of networks that the monitor tells"] == 1
     assert lines["harmful: epoch at which the accuracy with a random spurious half tells first"] == 2
-    assert lines["harmful: share of networks that the iid accuracy tells"] == 0
-    assert "harmful: epoch at which the iid accuracy tells first" not in lines
+    assert lines["harmful: share of networks that the iid accuracy, by being lower, tells"] == 0
+    assert "harmful: epoch at which the iid accuracy, by being lower, tells first" not in lines
+    assert np.isinf(found.higher).all()
+    for one in made["harmful"]:
+        one["course"]["test"] = [0.95, 0.9]
+    found = _domino_report.warnings(made["harmful"], made["harmful clean"], epoch=10, rate=0.05, images=500)
+    assert found.higher.tolist() == [0.5] * 5
 
 
 def test_the_course_of_a_row_is_that_of_its_counts():
