@@ -383,36 +383,32 @@ def draw_depths(paired: Mapping[str, Rows], path: Path) -> None:
 
 
 def draw_courses(found: Mapping[str, Rows], warned: Mapping[str, Warned], epoch: int, path: Path) -> None:
-    """Early mass over time with the threshold of the monitor, and accuracies, for harmful and for benign dominoes."""
+    """Early mass at the checkpoints with the threshold of the monitor, and accuracies, for both pairs of halves."""
     figure, axes = plotting.panels(2, len(warned))
+    figure.set_size_inches(6.5 * len(warned), 8)
     for (pair, each), (top, bottom) in zip(warned.items(), axes.T, strict=True):
-        arms = {pair: found[pair], f"{pair} clean": found[f"{pair} clean"]}
+        arms = {name: found[name] for name in (pair, f"{pair} clean")}
         epochs = np.array(found[pair][0]["course"]["steps"]) / epoch
-        mass = {name: monitoring.early_mass(course(rows)) for name, rows in arms.items()}
-        known = np.isfinite(np.concatenate(list(mass.values()))).all(axis=0)
+        place = np.arange(len(epochs))  # checkpoints are evenly spaced, as on a logarithmic axis
         for (name, rows), color in zip(arms.items(), plotting.OKABE_ITO, strict=False):
-            label = DATA[name]
+            options: dict[str, Any] = {"color": color, "label": DATA[name], "ylabel": "share of depth 1"}
+            mass = monitoring.early_mass(course(rows))
+            known = np.isfinite(mass).all(axis=0)
             if known.any():
-                plotting.curves(
-                    epochs[known], mass[name][:, known], top, label=label, ylabel="share of depth 1", color=color
-                )
+                plotting.curves(place[known], mass[:, known], top, linestyle="-", **options)
             for variant, style, what in (("test", "--", "iid"), ("random", "-", "spurious half random")):
+                options |= {"label": f"{DATA[name]}: {what}", "ylabel": "accuracy"}
                 accuracies = [row["course"][variant] for row in rows]
-                options: dict[str, Any] = {"label": f"{label}: {what}", "linestyle": style, "color": color}
-                plotting.curves(epochs, accuracies, bottom, ylabel="accuracy", **options)
-        top.plot(epochs, each.threshold, ":", color="black", label="threshold")
+                plotting.curves(place, accuracies, bottom, linestyle=style, **options)
+        top.plot(place, each.threshold, ":", color="black", label="threshold")
         for ax, told_at, label in ((top, each.monitor, "warning"), (bottom, each.random, "shown by accuracy")):
-            first = told_at[np.isfinite(told_at)]
+            first = np.searchsorted(epochs, told_at[np.isfinite(told_at)])
             ax.plot(first, np.full(len(first), -0.02), "^", color="black", label=label)
             ax.set_ylim(-0.05, 1.05)
-            ax.set_xscale("log")
-            ax.set_xticks(
-                epochs[:: max(1, len(epochs) // 5)], [f"{e:.2g}" for e in epochs[:: max(1, len(epochs) // 5)]]
-            )
-            ax.minorticks_off()
+            ax.set_xticks(place, [f"{value:.2g}" for value in epochs])
             ax.set_xlabel("epoch")
             ax.set_title(pair)
-            ax.legend(fontsize=8)
+            ax.legend(fontsize=9, loc="lower right")
     plotting.save(figure, path)
 
 
@@ -450,6 +446,7 @@ def draw_remedies(paired: Mapping[str, Rows], path: Path) -> None:
         ("information in bits", {"first\nstage": bits("first"), "stages": bits("stages"), "network": bits("network")}),
     ]
     figure, axes = plotting.panels(2, 2)
+    figure.set_size_inches(15, 9)
     for (ylabel, quantities), ax in zip(panels, axes.flat, strict=True):
         series = {}
         for label, each in rows.items():
@@ -458,7 +455,7 @@ def draw_remedies(paired: Mapping[str, Rows], path: Path) -> None:
                 series[label] = table
         if series:
             plotting.categories(list(quantities), series, ax, ylabel=ylabel)
-        ax.tick_params("x", labelsize=9)
+        ax.tick_params("x", labelsize=11)
         if ylabel != "mean depth":
             ax.set_ylim(-0.05, 1.05)
     plotting.save(figure, path)
