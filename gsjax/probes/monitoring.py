@@ -458,18 +458,24 @@ def _balance(labels: Array, y: Array) -> Float[Array, " n"]:
 
 def _outputs(network: nn.Module, learner: Learner, x: Array, size: int) -> Float[Array, "n ..."]:
     """The outputs for x, in batches."""
-    return _compiled()(network, learner, x, size=min(size, len(x)))
+    size = min(size, len(x))
+    try:
+        hash(network)
+    except TypeError:  # an attribute of the network, such as an array, has no hash
+        return jax.jit(functools.partial(_in_batches, network, size=size))(learner, x)
+    return _compiled()(network, learner, x, size=size)
 
 
 @functools.cache
 def _compiled() -> Callable[..., Array]:
-    def outputs(network: nn.Module, learner: Learner, x: Array, size: int) -> Array:
-        count = -(-len(x) // size)
-        batches = jnp.pad(x, ((0, count * size - len(x)), *((0, 0),) * (x.ndim - 1))).reshape(count, size, *x.shape[1:])
-        logits = lax.map(lambda batch: methods.predict(network, learner, batch), batches)
-        return logits.reshape(count * size, *logits.shape[2:])[: len(x)]
+    return jax.jit(_in_batches, static_argnames=("network", "size"))
 
-    return jax.jit(outputs, static_argnames=("network", "size"))
+
+def _in_batches(network: nn.Module, learner: Learner, x: Array, *, size: int) -> Array:
+    count = -(-len(x) // size)
+    batches = jnp.pad(x, ((0, count * size - len(x)), *((0, 0),) * (x.ndim - 1))).reshape(count, size, *x.shape[1:])
+    logits = lax.map(lambda batch: methods.predict(network, learner, batch), batches)
+    return logits.reshape(count * size, *logits.shape[2:])[: len(x)]
 
 
 def _depths(name: str, course: Any) -> tuple[Float[np.ndarray, "..."], int]:

@@ -19,7 +19,7 @@ import scipy.stats
 
 from gsjax import data, features, methods, probes
 from gsjax.methods import Batch, Learner
-from gsjax.networks import FullyConnected
+from gsjax.networks import FullyConnected, Stage
 from gsjax.probes import depths
 from gsjax.probes.monitoring import Course, course, early_mass, false_alarms, histogram, monitor, warn
 
@@ -118,9 +118,9 @@ def test_training_streams_and_files_have_the_same_course():
 @pytest.fixture
 def _uncompiled():
     """Neither before nor after the test there are compiled programs."""
-    depths._compiled.cache_clear()
+    depths._shared.cache_clear()
     yield
-    depths._compiled.cache_clear()
+    depths._shared.cache_clear()
 
 
 @pytest.mark.usefixtures("_uncompiled")
@@ -132,6 +132,20 @@ def test_saved_states_share_one_program(monkeypatch):
     assert found.depth.shape == (3, 60)
     with_bank = monitor(NETWORK, k=7, batch_size=60)
     chex.assert_trees_all_equal(with_bank(saved[1], (*BANK, BANK)), at(found, 1))
+
+
+def test_networks_without_a_hash():
+    scale = jnp.array([2.0])
+
+    class Scaled(nn.Module):
+        scale: jax.Array
+
+        @nn.compact
+        def __call__(self, x):
+            return Stage(name="h")(self.scale * x)[:, 0] + 0 * self.param("zero", nn.initializers.zeros, ())
+
+    evaluate = monitor(Scaled(scale), (X, np.sign(X[:, 0])), held_out=(X, np.sign(X[:, 0])), k=1)
+    assert evaluate(Learner({"zero": jnp.zeros(())})).correct.all()
 
 
 def test_any_learner_of_a_state_can_be_monitored():
