@@ -95,6 +95,7 @@ def field(*path: str) -> Quantity:
     return read
 
 
+SALIENCY = "saliency on the spurious half"
 QUANTITIES: dict[str, Quantity] = {
     **{label: accuracy(variant) for variant, label in ACCURACIES.items()},
     "worst-group accuracy": worst_group,
@@ -106,7 +107,7 @@ QUANTITIES: dict[str, Quantity] = {
     **{f"information, {label}, bits": bits(family) for family, label in BITS.items()},
     "information, network without a temperature, bits": bits("uncalibrated"),
     "temperature": field("temperature"),
-    "saliency on the spurious half": field("saliency"),
+    SALIENCY: field("saliency"),
     "rank correlation of depth and information, network": field("ranks", "network"),
     "rank correlation of depth and information, linear": field("ranks", "linear"),
     "rank correlation of depth and permuted information": field("ranks", "permuted"),
@@ -227,11 +228,16 @@ def measured(label: str, rows: Rows) -> list[dict[str, Any]]:
         defined = each[np.isfinite(each)]
         missing = f"{len(defined)} of {len(each)} networks have a value"
         if len(defined):
-            differs = note if len(defined) == len(each) else missing
+            notes = [note, missing if len(defined) < len(each) else None]
+            notes.append(f"its share of the area is {rows[0]['area']:g}" if name == SALIENCY else None)
+            differs = "; ".join(filter(None, notes)) or None
             found.append(_rows.measured(f"{label}: {name}", defined, differs=differs))
-    gap = max(row["null_gap"] for row in rows)
-    found.append(_rows.measured(f"{label}: {NULL_GAP}", [gap]))
-    return found
+    return [*found, whole(f"{label}: {NULL_GAP}", max(row["null_gap"] for row in rows), len(rows))]
+
+
+def whole(name: str, value: float, networks: int) -> dict[str, Any]:
+    """A row of the summary with one number for all networks, and no interval."""
+    return {**_rows.measured(name, [value]), "seeds": networks}
 
 
 def told(pair: str, warned: Warned) -> list[dict[str, Any]]:
@@ -245,7 +251,8 @@ def told(pair: str, warned: Warned) -> list[dict[str, Any]]:
     ):
         epochs = getattr(warned, name)
         known = epochs[np.isfinite(epochs)]
-        found.append(_rows.measured(f"{pair}: share of networks that the {label} tells", [len(known) / len(epochs)]))
+        title = f"{pair}: share of networks that the {label} tells"
+        found.append(whole(title, len(known) / len(epochs), len(epochs)))
         if len(known):
             found.append(_rows.measured(f"{pair}: epoch at which the {label} tells first", known))
     return found

@@ -40,7 +40,7 @@ network that is trained without the spurious half shows what knowing it is worth
 | bank | all training images | 300 of them |
 
 The published labels of Fashion-MNIST, T-shirts and trousers, are as easy as digits. The preset `paper` takes the
-published recipe to one pair of the published sets; it needs all of CIFAR-10. `docs/results/dominoes.md` has the results.
+published recipe to one pair of the published sets, and needs all of CIFAR-10. `docs/results/dominoes.md` has results.
 """
 
 from __future__ import annotations

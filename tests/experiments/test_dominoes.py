@@ -255,6 +255,7 @@ def test_rows_of_the_summary():
     expected = (first + 2 * (90 - first) + 15) / 95
     assert lines["harmful: mean depth"]["measured"] == pytest.approx(expected.mean())
     assert lines["harmful: share of invalid examples"]["measured"] == pytest.approx(5 / 100)
+    assert lines["benign: saliency on the spurious half"]["differs"] == "its share of the area is 0.5"
     assert "ERM: information, linear, bits" in lines
     assert "SD: information, linear, bits" not in lines  # the same images
     false = lines["harmful, clean: share of networks with a false alarm"]
@@ -269,9 +270,13 @@ def test_networks_without_a_value_are_named():
             one["ranks"]["network"], one["depth"], one["invalid"], one["finite"] = None, [0, 0, 0], 100, False
     lines = {line["name"]: line for line in reported(made).rows}
     line = lines["harmful: rank correlation of depth and information, network"]
-    assert (line["seeds"], line["differs"]) == (1, "1 of 5 networks have a value")
+    assert line["seeds"] == 1
+    assert line["differs"] == "the objective was not always finite; 1 of 5 networks have a value"
     assert lines["harmful: mean depth"]["seeds"] == 1
     assert lines["harmful: iid accuracy"]["differs"] == "the objective was not always finite"
+    never = np.full(5, np.inf)
+    told = _domino_report.told("harmful", _domino_report.Warned(never, never, never, never, np.ones(2)))
+    assert {(line["measured"], line["interval"], line["seeds"]) for line in told} == {(0, None, 5)}
     found = {entry["name"]: entry for entry in reported(made).signatures}
     assert found["mean depth, harmful minus clean"]["value"] is None
     assert "fewer than two" in found["mean depth, harmful minus clean"]["reason"]
