@@ -255,6 +255,9 @@ def told(pair: str, warned: Warned) -> list[dict[str, Any]]:
         found.append(whole(title, len(known) / len(epochs), len(epochs)))
         if len(known):
             found.append(_rows.measured(f"{pair}: epoch at which the {label} tells first", known))
+        delay = epochs - warned.monitor if len(known) == len(epochs) else np.array([np.inf])
+        if name != "monitor" and np.isfinite(delay).all():
+            found.append(_rows.measured(f"{pair}: epochs from the warning until the {label} tells", delay))
     return found
 
 
@@ -298,7 +301,7 @@ def signatures(paired: Mapping[str, Rows], warned: Mapping[str, Warned], *, epoc
             found.append(_rows.stated(name, None, 1.0, why=why, reason=f"{evidence}; fewer than two have a value"))
 
     def shown(quantity: Quantity, *arms: str) -> str:
-        return ", ".join(f"{np.nanmean(values(paired[arm], quantity)):.3f} ({arm})" for arm in arms if arm in paired)
+        return ", ".join(f"{_mean(values(paired[arm], quantity))} ({arm})" for arm in arms if arm in paired)
 
     for variant, how in (("random", "randomised"), ("core only", "blanked")):
         for pair, bound, what in (
@@ -365,6 +368,11 @@ def over_data(paired: Mapping[str, Rows]) -> Float[np.ndarray, " networks"]:
         np.array([values(paired[name], quantity) for name in DATA]) for quantity in (mean_depth, bits("linear"))
     )
     return np.array([spearman(*pair) for pair in zip(depth.T, information.T, strict=True)])
+
+
+def _mean(each: Float[np.ndarray, " networks"]) -> str:
+    defined = each[np.isfinite(each)]
+    return f"{defined.mean():.3f}" if len(defined) else "no value"
 
 
 def _listed(epochs: Float[np.ndarray, " networks"]) -> str:

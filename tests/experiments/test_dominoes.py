@@ -224,6 +224,7 @@ def test_when_the_monitor_and_accuracies_tell():
     lines = {line["name"]: line["measured"] for line in _domino_report.told("harmful", found)}
     assert lines["harmful: share of networks that the monitor tells"] == 1
     assert lines["harmful: epoch at which the accuracy with a random spurious half tells first"] == 2
+    assert lines["harmful: epochs from the warning until the accuracy with a random spurious half tells"] == 1.5
     assert lines["harmful: share of networks that the iid accuracy, by being lower, tells"] == 0
     assert "harmful: epoch at which the iid accuracy, by being lower, tells first" not in lines
     assert np.isinf(found.higher).all()
@@ -266,6 +267,8 @@ def test_rows_of_the_summary():
 def test_networks_without_a_value_are_named():
     made = rows()
     for one in made:
+        if one["arm"] == "benign":
+            one["ranks"]["network"] = None
         if one["arm"] == "harmful" and one["seed"] > 0:
             one["ranks"]["network"], one["depth"], one["invalid"], one["finite"] = None, [0, 0, 0], 100, False
     lines = {line["name"]: line for line in reported(made).rows}
