@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import _domino_measures, _domino_report, _domino_tasks, _rows, dominoes
+from experiments import _domino_measures, _domino_report, _domino_rows, _domino_tasks, _rows, dominoes
 from experiments.__main__ import main
 from experiments._domino_tasks import EASY, HARD, Half
 from experiments._study import fits, keys
@@ -92,9 +92,9 @@ def test_accuracy_shows_the_feature_where_it_leaves_the_prediction_interval():
     reach = 2.3534 * np.sqrt(1.25)
     bounds = 0.5 - reach * 0.005, 0.8 - reach * np.sqrt(0.0032 / 3)
     watched = np.array([[bounds[0] - 1e-4, 0.9], [0.5, bounds[1] - 1e-4], [0.5, bounds[1] + 1e-3], [0.6, 0.6]])
-    assert _domino_report.first_outside(clean, watched, 0.1, 10_000).tolist() == [0, 1, 2, 1]
-    assert _domino_report.first_outside(1 - clean, 1 - watched, 0.1, 10_000, above=True).tolist() == [0, 1, 2, 1]
-    assert _domino_report.first_outside(clean, watched, 0.1, 10_000, above=True).tolist() == [1, 2, 2, 0]
+    assert _domino_rows.first_outside(clean, watched, 0.1, 10_000).tolist() == [0, 1, 2, 1]
+    assert _domino_rows.first_outside(1 - clean, 1 - watched, 0.1, 10_000, above=True).tolist() == [0, 1, 2, 1]
+    assert _domino_rows.first_outside(clean, watched, 0.1, 10_000, above=True).tolist() == [1, 2, 2, 0]
 
 
 def row(arm, seed, **changed):
@@ -110,7 +110,7 @@ def row(arm, seed, **changed):
         "seed": seed,
         "finite": True,
         "null_gap": 0.001,
-        "accuracy": dict.fromkeys(_domino_report.ACCURACIES, 0.9)
+        "accuracy": dict.fromkeys(_domino_rows.ACCURACIES, 0.9)
         | dict.fromkeys(("random", "core only"), options["core"] + noise),
         "groups": [0.9, options["core"] + noise, 0.9, 0.9],
         "offset": 0.1,
@@ -217,11 +217,11 @@ def test_a_signature_fails_with_its_evidence(changed, failing):
 
 def test_when_the_monitor_and_accuracies_tell():
     made = {arm: [one for one in rows() if one["arm"] == arm] for arm in STORY}
-    found = _domino_report.warnings(made["harmful"], made["harmful clean"], epoch=10, rate=0.05, images=500)
+    found = _domino_rows.warnings(made["harmful"], made["harmful clean"], epoch=10, rate=0.05, images=500)
     assert found.monitor.tolist() == [0.5] * 5  # step 5 of 10 per epoch
     assert found.random.tolist() == [2.0] * 5
     assert np.isinf(found.test).all()
-    lines = {line["name"]: line["measured"] for line in _domino_report.told("harmful", found)}
+    lines = {line["name"]: line["measured"] for line in _domino_rows.told("harmful", found)}
     assert lines["harmful: share of networks that the monitor tells"] == 1
     assert lines["harmful: epoch at which the accuracy with a random spurious half tells first"] == 2
     assert lines["harmful: epochs from the warning until the accuracy with a random spurious half tells"] == 1.5
@@ -230,7 +230,7 @@ def test_when_the_monitor_and_accuracies_tell():
     assert np.isinf(found.higher).all()
     for one in made["harmful"]:
         one["course"]["test"] = [0.95, 0.9]
-    found = _domino_report.warnings(made["harmful"], made["harmful clean"], epoch=10, rate=0.05, images=500)
+    found = _domino_rows.warnings(made["harmful"], made["harmful clean"], epoch=10, rate=0.05, images=500)
     assert found.higher.tolist() == [0.5] * 5
 
 
@@ -238,7 +238,7 @@ def test_the_course_of_a_row_is_that_of_its_counts():
     made = [row("harmful", seed) for seed in range(3)]
     made[1]["course"] |= {"counts": [[10, 20, 30], [0, 0, 0]], "invalid": [41, 101]}
     made = [one | {"course": one["course"] | {"counts": [[10, 20, 30], [1, 2, 3]], "invalid": [4, 58]}} for one in made]
-    found = _domino_report.course(made)
+    found = _domino_rows.course(made)
     assert found.depth.shape == (3, 2, 64)
     np.testing.assert_allclose(monitoring.early_mass(found), [[10 / 60, 1 / 6]] * 3)
     histogram = monitoring.histogram(found)
@@ -278,7 +278,7 @@ def test_networks_without_a_value_are_named():
     assert lines["harmful: mean depth"]["seeds"] == 1
     assert lines["harmful: iid accuracy"]["differs"] == "the objective was not always finite"
     never = np.full(5, np.inf)
-    told = _domino_report.told("harmful", _domino_report.Warned(never, never, never, never, np.ones(2)))
+    told = _domino_rows.told("harmful", _domino_rows.Warned(never, never, never, never, np.ones(2)))
     assert {(line["measured"], line["interval"], line["seeds"]) for line in told} == {(0, None, 5)}
     found = {entry["name"]: entry for entry in reported(made).signatures}
     assert found["mean depth, harmful minus clean"]["value"] is None
