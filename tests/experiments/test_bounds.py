@@ -27,6 +27,7 @@ ZERO = {
     ("groups", "frequent"),
     ("groups", "rare"),
     ("groups", "weight_decay"),
+    ("dominoes", "weight_decay"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
