@@ -40,15 +40,9 @@ class Watched(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4)
-def evaluation(
-    network: nn.Module, sizes: Sizes, shape: tuple[int, ...]
-) -> Callable[[methods.State, Watched], dict[str, Any]]:
-    """The function of a state for `methods.train`: the monitor's `Course` and both accuracies.
-
-    `shape` is that of an image.
-    """
-    x, y = jnp.zeros((sizes.bank, *shape)), jnp.where(jnp.arange(sizes.bank) % 2, 1.0, -1.0)
-    watch = probes.monitor(network, k=sizes.k, held_out=(x, y, (x, y)))  # a trial, to check the arguments
+def evaluation(network: nn.Module, sizes: Sizes) -> Callable[[methods.State, Watched], dict[str, Any]]:
+    """The function of a state for `methods.train`: the monitor's `Course` and both accuracies."""
+    watch = probes.monitor(network, k=sizes.k)
 
     def evaluate(state: methods.State, data: Watched) -> dict[str, Any]:
         x, y = (leaf[: sizes.queries] for leaf in data.test[:2])

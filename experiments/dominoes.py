@@ -298,7 +298,7 @@ def train(name: str, arm: Arm, config: Config, seed: int) -> list[dict[str, Any]
         steps=steps[-1],
         batch_size=config.batch_size,
         record=steps if arm.followed else steps[-1:],
-        evaluate=_domino_measures.evaluation(network, sizes, task.train.x.shape[2:]),
+        evaluate=_domino_measures.evaluation(network, sizes),
         held_out=Watched(bank, task.test["test"], task.test["random"]),
         per_seed=True,
         what=name,

@@ -19,7 +19,7 @@ LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
-LONG = {"docs/sweeps.md"}
+LONG = {"docs/sweeps.md", "docs/training_dynamics.md"}
 
 
 def blocks(page: str, language: str) -> list[str]:

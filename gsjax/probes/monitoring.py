@@ -29,7 +29,6 @@ from scipy import special
 from gsjax import _check, methods
 from gsjax.features import Features
 from gsjax.methods import Learner, State
-from gsjax.networks import stages
 from gsjax.probes._banks import examples
 from gsjax.probes.depths import INPUT, prediction_depth
 from gsjax.probes.information import surprisal
@@ -185,7 +184,7 @@ def monitor(
     trial, name = default, "held_out"
     if trial is None and own_bank is not None:
         trial, name = _HeldOut(*own_bank, own_bank), "bank"
-    stages.names(network, jnp.ones((1, 1)) if trial is None else trial.x)
+    _check.require(isinstance(network, nn.Module), "network", "a flax.linen module", type(network).__name__)
     if trial is not None:
         # Only parameters are traced, so that values of the data are checked.
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}

@@ -19,7 +19,7 @@ import scipy.stats
 
 from gsjax import data, features, methods, probes
 from gsjax.methods import Batch, Learner
-from gsjax.networks import FullyConnected, Stage
+from gsjax.networks import CNN, FullyConnected, Stage
 from gsjax.probes import depths
 from gsjax.probes.monitoring import Course, course, early_mass, false_alarms, histogram, monitor, warn
 
@@ -381,7 +381,7 @@ class Bare(nn.Module):
     [
         ({"network": Bare()}, "network: expected a network with stages, got Bare without"),
         ({"network": NETWORK.apply}, "network: expected a flax.linen module"),
-        ({"network": Bare(), "bank": None}, "network: expected a network with stages, got Bare without"),
+        ({"network": NETWORK.apply, "bank": None}, "network: expected a flax.linen module"),
         ({"bank": X}, r"bank: expected a pair \(x, y\) of examples and labels"),
         ({"bank": (X[:0], CLASSES[:0])}, "bank: expected a non-empty array"),
         ({"bank": (X * np.nan, CLASSES)}, "bank: expected finite numbers"),
@@ -410,6 +410,13 @@ def test_bad_input(change, complaint):
     given = {"network": NETWORK, "bank": BANK, "k": 7, **change}
     with pytest.raises(ValueError, match=f"^{complaint}"):
         monitor(**given)
+
+
+def test_without_data_the_shape_of_the_examples_is_not_known():
+    """Networks of images are accepted, and networks without stages are refused where they are evaluated."""
+    monitor(CNN((4, 4)), k=7)
+    with pytest.raises(ValueError, match=r"^network: expected a network with stages, got Bare without"):
+        monitor(Bare(), k=7)(Learner({}), (*HELD_OUT, BANK))
 
 
 def test_bad_input_of_an_evaluation():
