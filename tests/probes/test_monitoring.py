@@ -87,6 +87,7 @@ def test_a_network_that_knows_only_the_class_balance_has_no_information():
     np.testing.assert_allclose(found.information, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_streams_and_files_have_the_same_course():
     """With one trace for all seeds and checkpoints of `train`."""
     network = FullyConnected((6, 5), outputs=3, batch_norm=True)
@@ -188,6 +189,7 @@ def test_the_input_can_be_counted():
     assert chosen.positions == ("h2",)
 
 
+@pytest.mark.slow
 def test_linear_probes_tell_whether_they_have_converged():
     options = {"probe": "linear", "positions": ("h2",)}
     evaluate = monitor(NETWORK, BANK, **options)
