@@ -29,6 +29,7 @@ from scipy import special
 from gsjax import _check, methods
 from gsjax.features import Features
 from gsjax.methods import Learner, State
+from gsjax.networks import stages
 from gsjax.probes._banks import examples
 from gsjax.probes.depths import INPUT, prediction_depth
 from gsjax.probes.information import surprisal
@@ -186,6 +187,7 @@ def monitor(
         trial, name = _HeldOut(*own_bank, own_bank), "bank"
     _check.require(isinstance(network, nn.Module), "network", "a flax.linen module", type(network).__name__)
     if trial is not None:
+        stages.names(network, trial.x)
         # Only parameters are traced, so that values of the data are checked.
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         shapes: Any = jax.eval_shape(network.init, keys, trial.x)

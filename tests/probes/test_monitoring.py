@@ -418,7 +418,7 @@ def test_without_data_the_shape_of_the_examples_is_not_known():
     """Networks of images are accepted, and networks without stages are refused where they are evaluated."""
     monitor(CNN((4, 4)), k=7)
     with pytest.raises(ValueError, match=r"^network: expected a network with stages, got Bare without"):
-        monitor(Bare(), k=7)(Learner({}), (*HELD_OUT, BANK))
+        monitor(Bare(), k=7)(Learner({}), (X[HELD], SIGNS[HELD], (X[TRAIN], SIGNS[TRAIN])))
 
 
 def test_bad_input_of_an_evaluation():
