@@ -1,13 +1,13 @@
 """Dominoes: harmful and benign spurious features through prediction depth, and what remedies do to it.
 
-Murali et al. 2023 stack two images, of which both carry the label. The core half is the one that shall be used; the
+Murali et al. 2023 stack two images, of which both carry the label. The network is meant to use the core half; the
 other half is spurious. It is harmful if it is easier to learn than the core half, and benign if it is harder. So the
 same pair of image sets is trained on twice, with the halves swapped. Controls have a spurious half that is independent
 of the label ("clean"), or none at all ("alone", black).
 
-    python -m experiments dominoes --preset smoke       a minute or two, on scikit-learn's digits
-    python -m experiments dominoes --preset laptop      Fashion-MNIST and MNIST, 10 to 15 minutes on 2 cores
-    python -m experiments dominoes --preset paper       CIFAR-10 and MNIST by the published recipe, for an accelerator
+    python -m experiments dominoes --preset smoke       scikit-learn's digits
+    python -m experiments dominoes --preset laptop      Fashion-MNIST and MNIST (not run and not timed yet)
+    python -m experiments dominoes --preset paper       CIFAR-10 and MNIST by the published recipe (not run yet)
 
 - Accuracy is measured on images as in training ("iid"), with the spurious half blanked (black) or randomised, both
   called core-only; with the core half blanked or randomised; and with the spurious half reversed.
@@ -40,7 +40,7 @@ network that is trained without the spurious half shows what knowing it is worth
 | bank | all training images | 300 of them |
 
 The published labels of Fashion-MNIST, T-shirts and trousers, are as easy as digits. The preset `paper` takes the
-published recipe to one pair of the published sets, and needs all of CIFAR-10. `docs/results/dominoes.md` has results.
+published recipe to one pair of the published sets, and needs all of CIFAR-10.
 """
 
 from __future__ import annotations
