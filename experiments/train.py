@@ -64,7 +64,7 @@ class Config:
     image_size: int = 64
     """Height and width of photographs (celeba, waterbirds), in pixels."""
     network: Annotated[str, tyro.conf.arg(metavar="NAME")] = "fully_connected"
-    """mlp, cnn (in NTK parametrisation), fully_connected, convnet, vgg, preact_resnet, resnet."""
+    """mlp, cnn (in NTK parametrisation), fully_connected, convnet, vgg, preact_resnet, resnet, two_layer."""
     network_options: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ..."), _OPTIONS] = ()
     """Options of the network, e.g. widths=300,300, which is the default where widths are required."""
     optimizer: Literal["sgd", "adam"] = "adam"

@@ -44,6 +44,7 @@ __all__ = [
     "number",
     "numbers",
     "one_output",
+    "orthonormal",
     "output",
     "outputs",
     "positive",
@@ -212,6 +213,22 @@ def shape(name: str, value: Any, *, ndim: int) -> None:
     got = array_shape(value)
     require(len(got) == ndim, name, f"{ndim} axes", f"shape {got}")
     require(0 not in got, name, "a non-empty array", f"shape {got}")
+
+
+def orthonormal(name: str, value: Any, expected: tuple[int, int] | None = None) -> Array:
+    """`value`, orthonormal rows, as an array `(count, dimension)` of the default float type, of an `expected` shape."""
+    real(name, value)
+    shape(name, value, ndim=2)
+    got = array_shape(value)
+    require(expected in (None, got), name, f"shape {expected}", f"shape {got}")
+    finite(name, value)
+    rows = jnp.asarray(value, float)
+    if is_concrete(value):
+        given = np.asarray(value, float)
+        error = float(np.abs(given @ given.T - np.eye(len(given))).max())
+        tolerance = 100 * float(jnp.finfo(rows.dtype).eps)
+        require(error <= tolerance, name, "orthonormal rows", f"inner products that differ by {error:.2g}")
+    return rows
 
 
 def labels(name: str, y: Any, n: int) -> None:

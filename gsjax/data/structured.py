@@ -8,17 +8,20 @@ nothing about the background, neither before nor after the shift.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+import optax
+from jaxtyping import Array, Float, Key, PyTree
 
 from gsjax import _check
 from gsjax.data import _arguments
 
-__all__ = ["Normal", "Spheres", "Structured", "Uniform", "random_basis", "sample"]
+__all__ = ["Normal", "Spheres", "Structured", "Uniform", "random_basis", "reduced", "sample"]
 
 Number = float | Float[Array, ""] | Float[Array, " features"]
 
@@ -119,7 +122,7 @@ def sample(
     if shifted_distribution is not None:
         _distribution("shifted_distribution", shifted_distribution, background, (Uniform, Normal))
     if basis is not None:
-        basis = _orthonormal("basis", basis, (count, dimension))
+        basis = _check.orthonormal("basis", basis, (count, dimension))
 
     core_key, background_key = jax.random.split(key)
     y = jnp.where(jnp.arange(n) % 2 == 0, 1.0, -1.0)
@@ -158,6 +161,57 @@ def random_basis(key: Key[Array, ""], count: int, dimension: int) -> Float[Array
     return (q * jnp.where(jnp.diag(r) < 0, -1.0, 1.0)).T
 
 
+def reduced(
+    params: PyTree,
+    basis: Float[Array, "features dimension"],
+    optimizer: optax.GradientTransformation,
+    *,
+    layer: str = "hidden",
+    weight_decay: float = 0.0,
+) -> PyTree:
+    """The params of a network on x in the basis of features: training them on z is the same as training on x.
+
+    The first layer multiplies x by a kernel W `(dimension, width)`, and nothing else depends on x. For x = z B, with
+    the basis B, the outputs depend on W only through B W, and the gradient has no part outside of the rows of B. If the
+    update of the optimiser commutes with B, training on z from B W gives the projections B W_t of training on x from W,
+    all other params, and all outputs, exactly. The part of W outside of the features never enters; it only decays.
+    The state of the optimiser starts anew, `optimizer.init(reduced(...))`.
+
+    Whether the optimiser commutes is decided by what it does in both bases to random params and gradients of these
+    shapes and of several magnitudes. SGD and momentum commute, with any schedule and any decay of the weights. Adam,
+    other rescalings of single coordinates, and signs do not. Clipping by the global norm does, unless a decay of the
+    weights enters before it, because the norm then contains the part of W outside of the features. An optimiser that
+    changes its kind, such as from SGD to Adam after many steps, is judged by its first steps only.
+
+    Args:
+        params: the params of a network on x; its kernels and biases may be traced.
+        basis: orthonormal rows, as in `Structured`.
+        optimizer: the optax optimiser of the training.
+        layer: the path of the first layer in the params, joined by "/", a dense layer that multiplies x unscaled.
+        weight_decay: the factor of the method, whose gradient enters before the optimiser.
+
+    Raises:
+        ValueError: an `optimizer` that does not commute, changes nothing in 256 steps, or has traced numbers; a `layer`
+            without kernel `(dimension, width)`; rows of the `basis` that are not orthonormal; a negative `weight_decay`
+            or one that is not finite.
+
+    >>> params = {"hidden": {"kernel": jnp.arange(6.0).reshape(3, 2)}}
+    >>> reduced(params, jnp.eye(2, 3), optax.sgd(0.1, momentum=0.9))["hidden"]["kernel"].tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    >>> reduced(params, jnp.eye(2, 3), optax.adam(0.1))
+    Traceback (most recent call last):
+    ValueError: optimizer: expected one that commutes with rotations of the first layer, got updates that differ by ...
+    """
+    basis = _check.orthonormal("basis", basis)
+    path = _kernel_path(layer, params, basis.shape[1])
+    _check.number("weight_decay", weight_decay, "[0, inf)")
+    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    _check.require(is_optimizer, "optimizer", "an optax optimiser, such as optax.sgd(1e-3)", type(optimizer).__name__)
+    decay = float(weight_decay) if _check.is_concrete(weight_decay) else 1.0  # which value above 0 makes no difference
+    _check_commutes(optimizer, params, path, len(basis), decay)
+    return _changed(params, path, lambda kernel: _product(basis, kernel))
+
+
 def _drawn(key: Key[Array, ""], distribution: Any, shape: tuple[int, int]) -> Float[Array, "n features"]:
     if isinstance(distribution, Uniform):
         low, high = map(jnp.asarray, distribution)
@@ -186,20 +240,79 @@ def _distribution(name: str, value: Any, count: int, kinds: tuple[type, ...]) ->
             _check.positive(f"{name}.{field}", number)
 
 
-def _orthonormal(name: str, value: Any, shape: tuple[int, int]) -> Float[Array, "count dimension"]:
-    """`value` as an array of orthonormal rows of the given shape, in JAX's default float type."""
-    _check.real(name, value)
-    got = _check.array_shape(value)
-    _check.require(got == shape, name, f"shape {shape}", f"shape {got}")
-    _check.finite(name, value)
-    rows = jnp.asarray(value, float)
-    if _check.is_concrete(rows):
-        gram = np.asarray(value, float) @ np.asarray(value, float).T
-        error = np.abs(gram - np.eye(len(gram))).max()
-        tolerance = 100 * float(jnp.finfo(jnp.asarray(value).dtype).eps) if _is_float(value) else 0.0
-        _check.require(error <= tolerance, name, "orthonormal rows", f"inner products that differ by {error:.3g}")
-    return rows
+# Magnitudes of the params and of the gradients in `_check_commutes`. Small and large ones, so that clipping acts, and
+# params that are large enough for their decay to weigh against the gradient.
+_MAGNITUDES = ((1.0, 1.0), (1.0, 1e-3), (1e3, 1.0), (1e6, 1.0), (1e6, 1e3), (1.0, 1e3), (1.0, 1e6), (1.0, 1.0))
+_MOST_STEPS = 256  # an optimiser may wait, as in a warm-up or while it accumulates gradients
 
 
-def _is_float(value: Any) -> bool:
-    return jnp.issubdtype(jnp.asarray(value).dtype, jnp.floating)
+def _check_commutes(
+    optimizer: optax.GradientTransformation, params: PyTree, path: tuple[str, ...], count: int, decay: float
+) -> None:
+    """Checks that the updates of `optimizer` are the same in a basis of `count` features and in all dimensions."""
+    rng = np.random.default_rng(0)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)), params)
+    kernel = functools.reduce(lambda tree, name: tree[name], path, shapes)
+
+    def drawn(scale: float) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.asarray(scale * rng.normal(size=leaf.shape), leaf.dtype), shapes)
+
+    with jax.ensure_compile_time_eval():
+        basis = jnp.asarray(np.linalg.qr(rng.normal(size=(kernel.shape[0], count)))[0].T, kernel.dtype)
+        projected = functools.partial(_changed, path=path, change=lambda array: _product(basis, array))
+
+        def updated(state: Any, gradient: PyTree, params: PyTree) -> tuple[PyTree, Any]:
+            gradient = jax.tree.map(lambda g, p: g + jnp.asarray(decay, p.dtype) * p, gradient, params)
+            return optimizer.update(gradient, state, params)
+
+        @jax.jit
+        def compared(states: Any, gradient: PyTree, params: PyTree) -> tuple[Any, Array, Array]:
+            gradient = projected(gradient)
+            lifted = _changed(gradient, path, lambda array: _product(basis.T, array))
+            full, all_dimensions = updated(states[0], lifted, params)
+            features, in_features = updated(states[1], gradient, projected(params))
+            difference = optax.tree.sub(projected(full), features)
+            norms = [jnp.stack([*map(jnp.linalg.norm, jax.tree.leaves(tree))]) for tree in (difference, full, features)]
+            return (all_dimensions, in_features), norms[0], jnp.maximum(*norms[1:])
+
+        params = drawn(1.0)
+        states, seen = (optimizer.init(params), optimizer.init(projected(params))), 0
+        tolerance = float(jnp.finfo(kernel.dtype).eps) ** 0.5
+        for step in range(_MOST_STEPS):
+            params_scale, scale = _MAGNITUDES[seen]
+            states, difference, size = compared(states, drawn(scale), drawn(params_scale))
+            known = _check.is_concrete(difference, size)
+            _check.require(
+                known, "optimizer", "one without traced numbers, whose updates can be compared", "traced ones"
+            )
+            if not np.any(size):
+                continue
+            relative = np.max(np.asarray(difference)[size != 0] / np.asarray(size)[size != 0])
+            expected = "one that commutes with rotations of the first layer"
+            got = f"updates that differ by {relative:.2g} of their norm in step {step + 1}"
+            _check.require(relative <= tolerance, "optimizer", expected, got)
+            seen += 1
+            if seen == len(_MAGNITUDES):
+                return
+        _check.require(seen, "optimizer", f"one that changes params within {_MOST_STEPS} steps", "no change")
+
+
+def _changed(tree: PyTree, path: Sequence[str], change: Callable[[Array], Array]) -> PyTree:
+    """Nested dicts with `change` applied to the leaf at `path`."""
+    first, *rest = path
+    return {**tree, first: _changed(tree[first], rest, change) if rest else change(tree[first])}
+
+
+def _product(one: Array, other: Array) -> Array:
+    return jnp.matmul(one, other, precision="highest").astype(other.dtype)
+
+
+def _kernel_path(layer: Any, params: Any, dimension: int) -> tuple[str, ...]:
+    """The path of the kernel `(dimension, width)` of a layer of `params`."""
+    path, found = (*str(layer).split("/"), "kernel"), params
+    for name in path:
+        found = found[name] if isinstance(found, Mapping) and name in found else None
+    shape = () if found is None else jnp.shape(found)
+    expected = f"the path of a layer in params, joined by /, with a kernel ({dimension}, width)"
+    _check.require(len(shape) == 2 and shape[0] == dimension, "layer", expected, f"{layer!r} with shape {shape}")
+    return path

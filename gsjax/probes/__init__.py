@@ -7,7 +7,17 @@ The functions that measure a network as a whole are exported here as well.
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import attribution, boundary, depths, information, linear, margins, monitoring, neighbours
+from gsjax.probes import (
+    attribution,
+    boundary,
+    contamination,
+    depths,
+    information,
+    linear,
+    margins,
+    monitoring,
+    neighbours,
+)
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
@@ -19,6 +29,7 @@ from gsjax.probes.neighbours import knn
 REGISTRY: dict[str, ModuleType] = {
     "attribution": attribution,
     "boundary": boundary,
+    "contamination": contamination,
     "depths": depths,
     "information": information,
     "linear": linear,

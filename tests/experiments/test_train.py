@@ -27,6 +27,7 @@ TINY = {
     "vgg": ("channels=(2,),",),
     "preact_resnet": ("channels=2", "blocks=1"),
     "resnet": ("blocks=1",),
+    "two_layer": ("width=3", "trained=True"),
 }
 OPTIONS = {
     # The number of groups comes from the data.
@@ -94,7 +95,7 @@ def test_every_network_runs_on_every_task_of_images(network, tasks):
     config = train.Config(network=network, network_options=TINY[network])
     for name in ("digits", "colored_digits"):
         traced(config, tasks[name])
-    if network in ("mlp", "fully_connected"):
+    if network in ("mlp", "fully_connected", "two_layer"):
         traced(config, tasks["two_moons"])
     else:
         with pytest.raises(ValueError, match=r"^x: expected"):

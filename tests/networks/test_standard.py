@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gsjax import networks
-from gsjax.networks import VGG, ConvNet, FullyConnected, PreActResNet, ResNet
+from gsjax.networks import VGG, ConvNet, FullyConnected, PreActResNet, ResNet, TwoLayer
 from gsjax.networks.convolution import convolve
 
 KEY = jax.random.key(0)
@@ -46,8 +46,9 @@ def test_sizes_are_those_of_the_published_networks():
 @pytest.mark.parametrize(("outputs", "dtype"), [(1, jnp.float32), (3, jnp.float64)])
 def test_outputs_and_dtypes(name, outputs, dtype):
     hidden = {"mlp": 1, "fully_connected": 1, "resnet": 1, "preact_resnet": 4, "vgg": 5}.get(name, 2)
-    first = ((4,),) * hidden if name == "vgg" else (4,) * hidden
-    network = networks.get(name)(first, outputs=outputs)
+    first = {"vgg": ((4,),) * hidden, "two_layer": 4}.get(name, (4,) * hidden)
+    options: dict[str, Any] = {"trained": outputs > 1} if name == "two_layer" else {}
+    network = networks.get(name)(first, outputs=outputs, **options)
     with jax.enable_x64(True):
         x = jax.ShapeDtypeStruct((2, 32, 32, 3), dtype)
         got, variables = jax.eval_shape(network.init_with_output, KEY, x)
@@ -227,7 +228,7 @@ def test_preact_resnet_by_hand():
 def test_get_has_all_networks_and_suggests():
     assert networks.get("mlp") is networks.MLP
     assert {networks.get(name) for name in networks.NAMES} == {
-        networks.MLP, networks.CNN, FullyConnected, ConvNet, VGG, PreActResNet, ResNet
+        networks.MLP, networks.CNN, FullyConnected, ConvNet, VGG, PreActResNet, ResNet, TwoLayer
     }  # fmt: skip
     with pytest.raises(ValueError, match=r"name: expected one of mlp.*did you mean convnet"):
         networks.get("conv_net")
