@@ -131,7 +131,7 @@ OURS = {
     "vgg": Row(VGG(((2,), (3, 2)), 3), IMAGE, "conv1_1 pool1 conv2_1 conv2_2 pool2", train=True),
     "preact_resnet": Row(PreActResNet((2, 3), (1, 1), 3), IMAGE, "stem layer1_0 layer2_0 pool", train=True),
     "resnet": Row(ResNet((1,), 3), IMAGE, "stem layer1_0 pool", train=True),
-    "two_layer": Row(TwoLayer(4, "tanh"), (2, 3), "h1"),
+    "two_layer": Row(TwoLayer(4), (2, 3), "h1"),
     "resnet18": Row(ResNet((2, 1), 3, "basic", "small", 2), IMAGE, "stem layer1_0 layer1_1 layer2_0 pool", train=True),
 }
 OTHERS = {
@@ -378,8 +378,8 @@ def used(mask: Any) -> list[bool]:
 @pytest.mark.parametrize("name", OURS)
 def test_the_readout_is_linear_in_the_last_stage(name):
     _, names, variables, _, _, outputs, found = drawn(name)
-    params = variables["params"]
-    last = max(params, key=lambda module: (module == "fc", module[0] in "DW", module))
+    params = variables["params"] | variables.get("frozen", {})
+    last = max(params, key=lambda module: (module in ("fc", "output"), module[0] in "DW", module))
     readout = params[last]
     f = np.reshape(found[names[-1]], (3, -1)) @ readout["kernel"] + readout.get("bias", 0)
     np.testing.assert_allclose(f if outputs.ndim == 2 else f[:, 0], outputs, rtol=1e-10, atol=1e-10)
@@ -413,7 +413,7 @@ def test_stages_change_neither_parameters_nor_outputs(name, monkeypatch):
     """The program that initialises and applies the network is the same without the declarations of stages."""
     network, x = OURS[name].network, drawn(name).x
     before, like = program(network.init_with_output, KEY, x), jax.eval_shape(network.init, KEY, x)
-    for module in ("ntk", "standard", "vgg", "preact", "resnet"):
+    for module in ("ntk", "standard", "vgg", "preact", "resnet", "two_layer"):
         monkeypatch.setattr(f"gsjax.networks.{module}.Stage", lambda name: lambda h: h)
     assert program(network.init_with_output, KEY, x) == before
     assert jax.eval_shape(network.init, KEY, x) == like
@@ -429,6 +429,7 @@ TREES = {  # records and files of weights depend on these names
     " Dense_1/kernel",
     "fully_connected": "BatchNorm_0/bias BatchNorm_0/scale BatchNorm_1/bias BatchNorm_1/scale Dense_0/bias"
     " Dense_0/kernel Dense_1/bias Dense_1/kernel Dense_2/bias Dense_2/kernel",
+    "two_layer": "hidden/bias hidden/kernel",
     "vgg": "BatchNorm_0/bias BatchNorm_0/scale BatchNorm_1/bias BatchNorm_1/scale BatchNorm_2/bias BatchNorm_2/scale"
     " Conv_0/kernel Conv_1/kernel Conv_2/kernel Dense_0/bias Dense_0/kernel",
 }
