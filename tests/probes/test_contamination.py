@@ -271,6 +271,8 @@ def test_seeds_are_one_program():
         (lambda: projections(KERNEL, CORE, basis=np.eye(DIMENSION)[:5, :6]), "basis: expected (rows|orthonormal)"),
         (lambda: projections(KERNEL, CORE, basis=BASIS[0]), "basis: expected 2 axes"),
         (lambda: projections(KERNEL.T, CORE, basis=BASIS), "basis: expected rows of the length 4 of the kernel's"),
+        (lambda: projections(KERNEL, CORE, basis="unit"), "basis: expected real numbers"),
+        (lambda: projections(KERNEL, CORE, initial="zero"), "initial: expected finite numbers"),
         (lambda: projections(KERNEL, CORE, initial=INITIAL[1:]), r"initial: expected shape \(7, 4\)"),
         (lambda: projections(KERNEL, CORE, output=OUTPUT[1:]), r"output: expected shape \(4,\)"),
         (lambda: components(KERNEL[0], CORE), "array: expected 2 axes"),
