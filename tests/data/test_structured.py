@@ -217,7 +217,14 @@ COMMUTING = {
 }
 
 
-@pytest.mark.parametrize("name", COMMUTING)
+def some(names, quick):
+    """Parameters of a test, of which all but the `quick` ones are slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", some(COMMUTING, {"sgd", "momentum", "nesterov", "coupled decay", "clipping, then decay"})
+)
 def test_training_on_coordinates_is_training_in_all_dimensions(name):
     """After each of 300 steps, per entry, with the rounding of float64."""
     with jax.enable_x64(True):
@@ -271,7 +278,7 @@ REFUSED = {
     "delayed adam": optax.adam(delayed),
     "decay, then clipping": optax.chain(decays, clip, optax.sgd(RATE)),
     "adam for the kernel": optax.partition(
-        {"a": optax.adam(1e-6), "b": optax.sgd(RATE)}, {"hidden": {"kernel": "a", "bias": "b"}}
+        {"a": optax.adam(1e-9), "b": optax.sgd(RATE)}, {"hidden": {"kernel": "a", "bias": "b"}}
     ),
 }
 LONG = {
@@ -288,8 +295,8 @@ LONG = {
 }
 
 
-@pytest.mark.parametrize("name", [*REFUSED, *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-@pytest.mark.parametrize("double", [False, True])
+@pytest.mark.parametrize("name", some([*REFUSED, *LONG], REFUSED))
+@pytest.mark.parametrize("double", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_optimisers_that_do_not_commute_are_refused(name, double):
     with jax.enable_x64(double):
         (_, _, _, basis), variables = example()

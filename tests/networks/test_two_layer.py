@@ -13,6 +13,7 @@ import pytest
 from scipy.special import erf, expit
 
 from gsjax.networks import TwoLayer
+from tests.methods.toys import compiled
 
 KEY = jax.random.key(0)
 FORMULAS = {
@@ -38,9 +39,9 @@ def uniform(values, end: float) -> None:
 def test_the_initialisation_is_the_published_one(x64, trained):
     """PyTorch's default, with the dimension of x as the fan-in of the first layer; a frozen output is +-1/width."""
     width, dimension = 256, 100
-    variables = jax.vmap(lambda key: TwoLayer(width, trained=trained).init(key, jnp.ones((1, dimension))))(
-        jax.random.split(KEY, 150)
-    )
+    network = TwoLayer(width, trained=trained)
+    draw = compiled(jax.vmap(lambda key: network.init(key, jnp.ones((1, dimension)))))
+    variables = draw(jax.random.split(KEY, 150))
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype(x64)}
     hidden = variables["params"]["hidden"]
     assert hidden["kernel"].shape == (150, dimension, width)
@@ -59,18 +60,19 @@ def test_the_initialisation_is_the_published_one(x64, trained):
 
 @pytest.mark.parametrize("activation", FORMULAS)
 @pytest.mark.parametrize(("trained", "outputs", "bias"), [(False, 1, True), (True, 1, False), (True, 3, True)])
-def test_outputs_by_hand(x64, activation, trained, outputs, bias):
-    x = np.random.default_rng(0).normal(size=(6, 2, 2))
-    network = TwoLayer(5, activation, trained, bias, outputs, scale=3.0)
-    variables = network.init(KEY, jnp.asarray(x))
+def test_outputs_by_hand(activation, trained, outputs, bias):
+    network, x = (
+        TwoLayer(5, activation, trained, bias, outputs, scale=3.0),
+        np.random.default_rng(0).normal(size=(6, 2, 2)),
+    )
+    with jax.enable_x64(True):
+        variables = network.init(KEY, jnp.asarray(x))
+        found = np.asarray(network.apply(variables, jnp.asarray(x)))
     hidden, output = variables["params"]["hidden"], {**variables["params"], **variables.get("frozen", {})}["output"]
     assert ("bias" in hidden) == ("bias" in output) == bias
-    f = FORMULAS[activation](x.reshape(6, 4) @ hidden["kernel"] + hidden.get("bias", 0))
-    f = 3 * (f @ output["kernel"] + output.get("bias", 0))
-    found = network.apply(variables, jnp.asarray(x))
-    assert found.dtype == x64  # pyright: ignore[reportAttributeAccessIssue]
-    tolerance = 1e-12 if x64 == jnp.float64 else 1e-5
-    np.testing.assert_allclose(found, f[:, 0] if outputs == 1 else f, rtol=tolerance, atol=tolerance)
+    f = FORMULAS[activation](x.reshape(6, 4) @ np.asarray(hidden["kernel"]) + np.asarray(hidden.get("bias", 0)))
+    f = 3 * (f @ np.asarray(output["kernel"]) + np.asarray(output.get("bias", 0)))
+    np.testing.assert_allclose(found, f[:, 0] if outputs == 1 else f, rtol=1e-12, atol=1e-12)
 
 
 def test_an_odd_width_has_one_more_negative_weight():

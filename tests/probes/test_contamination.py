@@ -91,8 +91,10 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("loss", ["hinge", "cross_entropy"])
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("relu", "hinge"), ("gelu", "hinge"), ("trained", "cross_entropy"), ("standard", "cross_entropy")],
+)
 def test_the_gradient_and_its_parts_match_finite_differences(name, loss):
     """The loss is computed in NumPy from the outputs; moving the weights along m_j gives the projection on m_j."""
     network, layer = NETWORKS[name], "Dense_0" if name == "standard" else "hidden"
@@ -180,7 +182,7 @@ def test_activation_rates_by_class(x64):
         np.testing.assert_allclose(other[neuron], expected[-sign][neuron], rtol=ROUNDING[x64])
 
 
-@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh", "identity"])
+@pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 def test_a_stage_has_the_rates_of_its_pre_activations(activation):
     network = TwoLayer(WIDTH, activation)
     data, variables = problem(network)
