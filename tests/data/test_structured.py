@@ -1,6 +1,6 @@
 """Structured features: distributions, the shift, one program for a grid, bad input; the reduction to the features."""
 
-# pyright: reportArgumentType=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network with two layers: the published initialisation, forward passes in NumPy, and the frozen output layer."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 # Bad input is of any type.
 
 from __future__ import annotations

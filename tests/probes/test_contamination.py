@@ -1,6 +1,6 @@
 """Measures of feature contamination: sums in NumPy, finite differences, signs, invariances, one program."""
 
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportCallIssue=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 # NumPy's arrays stand for JAX's, and bad input is of any type.
 
 from __future__ import annotations
