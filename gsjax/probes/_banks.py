@@ -16,7 +16,7 @@ __all__ = ["bank_labels", "examples", "flat"]
 def examples(name: str, x: Any) -> Real[Array, "n ..."]:
     """Examples `(n, ...)` as an array; a `ValueError` if they are empty, not finite, or without an axis of examples."""
     _check.finite(name, x)
-    shape = _check.shape_of(x)
+    shape = _check.array_shape(x)
     _check.require(len(shape) >= 2 and 0 not in shape, name, "a non-empty array (n, ...)", f"shape {shape}")
     return jnp.asarray(x)
 
@@ -52,7 +52,7 @@ def bank_labels(
     indices = "class indices of an integer type" + ("" if classes is None else f", from 0 to {classes - 1}")
     expected = {True: "labels -1 and +1", False: indices, None: f"labels -1 and +1, or {indices}"}[signs]
     _check.real(name, labels, expected)
-    shape = _check.shape_of(labels)
+    shape = _check.array_shape(labels)
     _check.require(shape == (n,), name, f"shape ({n},), one label per example", f"shape {shape}")
     if _check.is_concrete(labels):
         values = np.unique(np.asarray(labels))

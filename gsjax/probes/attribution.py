@@ -185,7 +185,7 @@ def _classes(target: Any, outputs: Array) -> Array:
     if target is None:
         return jnp.where(outputs >= 0, 1, -1) if outputs.ndim == 1 else outputs.argmax(axis=1)
     _check.real("target", target, "classes")
-    shape = _check.shape_of(target)
+    shape = _check.array_shape(target)
     _check.require(shape in ((), (n,)), "target", f"one class or shape ({n},)", f"shape {shape}")
     numpy = np if _check.is_concrete(target) else jnp  # the values of JAX's arrays cannot be read under `jit`
     classes: Any = numpy.broadcast_to(numpy.asarray(target), (n,))
