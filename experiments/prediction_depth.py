@@ -98,7 +98,7 @@ class Config:
     """The data set of the controls."""
     networks: tuple[Literal["vgg", "resnet"], ...] = ("vgg", "resnet")
     """Networks; only the first is trained on all variants."""
-    seeds: Annotated[int, Bound(least=2)] = 5
+    seeds: Annotated[int, Bound(least=2)] = 6
     """Networks per data set and variant, each with its own images."""
     n: Annotated[int, Bound(least=CLASSES)] = 1300
     """Training images."""
@@ -660,9 +660,9 @@ def judge(found: Found) -> list[dict[str, Any]]:
     config, signatures = found.config, []
     first, over = config.networks[0], found.over_data
 
-    def sign(name: str, larger: np.ndarray, smaller: np.ndarray | float = 0.0, *, why: str) -> None:
-        """States that the mean of `larger` is above that of `smaller`."""
-        values, reason = larger - smaller, f"{np.mean(larger):.3g} and {np.mean(smaller):.3g}"
+    def sign(name: str, larger: np.ndarray, smaller: np.ndarray, *, why: str, evidence: str = "") -> None:
+        """States that the mean of `larger` is above that of `smaller`; `evidence` ends the reason if it is not."""
+        values, reason = larger - smaller, f"{np.mean(larger):.3g} and {np.mean(smaller):.3g}{evidence}"
         if np.isfinite(values).all():
             signatures.append(_rows.signature(name, values, above=0, why=why, reason=reason))
         else:
@@ -680,13 +680,23 @@ def judge(found: Found) -> list[dict[str, Any]]:
         sign(f"{label}: share decided at the first stage, patch per class minus clean", marked, clean, why=same)
         both = [over(lambda name, t=time, n=network: mean_depth(shared(found, n, name)[t])) for time in (0, 1)]
         when = f"epoch {config.epochs[0]} minus epoch {config.epochs[-1]}"
-        sign(f"{label}: mean depth of the images valid at both, {when}", *both, why=same)
+        (first_early, last_early), (first_late, last_late) = np.mean(
+            [found.array("votes", network, name)[:, [0, -1]][..., [1, -1]].mean(axis=0) for name in config.data], axis=0
+        )
+        evidence = (
+            f"; votes of the first and of the last stage are right for {first_early:.0%} and {last_early:.0%} early, "
+            f"and for {first_late:.0%} and {last_late:.0%} at the end"
+        )
+        name = f"{label}: mean depth of the images valid at both, {when}"
+        sign(name, *both, why=same, evidence=evidence)
         early, late = (over(lambda name, e=epoch: invalid(depths(name, epoch=e))) for epoch in (0, -1))
         sign(f"{label}: share of invalid images, {when}", early, late, why=same)
         for lower, higher in itertools.pairwise(name for name in ORDER if name in config.data):
             means = [mean_depth(depths(name)) for name in (higher, lower)]
+            right = [found.array("votes", network, name)[:, -1, 0].mean() for name in (higher, lower)]
+            evidence = f"; votes of the raw input are right for {right[0]:.0%} and {right[1]:.0%}"
             name = f"{label}: mean depth, {title(higher)} minus {title(lower)}"
-            sign(name, *means, why="the published order of VGG-16")
+            sign(name, *means, why="the published order of VGG-16", evidence=evidence)
 
     label = LABELS[first]
     clean, marked = (

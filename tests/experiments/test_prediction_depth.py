@@ -6,6 +6,8 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -226,7 +228,9 @@ def made_up(config, *, expected):
             early[generator.random(n) < early_share] = np.nan
             late[generator.random(n) < (shuffled_share if variant == "shuffled" else late_share)] = np.nan
             key = {"network": network, "data": name, "variant": variant, "seed": seed}
-            rows.append({**key, "finite": True, "depth": [early.tolist(), late.tolist()], "bits": bits.tolist()})
+            votes = [[0.5, 0.6, 0.7], [0.5, 0.6, 0.9]]
+            row = {**key, "finite": True, "depth": [early.tolist(), late.tolist()], "bits": bits.tolist()}
+            rows.append({**row, "votes": votes})
     return rows
 
 
@@ -237,6 +241,9 @@ def test_signatures_hold_or_fail_together(expected):
     judged = _rows.judged(prediction_depth.judge(Found(rows, config)))
     assert len(judged) == 17
     assert [entry["name"] for entry in judged if entry["holds"] != expected] == []
+    reasons = "\n".join(entry["why"] for entry in judged)
+    assert ("right for 60% and 70% early, and for 60% and 90% at the end" in reasons) != expected
+    assert ("votes of the raw input are right for 50% and 50%" in reasons) != expected
 
 
 def test_a_network_without_valid_examples_fails_its_signatures():
@@ -270,6 +277,18 @@ def test_published_means_are_beside_the_measured_ones_with_what_differs():
     for row in summary:
         assert (row["published"] is None) == (row["differs"] is None)
         assert row["differs"] is None or "1,300 colour images of 16 x 16, 12 epochs; published: 13" in row["differs"]
+
+
+@pytest.mark.parametrize(
+    ("name", "layers", "count"),
+    [("vgg", 13, 14_728_266 - 4_224), ("resnet", 1 + 8, 11_173_962)],  # usual counts; the VGG's without biases
+)
+def test_the_networks_of_the_preset_paper_are_vgg_16_and_resnet_18(name, layers, count):
+    net = prediction_depth.built(name, prediction_depth.PRESETS["paper"])
+    assert net.positions[0] == "input"
+    assert len(net.positions) == 1 + layers
+    shapes = jax.eval_shape(net.network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == count
 
 
 def test_missing_files_are_one_line(tmp_path, nowhere, monkeypatch, one_line):
