@@ -166,11 +166,15 @@ def score(x):
     return x @ W
 
 
+RUNS = probes.monitoring.Course(np.ones((8, 2, 9)), np.zeros((8, 2, 9)), np.ones((8, 2, 9)), None, ("h1",))
+
+
 def sweep(**options: Any) -> sweeps.Sweep:
     return sweeps.Sweep(**{"widths": (4,), "seeds": 1, "tolerance": 1e-2, **options})
 
 
 DATASET = data.Dataset(X, Y.astype(np.float32))
+IMAGES = data.Images(np.full((4, 4, 4, 1), 9, np.uint8), np.arange(4, dtype=np.uint8) % 2)
 CELL = sweeps.Cell(4, 1, "sd", 0.1)
 ROW = {**CELL._asdict(), "data": "a", "seed": 0, "converged": True, "error_parameters": 0.1}
 DIAGRAM = PhaseDiagram(*(np.array([0.5, 0.7]),) * 3, np.ones((2,) * 4), np.ones((2,) * 5), np.ones((2,) * 3, bool))
@@ -272,6 +276,16 @@ ARGUMENTS: dict[str, Argument] = {
     "data.two_moons.n": Argument(WHOLE, lambda v: data.two_moons(KEY, v), 2),
     "data.two_moons.noise": Argument(NUMBER, lambda v: data.two_moons(KEY, 4, noise=v), 0.5),
     "data.load.size": Argument(WHOLE, lambda v: data.load(KEY, "digits", n=2, size=v), 2),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), n=(WHOLE, 2, True), stride=(WHOLE, 2)),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), correlation=DECAY, label_noise=DECAY),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), core_first=(FLAG, True)),
+    **rows("data.dominoes", call_with(data.dominoes, KEY, IMAGES, IMAGES), arrangement=(CHOICE, "horizontal")),
+    **rows("data.hide", call_with(data.hide, jnp.ones((2, 3, 1)), np.ones((2, 3), bool)), value=DECAY),
+    **rows("data.patched", call_with(data.patched, IMAGES, 1, size=1), size=(WHOLE, 2), others=(FLAG, True)),
+    "data.patched.label": Argument(WHOLE, lambda v: data.patched(IMAGES, v, size=1), 1),
+    "data.patched.position": Argument(WHOLES, lambda v: data.patched(IMAGES, 1, size=1, position=v), (0, 1)),
+    **rows("data.patch_region", call_with(data.patch_region, (4, 4)), size=(WHOLE, 2)),
+    "data.patch_region.shape": Argument(WHOLES, lambda v: data.patch_region(v, size=1), (4, 5)),
     "data.split.n_train": Argument(WHOLE, lambda v: data.split(KEY, DATASET, v), 2),
     **rows("networks.MLP", call_with(networks.MLP, (8,)), outputs=(WHOLE, 2), activation=(CHOICE, "erf")),
     **rows("networks.MLP", call_with(networks.MLP), widths=(WHOLES, (2,))),
@@ -371,6 +385,27 @@ ARGUMENTS: dict[str, Argument] = {
         tolerance=DECAY,
         per_seed=(FLAG, False),
     ),
+    **rows("probes.monitoring.early_mass", call_with(probes.monitoring.early_mass, RUNS), first=(WHOLE, 1)),
+    **rows(
+        "probes.monitoring.warn",
+        call_with(probes.monitoring.warn, RUNS, RUNS, [1, 2]),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+    ),
+    **rows("probes.monitoring.warn", call_with(probes.monitoring.warn, RUNS, RUNS), steps=(WHOLES, (1, 2))),
+    **rows(
+        "probes.monitoring.false_alarms",
+        call_with(probes.monitoring.false_alarms, RUNS),
+        rate=(NUMBER, 0.05),
+        first=(WHOLE, 1),
+        information=(FLAG, True),
+        level=DECAY,
+    ),
+    **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
+    **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), tolerance=(*DECAY, True)),
     **rows("statistics.mean", call_with(statistics.mean, [1.0, 2.0]), level=DECAY),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], above=0.1), below=(NUMBER, 0.5, True)),
     **rows("statistics.within", call_with(statistics.within, [1.0, 2.0], below=0.9), above=(NUMBER, 0.5, True)),
@@ -422,6 +457,9 @@ ARGUMENTS: dict[str, Argument] = {
         call_with(plotting.error_against_width, [1, 2], ERRORS),
         reference=(*DECAY, True),
     ),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), first=(WHOLE, 1)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), warning=(NUMBER, 2.0, True)),
+    **rows("plotting.monitor", call_with(plotting.monitor, [1, 2], ERRORS), depths=(WHOLES, (1, 2), True)),
     **rows(
         "plotting.against", call_with(plotting.against, [1, 2], {"a": ERRORS}, xlabel="", ylabel=""), logx=(FLAG, True)
     ),
@@ -545,6 +583,7 @@ def test_every_argument_is_in_the_table():
         lambda values: probes.information.surprisal(values, Y),
         lambda values: probes.saliency(OneUnit(2), drawn(OneUnit(2)), values),
         lambda values: probes.region_share(values, np.ones(2, bool)),
+        lambda values: probes.linear_probe(values, Y),
         lambda values: plotting.spectrum(values, [1.0, 2.0]),
         lambda values: plotting.curves([1, 2], values),
         lambda values: plotting.paths([1.0, 2.0], values),

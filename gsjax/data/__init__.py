@@ -16,9 +16,10 @@ from gsjax.data.dataset import Dataset, split
 from gsjax.data.digits import digit_images, digits
 from gsjax.data.dominoes import Dominoes, domino_variants, dominoes, hide, patch_region, patched
 from gsjax.data.entry import Entry, Examples, Sets
-from gsjax.data.folders import ImageFolder, celeba, load_images, waterbirds
+from gsjax.data.folders import ImageFolder, LabelledFolder, celeba, load_examples, load_images, waterbirds
 from gsjax.data.groups import CELEBA_GROUPS, Groups, colored_groups
 from gsjax.data.images import Images, two_classes
+from gsjax.data.labelled import labelled_folder
 from gsjax.data.moons import two_moons
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Groups",
     "ImageFolder",
     "Images",
+    "LabelledFolder",
     "Sets",
     "available",
     "blank",
@@ -48,7 +50,9 @@ __all__ = [
     "gray",
     "grayscale",
     "hide",
+    "labelled_folder",
     "load",
+    "load_examples",
     "load_images",
     "paint",
     "patch_region",

@@ -6,30 +6,38 @@ Such data sets do not fit into memory. `celeba` and `waterbirds` read only the t
 
 from __future__ import annotations
 
-import collections
-import csv
 import os
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 
 from gsjax import _check
-from gsjax.data import _arguments
+from gsjax.data import _arguments, scaling
+from gsjax.data._pictures import bird, listed, photograph, portrait
 from gsjax.data._reading import lines
+from gsjax.data._tables import check_unique, check_widths, column, every, fields, rows_once, words
+from gsjax.data.entry import Examples
 from gsjax.data.sources import Origin, available, find
 
-__all__ = ["ImageFolder", "Photographs", "celeba", "celeba_files", "load_images", "waterbirds", "waterbirds_files"]
+__all__ = [
+    "ImageFolder",
+    "LabelledFolder",
+    "Photographs",
+    "celeba",
+    "celeba_files",
+    "load_examples",
+    "load_images",
+    "waterbirds",
+    "waterbirds_files",
+]
 
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
-_PIXELS = 1 << 26  # 8192 x 8192; a larger file is probably a decompression bomb
-_RECORD = re.compile(r'(?:"(?:[^"]|"")*"|[^",]*)(?:,(?:"(?:[^"]|"")*"|[^",]*))*')
 _SPLITS = ("train", "validation", "test")
 _CELEBA = ("celeba/list_attr_celeba.txt", "celeba/list_eval_partition.txt", "celeba/img_align_celeba")
 _WATERBIRDS = "waterbird_complete95_forest2water2"
@@ -65,8 +73,62 @@ class ImageFolder(NamedTuple):
         Raises:
             ValueError: an unknown split.
         """
-        _arguments.choice("split", split, _SPLITS)
-        return np.flatnonzero(self.split == _SPLITS.index(split))
+        return _rows(self.split, split)
+
+
+class LabelledFolder(NamedTuple):
+    """A table of images in a user's folder, with n rows in the order of the CSV; see `labelled_folder`.
+
+    Attributes:
+        paths: the files, `(n,)`.
+        y: the labels, `(n,)`: -1.0 and +1.0 for two classes, else indices of `classes`.
+        attribute: the attribute, an index of `attributes`, `(n,)`; None if no column was named.
+        group: 2 [y = +1] + attribute, `(n,)`, if there are two classes and two attributes.
+        split: 0 train, 1 validation, 2 test, `(n,)`; all 0 if no column was named.
+        prepare: `prepare(image, size)` -> the image, `size` x `size`.
+        levels: the values of gray PNGs with 16 bits that become black and white, or None.
+        classes: the names of the classes.
+        attributes: the names of the attributes; empty without a column.
+        skipped: the lines that were left out, each with its number and the reason.
+        unlisted: the images in the folder that no line names.
+        duplicates: the rows of files with the same bytes, in groups of two or more; empty if files were not checked.
+    """
+
+    paths: Shaped[np.ndarray, " n"]
+    y: Shaped[np.ndarray, " n"]
+    attribute: Int[np.ndarray, " n"] | None
+    group: Int[np.ndarray, " n"] | None
+    split: Int[np.ndarray, " n"]
+    prepare: Callable[[Image.Image, int], Image.Image]
+    levels: tuple[int, int] | None
+    classes: tuple[str, ...]
+    attributes: tuple[str, ...]
+    skipped: tuple[str, ...]
+    unlisted: tuple[str, ...]
+    duplicates: tuple[tuple[int, ...], ...]
+
+    def rows(self, split: str) -> Int[np.ndarray, " rows"]:
+        """The rows of a split: train, validation or test.
+
+        Raises:
+            ValueError: an unknown split.
+        """
+        return _rows(self.split, split)
+
+    def summary(self) -> str:
+        """How many images there are of each class, attribute and split, and all that was left out or is suspicious."""
+        label = (self.y > 0).astype(int) if len(self.classes) == 2 else self.y
+        counted = [("class", label, self.classes), ("split", self.split, _SPLITS)]
+        if self.attribute is not None:
+            counted.insert(1, ("attribute", self.attribute, self.attributes))
+        lines = [f"{len(self.paths)} images"]
+        for what, numbers, names in counted:
+            counts = np.bincount(numbers, minlength=len(names))
+            lines.append(f"{what}: {', '.join(f'{name} {count}' for name, count in zip(names, counts, strict=True))}")
+        same = [" = ".join(str(self.paths[row]) for row in rows) for rows in self.duplicates]
+        for what, found in (("skipped", self.skipped), ("not in the table", self.unlisted), ("the same file", same)):
+            lines += [f"{what}: {len(found)}", *(f"  {text}" for text in found)] if found else []
+        return "\n".join(lines)
 
 
 def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
@@ -81,29 +143,29 @@ def celeba(target: str = "Blond_Hair", attribute: str = "Male") -> ImageFolder:
             and line); a photograph that is missing or is not listed in all three.
     """
     table, partition, folder = (find(name, _CELEBA_ORIGIN) for name in _CELEBA)
-    found = _words(table)
+    found = words(table)
     count, names, rows = found[0] if found else [], found[1] if len(found) > 1 else [], found[2:]
     counted = bool(rows) and count == [str(len(rows))]
     _check.require(counted, str(table), f"the number of its rows, {len(rows)}, on its first line", " ".join(count))
-    _check_unique(f"{table}, line 2", names)
+    check_unique(f"{table}, line 2", names)
     for argument, name in (("target", target), ("attribute", attribute)):
         _check.require(name in names, argument, f"an attribute of {table}, {', '.join(names)}", repr(name))
-    _widths(table, rows, 1 + len(names), first=3)
+    check_widths(table, rows, 1 + len(names), first=3)
     files = [row[0] for row in rows]
-    y, spurious = (_column(table, rows, 1 + names.index(name), {"-1": 0, "1": 1}, 3) for name in (target, attribute))
+    y, spurious = (column(table, rows, 1 + names.index(name), {"-1": 0, "1": 1}, 3) for name in (target, attribute))
 
-    parts = _words(partition)
-    _widths(partition, parts, 2, first=1)
+    parts = words(partition)
+    check_widths(partition, parts, 2, first=1)
     divided = [row[0] for row in parts]
-    _rows_once(partition, divided, first=1)
-    splits = dict(zip(divided, _column(partition, parts, 1, _PARTS, 1), strict=True))
+    rows_once(partition, divided, first=1)
+    splits = dict(zip(divided, column(partition, parts, 1, _PARTS, 1), strict=True))
     for number, file in enumerate(files, 3):
         if file not in splits:
             raise ValueError(f"{partition}: expected a line for {file} of {table}, line {number}, got none")
     split = np.array([splits[file] for file in files])
-    read = _assemble(table, folder, files, y, spurious, split, _portrait, first=3)
+    read = _assemble(table, folder, files, y, spurious, split, portrait, first=3)
     known = set(files)
-    _every(partition, 1, (file in known for file in divided), f"a photograph of {table}", divided.__getitem__)
+    every(partition, 1, (file in known for file in divided), f"a photograph of {table}", divided.__getitem__)
     return read
 
 
@@ -128,16 +190,16 @@ def waterbirds(folder: str = _WATERBIRDS, *, target: str = "y", attribute: str =
     for argument, name in (("target", target), ("attribute", attribute)):
         _check.require(isinstance(name, str), argument, "the name of a column", _arguments.shown(name))
     table = find(f"{folder}/metadata.csv", _WATERBIRDS_ORIGIN)
-    names, *rows = [_fields(table, line, number) for number, line in enumerate(lines(table), 1)] or [[]]
-    _check_unique(f"{table}, line 1", names)
+    names, *rows = [fields(table, line, number) for number, line in enumerate(lines(table), 1)] or [[]]
+    check_unique(f"{table}, line 1", names)
     for name in ("img_filename", "split", target, attribute):
         _check.require(name in names, str(table), f"a column {name}", ", ".join(names) or "an empty file")
     _check.require(rows, str(table), "a row for each photograph", "none")
-    _widths(table, rows, len(names), first=2)
+    check_widths(table, rows, len(names), first=2)
     files = [row[names.index("img_filename")] for row in rows]
-    y, spurious = (_column(table, rows, names.index(name), {"0": 0, "1": 1}, 2) for name in (target, attribute))
-    split = _column(table, rows, names.index("split"), _PARTS, 2)
-    return _assemble(table, table.parent, files, y, spurious, split, _bird, first=2)
+    y, spurious = (column(table, rows, names.index(name), {"0": 0, "1": 1}, 2) for name in (target, attribute))
+    split = column(table, rows, names.index("split"), _PARTS, 2)
+    return _assemble(table, table.parent, files, y, spurious, split, bird, first=2)
 
 
 @dataclass(frozen=True)
@@ -167,168 +229,87 @@ waterbirds_files = Photographs(waterbirds, (f"{_WATERBIRDS}/metadata.csv",), _WA
 
 
 def load_images(
-    folder: ImageFolder, rows: Sequence[int] | Int[np.ndarray, " n"], *, size: int = 224
-) -> UInt8[np.ndarray, "n size size 3"]:
-    """The photographs of the `rows (n,)` of `folder`, prepared by `folder.prepare`, in RGB.
+    folder: ImageFolder | LabelledFolder,
+    rows: Sequence[int] | Int[np.ndarray, " n"],
+    *,
+    size: int = 224,
+    channels: int = 3,
+) -> UInt8[np.ndarray, "n size size channels"]:
+    """The photographs of the `rows (n,)` of `folder`, prepared by `folder.prepare`, in RGB or gray.
 
-    The formats are JPEG, PNG, BMP and WebP with 8 bits per channel. Gray photographs get three equal channels. CMYK is
-    converted by Pillow without a colour profile. As in the published recipes, the EXIF orientation is ignored, and the
-    pixels are used as stored. The checksums of PNG files are compared. For a JPEG, only a missing end is detected.
+    The formats are JPEG, PNG, BMP and WebP with 8 bits per channel, and gray PNG with 16 bits if the folder has
+    `levels`. Gray photographs get three equal channels. With one channel, colours become gray by Pillow (luma of
+    ITU-R 601). CMYK is converted by Pillow without a colour profile. As in the published recipes, the EXIF orientation
+    is ignored, and the pixels are used as stored. The checksums of PNG files are compared. For a JPEG, only a missing
+    end is detected.
 
     Raises:
         ValueError: no rows, or rows that are not whole numbers from 0 to the number of rows minus 1; a `size` below 1;
-            a photograph, which the error names, that is damaged, in another format, an animation, has 16 bits per
-            channel, is partly transparent, or has more than 2^26 pixels.
+            `channels` other than 1 and 3; photographs that are damaged, in another format, animations, partly
+            transparent, have 16 bits per channel (but see above), or have more than 2^26 pixels. The error names them
+            all.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as place:
     ...     path = os.path.join(place, "1.jpg")
     ...     Image.new("RGB", (178, 218), "white").save(path)
     ...     zero = np.zeros(1, int)
-    ...     load_images(ImageFolder(np.array([path]), -np.ones(1), zero, zero, zero, _portrait), [0], size=8).shape
+    ...     load_images(ImageFolder(np.array([path]), -np.ones(1), zero, zero, zero, portrait), [0], size=8).shape
     (1, 8, 8, 3)
     """
-    _check.require(isinstance(folder, ImageFolder), "folder", "an ImageFolder", _arguments.shown(folder))
+    known = isinstance(folder, (ImageFolder, LabelledFolder))
+    _check.require(known, "folder", "an ImageFolder or a LabelledFolder", _arguments.shown(folder))
     chosen = np.asarray(_arguments.sequence("rows", rows, "whole numbers, one row or more"))
     _check.require(len(chosen) > 0, "rows", "one row or more", "none")
     whole = chosen.ndim == 1 and np.issubdtype(chosen.dtype, np.integer)
     _check.require(whole, "rows", "whole numbers, one row or more", _arguments.shown(rows))
     valid = chosen.min() >= 0 and chosen.max() < len(folder.paths)
     _check.require(valid, "rows", f"0 to {len(folder.paths) - 1}", f"{chosen.min()} to {chosen.max()}")
-    size = _check.whole("size", size, least=1)
+    size, channels = _check.whole("size", size, least=1), _check.whole("channels", channels)
+    _check.require(channels in (1, 3), "channels", "1 or 3", channels)
+    levels = folder.levels if isinstance(folder, LabelledFolder) else None
 
-    def read(path: str) -> np.ndarray:
-        return np.asarray(folder.prepare(_photograph(path), size))
+    def read(path: str) -> np.ndarray | ValueError:
+        try:
+            picture = folder.prepare(photograph(path, levels), size)
+        except ValueError as error:
+            return error
+        return np.asarray(picture) if channels == 3 else np.asarray(picture.convert("L"))[..., None]
 
     with ThreadPoolExecutor() as pool:  # decoding releases the GIL
-        return np.stack(list(pool.map(read, folder.paths[chosen])))
+        found = list(pool.map(read, folder.paths[chosen]))
+    if bad := [error for error in found if isinstance(error, ValueError)]:
+        raise ValueError("\n".join(map(str, bad))) from bad[0]
+    return np.stack([pixels for pixels in found if isinstance(pixels, np.ndarray)])
 
 
-class _Refused(ValueError):
-    """Raised for a photograph that can be read but does not meet the requirements."""
+def load_examples(
+    folder: ImageFolder | LabelledFolder,
+    rows: Sequence[int] | Int[np.ndarray, " n"],
+    *,
+    size: int = 224,
+    channels: int = 3,
+) -> Examples:
+    """The photographs of the `rows (n,)` of `folder` as examples in memory: x in [-1, 1], labels, and groups if any.
+
+    A photograph takes `4 size^2 channels` bytes in single precision.
+
+    Raises:
+        ValueError: what `load_images` raises.
+    """
+    x = scaling.signed(load_images(folder, rows, size=size, channels=channels))
+    rows = np.asarray(rows)
+    group = None if folder.group is None else jnp.asarray(folder.group[rows])
+    kind = float if np.issubdtype(folder.y.dtype, np.floating) else int
+    return Examples(x, jnp.asarray(folder.y[rows], kind), group)
 
 
-def _photograph(path: str) -> Image.Image:
-    """A photograph in RGB, with 8 bits per channel."""
-
-    def require(condition: Any, expected: str, got: str) -> None:
-        if not condition:
-            raise _Refused(f"{path}: expected {expected}, got {got}: replace it, or take it out with its row")
-
-    try:
-        with open(path, "rb") as file:
-            start = file.read(26)
-            if start.startswith(b"\x89PNG\r\n\x1a\n"):
-                file.seek(0)
-                with Image.open(file, formats=["PNG"]) as picture:
-                    picture.verify()  # compares the checksums, which loading the pixels does not
-                depth = start[24]  # this byte of the header is the bit depth
-                require(depth <= 8, "at most 8 bits per channel", f"{depth}")  # Pillow would truncate to 8 bits
-            file.seek(0)
-            with Image.open(file, formats=_FORMATS) as picture:
-                pixels = picture.width * picture.height
-                require(pixels <= _PIXELS, f"at most {_PIXELS} pixels", f"{pixels}")
-                # An MPO is a JPEG followed by smaller copies of the photograph.
-                frames = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-                require(frames == 1, "one picture", f"an animation of {frames}")
-                if picture.has_transparency_data:
-                    clear = picture.convert("RGBA")
-                    least = np.asarray(clear)[..., 3].min()
-                    require(least == 255, "an opaque picture", f"an opacity of {least} in 255")
-                    return clear.convert("RGB")
-                return picture.convert("RGB")
-    except _Refused:
-        raise
-    except Exception as error:  # Pillow raises many kinds of errors
-        raise ValueError(f"{path}: cannot be read ({error}), fetch it again") from error
+def _rows(splits: Int[np.ndarray, " n"], split: str) -> Int[np.ndarray, " rows"]:
+    _arguments.choice("split", split, _SPLITS)
+    return np.flatnonzero(splits == _SPLITS.index(split))
 
 
 _PARTS = {"0": 0, "1": 1, "2": 2}
-
-
-def _portrait(photograph: Image.Image, size: int) -> Image.Image:
-    return _middle(photograph, min(photograph.size)).resize((size, size), Image.Resampling.BILINEAR)
-
-
-def _bird(photograph: Image.Image, size: int) -> Image.Image:
-    larger = size * 256 // 224
-    return _middle(photograph.resize((larger, larger), Image.Resampling.BILINEAR), size)
-
-
-def _middle(photograph: Image.Image, size: int) -> Image.Image:
-    left, top = (round((extent - size) / 2) for extent in photograph.size)
-    return photograph.crop((left, top, left + size, top + size))
-
-
-def _words(table: Path) -> list[list[str]]:
-    """The words of each line."""
-    found = lines(table)
-    quote = "a stray quote: damaged"
-    _every(table, 1, ('"' not in line for line in found), "words between spaces", lambda row: quote)
-    return [line.split() for line in found]
-
-
-def _fields(table: Path, line: str, number: int) -> list[str]:
-    """The fields of a line of comma-separated values; a record is one line."""
-    label = f"{table}, line {number}"
-    _check.require(
-        _RECORD.fullmatch(line), label, "fields between commas, whole ones in quotes", "a stray quote: damaged"
-    )
-    try:
-        [fields] = csv.reader([line]) if line else [[]]
-    except csv.Error as error:
-        raise ValueError(f"{label}: damaged ({error})") from error
-    return [field.strip() for field in fields]
-
-
-def _check_unique(label: str, names: Sequence[str]) -> None:
-    """Checks that all column names are different."""
-    repeated = [name for name, count in collections.Counter(names).items() if count > 1]
-    _check.require(
-        not repeated, label, "different names of columns", f"{', '.join(map(repr, repeated))} twice: damaged"
-    )
-
-
-def _every(table: Path, first: int, good: Iterable[bool], expected: str, got: Callable[[int], str]) -> None:
-    """Checks that all rows are good; row 0 is on line `first`, and `got(row)` describes the content of a row."""
-    for row, fine in enumerate(good):
-        if not fine:
-            raise ValueError(f"{table}, line {first + row}: expected {expected}, got {got(row)}")
-
-
-def _rows_once(table: Path, files: Sequence[str], *, first: int) -> None:
-    """Checks that all rows are about different photographs; row 0 is on line `first`."""
-    seen: dict[str, int] = {}
-    for number, file in enumerate(files, first):
-        if (other := seen.setdefault(file, number)) != number:
-            raise ValueError(f"{table}, line {number}: expected one row for {file}, got another on line {other}")
-
-
-def _widths(table: Path, rows: Sequence[Sequence[str]], width: int, *, first: int) -> None:
-    """Checks that all rows have `width` fields; row 0 is on line `first`."""
-    fit = (len(row) == width for row in rows)
-    _every(table, first, fit, f"{width} fields", lambda row: f"{len(rows[row])}: damaged")
-
-
-def _column(
-    table: Path, rows: Sequence[Sequence[str]], column: int, meaning: Mapping[str, int], first: int
-) -> Int[np.ndarray, " n"]:
-    """The entries of a column, translated by `meaning`."""
-    known = (row[column] in meaning for row in rows)
-    _every(table, first, known, f"one of {', '.join(meaning)}", lambda row: repr(rows[row][column]))
-    return np.array([meaning[row[column]] for row in rows])
-
-
-def _photographs(folder: str | os.PathLike[str], prefix: str = "") -> set[str]:
-    """The photographs in a folder and its subfolders, by file name extension, without hidden files."""
-    found: set[str] = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                found |= _photographs(entry.path, os.path.join(prefix, entry.name))
-            elif entry.name.lower().endswith((".jpg", ".jpeg", ".png")) and entry.name[0] != "." and entry.is_file():
-                found.add(os.path.join(prefix, entry.name))
-    return found
 
 
 def _assemble(
@@ -343,11 +324,11 @@ def _assemble(
     first: int,
 ) -> ImageFolder:
     _check.require(folder.is_dir(), str(folder), "a folder of photographs", "a file")
-    names, photographs = [os.path.normpath(file) for file in files], _photographs(folder)
-    _rows_once(table, names, first=first)
+    names, photographs = [os.path.normpath(file) for file in files], listed(folder)
+    rows_once(table, names, first=first)
     paths = [os.path.join(folder, name) for name in names]
     present = (name in photographs or os.path.isfile(path) for name, path in zip(names, paths, strict=True))
-    _every(table, first, present, "a photograph that is there", paths.__getitem__)
+    every(table, first, present, "a photograph that is there", paths.__getitem__)
     unlisted = photographs.difference(names)
     got = f"none for {len(unlisted)} of them, such as {min(unlisted, default='')}: damaged, or put them elsewhere"
     _check.require(not unlisted, str(table), f"a row for each photograph in {folder}", got)

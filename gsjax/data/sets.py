@@ -15,7 +15,7 @@ from gsjax import _check
 from gsjax.data import coloring, scaling
 from gsjax.data.dominoes import Dominoes, domino_variants, dominoes, most_dominoes, patched
 from gsjax.data.entry import Entry, Examples, Sets, Wanted
-from gsjax.data.folders import load_images
+from gsjax.data.folders import load_examples
 from gsjax.data.groups import colored_groups
 from gsjax.data.images import Images
 
@@ -145,7 +145,7 @@ def halves(entry: Entry, wanted: Wanted, *, classes: tuple[Pair, Pair]) -> Sets:
     variants = draw(domino_variants, wanted.test_key, test, wanted.test, "test")
     held_out = {name: examples(variant, wanted.test) for name, variant in variants.items()}
     drawn = examples(draw(dominoes, wanted.train_key, train, wanted.n, "n"), wanted.n)
-    return Sets(drawn, held_out, 1, f"{entry.name}: {', '.join(about)}")
+    return Sets(drawn, held_out, 1, f"{entry.name}: {'; '.join(about)}")
 
 
 def photographs(entry: Entry, wanted: Wanted) -> Sets:
@@ -157,8 +157,7 @@ def photographs(entry: Entry, wanted: Wanted) -> Sets:
     ):
         rows = folder.rows(split)
         rows = rows[_drawn(key, len(rows), m, name)]
-        x = scaling.signed(load_images(folder, rows, size=wanted.size))
-        sets.append(Examples(x, jnp.asarray(folder.y[rows], float), jnp.asarray(folder.group[rows])))
+        sets.append(load_examples(folder, rows, size=wanted.size))
     return Sets(sets[0], {"test": sets[1]}, 1, entry.name)
 
 

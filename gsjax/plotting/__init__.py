@@ -12,6 +12,7 @@ from gsjax.plotting._style import OKABE_ITO, panels
 from gsjax.plotting.dynamics import courses, paths, plane, starvation_over_time, trajectories
 from gsjax.plotting.examples import depths, saliency_maps
 from gsjax.plotting.grids import phase_diagram, sign_map
+from gsjax.plotting.monitoring import monitor
 from gsjax.plotting.practice import against, categories, curves, decision_boundary, error_against_width
 from gsjax.plotting.spectra import spectrum, starvation
 
@@ -25,6 +26,7 @@ __all__ = [
     "decision_boundary",
     "depths",
     "error_against_width",
+    "monitor",
     "panels",
     "paths",
     "phase_diagram",

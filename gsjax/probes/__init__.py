@@ -7,10 +7,12 @@ The functions that measure a network as a whole are exported here as well.
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import attribution, boundary, depths, information, margins, neighbours
+from gsjax.probes import attribution, boundary, depths, information, linear, margins, monitoring, neighbours
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
+from gsjax.probes.linear import linear_probe
+from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
@@ -19,7 +21,9 @@ REGISTRY: dict[str, ModuleType] = {
     "boundary": boundary,
     "depths": depths,
     "information": information,
+    "linear": linear,
     "margins": margins,
+    "monitoring": monitoring,
     "neighbours": neighbours,
 }
 
@@ -46,6 +50,8 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "gradcam",
     "get",
     "knn",
+    "linear_probe",
+    "monitor",
     "pointwise_information",
     "prediction_depth",
     "region_share",

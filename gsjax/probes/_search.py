@@ -131,7 +131,9 @@ def _nearest_by_products(bank: Float[Array, "m d"], k: int) -> Callable[[Float[A
         ordered, places = lax.top_k(-sums, k)
         found = jnp.take_along_axis(candidates, places, axis=1)
         finite = jnp.isfinite(lower).all(axis=1)
-        certain = -ordered[:, -1] * (1 + 2 * rounding) < -bounds[:, -1]
+        # The last of each, by a minimum: XLA turns a slice of `top_k` into a slow sort of all entries.
+        farthest, bound = -ordered.min(axis=1), -bounds.min(axis=1)
+        certain = farthest * (1 + 2 * rounding) < bound
         if count < m:
             found = lax.cond(jnp.all(certain | ~finite), lambda: found, lambda: lax.top_k(-distances(queries), k)[1])
         return _Found(found, finite)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 from gsjax import _check
 from gsjax.networks import stages
 from gsjax.probes._banks import bank_labels, examples, flat
+from gsjax.probes._regression import regression
 from gsjax.probes._search import NO_VOTE, Metric, votes
 
 __all__ = ["INPUT", "PredictionDepth", "depth", "prediction_depth"]
@@ -33,7 +34,7 @@ INPUT = "input"
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=("depth", "votes", "predictions"),
+    data_fields=("depth", "votes", "predictions", "converged"),
     meta_fields=("positions",),
 )
 @dataclass(frozen=True)
@@ -42,12 +43,14 @@ class PredictionDepth:
 
     `depth (n,)` is NaN for an invalid example. `votes (layers, n)` are the votes of the probes, and `predictions (n,)`
     the network's own: labels -1 and +1 or class indices, and `NO_VOTE` where outputs or activations are not finite.
-    `positions` are the names of the layers. A pytree, whose `positions` are not leaves; so not a named tuple.
+    `converged (layers,)` says whether the solver of each linear probe has converged; it is true for neighbours.
+    `positions` are the names of the layers. This is a pytree and not a named tuple, because names are not leaves.
     """
 
     depth: Float[Array, " n"]
     votes: Int[Array, "layers n"]
     predictions: Int[Array, " n"]
+    converged: Bool[Array, " layers"]
     positions: tuple[str, ...]
 
     @property
@@ -98,13 +101,15 @@ def prediction_depth(
     x: Real[Array, "n ..."],
     *,
     positions: Sequence[str] | None = None,
+    probe: Literal["knn", "linear"] = "knn",
     k: int = 29,
     metric: Metric = "l1",
+    strength: float = 1.0,
     pool: int | None = 8,
     batch_size: int = 256,
     count_input: bool = False,
 ) -> PredictionDepth:
-    """The prediction depth of examples x in a network, from k-nearest-neighbour probes of its stages.
+    """The prediction depth of examples x in a network, from probes of its stages.
 
     The defaults are those of Murali et al. 2023: votes of 29 neighbours by L1 distance, at every stage of the network
     in evaluation mode, flattened. Images larger than 8 x 8 are first averaged to 8 x 8, over regions as in PyTorch's
@@ -124,8 +129,10 @@ def prediction_depth(
         x: the examples, `(n, ...)`.
         positions: the names of the layers in order of depth: stages, before them "input" or not. None is the input and
             all stages.
+        probe: "knn", or "linear" for the logistic regression of `linear_probe` at the same layers.
         k: the number of neighbours.
         metric: "l1" or "l2", see `knn`.
+        strength: the ridge of linear probes, see `linear_probe`.
         pool: the height and width to which larger images are averaged; None keeps them.
         batch_size: the number of examples in a batch.
         count_input: whether the input is a layer of the depth.
@@ -133,7 +140,8 @@ def prediction_depth(
     Raises:
         ValueError: a network without stages or with other outputs; bank or x empty or not finite; labels of the bank
             that do not fit the outputs, of one class alone, or without an example of a class; `positions` that are not
-            layers, or of the input alone; k below one or larger than the bank; another argument of the wrong kind.
+            layers, or of the input alone; k below one or larger than the bank; a strength that is not positive; an
+            unknown probe or metric; `pool` or `batch_size` below one; `count_input` without the input.
 
     >>> from gsjax import networks
     >>> x, y = jax.random.normal(jax.random.key(0), (40, 3)), jnp.where(jnp.arange(40) % 2, 1.0, -1.0)
@@ -150,8 +158,10 @@ def prediction_depth(
     _check.require(same, "x", f"examples of shape {bank_x.shape[1:]}, as in the bank", f"shape {x.shape}")
     layers = _layers(network, x, positions)
     m = len(bank_x)
-    k = _check.whole("k", k, least=1, most=m)
+    _check.choice("probe", probe, ("knn", "linear"))
+    k = _check.whole("k", k, least=1, most=m if probe == "knn" else None)
     _check.choice("metric", metric, ("l1", "l2"))
+    _check.number("strength", strength, "(0, inf)")
     pool = None if pool is None else _check.whole("pool", pool, least=1)
     batch_size = _check.whole("batch_size", batch_size, least=1)
     count_input = _check.flag("count_input", count_input)
@@ -163,20 +173,26 @@ def prediction_depth(
     classes = None if len(shape) == 1 else shape[1]
     labels = bank_labels("bank", bank_y, m, classes, signs=classes is None)
 
-    program = _Activations(network, layers, pool)
+    program = _compiled(_Activations(network, layers, pool))
     size = min(batch_size, max(m, len(x)))  # the same for both, so that they share a compiled program
     known, _ = _in_batches(program, variables, bank_x, size, lambda activations: activations)
+    converged = jnp.ones(len(layers), bool)
+    if probe == "knn":
+        voters = [functools.partial(votes, layer, labels, k=k, metric=metric) for layer in known]
+    else:
+        values = jnp.array([-1, 1]) if classes is None else jnp.arange(classes)
+        fitted = [regression(layer, labels, values, strength=strength) for layer in known]
+        voters, converged = [one.votes for one in fitted], jnp.stack([one.converged for one in fitted])
 
     def vote(activations: Sequence[Array]) -> Int[Array, "n layers"]:
-        pairs = zip(known, activations, strict=True)
-        return jnp.stack([votes(one, labels, other, k=k, metric=metric) for one, other in pairs], axis=1)
+        return jnp.stack([voter(layer) for voter, layer in zip(voters, activations, strict=True)], axis=1)
 
     found, predictions = _in_batches(program, variables, x, size, vote)
     found = found.T
     counted = found if count_input or layers[0] != INPUT else found[1:]
     depths = depth(counted, predictions, first=0 if count_input else 1)
     lost = (counted == NO_VOTE).any(axis=0)
-    return PredictionDepth(jnp.where(lost, jnp.nan, depths), found, predictions, layers)
+    return PredictionDepth(jnp.where(lost, jnp.nan, depths), found, predictions, converged, layers)
 
 
 class _Activations(NamedTuple):
@@ -198,31 +214,42 @@ class _Activations(NamedTuple):
         return activations, jnp.where(finite, predictions, NO_VOTE).astype(jnp.int32)
 
 
+_Program = Callable[[PyTree, Array], tuple[tuple[Float[Array, "n d"], ...], Int[Array, " n"]]]
+
+
+def _compiled(activations: _Activations) -> _Program:
+    """The compiled function, the same one for equal networks."""
+    try:
+        hash(activations)
+    except TypeError:  # an attribute of the network, such as an array, has no hash
+        return jax.jit(activations.__call__)
+    return functools.partial(_shared(), activations)
+
+
+@functools.cache
+def _shared() -> Callable[..., Any]:
+    return jax.jit(_Activations.__call__, static_argnums=0)
+
+
 def _in_batches(
-    program: _Activations, variables: PyTree, x: Array, size: int, use: Callable[[tuple[Array, ...]], PyTree]
+    program: _Program, variables: PyTree, x: Array, size: int, use: Callable[[tuple[Array, ...]], PyTree]
 ) -> tuple[PyTree, Int[Array, " n"]]:
     """`use(activations)`, arrays `(n, ...)`, and the predictions, from batches of x of one size.
 
-    Without tracing, every batch is a call of one program: XLA compiles convolutions in a loop to slower code.
+    Without tracing, every batch is a call of the program: XLA compiles convolutions in a loop to slower code.
     """
     n = len(x)
     count = -(-n // size)
     batches = jnp.pad(x, ((0, count * size - n), *((0, 0),) * (x.ndim - 1))).reshape(count, size, *x.shape[1:])
 
-    def one(batch: Array, compute: Callable[..., Any]) -> PyTree:
-        activations, predictions = compute(program, variables, batch)
+    def one(batch: Array) -> tuple[PyTree, Array]:
+        activations, predictions = program(variables, batch)
         return use(activations), predictions
 
     if _check.is_concrete(variables, x):
-        found = [one(batch, _compiled()) for batch in batches]
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *found)
-    found = lax.map(functools.partial(one, compute=_Activations.__call__), batches)
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts)[:n], *map(one, batches))
+    found = lax.map(one, batches)
     return jax.tree.map(lambda parts: parts.reshape(count * size, *parts.shape[2:])[:n], found)
-
-
-@functools.cache
-def _compiled() -> Callable[..., tuple[tuple[Array, ...], Array]]:
-    return jax.jit(_Activations.__call__, static_argnums=0)
 
 
 def _averaged(h: Float[Array, "n ..."], size: int | None) -> Float[Array, "n ..."]:

@@ -34,9 +34,10 @@ def knn(
     example can be among the k nearest. Blocks of queries without this certificate, e.g. among nearly equal points far
     from the mean of the bank, take the sums for the whole bank, which costs as much as "l1".
 
-    Queries pass in blocks, so that memory is that of bank and queries and a few MB. Inputs of the same shapes share one
-    compiled program. The function also works under `jit` and `vmap`, where values are not checked: a query gets the
-    vote `NO_VOTE` if one of its distances is not finite.
+    Queries pass in blocks, so that memory is a few times that of bank and queries, and some MB. Inputs of the same
+    shapes share one compiled program. In float64, XLA sorts all distances, which takes most of the time. The function
+    also works under `jit` and `vmap`, where values are not checked: a query gets the vote `NO_VOTE` if one of its
+    distances is not finite.
 
     Args:
         bank: examples, `(m, ...)`; all axes but the first are flattened.

@@ -45,8 +45,8 @@ def folder():
     return data.ImageFolder(np.array(["a", "b", "c"], object), np.ones(3), zero, zero, zero, lambda image, size: image)
 
 
-def load(rows=(0,), size=8):
-    return data.load_images(folder(), rows, size=size)
+def load(rows=(0,), size=8, channels=3):
+    return data.load_images(folder(), rows, size=size, channels=channels)
 
 
 NOT_WHOLE = (3.0, np.float32(3), True, np.True_, "3", None, (3,), np.array([3]), jnp.array(3.0))
@@ -80,6 +80,7 @@ NOT_ROWS = (0, (), (0.0,), (True, False, True), (3,), (-1,), ((0,),), "0", {0}, 
         (two_classes, "n", tuple(value for value in (*NOT_WHOLE, 0, 31) if value is not None)),
         (data.digits, "n", tuple(value for value in (*NOT_WHOLE, 0, 999) if value is not None)),
         (load, "size", (*NOT_WHOLE, 0)),
+        (load, "channels", (*NOT_WHOLE[1:], 0, 2)),
         (colored, "label_noise", (*NOT_A_NUMBER, -0.1, 1.1)),
         (moons, "noise", (*NOT_A_NUMBER, -0.1)),
         (moons, "delta", NOT_A_NUMBER),

@@ -1,5 +1,8 @@
 """Dominoes and patches: pixels, probabilities, test variants, and many seeds in one program."""
 
+# pyright: reportArgumentType=false
+# Bad input is of any type, and NumPy's arrays stand for JAX's.
+
 from __future__ import annotations
 
 import functools

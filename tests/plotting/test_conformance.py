@@ -50,6 +50,10 @@ DRAWINGS = {
     "starvation over time": lambda ax=None: plotting.starvation_over_time({"ridge": STARVING}, ax),
     "sizes over time": lambda ax=None: plotting.starvation_over_time({"ridge": STARVING}, ax, logy=True),
     "signs": lambda ax=None: plotting.sign_map([0.1, 0.5], [1.0, 2.0], np.array([[-1.0, np.nan], [0.0, 1e-4]]), ax=ax),
+    "a monitored training": lambda ax=None: plotting.monitor(
+        [0, 5], [[1, 2], [0, 0]], ax, invalid=[1, 4], threshold=[0.5, 0.6], warning=5
+    ),
+    "a monitored training without more": lambda ax=None: plotting.monitor([0, 5], np.eye(2), ax),
     "a phase diagram": lambda ax=None: plotting.phase_diagram(DIAGRAM, ax),
     "depths": lambda ax=None: plotting.depths({"MNIST": [1, 2, np.nan], "none valid": [np.nan]}, ax=ax),
     "saliency maps": lambda ax=None: plotting.saliency_maps(

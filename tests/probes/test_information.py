@@ -72,6 +72,7 @@ def test_a_family_with_the_bayes_rule_recovers_the_information_of_a_mixture(bala
     np.testing.assert_allclose(found.null_entropy, entropy([balance, 1 - balance]), atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_interval_of_held_out_parts_covers_the_sampling_of_the_examples():
     """One sample of few examples: the interval is that of the mean over all of them, not only that of the networks."""
     hits = [
@@ -88,8 +89,6 @@ def test_independent_labels_carry_no_information():
     found = usable(x, y, **linear, seeds=8, per_seed=True)
     assert found.interval.low < 0.01
     assert -0.03 < found.interval.value < 0.005
-    overfitted = usable(x[0, :60], y[0, :60], **family(networks.FullyConnected((64,))), null="balance")
-    assert overfitted.interval.value < 0, "examples that were held out"
 
 
 def test_a_linear_family_cannot_use_xor_and_a_network_can():
@@ -134,6 +133,7 @@ def test_signs_and_indices_of_two_classes_are_the_same_labels():
     )
     np.testing.assert_allclose(flipped.value, signs.value, atol=0.05)
     np.testing.assert_allclose(indices.value, signs.value, atol=0.05)
+    assert (signs.value[0] != signs.value[1]).all(), "the seeds start from different networks"
 
 
 def test_surprisal_is_in_bits(x64):
@@ -204,8 +204,6 @@ def test_results_depend_only_on_the_key():
     np.testing.assert_array_equal(older.value, one.value)
     changed = probes.pointwise_information(jax.random.key(1), x, y, **linear, steps=200, batch_size=None)
     assert not np.array_equal(changed.examples, one.examples)
-    seeds = one.conditional[:, 0]
-    assert len(set(seeds.tolist())) == 5
 
 
 def test_a_null_that_has_not_converged_is_reported():
