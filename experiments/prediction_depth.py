@@ -178,6 +178,8 @@ def check(config: Config) -> None:
             increase.
     """
     expect(config.control in config.data, "control", f"one of {' '.join(config.data)}", config.control)
+    for name, count in (("n", config.n), ("bank", config.bank)):
+        expect(count % CLASSES == 0, name, f"a multiple of {CLASSES}, the number of classes", count)
     expect(config.bank <= config.n, "bank", f"at most n = {config.n}", config.bank)
     expect(config.batch_size <= config.n, "batch_size", f"at most n = {config.n}", config.batch_size)
     for name, largest in (("k", config.k), ("other_k", max(config.other_k))):
@@ -209,11 +211,10 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
     for name in config.data:
         train, test = read(name)
         sizes[name] = per_class(test.labels, config.queries) * CLASSES
-        for part, count in ((train, config.n), (test, CLASSES)):
-            most = CLASSES * per_class(part.labels, len(part.labels))
-            expect(count - count % CLASSES <= most, "n", f"at most {most}, with equally many of each class", count)
-        title = _cifar.called(name, len(train.labels))
-        about.append({"name": title, "train": config.n, "test": sizes[name], "stand-in": False})
+        most = CLASSES * per_class(train.labels, len(train.labels))
+        expect(config.n <= most, "n", f"at most {most}, with equally many of each class", config.n)
+        called = _cifar.called(name, len(train.labels))
+        about.append({"name": called, "train": config.n, "test": sizes[name], "stand-in": False})
 
     def cell(network: str, name: str, variant: str) -> Cell:
         key = {"network": network, "data": name, "variant": variant}
@@ -240,8 +241,8 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
         figures = {
             "depths.png": functools.partial(draw_depths, found),
             "effects.png": functools.partial(draw_effects, found),
+            "information.png": functools.partial(draw_information, found),
         }
-        figures["information.png"] = functools.partial(draw_information, found)
         return Report(summarise(found), judge(found), figures)
 
     return Study(about, [cell(*key) for key in planned(config)], report)
@@ -585,12 +586,6 @@ def correlations(
 def summarise(found: Found) -> list[dict[str, Any]]:
     """The rows of the summary."""
     config, lines = found.config, []
-    layers = len(built("vgg", config).positions) - 1
-    differs = (
-        f"{layers} convolutions after ReLU, {config.n:,} colour images of {config.size} x {config.size}, "
-        f"{config.epochs[-1]} epochs; published: 13 before batch norm, 60,000 grayscale images of 32 x 32 (50,000 of "
-        "CIFAR-10), 3 epochs, 50 test images"
-    )
 
     def row(name: str, values: np.ndarray, **options: Any) -> None:
         known = values[np.isfinite(values)]
@@ -606,7 +601,7 @@ def summarise(found: Found) -> list[dict[str, Any]]:
             continue
         label, depths = f"{LABELS[network]}, {title(name, variant)}", found.depths(network, name, variant)
         published = PUBLISHED.get((name, variant)) if network == "vgg" else None
-        row(f"{label}: mean depth", mean_depth(depths), published=published, differs=differs if published else None)
+        row(f"{label}: mean depth", mean_depth(depths), published=published, differs=published and differs(config))
         row(f"{label}: decided at the first stage", at_first(depths))
         row(f"{label}: invalid", invalid(depths))
         votes = found.array("votes", network, name, variant)[:, -1]
@@ -624,6 +619,15 @@ def summarise(found: Found) -> list[dict[str, Any]]:
         if variant == "clean":
             summarise_clean(found, network, name, row)
     return lines
+
+
+def differs(config: Config) -> str:
+    """What differs from the published networks."""
+    return (
+        f"{len(built('vgg', config).positions) - 1} convolutions after ReLU, {config.n:,} colour images of "
+        f"{config.size} x {config.size}, {config.epochs[-1]} epochs; published: 13 before batch norm, 60,000 grayscale "
+        "images of 32 x 32 (50,000 of CIFAR-10), 3 epochs, 50 test images"
+    )
 
 
 def summarise_clean(found: Found, network: str, name: str, row: Callable[..., None]) -> None:

@@ -163,6 +163,7 @@ def test_flags_that_all_experiments_have(arguments, complaint, capsys):
         (["groups", "--rare", "3"], "--rare: expected other labels than the frequent (1, 3, 5, 9), got (3,)"),
         (["groups", "--weights", "missing"], "--weights: expected a file, got missing"),
         (["prediction_depth", "--k", "101"], "--k: expected at most bank = 100, got 101"),
+        (["prediction_depth", "--bank", "95"], "--bank: expected a multiple of 10, the number of classes, got 95"),
         (["prediction_depth", "--control", "mnist"], "--control: expected one of digits, got mnist"),
         (["prediction_depth", "--size", "12"], "--size: expected a multiple of 8, got 12"),
         (["toy_dynamics", "--steps", "50", "--max-steps", "10"], "--max-steps: expected at least the 50 published"),
