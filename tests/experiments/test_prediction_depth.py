@@ -236,7 +236,7 @@ def made_up(config, *, expected):
 
 @pytest.mark.parametrize("expected", [True, False])
 def test_signatures_hold_or_fail_together(expected):
-    config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "fashion_mnist"), epochs=(1, 12))
+    config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "fashion_mnist"), epochs=(1, 10))
     rows = made_up(config, expected=expected)
     judged = _rows.judged(prediction_depth.judge(Found(rows, config)))
     assert len(judged) == 17
@@ -247,7 +247,7 @@ def test_signatures_hold_or_fail_together(expected):
 
 
 def test_a_network_without_valid_examples_fails_its_signatures():
-    config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "fashion_mnist"), epochs=(1, 12))
+    config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "fashion_mnist"), epochs=(1, 10))
     rows = made_up(config, expected=True)
     lost = next(row for row in rows if row["network"] == "resnet" and row["variant"] == "clean")
     lost["depth"] = [[np.nan] * 100] * 2
@@ -276,7 +276,7 @@ def test_published_means_are_beside_the_measured_ones_with_what_differs():
     }
     for row in summary:
         assert (row["published"] is None) == (row["differs"] is None)
-        assert row["differs"] is None or "1,300 colour images of 16 x 16, 12 epochs; published: 13" in row["differs"]
+        assert row["differs"] is None or "1,300 colour images of 16 x 16, 10 epochs; published: 13" in row["differs"]
 
 
 @pytest.mark.parametrize(
