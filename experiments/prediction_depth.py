@@ -21,8 +21,8 @@ The first network is trained on all of them, further networks on the clean ones 
 are those of test images, and the bank is a part of the training images. Every seed draws its own images, with equally
 frequent classes. Votes of the raw input are layer 0: their accuracy is reported, and the depth does not count it. The
 stages of the VGG are its convolutions, as published, and those of the residual network its stem and its blocks. Depths
-are also recorded after earlier epochs; and for clean data by other numbers of neighbours, and by linear probes (ridge
-regression on the standardised activations of the bank).
+are also recorded after earlier epochs; and for clean data by other numbers of neighbours, and by linear probes
+(`gsjax.probes.linear_probe`).
 
 *Information* is that of Ethayarajh et al. 2022, in bits: of the network itself, and of a family that knows nothing of
 it, one hidden layer on the pixels (`gsjax.probes.pointwise_information`). Examples with less information are expected
@@ -50,8 +50,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int, Key
-from sklearn.linear_model import RidgeClassifier
-from sklearn.preprocessing import StandardScaler
 
 from experiments import _cifar, _ranks, _rows
 from experiments._bounds import Bound, expect
@@ -234,6 +232,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
         if variant == "clean":
             other = (float, len(config.other_k), sizes[name])
             columns |= {"other": other, "linear": (float, sizes[name]), "linear votes": (float, layers)}
+            columns |= {"linear converged": bool}
         return Cell(key, functools.partial(train_networks, config, seed, key), columns, config.seeds)
 
     def report(rows: list[dict[str, Any]]) -> Report:
@@ -456,45 +455,23 @@ def measure(net: Built, variables: Mapping[str, Any], task: Task, config: Config
 
 
 def depths_of(net: Built, variables: Mapping[str, Any], task: Task, config: Config, k: int) -> PredictionDepth:
-    """The depths of the test images, from votes of k neighbours in the bank."""
+    """The depths of the test images, from votes of k neighbours in the bank; with k = 0, of linear probes."""
     bank = jnp.asarray(task.x[: config.bank]), jnp.asarray(task.y[: config.bank])
+    how = {"probe": "knn", "k": k} if k else {"probe": "linear"}
     return probes.prediction_depth(
-        net.network, variables, bank, jnp.asarray(task.queries), positions=net.positions, k=k
+        net.network, variables, bank, jnp.asarray(task.queries), positions=net.positions, **how
     )
 
 
 def measure_probes(net: Built, variables: Mapping[str, Any], task: Task, config: Config) -> dict[str, Any]:
     """Depths by other probes of the trained network: other k and linear ones, with the accuracy of the linear votes."""
-    outputs, found = net.look(variables, task.queries)
-    known = net.look(variables, task.x[: config.bank])[1]
-    pairs = [(task.x[: config.bank], task.queries), *((known[name], found[name]) for name in net.positions[1:])]
-    votes = np.stack([linear_votes(flat(bank), task.y[: config.bank], flat(x)) for bank, x in pairs])
+    linear = depths_of(net, variables, task, config, 0)
     return {
         "other": [np.asarray(depths_of(net, variables, task, config, k).depth).tolist() for k in config.other_k],
-        "linear": np.asarray(probes.depth(jnp.asarray(votes[1:]), outputs.argmax(axis=1))).tolist(),
-        "linear votes": (votes == task.labels).mean(axis=1).tolist(),
+        "linear": np.asarray(linear.depth).tolist(),
+        "linear votes": (np.asarray(linear.votes) == task.labels).mean(axis=1).tolist(),
+        "linear converged": bool(np.asarray(linear.converged).all()),
     }
-
-
-def flat(stage: Float[Array, "n ..."]) -> Float[np.ndarray, "n d"]:
-    """A stage as rows; images of more than 8 x 8 are averaged to 8 x 8, as for nearest neighbours."""
-    h = np.asarray(stage)
-    if h.ndim == 4 and h.shape[1] > 8:
-        times = h.shape[1] // 8
-        h = h.reshape(len(h), 8, times, 8, times, -1).mean(axis=(2, 4))
-    return h.reshape(len(h), -1)
-
-
-def linear_votes(
-    bank: Float[np.ndarray, "m d"], labels: Int[np.ndarray, " m"], x: Float[np.ndarray, "n d"]
-) -> Int[np.ndarray, " n"]:
-    """The votes of ridge regression on standardised features.
-
-    The penalty is as large as the average eigenvalue of the Gram matrix of m examples, which is the number of features.
-    """
-    scaler = StandardScaler().fit(bank)
-    ridge = RidgeClassifier(alpha=bank.shape[1]).fit(scaler.transform(bank), labels)
-    return np.asarray(ridge.predict(scaler.transform(x)))
 
 
 def title(name: str, variant: str = "clean") -> str:
@@ -643,6 +620,7 @@ def summarise_clean(found: Found, network: str, name: str, row: Callable[..., No
     linear = found.array("linear", network, name)
     row(f"{label}: mean depth by linear probes", mean_depth(linear))
     row(f"{label}: invalid by linear probes", invalid(linear))
+    row(f"{label}: networks whose linear probes all converged", found.array("linear converged", network, name))
     row(f"{label}: accuracy of the linear probe of the raw input", found.array("linear votes", network, name)[:, 0])
     for number, epoch in enumerate(config.epochs[:-1]):
         early, when = found.depths(network, name, epoch=number), f"after epoch {epoch} of {config.epochs[-1]}"

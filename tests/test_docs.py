@@ -19,7 +19,8 @@ LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
-LONG = {"docs/sweeps.md"}
+LONG = {"docs/sweeps.md", "docs/training_dynamics.md"}
+CONTINUED = {"docs/training_dynamics.md"}  # each block uses the names of the blocks before it
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -55,8 +56,11 @@ def targets(text: str) -> list[str]:
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = jax.config.read("jax_enable_x64")
+    shared: dict[str, object] = {}
     for block in blocks(page, "python"):
-        exec(compile(block, page, "exec"), {"__name__": "page"})
+        names = shared if page in CONTINUED else {}
+        names["__name__"] = "page"
+        exec(compile(block, page, "exec"), names)
     assert jax.config.read("jax_enable_x64") == before
 
 

@@ -185,8 +185,9 @@ def monitor(
     trial, name = default, "held_out"
     if trial is None and own_bank is not None:
         trial, name = _HeldOut(*own_bank, own_bank), "bank"
-    stages.names(network, jnp.ones((1, 1)) if trial is None else trial.x)
+    _check.require(isinstance(network, nn.Module), "network", "a flax.linen module", type(network).__name__)
     if trial is not None:
+        stages.names(network, trial.x)
         # Only parameters are traced, so that values of the data are checked.
         keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
         shapes: Any = jax.eval_shape(network.init, keys, trial.x)

@@ -233,6 +233,7 @@ def test_a_patch_in_the_spurious_half():
     np.testing.assert_array_equal((corner > 0.999).all(axis=(1, 2)), sample.attribute)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["dominoes_digits", "dominoes_digits_swapped"])
 def test_dominoes_of_digits(name):
     found = data.load(jax.random.key(0), name)

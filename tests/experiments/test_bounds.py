@@ -29,6 +29,7 @@ ZERO = {
     ("groups", "weight_decay"),
     ("prediction_depth", "weight_decay"),
     ("prediction_depth", "decay"),
+    ("dominoes", "weight_decay"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {

@@ -230,6 +230,7 @@ def test_images_are_averaged_like_in_pytorch():
     assert depths._averaged(jnp.ones((3, 30)), 8).shape == (3, 30)
 
 
+@pytest.mark.slow
 def test_stages_are_averaged_and_the_input_is_not():
     """Inputs are images of bytes, whose differences must not overflow."""
     network = ConvNet((2,), (4,), 3, kernel_size=2)

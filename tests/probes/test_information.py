@@ -119,6 +119,7 @@ def test_pointwise_values_are_those_of_an_independent_solver():
     np.testing.assert_allclose(renamed.value, found.value, atol=0.02)
 
 
+@pytest.mark.slow
 def test_signs_and_indices_of_two_classes_are_the_same_labels():
     x, y = mixture((200,), balance=0.3)
     test_x, test_y = mixture((40,), 1)
@@ -239,6 +240,7 @@ def test_training_that_fails_is_reported_and_not_left_out():
     assert np.isnan(found.interval).all()
 
 
+@pytest.mark.slow
 def test_methods_with_groups_and_networks_with_statistics():
     x, y = mixture((200,))
     network = networks.FullyConnected((8,), batch_norm=True, dropout=0.1)

@@ -97,6 +97,7 @@ def test_features_that_do_not_vary_tell_the_frequencies():
     assert probe.converged
 
 
+@pytest.mark.slow
 def test_compiled_and_mapped(monkeypatch):
     bank, y, queries = drawn()
     signs = np.where(y, 1.0, -1.0)
@@ -111,6 +112,7 @@ def test_compiled_and_mapped(monkeypatch):
         linear_probe(*drawn(seed)[:2], strength=seed + 1)
 
 
+@pytest.mark.slow
 def test_depths_from_linear_probes(monkeypatch):
     """The probes of all layers are those of their activations."""
     network = FullyConnected((5, 5), outputs=3, activation="tanh")

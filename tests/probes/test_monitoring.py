@@ -19,7 +19,7 @@ import scipy.stats
 
 from gsjax import data, features, methods, probes
 from gsjax.methods import Batch, Learner
-from gsjax.networks import FullyConnected, Stage
+from gsjax.networks import CNN, FullyConnected, Stage
 from gsjax.probes import depths
 from gsjax.probes.monitoring import Course, course, early_mass, false_alarms, histogram, monitor, warn
 
@@ -87,6 +87,7 @@ def test_a_network_that_knows_only_the_class_balance_has_no_information():
     np.testing.assert_allclose(found.information, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_training_streams_and_files_have_the_same_course():
     """With one trace for all seeds and checkpoints of `train`."""
     network = FullyConnected((6, 5), outputs=3, batch_norm=True)
@@ -188,6 +189,7 @@ def test_the_input_can_be_counted():
     assert chosen.positions == ("h2",)
 
 
+@pytest.mark.slow
 def test_linear_probes_tell_whether_they_have_converged():
     options = {"probe": "linear", "positions": ("h2",)}
     evaluate = monitor(NETWORK, BANK, **options)
@@ -381,7 +383,7 @@ class Bare(nn.Module):
     [
         ({"network": Bare()}, "network: expected a network with stages, got Bare without"),
         ({"network": NETWORK.apply}, "network: expected a flax.linen module"),
-        ({"network": Bare(), "bank": None}, "network: expected a network with stages, got Bare without"),
+        ({"network": NETWORK.apply, "bank": None}, "network: expected a flax.linen module"),
         ({"bank": X}, r"bank: expected a pair \(x, y\) of examples and labels"),
         ({"bank": (X[:0], CLASSES[:0])}, "bank: expected a non-empty array"),
         ({"bank": (X * np.nan, CLASSES)}, "bank: expected finite numbers"),
@@ -410,6 +412,13 @@ def test_bad_input(change, complaint):
     given = {"network": NETWORK, "bank": BANK, "k": 7, **change}
     with pytest.raises(ValueError, match=f"^{complaint}"):
         monitor(**given)
+
+
+def test_without_data_the_shape_of_the_examples_is_not_known():
+    """Networks of images are accepted, and networks without stages are refused where they are evaluated."""
+    monitor(CNN((4, 4)), k=7)
+    with pytest.raises(ValueError, match=r"^network: expected a network with stages, got Bare without"):
+        monitor(Bare(), k=7)(Learner({}), (X[HELD], SIGNS[HELD], (X[TRAIN], SIGNS[TRAIN])))
 
 
 def test_bad_input_of_an_evaluation():
