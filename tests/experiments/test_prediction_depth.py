@@ -13,10 +13,11 @@ import pytest
 from scipy import stats
 from sklearn.neighbors import KNeighborsClassifier
 
-from experiments import _rows, prediction_depth
+from experiments import _depth_networks, _depth_rows, _depth_signatures, _depth_tasks, _rows, prediction_depth
 from experiments.__main__ import main
+from experiments._depth_rows import Found
+from experiments._depth_tasks import CONTROLS, VARIANTS
 from experiments._study import keys
-from experiments.prediction_depth import CONTROLS, VARIANTS, Found
 from gsjax import data
 from tests.plotting.shown import points
 
@@ -77,7 +78,7 @@ def test_the_votes_of_the_raw_input_are_those_of_another_library(folder):
     _, rows = read(folder)
     key = keys(0, [1])[0]
     for variant in ("clean", "patches"):
-        task = prediction_depth.drawn("digits", variant, key, CONFIG)
+        task = _depth_tasks.drawn("digits", variant, key, CONFIG)
         x, queries = (images.reshape(len(images), -1) for images in (task.x, task.queries))
         other = KNeighborsClassifier(CONFIG.k, metric="manhattan", algorithm="brute")
         right = other.fit(x[: CONFIG.bank], task.y[: CONFIG.bank]).score(queries, task.labels)
@@ -124,22 +125,22 @@ def test_images_of_all_sizes_get_one_size_without_new_pixels():
         generator.integers(256, size=(2, *shape)) for shape in ((8, 8, 1), (28, 28, 1), (32, 32, 3))
     )
     signed = {id(images): images / 127.5 - 1 for images in (digits, mnist, cifar)}
-    small = prediction_depth.framed(mnist, 16)
+    small = _depth_tasks.framed(mnist, 16)
     np.testing.assert_allclose(small[:, 1:15, 1:15], signed[id(mnist)][:, ::2, ::2].repeat(3, axis=3), atol=1e-6)
     assert (small[:, [0, 15]] == -1).all()
     assert (small[:, :, [0, 15]] == -1).all()
-    doubled = prediction_depth.framed(digits, 16)
+    doubled = _depth_tasks.framed(digits, 16)
     assert doubled.shape == (2, 16, 16, 3)
     np.testing.assert_array_equal(doubled[:, ::2, ::2], doubled[:, 1::2, 1::2])
     np.testing.assert_allclose(doubled[:, ::2, ::2, :1], signed[id(digits)], atol=1e-6)
-    np.testing.assert_allclose(prediction_depth.framed(cifar, 32), signed[id(cifar)], atol=1e-6)
+    np.testing.assert_allclose(_depth_tasks.framed(cifar, 32), signed[id(cifar)], atol=1e-6)
 
 
 def test_variants_have_the_same_images_but_for_the_patch():
     key = keys(5, [0])[0]
     config = dataclasses.replace(CONFIG, n=500, size=16)
     clean, patch, patches, random, shuffled = (
-        prediction_depth.drawn("digits", variant, key, config) for variant in (*VARIANTS, *CONTROLS)
+        _depth_tasks.drawn("digits", variant, key, config) for variant in (*VARIANTS, *CONTROLS)
     )
     whole = data.get("digits").read()
     assert clean.x.shape == (500, 16, 16, 3)
@@ -174,12 +175,12 @@ def test_variants_have_the_same_images_but_for_the_patch():
 
 def test_depths_of_invalid_examples_count_nowhere():
     found = np.array([[1.0, np.nan, 3.0, 1.0], [np.nan] * 4])
-    np.testing.assert_allclose(prediction_depth.mean_depth(found), [5 / 3, np.nan])
-    np.testing.assert_allclose(prediction_depth.at_first(found), [0.5, 0])
-    np.testing.assert_allclose(prediction_depth.invalid(found), [0.25, 1])
+    np.testing.assert_allclose(_depth_rows.mean_depth(found), [5 / 3, np.nan])
+    np.testing.assert_allclose(_depth_rows.at_first(found), [0.5, 0])
+    np.testing.assert_allclose(_depth_rows.invalid(found), [0.25, 1])
     numbers = np.arange(20.0)
-    assert prediction_depth.of_class(numbers, 1).tolist() == [1, 11]
-    assert len(prediction_depth.of_class(numbers, 1, others=True)) == 18
+    assert _depth_rows.of_class(numbers, 1).tolist() == [1, 11]
+    assert len(_depth_rows.of_class(numbers, 1, others=True)) == 18
 
 
 def test_the_permutation_control_keeps_what_classes_explain():
@@ -189,11 +190,11 @@ def test_the_permutation_control_keeps_what_classes_explain():
     own = generator.permutation(400) / 100
     for depth, remains in ((by_class, True), (own, False)):
         sample = np.where(generator.random(400) < 0.2, np.nan, depth)[None]
-        whole = prediction_depth.correlations(sample, -depth[None])
-        control = prediction_depth.correlations(sample, -depth[None], permuted=20)
+        whole = _depth_rows.correlations(sample, -depth[None])
+        control = _depth_rows.correlations(sample, -depth[None], permuted=20)
         assert whole == pytest.approx(-1)
         assert control == pytest.approx(-1 if remains else 0, abs=0.05)
-    assert np.isnan(prediction_depth.correlations(np.full((1, 400), np.nan), by_class[None]))
+    assert np.isnan(_depth_rows.correlations(np.full((1, 400), np.nan), by_class[None]))
 
 
 def made_up(config, *, expected):
@@ -201,7 +202,7 @@ def made_up(config, *, expected):
     means = {"clean": 3.0, "patch": 3.0, "patches": 1.5, "random patch": 3.0, "shuffled": 3.0}
     early_share, late_share, shuffled_share = (0.5, 0.1, 0.5) if expected else (0.1, 0.5, 0.1)
     rows, n = [], 100
-    for network, name, variant in prediction_depth.planned(config):
+    for network, name, variant in _depth_rows.planned(config):
         for seed in range(config.seeds):
             place = [config.data.index(name), list(means).index(variant), seed]
             generator = np.random.default_rng(place)  # so that depths are the same in the cells of both kinds
@@ -226,7 +227,7 @@ def made_up(config, *, expected):
 def test_signatures_hold_or_fail_together(expected):
     config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "fashion_mnist"), epochs=(1, 10))
     rows = made_up(config, expected=expected)
-    judged = _rows.judged(prediction_depth.judge(Found(rows, config)))
+    judged = _rows.judged(_depth_signatures.judge(Found(rows, config)))
     assert len(judged) == 17
     assert [entry["name"] for entry in judged if entry["holds"] != expected] == []
     reasons = "\n".join(entry["why"] for entry in judged)
@@ -239,7 +240,7 @@ def test_a_network_without_valid_examples_fails_its_signatures():
     rows = made_up(config, expected=True)
     lost = next(row for row in rows if row["network"] == "resnet" and row["variant"] == "clean")
     lost["depth"] = [[np.nan] * 100] * 2
-    judged = _rows.judged(prediction_depth.judge(Found(rows, config)))
+    judged = _rows.judged(_depth_signatures.judge(Found(rows, config)))
     failed = [entry for entry in judged if not entry["holds"]]
     assert {entry["name"].partition(":")[0] for entry in failed} == {"ResNet"}
     assert all("no valid example" in entry["why"] for entry in failed)
@@ -250,12 +251,12 @@ def test_published_means_are_beside_the_measured_ones_with_what_differs():
     config = dataclasses.replace(prediction_depth.Config(), data=("mnist", "kmnist"), networks=("vgg",), other_k=(5,))
     numbers = {"train": 0.9, "test": 0.9, "votes": [[0.5] * 7] * 3, "linear votes": [0.5] * 7, "linear converged": True}
     rows = []
-    for network, name, variant in prediction_depth.planned(config):
+    for network, name, variant in _depth_rows.planned(config):
         depth = [1.0, 2.0, 3.0, 4.0] * 5
         one = {"network": network, "data": name, "variant": variant, "finite": True, "bits": [0.5] * 20}
         one |= {**numbers, "test": [0.9] * 3, "depth": [depth] * 3, "other": [depth], "linear": depth}
         rows += [{**one, "seed": seed} for seed in range(config.seeds)]
-    summary = prediction_depth.summarise(Found(rows, config))
+    summary = _depth_rows.summarise(Found(rows, config))
     found = {row["name"]: row["published"] for row in summary if row["published"]}
     assert found == {
         "VGG, MNIST: mean depth": 2.3,
@@ -272,7 +273,7 @@ def test_published_means_are_beside_the_measured_ones_with_what_differs():
     [("vgg", 13, 14_728_266 - 4_224), ("resnet", 1 + 8, 11_173_962)],  # usual counts; the VGG's without biases
 )
 def test_the_networks_of_the_preset_paper_are_vgg_16_and_resnet_18(name, layers, count):
-    net = prediction_depth.built(name, prediction_depth.PRESETS["paper"])
+    net = _depth_networks.built(name, prediction_depth.PRESETS["paper"])
     assert net.positions[0] == "input"
     assert len(net.positions) == 1 + layers
     shapes = jax.eval_shape(net.network.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32))
@@ -281,7 +282,7 @@ def test_the_networks_of_the_preset_paper_are_vgg_16_and_resnet_18(name, layers,
 
 def test_missing_files_are_one_line(tmp_path, nowhere, monkeypatch, one_line):
     monkeypatch.setenv("GSJAX_OFFLINE", "1")
-    prediction_depth.read.cache_clear()
+    _depth_tasks.read.cache_clear()
     command = ["prediction_depth", "--preset", "smoke", "--out", str(tmp_path / "out"), "--data", "digits", "kmnist"]
     assert main(command) == 2
     assert "KMNIST" in one_line()
@@ -295,7 +296,7 @@ def test_more_images_than_there_are(tmp_path, one_line):
 
 def test_all_classes_are_in_the_bank_of_every_seed():
     for key in keys(3, range(4)):
-        task = prediction_depth.drawn("digits", "clean", key, CONFIG)
+        task = _depth_tasks.drawn("digits", "clean", key, CONFIG)
         assert len(np.unique(task.y[: CONFIG.bank])) == 10
-    first, second = (prediction_depth.drawn("digits", "clean", key, CONFIG) for key in keys(4, range(2)))
+    first, second = (_depth_tasks.drawn("digits", "clean", key, CONFIG) for key in keys(4, range(2)))
     assert not np.array_equal(first.x, second.x)
