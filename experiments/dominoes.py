@@ -61,7 +61,7 @@ from experiments._domino_measures import Sizes, Watched
 from experiments._domino_tasks import EASY, HARD, Half, draw
 from experiments._study import Cell, Report, Study, keys
 from gsjax import methods, networks
-from gsjax.probes import monitoring
+from gsjax.probes import alarms, monitoring
 
 Data = Literal["harmful", "benign", "harmful clean", "benign clean", "harmful alone", "benign alone"]
 Remedy = Literal["erm", "sd", "group_dro", "lff", "irm"]
@@ -176,7 +176,7 @@ def check(config: Config) -> None:
     expect(len(steps) == config.checkpoints, "checkpoints", several, config.checkpoints)
     same: Any = np.ones((config.clean, len(steps), 2))
     try:
-        monitoring.false_alarms(monitoring.Course(same, same, same, None, ("first", "second")), rate=config.rate)
+        alarms.false_alarms(monitoring.Course(same, same, same, None, ("first", "second")), rate=config.rate)
     except ValueError as error:
         raise ValueError(f"clean: expected more networks, one of which is judged by the others ({error})") from error
 

@@ -7,7 +7,7 @@ The functions that measure a network as a whole are exported here as well.
 from types import ModuleType
 
 from gsjax import _check
-from gsjax.probes import attribution, boundary, depths, information, linear, margins, monitoring, neighbours
+from gsjax.probes import alarms, attribution, boundary, depths, information, linear, margins, monitoring, neighbours
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
 from gsjax.probes.information import pointwise_information, usable_information
@@ -17,6 +17,7 @@ from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
+    "alarms": alarms,
     "attribution": attribution,
     "boundary": boundary,
     "depths": depths,
