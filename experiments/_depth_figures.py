@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from experiments._depth_networks import LABELS, built
 from experiments._depth_rows import INFORMATION, Found, invalid, mean_depth, planned
-from experiments._depth_tasks import VARIANTS, title
+from experiments._depth_tasks import CONTROLS, VARIANTS, title
 from gsjax import plotting
 
 
@@ -32,7 +32,8 @@ def draw_depths(found: Found, path: Path) -> None:
         series = {title(*cell): found.depths(network, *cell).ravel() for cell in cells}
         plotting.depths(series, ax=ax, most=len(built(network, config).positions) - 1)
         ax.set_title(LABELS[network])
-    figure.set_size_inches(6.5 * len(config.networks), 1 + 0.55 * max(len(VARIANTS) * len(config.data), 6))
+    most = len(VARIANTS) * len(config.data) + len(CONTROLS)
+    figure.set_size_inches(6.5 * len(config.networks), 1 + 0.75 * max(most, 6))
     plotting.save(figure, path)
 
 

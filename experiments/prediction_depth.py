@@ -5,7 +5,7 @@ data sets are decided in early stages, and data with an easy spurious feature in
 sets are classified into their ten classes, by a VGG and by a residual network, each with the same number of images.
 
     python -m experiments prediction_depth --preset smoke      a minute, on scikit-learn's digits
-    python -m experiments prediction_depth --preset laptop     small networks and images, 15 minutes on 2 cores
+    python -m experiments prediction_depth --preset laptop     small networks and images, 45 minutes on 2 busy cores
     python -m experiments prediction_depth --preset laptop --data digits mnist kmnist fashion_mnist cifar10
     python -m experiments prediction_depth --preset paper      VGG-16 and ResNet-18, for an accelerator
 
