@@ -46,6 +46,7 @@ EQUAL = {
     ("groups", "blocks"),
     ("cifar_margin", "channels"),
     ("adversarial_accuracy", "channels"),
+    ("starvation_and_depth", "channels"),
     ("cifar_margin", "radius"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
