@@ -150,14 +150,12 @@ def _title(name: str) -> str:
 
 def _scatter(found: Found, x: Quantity, y: Quantity, ax: Any) -> None:
     """A point per task with 95% intervals over seeds; the colour is the pair of halves, filled for its first order."""
-    for number in range(len(found.rows)):
+    for number, rows in enumerate(found.rows):
         bars, ends = [], []
         for quantity in (x, y):
-            values = np.array([quantity(row) for row in found.rows[number]], float)
+            values = np.array([quantity(row) for row in rows], float)
             values = values[np.isfinite(values)]
-            if not len(values):
-                return
-            bars.append(values.mean())
+            bars.append(values.mean() if len(values) else np.nan)
             reach = statistics.mean(values) if len(values) > 1 else None
             ends.append(float(reach.high - reach.value) if reach else 0.0)
         pair, order = int(found.tasks.pair[number]), int(found.tasks.order[number])

@@ -160,8 +160,9 @@ def of_kernel(
     """The predictions of the tangent kernel at `params`, in double precision, as a row for each of the `labels`."""
     with jax.enable_x64(True):
         given: Any = (params, x, held, dict(labels))
-        params, x, held, labels = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), given)
-        gram = tangent.ntk(network.apply, {"params": params}, jnp.concatenate([x, held.random, held.blank]), x)
+        params, images, held, labels = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), given)
+        every = jnp.concatenate([images, held.random, held.blank])
+        gram = tangent.ntk(network.apply, {"params": params}, every, images)
         n = len(gram) - 2 * len(held.core)
         kernel, random, blank = jnp.split(gram, [n, n + len(held.core)])
         return {

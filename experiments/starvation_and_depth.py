@@ -110,7 +110,7 @@ class Config:
 
 PRESETS = {
     "smoke": Config(
-        pairs=("digits_0_1+digits_8_9", "digits_0_6+digits_3_9", "digits_2_7+digits_3_5", "digits_1_7+digits_4_6"),
+        pairs=("digits_0_1+digits_8_9", "digits_0_6+digits_3_9", "digits_2_7+digits_3_5"),
         correlations=(0.9,),
         seeds=2,
         n=100,

@@ -203,16 +203,16 @@ def made_tasks(pairs=6, levels=2):
 
 def test_p_values_of_ordered_pairs_without_a_relation_are_uniform():
     """Outcomes that all correlations of an ordered pair share do not make more evidence."""
-    tasks, rng = made_tasks(levels=3), np.random.default_rng(4)
+    tasks, rng = made_tasks(levels=6), np.random.default_rng(4)
     found = []
-    for _ in range(60):
-        x, y = (np.repeat(rng.normal(size=12), 3) + 0.01 * rng.normal(size=36) for _ in range(2))
+    for _ in range(100):
+        x, y = (np.repeat(rng.normal(size=12), 6) + 0.01 * rng.normal(size=72) for _ in range(2))
         found.append(statistics.p_value(tasks, x, y))
     assert stats.kstest(found, "uniform").pvalue > 0.01
-    x = np.repeat(np.arange(12.0), 3)
+    x = np.repeat(np.arange(12.0), 6)
     assert statistics.p_value(tasks, x, x**3) < 1e-3
     assert statistics.p_value(tasks, x, -x) == 1.0
-    noise = rng.normal(size=36)
+    noise = rng.normal(size=72)
     assert statistics.p_value(tasks, x + 3 * noise, noise, x) < 0.01
     assert statistics.over_tasks(tasks, x, x**3).value == 1
 
