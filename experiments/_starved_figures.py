@@ -16,6 +16,7 @@ from experiments._starved_rows import (
     DEPTH,
     KERNELS,
     LINEAR,
+    LOSS,
     NEIGHBOURS,
     PREDICTORS,
     RELEASED,
@@ -38,8 +39,8 @@ _COLORS = (*plotting.OKABE_ITO, "#8A8A8A", "#7A4B1E", "#6A3D9A")
 def draw_predicted(found: Found, path: Path) -> None:
     """Predicted against measured core-only accuracy, by the kernels and without a kernel; bars are 95% over seeds."""
     quantities = {name: PREDICTORS[name] for name in [*_of_kernels(ACCURACY), LINEAR, NEIGHBOURS]}
-    figure, axes = plotting.panels(1, len(quantities))
-    figure.set_size_inches(5.0 * len(quantities), 5.4)
+    figure, axes = plotting.panels(2, 2)
+    figure.set_size_inches(10.5, 11.5)
     for (name, quantity), ax in zip(quantities.items(), axes.flat, strict=True):
         ax.plot([0.4, 1], [0.4, 1], color="0.6", linewidth=1, zorder=1)
         _scatter(found, quantity, found.outcomes[USED], ax)
@@ -87,7 +88,7 @@ def draw_depth(found: Found, layers: Sequence[str], path: Path) -> None:
                     label = f"{group}: {half} label"
                     plotting.curves(place, values, ax, linestyle=style, color=color, label=label, ylabel=ylabel)
         ax.set_xticks(place, layers)
-        ax.set_xlabel("layer")
+        ax.set(xlabel="layer", ylim=(0.35, 1.03))
     for ax, name in zip(axes[1], _of_kernels(SHARE), strict=True):
         _scatter(found, PREDICTORS[name], found.outcomes[TURN], ax)
         ax.set(xlabel="predicted core share", ylabel=TURN, title=_title(name))
@@ -96,14 +97,17 @@ def draw_depth(found: Found, layers: Sequence[str], path: Path) -> None:
 
 
 def draw_starvation(found: Found, path: Path) -> None:
-    """Core-only accuracy against starvation of the core, by both measures and both kernels."""
-    figure, axes = plotting.panels(2, 2)
-    figure.set_size_inches(12, 10)
-    for line, name in zip(axes, (STARVATION, RELEASED), strict=True):
+    """Core-only accuracy against starvation of the core, by all measures and both kernels."""
+    figure, axes = plotting.panels(3, 2)
+    figure.set_size_inches(12, 14)
+    for line, name in zip(axes, (STARVATION, LOSS, RELEASED), strict=True):
         for ax, predictor in zip(line, _of_kernels(name), strict=True):
             ax.axvline(0, color="0.6", linewidth=1, zorder=1)
             _scatter(found, PREDICTORS[predictor], found.outcomes[USED], ax)
             ax.set(xlabel=f"{name} by the theory", ylabel="measured core-only accuracy", title=_title(predictor))
+            ax.set_ylim(0.35, 1.03)
+            if name == RELEASED:
+                ax.set_xlim(-1.05, 1.05)
     _legend(found, figure)
     plotting.save(figure, path)
 
@@ -124,7 +128,7 @@ def draw_features(found: Found, path: Path) -> None:
                     plotting.curves(place, values, ax, linestyle=style, color=color, label=name, ylabel=ylabel)
         ax.axhline(0, color="0.6", linewidth=1, zorder=1)
         ax.set_xscale("log", base=2)
-        ax.set(xlabel="number of strongest features", title=label)
+        ax.set(xlabel="number of strongest features", title=label, ylim=(-0.3, 1.3))
     plotting.save(figure, path)
 
 

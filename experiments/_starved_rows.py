@@ -29,8 +29,9 @@ def field(*path: str | int) -> Quantity:
     return read
 
 
-ACCURACY, SHARE, STARVATION, RELEASED = "predicted accuracy", "core share", "starvation", "released core signal"
-FIELDS = {ACCURACY: "accuracy", SHARE: "share", STARVATION: "starvation", RELEASED: "released"}
+ACCURACY, SHARE, STARVATION = "predicted accuracy", "core share", "starvation"
+LOSS, RELEASED = "loss of core signal", "released core signal"
+FIELDS = {ACCURACY: "accuracy", SHARE: "share", STARVATION: "starvation", LOSS: "loss", RELEASED: "released"}
 KERNELS = {"initial": "kernel at initialisation", "trained": "kernel after training"}
 
 THEORY: dict[str, Quantity] = {

@@ -25,6 +25,7 @@ COLUMNS: dict[str, Any] = {
     "blank": float,
     "share": float,
     "starvation": float,
+    "loss": float,
     "released": float,
     "core": (float, None),
     "spurious": (float, None),
@@ -53,6 +54,7 @@ class Predicted(NamedTuple):
     blank: Float[Array, ""]
     share: Float[Array, ""]
     starvation: Float[Array, ""]
+    loss: Float[Array, ""]
     released: Float[Array, ""]
     core: Float[Array, " r"]
     spurious: Float[Array, " r"]
@@ -107,11 +109,15 @@ def predict(
       (`signals`). It contributes `core_i = b_i z_i* / s_i` and `spurious_i = d_i z_i* / s_i` to the signals of the
       predictor, which are their sums.
     - `share = sum core_i / (|sum core_i| + |sum spurious_i|)`.
-    - `starvation = - sum_i p_i sum_(j != i) (b_j / s_j) s_i^2 G_ji / sum_j |core_j|` with the spurious part of feature
-      i, `p_i = d_i^2 / (b_i^2 + d_i^2)`. It is the relative loss of the core signal through other features, if the
-      features that carry the spurious half become stronger, per unit of log s_i^2; it has no unit.
+    - the spurious part of feature i is `p_i = d_i^2 / (b_i^2 + d_i^2)`, its core part `1 - p_i`.
+    - `starvation = - sum_j q_j sum_(i != j) p_i d log|z_j*| / d log s_i^2` with weights `q_j` of sum one, proportional
+      to `(1 - p_j) |z_j*|`: the mean relative loss of the responses to core-carrying features, if those that carry the
+      spurious half become stronger. Its terms are the oriented entries of Definition 2 as elasticities, so it has no
+      unit.
+    - `loss = - sum_j (b_j / s_j) sum_(i != j) p_i s_i^2 G_ji / sum_j |core_j|`: the same derivative of the core signal
+      through other features in place of responses.
     - `released = (c' - c) / (|c'| + |c|)`, from -1 to 1: how the core signal c of the predictor grows to c' if every
-      strength is lowered to `(1 - p_i) s_i^2`. It adds up what `starvation` is the beginning of.
+      strength is lowered to `(1 - p_i) s_i^2`. It adds up what `loss` is the beginning of.
 
     None depends on the signs of the `u_i`.
     """
@@ -130,7 +136,8 @@ def predict(
         accuracy=jnp.mean((random @ directions @ weights) * core > 0, dtype=core.dtype),
         blank=jnp.mean((blank @ directions @ weights) * core > 0, dtype=core.dtype),
         share=share((b * weights).sum(), (d * weights).sum()),
-        starvation=-(b * inverse) @ others @ parts / jnp.abs(b * weights).sum(),
+        starvation=-((1 - parts) * jnp.sign(state.response)) @ others @ parts / ((1 - parts) @ jnp.abs(state.response)),
+        loss=-(b * inverse) @ others @ parts / jnp.abs(b * weights).sum(),
         released=(after - before) / (jnp.abs(after) + jnp.abs(before)),
         core=b * weights,
         spurious=d * weights,
@@ -174,7 +181,7 @@ def of_kernel(
 def _row(found: Predicted) -> dict[str, Any]:
     row: Mapping[str, Any] = {name: np.asarray(value) for name, value in found._asdict().items()}
     return {
-        **{name: float(row[name]) for name in ("accuracy", "blank", "share", "starvation", "released")},
+        **{name: float(row[name]) for name in ("accuracy", "blank", "share", "starvation", "loss", "released")},
         **{name: by_rank(row[name]) for name in ("core", "spurious")},
         "rank": int(row["rank"]),
         "converged": bool(row["converged"]),

@@ -22,8 +22,9 @@ tell which features carry which half. Predictions are
 
 - core-only accuracy: that of the equilibrium predictor, with the spurious half randomised or black;
 - the share of the core half in its outputs;
-- starvation: the loss of the core signal if the features that carry the spurious half become stronger (a sum of entries
-  of the starvation matrix), and what the core signal gains if these features are weakened until they carry nothing.
+- starvation: the loss of responses to core-carrying features, or of the core signal, if the features that carry the
+  spurious half become stronger (weighted sums of the starvation matrix), and what the core signal gains if these are
+  weakened until they carry nothing.
 
 *Diagnosis.* Core-only accuracy; the share of the core half in the outputs; the share of saliency on the spurious half;
 and mean prediction depth of images as in training. At which depth, images with independent halves tell. The turn to

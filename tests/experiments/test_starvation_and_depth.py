@@ -82,19 +82,23 @@ def test_starvation_is_the_loss_of_core_signal_as_spurious_features_grow(problem
     b, d = (np.array([slope(problem, column, name) for column in held.T]) for name in ("core", "spurious"))
     part = d**2 / (b**2 + d**2)
 
-    def contributions(scale):
-        """b_j z_j / s_j with the strengths of features scaled; the s_j of the held-out features stay."""
+    def response(scale):
+        """z with the strengths of features scaled."""
         phi = y[:, None] * (u * s * np.sqrt(scale))
-        return b * (u.T @ (y * (phi @ solve(phi, y, 0.3)))) / s
+        return u.T @ (y * (phi @ solve(phi, y, 0.3)))
 
-    usual, step, total = contributions(np.ones(len(s))), 1e-3, 0.0
+    usual, step = response(np.ones(len(s))), 1e-3
+    core = b / s  # the s of held-out features stay
+    weight, loss, starved = (1 - part) * np.abs(usual), 0.0, 0.0
     for i in range(len(s)):
-        up, down = (contributions(np.exp(sign * step * (np.arange(len(s)) == i))) for sign in (1, -1))
-        change = (up - down) / (2 * step)
-        total += part[i] * (change.sum() - change[i])
+        up, down = (response(np.exp(sign * step * (np.arange(len(s)) == i))) for sign in (1, -1))
+        others = np.arange(len(s)) != i
+        loss -= part[i] * (core * (up - down))[others].sum() / (2 * step)
+        starved -= part[i] * (weight * np.log(up / down))[others].sum() / (2 * step)
     found = predicted(problem)
-    assert found.starvation == pytest.approx(-total / np.abs(usual).sum(), rel=1e-4)
-    before, after = usual.sum(), contributions(1 - part).sum()
+    assert found.loss == pytest.approx(loss / np.abs(core * usual).sum(), rel=1e-4)
+    assert found.starvation == pytest.approx(starved / weight.sum(), rel=1e-4)
+    before, after = core @ usual, core @ response(1 - part)
     assert found.released == pytest.approx((after - before) / (abs(after) + abs(before)), rel=1e-5)
 
 
@@ -236,7 +240,14 @@ def row(core, spurious, correlation, seed, harm, **changed):
     rng = np.random.default_rng(zlib.crc32(f"{core}{spurious}{correlation}{seed}".encode()))
     noise, chance = 0.01 * rng.normal(), rng.normal(size=8)
     used = 0.95 - 0.4 * harm + noise
-    kernel = {"accuracy": used + 0.01, "blank": used, "share": 1 - harm, "starvation": harm - 0.5, "released": harm}
+    kernel = {
+        "accuracy": used + 0.01,
+        "blank": used,
+        "share": 1 - harm,
+        "starvation": harm - 0.5,
+        "loss": harm,
+        "released": harm,
+    }
     kernel |= {"core": [0.1, 1.0 - harm], "spurious": [0.0, harm], "rank": 3, "converged": True}
     kernel |= changed.get("kernel", {})
     levels = np.array([0.5, 0.6, 0.9]) if harm < 0.5 else np.array([0.5, 0.5, 0.55])
