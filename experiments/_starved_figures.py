@@ -91,7 +91,7 @@ def draw_depth(found: Found, layers: Sequence[str], path: Path) -> None:
         ax.set(xlabel="layer", ylim=(0.35, 1.03))
     for ax, name in zip(axes[1], _of_kernels(SHARE), strict=True):
         _scatter(found, PREDICTORS[name], found.outcomes[TURN], ax)
-        ax.set(xlabel="predicted core share", ylabel=TURN, title=_title(name))
+        ax.set(xlabel="predicted core share", ylabel=TURN, title=_title(name), xlim=(-0.4, 1.05))
     _legend(found, figure)
     plotting.save(figure, path)
 
