@@ -48,6 +48,7 @@ EQUAL = {
     ("groups", "blocks"),
     ("cifar_margin", "channels"),
     ("adversarial_accuracy", "channels"),
+    ("starvation_and_depth", "channels"),
     ("cifar_margin", "radius"),
     ("prediction_depth", "vgg"),
     ("prediction_depth", "resnet"),
