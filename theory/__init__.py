@@ -24,6 +24,7 @@ MODULES: tuple[str, ...] = (
     "contrasts",
     "multiclass",
     "usable_information",
+    "feature_contamination",
     "practice",
 )
 """The files of claims, in the order in which they are checked."""

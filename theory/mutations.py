@@ -52,6 +52,30 @@ MUTATIONS = (
         "return jax.nn.log_softmax(logits)",
         "information-estimate",
     ),
+    Mutation(
+        "margin-of-zero",
+        "gsjax/methods/terms.py",
+        "jax.nn.relu(1 - margins) if loss",
+        "jax.nn.relu(-margins) if loss",
+        "contamination-gradient",
+    ),
+    Mutation(
+        "one-sign-of-outputs",
+        "gsjax/networks/two_layer.py",
+        "jnp.where(jnp.arange(width) < width // 2, 1.0, -1.0)",
+        "jnp.where(jnp.arange(width) < width // 2, 1.0, 1.0)",
+        "contamination-gradient",
+    ),
+    Mutation(
+        "shift-forgotten", "gsjax/data/structured.py", "z_background = -z_background", "pass", "contamination-shift"
+    ),
+    Mutation(
+        "rates-exchanged",
+        "gsjax/probes/contamination.py",
+        "jnp.where(up, negative, positive)",
+        "jnp.where(up, positive, negative)",
+        "contamination-asymmetry-dimension",
+    ),
     Mutation("flow-clock", "gsjax/dual/primal.py", "return rate * (gain", "return 5 * rate * (gain", "flow-in-time"),
     Mutation("flow-decay", "gsjax/dual/primal.py", "- decay * scaled)", "- 2 * decay * scaled)", "flow-in-time"),
     Mutation("flow-target", "gsjax/dual/primal.py", "(margins - y * target)", "(margins - target)", "flow-in-time"),
