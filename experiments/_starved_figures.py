@@ -40,7 +40,7 @@ def draw_predicted(found: Found, path: Path) -> None:
     """Predicted against measured core-only accuracy, by the kernels and without a kernel; bars are 95% over seeds."""
     quantities = {name: PREDICTORS[name] for name in [*_of_kernels(ACCURACY), LINEAR, NEIGHBOURS]}
     figure, axes = plotting.panels(2, 2)
-    figure.set_size_inches(10.5, 11.5)
+    figure.set_size_inches(12, 12.8)  # as wide as the legend
     for (name, quantity), ax in zip(quantities.items(), axes.flat, strict=True):
         ax.plot([0.4, 1], [0.4, 1], color="0.6", linewidth=1, zorder=1)
         _scatter(found, quantity, found.outcomes[USED], ax)
