@@ -5,7 +5,7 @@ accuracy (Murali et al. 2023) diagnose trained networks. Here both look at the s
 of the initialisation, and then at that of the trained parameters, the diagnosis after training.
 
     python -m experiments starvation_and_depth --preset smoke       scikit-learn's digits
-    python -m experiments starvation_and_depth --preset laptop      MNIST, Fashion-MNIST, CIFAR-10, 15 minutes, busy cores
+    python -m experiments starvation_and_depth --preset laptop      real images, 15 minutes on 2 busy cores
     python -m experiments starvation_and_depth --preset paper       more and larger tasks, not run
 
 *Tasks.* Dominoes of two halves, each a pair of classes, for several pairs of halves of different difficulty. Each pair
