@@ -42,8 +42,8 @@ def draw_courses(found: Found, path: Path) -> None:
                 options: dict[str, Any] = {"label": f"{label}: {part}", "ylabel": ylabel, "linestyle": style}
                 plotting.curves(rows[0]["steps"], curves, ax, color=color, **options)
         ax.get_legend().remove()
-    axes[0, 0].legend(fontsize=9, loc="center right")
-    axes[1, 0].legend(*_parts("core", "background"), fontsize=10)
+    axes[0, 1].legend(fontsize=10, loc="lower right")
+    axes[1, 0].legend(*_parts("core", "background"), fontsize=10, loc="upper right")
     axes[1, 1].legend(*_parts("other class", "own class"), fontsize=10)
     names = ["\n".join(name.split("-")) for name in arms]
     for ax, key, what in ((axes[2, 0], "hinge", "hinge loss"), (axes[2, 1], "accuracy", "accuracy")):
@@ -116,6 +116,7 @@ def draw_scales(found: Found, path: Path) -> None:
         "1 - alignment, centred": series(lambda row: row["distance"][2]),
     }
     plotting.against(x, moved, axes[0, 1], ylabel="distance of the tangent kernel", **label)
+    axes[0, 1].set_yscale("log")
     plotting.save(figure, path)
 
 
@@ -160,9 +161,9 @@ def draw_remedies(found: Found, path: Path) -> None:
             {
                 "in distribution": lambda row: row["hinge"][-1][0],
                 "out of distribution": lambda row: row["hinge"][-1][1],
-                "least over training": lambda row: np.array(row["hinge"])[:, 1].min(),
-                "with an offset": lambda row: row["offset"][1],
-                "with a temperature": lambda row: row["temperature"][1],
+                "out, least over training": lambda row: np.array(row["hinge"])[:, 1].min(),
+                "out, with an offset": lambda row: row["offset"][1],
+                "out, with a temperature": lambda row: row["temperature"][1],
             },
         ),
         (
@@ -186,5 +187,6 @@ def draw_remedies(found: Found, path: Path) -> None:
     names = [name.replace(" ", "\n") for name in remedies]
     for (ylabel, reads), ax in zip(panels, axes.flat, strict=True):
         plotting.categories(names, series(reads), ax, ylabel=ylabel)
+        ax.legend(fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
         ax.tick_params("x", labelsize=10)
     plotting.save(figure, path)
