@@ -54,10 +54,20 @@ def arms(kinds, **changed) -> Arm:
     )
 
 
+SCALED = [kind for kind in KINDS if kind[1:] == ("sgd", True, False)]
+
+
 @pytest.fixture(scope="module")
-def trained():
-    """All kinds of arms from one key, in one call."""
-    return program.train(keys(1, [0] * len(KINDS)), arms(KINDS), SIZES)
+def everything():
+    """All kinds of arms from one key in one call, and then some with scaled and centred outputs."""
+    both = zip(arms(KINDS), arms(SCALED, scale=3.0, centred=True), strict=True)
+    runs = Arm(*(np.concatenate(pair) for pair in both))
+    return program.train(keys(1, [0] * len(runs.scale)), runs, SIZES)
+
+
+@pytest.fixture(scope="module")
+def trained(everything):
+    return jax.tree.map(lambda leaf: leaf[: len(KINDS)], everything)
 
 
 def by_hand(activation, optimizer, hinge, trained, *, scale=1.0, centred=False):
@@ -104,10 +114,9 @@ def test_every_kind_of_arm_is_trained_as_by_hand(trained, number):
     np.testing.assert_allclose(trained.outputs[number], expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_scaled_and_centred_outputs_are_trained_as_by_hand():
-    kinds = [kind for kind in KINDS if kind[1:] == ("sgd", True, False)]
-    found = program.train(keys(1, [0] * len(kinds)), arms(kinds, scale=3.0, centred=True), SIZES)
-    for kind, outputs, course in zip(kinds, found.outputs, found.course.hinge, strict=True):
+def test_scaled_and_centred_outputs_are_trained_as_by_hand(everything):
+    found = jax.tree.map(lambda leaf: leaf[len(KINDS) :], everything)
+    for kind, outputs, course in zip(SCALED, found.outputs, found.course.hinge, strict=True):
         expected = by_hand(*kind, scale=3.0, centred=True)
         np.testing.assert_allclose(outputs, expected, atol=1e-5 * np.abs(expected).max())
         np.testing.assert_array_equal(course[0], 1)  # the outputs are zero at initialisation
