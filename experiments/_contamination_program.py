@@ -25,10 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, Key
 
 from gsjax import methods
-from gsjax._devices import over_devices, over_seeds, padded
 from gsjax.data import structured
 from gsjax.networks import TwoLayer
 from gsjax.networks.two_layer import ACTIVATIONS
@@ -216,10 +216,10 @@ def train(keys: Key[Array, " runs"], arms: Arm, sizes: Sizes) -> Trained:
         arms: leaves `(runs,)`.
         sizes: those of all runs.
     """
-    mesh = over_devices(None)
-    # A device gets every d-th run, so that it has its share of every kind.
-    devices = mesh.size
-    rows = np.arange(padded(len(keys), mesh)).reshape(-1, devices).T.ravel() % len(keys)
+    # A device gets every d-th run, so that it has its share of every kind. If there is one run too few, the first is
+    # repeated.
+    devices = jax.local_device_count()
+    rows = np.arange(-(-len(keys) // devices) * devices).reshape(-1, devices).T.ravel() % len(keys)
     # Only the number of records belongs to the shape, so that runs of different lengths share a program.
     record = jnp.array(sizes.record, jnp.int32)
     program = _program(sizes._replace(record=(0,) * len(record)))
@@ -232,27 +232,28 @@ def train(keys: Key[Array, " runs"], arms: Arm, sizes: Sizes) -> Trained:
 @functools.lru_cache(maxsize=8)
 def _program(sizes: Sizes) -> Callable[[Key[Array, " runs"], Arm, Int[Array, " T"]], Trained]:
     """The compiled function (keys, arms, record) for runs of these sizes, of whose record only the length counts."""
-    mesh = over_devices(None)
+    sgd, adamw = (functools.partial(_trained, sizes, name) for name in OPTIMIZERS)
 
-    def one(run: tuple[Key[Array, ""], Arm], record: Int[Array, " T"]) -> Trained:
-        key, arm = run
-        return lax.cond(
-            arm.optimizer == OPTIMIZERS.index("sgd"),
-            functools.partial(_trained, sizes, "sgd"),
-            functools.partial(_trained, sizes, "adamw"),
-            key,
-            arm,
-            record,
-        )
+    def local(keys: Key[Array, " runs"], arms: Arm, record: Int[Array, " T"]) -> Trained:
+        def one(run: tuple[Key[Array, ""], Arm]) -> Trained:
+            key, arm = run
+            return lax.cond(arm.optimizer == OPTIMIZERS.index("sgd"), sgd, adamw, key, arm, record)
 
-    return jax.jit(lambda keys, arms, record: over_seeds(one, mesh, (keys, arms), record))
+        with jax.default_matmul_precision("highest"):
+            return lax.map(one, (keys, arms))
+
+    mesh = Mesh(np.array(jax.local_devices()), ("runs",))
+    spread, whole = PartitionSpec("runs"), PartitionSpec()
+    # Nothing is communicated, and the loops' carry starts from constants that do not vary over the mesh.
+    specs = {"in_specs": (spread, spread, whole), "out_specs": spread}
+    return jax.jit(jax.shard_map(local, mesh=mesh, **specs, check_vma=False))
 
 
 def _trained(sizes: Sizes, optimizer: str, key: Key[Array, ""], arm: Arm, record: Int[Array, " T"]) -> Trained:
     """One run: steps, with records in between."""
     data, rows = task(key, sizes, arm.mean), basis(state_key(key), sizes)
     y, test_y = labels(sizes.n), labels(sizes.test)
-    columns = _columns(data.train)
+    columns = jnp.concatenate([data.train, jnp.ones_like(data.train[:, :1])], axis=1).T
     start = initial(key, sizes, arm.trained)
     if optimizer == "sgd":
         rule = optax.chain(optax.add_decayed_weights(arm.weight_decay), optax.sgd(arm.learning_rate, momentum=0.9))
@@ -350,7 +351,3 @@ def measured(
         jnp.stack([signed.core.mean(), learned.background.mean()]),
         jnp.stack([rate.mean() for rate in rates]),
     )
-
-
-def _columns(z: Float[Array, "n features"]) -> Float[Array, "features+1 n"]:
-    return jnp.concatenate([z, jnp.ones_like(z[:, :1])], axis=1).T

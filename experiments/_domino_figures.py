@@ -50,7 +50,7 @@ def draw_depths(paired: Mapping[str, Rows], path: Path) -> None:
 def draw_courses(found: Mapping[str, Rows], warned: Mapping[str, Warned], epoch: int, path: Path) -> None:
     """Early mass at the checkpoints with the threshold of the monitor, and accuracies, for both pairs of halves."""
     figure, axes = plotting.panels(2, len(warned))
-    figure.set_size_inches(6.5 * len(warned), 8)
+    figure.set_size_inches(6.5 * len(warned), 9)
     for (pair, each), (top, bottom) in zip(warned.items(), axes.T, strict=True):
         arms = {name: found[name] for name in (pair, f"{pair} clean")}
         epochs = np.array(found[pair][0]["course"]["steps"]) / epoch
@@ -73,7 +73,7 @@ def draw_courses(found: Mapping[str, Rows], warned: Mapping[str, Warned], epoch:
             ax.set_xticks(place, [f"{value:.2g}" for value in epochs])
             ax.set_xlabel("epoch")
             ax.set_title(pair)
-            ax.legend(fontsize=9, loc="lower right")
+            ax.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     plotting.save(figure, path)
 
 

@@ -11,6 +11,7 @@ from scipy import special
 
 from experiments import _rows
 from gsjax.probes import monitoring
+from gsjax.probes.alarms import false_alarms, warn
 
 DATA = {
     "harmful": "harmful",
@@ -147,7 +148,7 @@ def first_outside(
     """The first checkpoint at which an accuracy is below what clean networks show, or above; T if there is none.
 
     The bound is the end of the one-sided prediction interval for a further network at the rate / T, like that of
-    `monitoring.warn` for the monitor. The standard deviation is at least that of `images` independent answers.
+    `alarms.warn` for the monitor. The standard deviation is at least that of `images` independent answers.
     """
     m, steps = clean.shape
     mean = clean.mean(axis=0)
@@ -160,7 +161,7 @@ def first_outside(
 def warnings(watched: Rows, clean: Rows, *, epoch: int, rate: float, images: int) -> Warned:
     """When the monitor warns of networks, and when accuracies show the feature, against clean networks."""
     steps = np.array(clean[0]["course"]["steps"])
-    found = monitoring.warn(course(clean), course(watched), steps, rate=rate)
+    found = warn(course(clean), course(watched), steps, rate=rate)
     epochs = np.append(steps / epoch, np.inf)
 
     def first(variant: str, *, above: bool = False) -> Float[np.ndarray, " networks"]:
@@ -223,7 +224,7 @@ def alarms(found: Mapping[str, Rows], rate: float) -> list[dict[str, Any]]:
     lines = []
     for pair in PAIRS:
         if f"{pair} clean" in found:
-            each = monitoring.false_alarms(course(found[f"{pair} clean"]), rate=rate)
+            each = false_alarms(course(found[f"{pair} clean"]), rate=rate)
             name = f"{pair}, clean: share of networks with a false alarm"
             differs = f"the nominal rate is {rate:g}; each network is judged by the others; interval by Clopper-Pearson"
             line = _rows.measured(name, [each.rate], differs=differs)

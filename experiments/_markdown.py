@@ -4,11 +4,13 @@ A table stands between a marker and `<!-- end -->`. The markers are:
 
 - `<!-- table: NAME ... -->`: everything that was measured.
 - `<!-- signatures: NAME ... -->`: the signatures, and whether they hold.
+- `<!-- crossed: NAME | A; B; ... | p; q; ... -->`: the rows "A: p", "A: q", "B: p", ... of a record, with a line for
+  each of A, B, ... and a column for each of p, q, ...
 - `<!-- claims: theory -->`: the claims of `theory/records/claims.json`.
 - `<!-- registry: NAME -->`: what is registered as methods, networks, probes, data or experiments.
 
-In the first two, NAME is EXPERIMENT/PRESET, or EXPERIMENT for its preset laptop. Several names give one table of those
-that have a record.
+In the first three, NAME is EXPERIMENT/PRESET, or EXPERIMENT for its preset laptop. In the first two, several names give
+one table of those that have a record.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ from experiments import _options, _page
 from experiments._page import Summary
 
 _MARKED = re.compile(
-    r"(<!-- (table|signatures|claims|registry): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|signatures|crossed|claims|registry): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)",
+    re.DOTALL,
 )
 
 
@@ -73,10 +76,13 @@ def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str,
             return begin + registered(names) + end
         if kind == "claims":
             return begin + (table_of_claims(checked) if checked else "No record of the claims yet.\n") + end
+        names, *crossing = names.split(" | ")
         wanted = [name if "/" in name else f"{name}/laptop" for name in names.split()]
         recorded = [found[name] for name in wanted if name in found]
-        make = {"table": table, "signatures": signatures}[kind]
         none = f"No record of {' or '.join(names.split())} yet.\n"
+        if kind == "crossed":
+            return begin + (crossed(recorded[0], *crossing) if recorded else none) + end
+        make = {"table": table, "signatures": signatures}[kind]
         return begin + (make(recorded, named=len(wanted) > 1) if recorded else none) + end
 
     return _MARKED.sub(renew, text)
@@ -102,6 +108,25 @@ def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
         for entry in one.content["signatures"]
     ]
     return _markdown(head, lines, named)
+
+
+def crossed(summary: Summary, lines: str, columns: str) -> str:
+    """The rows "line: column" of a summary as a table; `lines` and `columns` are separated by semicolons.
+
+    A cell is empty if there is no such row.
+
+    Raises:
+        ValueError: a line or a column is empty.
+    """
+    heads, names = columns.split("; "), lines.split("; ")
+    found = {row["name"]: _page.measured(row) for row in summary.content["rows"]}
+    cells = [[found.get(f"{name}: {head}", "") for head in heads] for name in names]
+    for label, entries in (*zip(names, cells, strict=True), *zip(heads, zip(*cells, strict=True), strict=True)):
+        if not any(entries):
+            raise ValueError(f"crossed: {summary.name} has no row of {label!r}")
+    # The first column is a name, and all columns after it are kept.
+    rows = [["", *heads], ["---"] * (len(heads) + 1), *([name, *line] for name, line in zip(names, cells, strict=True))]
+    return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
 
 
 def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:

@@ -6,8 +6,8 @@ same pair of image sets is trained on twice, with the halves swapped. Controls h
 of the label ("clean"), or none at all ("alone", black).
 
     python -m experiments dominoes --preset smoke       scikit-learn's digits
-    python -m experiments dominoes --preset laptop      Fashion-MNIST and MNIST (not run and not timed yet)
-    python -m experiments dominoes --preset paper       CIFAR-10 and MNIST by the published recipe (not run yet)
+    python -m experiments dominoes --preset laptop      Fashion-MNIST and MNIST, 6 minutes on 2 cores
+    python -m experiments dominoes --preset paper       CIFAR-10 and MNIST by the published recipe, not run
 
 - Accuracy is measured on images as in training ("iid"), with the spurious half blanked (black) or randomised, both
   called core-only; with the core half blanked or randomised; and with the spurious half reversed.
@@ -61,7 +61,7 @@ from experiments._domino_measures import Sizes, Watched
 from experiments._domino_tasks import EASY, HARD, Half, draw
 from experiments._study import Cell, Report, Study, keys
 from gsjax import methods, networks
-from gsjax.probes import monitoring
+from gsjax.probes import alarms, monitoring
 
 Data = Literal["harmful", "benign", "harmful clean", "benign clean", "harmful alone", "benign alone"]
 Remedy = Literal["erm", "sd", "group_dro", "lff", "irm"]
@@ -176,7 +176,7 @@ def check(config: Config) -> None:
     expect(len(steps) == config.checkpoints, "checkpoints", several, config.checkpoints)
     same: Any = np.ones((config.clean, len(steps), 2))
     try:
-        monitoring.false_alarms(monitoring.Course(same, same, same, None, ("first", "second")), rate=config.rate)
+        alarms.false_alarms(monitoring.Course(same, same, same, None, ("first", "second")), rate=config.rate)
     except ValueError as error:
         raise ValueError(f"clean: expected more networks, one of which is judged by the others ({error})") from error
 

@@ -273,6 +273,7 @@ CONTRACT = {
     "gsjax.training": "init step fit",
     "gsjax.methods": "get Batch Method",
     "gsjax.probes": "usable_information pointwise_information",
+    "gsjax.data.structured": "sample",
     "gsjax.records": "Table",
     "gsjax.sweeps": "Sweep run",
 }

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, xlogy
 
 from gsjax import Ridge, SpectralDecoupling
-from gsjax.objectives import logistic_loss, objective, penalty_value, per_example
+from gsjax.objectives import hinge_loss, logistic_loss, objective, penalty_value, per_example
 from tests.instances import ROUNDING
 
 
@@ -30,6 +30,16 @@ def test_the_loss_is_a_sum_over_examples_in_nats(x64):
 def test_the_loss_neither_overflows_nor_loses_its_tail(x64):
     np.testing.assert_allclose(logistic_loss(jnp.array([-1e4])), 1e4)
     np.testing.assert_allclose(logistic_loss(jnp.array([60.0])), np.exp(-60.0), rtol=ROUNDING[x64])
+
+
+def test_the_hinge_loss_is_a_sum_whose_margins_pull_below_one(x64):
+    margins = np.array([-3.0, 0.5, 1.0, 1.5, 1e30])
+    np.testing.assert_allclose(hinge_loss(jnp.asarray(margins)), 4.5, rtol=ROUNDING[x64])
+    value, gradient = jax.value_and_grad(hinge_loss)(jnp.asarray(margins))
+    assert value.dtype == gradient.dtype == x64
+    np.testing.assert_array_equal(gradient, [-1, -1, 0, 0, 0])  # 0 at the kink, as 1{m < 1}
+    below = np.nextafter(x64(1), x64(0))
+    assert float(jax.grad(hinge_loss)(jnp.array([below]))[0]) == -1
 
 
 @given(st.floats(-30, 30), st.floats(0, 1))

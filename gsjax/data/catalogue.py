@@ -13,7 +13,7 @@ import jax
 from jaxtyping import Array, Key
 
 from gsjax import _check
-from gsjax.data import _arguments, folders, scaling, sets
+from gsjax.data import _arguments, folders, scaling, sets, structured
 from gsjax.data.digits import digit_images, digits
 from gsjax.data.entry import Entry, Sets, Wanted
 from gsjax.data.images import Cifar, Idx, Images
@@ -301,6 +301,18 @@ _ENTRIES = (
         for base in _IMAGES
         if base.name in _SHORT
         for size in (2 if base.shape[0] == 8 else 5,)
+    ),
+    Entry(
+        name="structured_features",
+        title="structured features",
+        about="32 core features that tell the label and 32 background features that do not, in 256 dimensions; in the "
+        "set shifted the background has the opposite sign (Zhang et al. 2024)",
+        classes=("negative core", "positive core"),
+        shape=(256,),
+        sets=functools.partial(
+            sets.drawn, draw=structured.sample, n=1000, held_out={"test": {}, "shifted": {"shifted": True}}
+        ),
+        function=structured.sample,
     ),
     Entry(
         name="celeba",

@@ -43,7 +43,7 @@ def monitor(
         depths: the depths, increasing, shape (layers,); 1, 2, ... by default.
         first: the largest depth that counts as early.
         invalid: numbers of invalid examples, shape (T,); their share of all examples is a dotted line.
-        threshold: thresholds of the early mass, shape (T,), from `probes.monitoring.warn`.
+        threshold: thresholds of the early mass, shape (T,), from `probes.alarms.warn`.
         warning: the first step with a warning, marked by a vertical line; None if there is none.
 
     Raises:

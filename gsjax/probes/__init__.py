@@ -8,6 +8,7 @@ from types import ModuleType
 
 from gsjax import _check
 from gsjax.probes import (
+    alarms,
     attribution,
     boundary,
     contamination,
@@ -27,6 +28,7 @@ from gsjax.probes.neighbours import knn
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
+    "alarms": alarms,
     "attribution": attribution,
     "boundary": boundary,
     "contamination": contamination,

@@ -27,6 +27,8 @@ ZERO = {
     ("groups", "frequent"),
     ("groups", "rare"),
     ("groups", "weight_decay"),
+    ("prediction_depth", "weight_decay"),
+    ("prediction_depth", "decay"),
     ("dominoes", "weight_decay"),
     ("feature_contamination", "weight_decay"),
     ("feature_contamination", "means"),
@@ -54,7 +56,10 @@ EQUAL = {
     ("groups", "blocks"),
     ("cifar_margin", "channels"),
     ("adversarial_accuracy", "channels"),
+    ("starvation_and_depth", "channels"),
     ("cifar_margin", "radius"),
+    ("prediction_depth", "vgg"),
+    ("prediction_depth", "resnet"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
 
@@ -167,6 +172,10 @@ def test_flags_that_all_experiments_have(arguments, complaint, capsys):
         (["width_sweep", "--starving", "30", "--n", "20"], "--starving: expected at most n = 20, got 30"),
         (["groups", "--rare", "3"], "--rare: expected other labels than the frequent (1, 3, 5, 9), got (3,)"),
         (["groups", "--weights", "missing"], "--weights: expected a file, got missing"),
+        (["prediction_depth", "--k", "101"], "--k: expected at most bank = 100, got 101"),
+        (["prediction_depth", "--bank", "95"], "--bank: expected a multiple of 10, the number of classes, got 95"),
+        (["prediction_depth", "--control", "mnist"], "--control: expected one of digits, got mnist"),
+        (["prediction_depth", "--size", "12"], "--size: expected a multiple of 8, got 12"),
         (["toy_dynamics", "--steps", "50", "--max-steps", "10"], "--max-steps: expected at least the 50 published"),
         (["toy_dynamics", "--s1", "3", "2"], "--s1: expected increasing numbers, got (3.0, 2.0)"),
         (["train", "--classes", "3"], "--classes: expected none, because colored_digits has only two, got (3,)"),

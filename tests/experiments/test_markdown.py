@@ -73,6 +73,30 @@ def test_tables_are_made_from_records_and_written_at_their_markers(root, capsys,
     assert f"## fake/laptop\n\n{TABLE}\n## fake/pod\n" in capsys.readouterr().out
 
 
+def test_rows_of_two_names_are_a_crossed_table(root, one_line):
+    readme, row = root / "README.md", {"interval": None, "seeds": 3, "published": None, "differs": None}
+    values = {"A: p, q": 1.0, "A: r|": 2.0, "B: r|": 3.0, "B, C: p, q": 4.0}
+    rows = [{"name": name, "measured": value, **row} for name, value in values.items()]
+    rows[0]["interval"] = [0.5, 1.5]
+    folder = root / "experiments" / "records" / "fake" / "laptop"
+    readme.write_text("<!-- crossed: fake | A; B | p, q; r| -->\n<!-- end -->\n")
+    assert main(["report", "--write"]) == 0
+    assert "No record of fake yet." in readme.read_text()
+    folder.mkdir(parents=True)
+    records.summary(folder, experiment="fake", preset="laptop", config={}, data=[], rows=rows, signatures=[])
+    assert main(["report", "--write"]) == 0
+    assert readme.read_text().splitlines()[1:-1] == [
+        "|  | p, q | r\\| |",
+        "| --- | --- | --- |",
+        "| A | 1 [0.5, 1.5] | 2 |",
+        "| B |  | 3 |",
+    ]
+    for wrong in ("A; C | p, q", "A | p"):
+        readme.write_text(f"<!-- crossed: fake | {wrong} -->\n<!-- end -->\n")
+        assert main(["report", "--check"]) == 2
+        assert "fake/laptop has no row of" in one_line()
+
+
 def test_one_table_for_several_experiments(root, capsys):
     readme = root / "README.md"
     marked = "<!-- table: late fake other/pod -->\n<!-- end -->\n<!-- signatures: fake late -->\n<!-- end -->\n"

@@ -18,6 +18,7 @@ from jax import lax
 
 from gsjax import methods
 from gsjax.methods import Batch, Method
+from gsjax.networks import TwoLayer
 from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, Noisy, batch, close, compiled, leaves
 
@@ -30,9 +31,11 @@ VARIANTS = TABLE | {
         {"strength": [0.1, 0.2], "target": [-1.0, 2.0], "class_means": True},
     ),
     "scheduled": (methods.get("spectral_decoupling"), {"strength": 0.2, "switch": 3}),
+    "hinge": (methods.get("erm"), {"loss": "hinge", "weight_decay": 1e-3}),
+    "decoupled_hinge": (methods.get("spectral_decoupling"), {"loss": "hinge", "strength": 0.1}),
     "lff_averaged": (methods.get("lff"), {"examples": N}),
 }
-every_method = pytest.mark.parametrize("variant", [*TABLE, "lff_averaged"])
+every_method = pytest.mark.parametrize("variant", [*TABLE, "hinge", "decoupled_hinge", "lff_averaged"])
 
 
 @functools.cache
@@ -76,6 +79,25 @@ def test_batched_seeds_equal_single_seeds_and_learn(variant):
         np.testing.assert_allclose(leaf, per_seed, rtol=1e-4, atol=1e-5)
     for one, repeated in zip(one_by_one[0], leaves(run_seed(states[0])), strict=True):
         np.testing.assert_array_equal(one, repeated)
+
+
+@pytest.mark.parametrize("name", [*methods.NAMES, "hinge", "decoupled_hinge"])
+def test_a_frozen_output_layer_stays_as_it_is(name):
+    """Bit by bit in every learner, with weight decay before and within the optimiser; the trained layer changes."""
+    constructor, options = VARIANTS[name]
+    optimizer, network, data = optax.adamw(0.1, weight_decay=0.1), TwoLayer(6), batch()
+    instance = constructor(network, optimizer, **{**options, "weight_decay": 0.1})
+    before = after = instance.init(jax.random.key(0), data)
+    step = compiled(instance.update)
+    for _ in range(3):
+        after, _ = step(after, data)
+    for learner, first in zip(after.learners.values(), before.learners.values(), strict=True):
+        assert len(leaves(first.collections)) == 2
+        for leaf, initial in zip(leaves(learner.collections), leaves(first.collections), strict=True):
+            np.testing.assert_array_equal(leaf, initial)
+        assert set(learner.params) == {"hidden"}
+        for leaf, initial in zip(leaves(learner.params), leaves(first.params), strict=True):
+            assert (leaf != initial).all()
 
 
 @pytest.mark.parametrize(

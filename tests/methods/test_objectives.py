@@ -78,6 +78,39 @@ def test_erm_with_weight_decay():
     gradient_is(gradient, objective)
 
 
+def hinges(logits: np.ndarray = LOGITS, y: np.ndarray = Y) -> np.ndarray:
+    return np.maximum(0, 1 - y * logits)
+
+
+def test_hinge_loss():
+    assert 0 < (hinges() > 0).sum() < len(Y)
+    _, info, gradient = stepper("erm", loss="hinge", weight_decay=0.3)(batch())
+    objective = lambda f: hinges(f).mean() + 0.15 * (f**2).sum()  # noqa: E731
+    np.testing.assert_allclose(info, (objective(LOGITS), hinges().mean(), 0), rtol=1e-12)
+    gradient_is(gradient, objective)
+
+    _, info, gradient = stepper("spectral_decoupling", loss="hinge", strength=0.3, loss_scale=2.0)(batch())
+    penalty = lambda f: 0.15 * (f**2).mean()  # noqa: E731
+    np.testing.assert_allclose(
+        info, (2 * (hinges().mean() + penalty(LOGITS)), hinges().mean(), penalty(LOGITS)), rtol=1e-12
+    )
+    gradient_is(gradient, lambda f: 2 * (hinges(f).mean() + penalty(f)))
+
+    _, _, gradient = stepper("erm", loss="hinge")(batch(), Y.copy())
+    np.testing.assert_array_equal(gradient, 0)  # all margins are exactly 1
+    _, _, expected = stepper("erm")(batch())
+    np.testing.assert_array_equal(stepper("erm", loss="cross_entropy")(batch())[2], expected)
+
+
+@pytest.mark.parametrize("name", ["erm", "spectral_decoupling"])
+def test_a_loss_is_known_and_fits_the_outputs(name):
+    options = methods.REGISTRY[name].example
+    with pytest.raises(ValueError, match=r"^loss: expected one of cross_entropy, hinge, got 'squared'"):
+        stepper(name, **options, loss="squared")
+    with pytest.raises(ValueError, match=r"^loss: expected cross_entropy for outputs \(n, k\), got 'hinge'"):
+        stepper(name, (3, 2), **options, loss="hinge")(batch(np.array([0, 1, 1])))
+
+
 def test_spectral_decoupling_is_the_library_s_penalty_over_n():
     _, info, gradient = stepper("spectral_decoupling", strength=0.3, target=0.5)(batch())
     value = lambda f: float(penalty_value(SpectralDecoupling(0.3, 0.5), (), jnp.asarray(f))) / 6  # noqa: E731
