@@ -27,7 +27,7 @@ RACE = textwrap.dedent("""
     from gsjax._devices import over_devices, over_seeds
     from gsjax.networks import TwoLayer
 
-    SEEDS, STEPS, ROUNDS = 2, 500, 3
+    SEEDS, STEPS, ROUNDS = max(2, len(jax.devices())), 500, 3
     RATE, DECAY = 1e-3, 1e-3
     sizes = program.Sizes(32, 32, 256, 256, 1000, 1000, (0, STEPS))
     numbers = keys(0, range(SEEDS))
