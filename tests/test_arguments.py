@@ -463,6 +463,12 @@ ARGUMENTS: dict[str, Argument] = {
     **rows(
         "plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)
     ),
+    **rows(
+        "plotting.sign_map",
+        call_with(plotting.sign_map, [1.0, 2.0], [1.0, 2.0], ERRORS),
+        logy=(FLAG, True),
+        written=(FLAG, True),
+    ),
     **rows("plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), limit=(NUMBER, 0.5, True)),
     "plotting.phase_diagram.entry": Argument(
         WHOLES, lambda value: plotting.phase_diagram(DIAGRAM, entry=value), (1, 0)

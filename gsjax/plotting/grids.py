@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import ArrayLike, Real
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 from scipy import ndimage
 from scipy.spatial import KDTree
 
 from gsjax import _check
-from gsjax.plotting._style import axes, decimal_ticks, heat, increasing, number, styled, vector, write
+from gsjax.plotting._style import axes, decimal_ticks, heat, increasing, number, size_ticks, styled, vector, write
 
 if TYPE_CHECKING:
     from gsjax.starvation.diagram import PhaseDiagram
@@ -37,6 +38,8 @@ def sign_map(
     xlabel: str = r"$\delta$",
     ylabel: str = r"$s_1^2 / s_2^2$",
     label: str = r"$\partial z_2^*\,/\,\partial s_1^2$",
+    logy: bool = False,
+    written: bool = False,
 ) -> Axes:
     """Sign and size of a quantity on a grid, red below zero and blue above.
 
@@ -47,9 +50,12 @@ def sign_map(
         values: shape (ny, nx), one row per y; NaN is grey.
         ax: axes to draw into; a new figure by default.
         xlabel, ylabel, label: labels of the axes and of the colour bar.
+        logy: whether the axis of y, which is then positive, is logarithmic, with ticks at its grid points.
+        written: whether each cell also shows its value, for small grids.
 
     Raises:
-        ValueError: shapes that differ, a grid that does not increase, or `ax` that is not matplotlib axes.
+        ValueError: shapes that differ, a grid that does not increase, a `y` that is not positive on a logarithmic axis,
+            or `ax` that is not matplotlib axes.
 
     >>> sign_map([0.1, 0.2], [1.0, 2.0], np.array([[0.0, 0.1], [-0.1, 0.0]])).get_ylabel()
     '$s_1^2 / s_2^2$'
@@ -57,8 +63,21 @@ def sign_map(
     x, y, values = increasing("x", x), increasing("y", y), _check.floats("values", values)
     shape = (len(y), len(x))
     _check.require(values.shape == shape, "values", f"shape {shape}, one row per y", f"shape {values.shape}")
+    if _check.flag("logy", logy):
+        _check.positive("y", y)
+    written = _check.flag("written", written)
     ax = axes(ax)
-    heat(ax, x, y, values, label)
+    if logy:
+        ax.set_yscale("log")
+        heat(ax, _edges(x), np.exp(_edges(np.log(y))), values, label)
+        size_ticks(ax.yaxis, y)
+    else:
+        heat(ax, x, y, values, label)
+    if written:
+        halo = [withStroke(linewidth=3, foreground="white")]
+        for row, place in zip(values, y, strict=True):
+            for value, across in zip(row, x, strict=True):
+                ax.text(across, place, f"{value:.2g}", ha="center", va="center", path_effects=halo, fontsize=11)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     return ax

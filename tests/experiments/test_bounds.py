@@ -30,6 +30,9 @@ ZERO = {
     ("prediction_depth", "weight_decay"),
     ("prediction_depth", "decay"),
     ("dominoes", "weight_decay"),
+    ("feature_contamination", "weight_decay"),
+    ("feature_contamination", "means"),
+    ("feature_contamination", "decays"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
@@ -40,6 +43,11 @@ EMPTY = {
     ("two_moons", "arms"),
     ("colored_mnist", "arms"),
     ("cifar_margin", "on_the_way"),
+    ("feature_contamination", "arms"),
+    ("feature_contamination", "counts"),
+    ("feature_contamination", "scales"),
+    ("feature_contamination", "decays"),
+    ("feature_contamination", "sd"),
 }
 EQUAL = {
     ("train", "method_options"),

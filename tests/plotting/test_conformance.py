@@ -199,6 +199,7 @@ assert "matplotlib.pyplot" not in sys.modules
         ("labels", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {}, labels=["a", "b"])),
         ("x", lambda: plotting.sign_map([1.0, 0.0], [0.0, 1.0], np.ones((2, 2)))),
         ("y", lambda: plotting.sign_map([0.0, 1.0], [1.0], np.ones((1, 2)))),
+        ("y", lambda: plotting.sign_map([0.0, 1.0], [0.0, 1.0], np.ones((2, 2)), logy=True)),
         ("values", lambda: plotting.sign_map([0.0, 1.0, 2.0], [0.0, 1.0], np.ones((3, 2)))),
         ("diagram.ratio", lambda: plotting.phase_diagram(DIAGRAM._replace(ratio=np.array([-1.0, 1.0])))),
         ("diagram.ratio", lambda: plotting.phase_diagram(DIAGRAM._replace(ratio=np.array([1.0])))),

@@ -47,6 +47,19 @@ def test_sign_map_has_a_row_for_each_y():
     assert ax.get_ylim()[1] > 10
 
 
+def test_sign_map_on_a_logarithmic_axis_with_written_values():
+    x, y, values = [0.0, 0.1, 0.5], [16, 32, 128], np.array([[0.0, 0.012, 0.1], [0.2, np.nan, 0.3], [0.4, 0.5, 1.0]])
+    ax = plotting.sign_map(x, y, values, logy=True, written=True)
+    assert ax.get_yscale() == "log"
+    mesh, shown = heat(ax)
+    np.testing.assert_array_equal(np.asarray(shown), values)
+    edges = np.asarray(mesh.get_coordinates())
+    np.testing.assert_allclose(edges[1:3, 0, 1], [np.sqrt(16 * 32), np.sqrt(32 * 128)])
+    np.testing.assert_allclose(edges[0, :, 0], [-0.05, 0.05, 0.3, 0.7])
+    texts = {tuple(text.get_position()): text.get_text() for text in ax.texts}
+    assert (texts[0.1, 16], texts[0.5, 128], len(texts)) == ("0.012", "1", 9)
+
+
 def test_a_phase_diagram_shows_one_entry_of_one_slice():
     diagram = PhaseDiagram(RATIO, DELTA, STRENGTH, np.zeros(()), np.random.default_rng(0).normal(size=SHAPE), TRUE)
     ax = plotting.phase_diagram(diagram, strength=1, entry=(0, 1))
