@@ -20,6 +20,7 @@ __all__ = [
     "Penalty",
     "Ridge",
     "SpectralDecoupling",
+    "hinge_loss",
     "logistic_loss",
     "objective",
     "penalty_value",
@@ -144,6 +145,19 @@ def logistic_loss(margins: Float[Array, " n"]) -> Float[Array, ""]:
     2.0
     """
     return jnp.sum(jax.nn.softplus(-margins))
+
+
+def hinge_loss(margins: Float[Array, " n"]) -> Float[Array, ""]:
+    """The sum `sum_i max(0, 1 - m_i)` over margins `m = y yhat (n,)`.
+
+    The derivative at a margin of exactly 1 is taken as 0, so that only margins below 1 pull.
+
+    >>> float(hinge_loss(jnp.array([-1.0, 0.5, 3.0])))
+    2.5
+    >>> jax.grad(hinge_loss)(jnp.array([0.0, 1.0, 3.0])).tolist()
+    [-1.0, 0.0, 0.0]
+    """
+    return jnp.sum(jax.nn.relu(1 - margins))
 
 
 def objective(penalty: Penalties, theta: PyTree, logits: Float[Array, " n"], y: Float[Array, " n"]) -> Float[Array, ""]:

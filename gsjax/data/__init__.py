@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gsjax.data import catalogue, scaling
+from gsjax.data import catalogue, scaling, structured
 from gsjax.data.catalogue import IMAGES, NAMES, available, get, load
 from gsjax.data.coloring import Colored, blank, colored, gray, grayscale, paint
 from gsjax.data.dataset import Dataset, split
@@ -59,6 +59,7 @@ __all__ = [
     "patched",
     "scaling",
     "split",
+    "structured",
     "two_classes",
     "two_moons",
     "waterbirds",

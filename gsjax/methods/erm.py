@@ -6,28 +6,37 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
+from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
 from gsjax.methods.steps import init_state, minimise
-from gsjax.methods.terms import losses
+from gsjax.methods.terms import LOSSES, losses
 
 __all__ = ["erm"]
 
 
-def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_decay: float = 0.0) -> Method:
+def erm(
+    network: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    loss: str = "cross_entropy",
+    weight_decay: float = 0.0,
+) -> Method:
     """Empirical risk minimisation: mean_i loss_i + (weight_decay / 2) ||theta||^2.
 
-    The loss is a mean over the examples of the batch, in nats. The square is summed over all parameters and its
-    gradient enters before the optimiser, like torch's `weight_decay`. Dropout and batch normalisation are options of
-    the network.
+    The loss is a mean over the examples of the batch, cross-entropy in nats or the hinge loss. The square is summed
+    over all parameters and its gradient enters before the optimiser, like torch's `weight_decay`. Dropout and batch
+    normalisation are options of the network.
 
     Args:
         network: a network with outputs `(n,)` or `(n, k)`.
         optimizer: an optax optimiser.
+        loss: "cross_entropy", or "hinge" for outputs `(n,)`, as in `terms.losses`.
         weight_decay: zero or above.
 
     Raises:
-        ValueError: `weight_decay` negative or not finite; by `init`: `x` empty or not finite, labels that are not -1
-            and +1 for outputs `(n,)`, or not class indices for outputs `(n, k)`.
+        ValueError: an unknown `loss`; `weight_decay` negative or not finite; by `init`: `x` empty or not finite, labels
+            that are not -1 and +1 for outputs `(n,)`, or not class indices for outputs `(n, k)`, or the hinge loss of
+            outputs `(n, k)`.
 
     >>> import jax
     >>> from gsjax import networks
@@ -36,14 +45,15 @@ def erm(network: nn.Module, optimizer: optax.GradientTransformation, *, weight_d
     0
     """
     check_common(network, optimizer, weight_decay)
+    _check.choice("loss", loss, LOSSES)
 
     def init(key, batch: Batch) -> State:
         return init_state(network, optimizer, key, batch)
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
         def objective(logits, ridge):
-            loss = losses(logits, batch.y).mean()
-            return Info(loss + ridge, loss, jnp.zeros_like(loss)), ()
+            value = losses(logits, batch.y, loss).mean()
+            return Info(value + ridge, value, jnp.zeros_like(value)), ()
 
         main, info, _ = minimise(
             network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay

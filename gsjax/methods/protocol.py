@@ -100,8 +100,8 @@ class State(NamedTuple):
 class Info(NamedTuple):
     """Values on the batch of a step, at the params before the step.
 
-    `objective` is what the step lowers, including weight decay. `loss` is the classification loss in nats, a mean over
-    examples (in `irm` and `vrex`, over environments). `penalty` is the method's own, or 0.
+    `objective` is what the step lowers, including weight decay. `loss` is the classification loss, in nats if it is
+    cross-entropy, a mean over examples (in `irm` and `vrex`, over environments). `penalty` is the method's own, or 0.
     """
 
     objective: Float[Array, ""]

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from gsjax import _check
 from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked
 from gsjax.methods.steps import init_state, minimise
-from gsjax.methods.terms import classes, losses, mean_by
+from gsjax.methods.terms import LOSSES, classes, losses, mean_by
 
 __all__ = ["Schedule", "published_schedule", "spectral_decoupling"]
 
@@ -30,14 +30,16 @@ def spectral_decoupling(
     class_means: bool = False,
     loss_scale: float | Schedule = 1.0,
     switch: int | None = None,
+    loss: str = "cross_entropy",
     weight_decay: float = 0.0,
 ) -> Method:
     """Spectral decoupling (Pezeshki et al. 2021, Eq. 17, divided by n) and the variants of that paper.
 
     loss_scale [mean_i loss_i + mean_i (strength_i / 2) (f_i - target_i)^2] + (weight_decay / 2) ||theta||^2
 
-    Means are over the examples of the batch, in nats. For outputs `(n, k)` the square is summed over the k outputs. The
-    outputs f are not centred at initialisation. A published factor c of mean f^2 corresponds to `strength = 2 c`.
+    Means are over the examples of the batch; the loss is cross-entropy in nats, or the hinge loss. For outputs `(n, k)`
+    the square is summed over the k outputs. The outputs f are not centred at initialisation. A published factor c of
+    mean f^2 corresponds to `strength = 2 c`.
 
     Args:
         network: a network with outputs `(n,)` or `(n, k)`.
@@ -51,6 +53,7 @@ def spectral_decoupling(
         loss_scale: a number above zero, or a function of the step.
         switch: the step at which the schedule for Colored MNIST enters its second phase (`published_schedule`, with
             c = strength / 2). `strength` must then be one number above zero, and `loss_scale` must not be given.
+        loss: "cross_entropy", or "hinge" for outputs `(n,)`, as in `terms.losses`.
         weight_decay: zero or above.
 
     Raises:
@@ -65,6 +68,7 @@ def spectral_decoupling(
     0
     """
     check_common(network, optimizer, weight_decay)
+    _check.choice("loss", loss, LOSSES)
     if not callable(strength):
         _check.not_negative("strength", strength)
     if switch is not None:
@@ -88,9 +92,9 @@ def spectral_decoupling(
             distances = (logits.reshape(len(label), -1) - targets[:, None]) ** 2
             terms = strengths / 2 * distances.sum(axis=1)
             penalty = mean_by(terms, label, count)[0].sum() if class_means else terms.mean()
-            loss = losses(logits, batch.y).mean()
+            value = losses(logits, batch.y, loss).mean()
             scale = jnp.asarray(_evaluated(loss_scale, state.step), logits.dtype)
-            return Info(scale * (loss + penalty) + ridge, loss, penalty), ()
+            return Info(scale * (value + penalty) + ridge, value, penalty), ()
 
         main, info, _ = minimise(
             network, optimizer, state.main, batch.x, objective, step=state.step, weight_decay=weight_decay

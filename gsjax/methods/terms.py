@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
 
-__all__ = ["Logits", "annealed", "classes", "losses", "mean_by", "members"]
+__all__ = ["LOSSES", "Logits", "annealed", "classes", "losses", "mean_by", "members"]
 
 Logits = Float[Array, " n"] | Float[Array, "n k"]
+LOSSES = ("cross_entropy", "hinge")
 
 
 def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int]:
@@ -29,18 +30,26 @@ def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int
     return members("y", y, *logits.shape), logits.shape[1]
 
 
-def losses(logits: Logits, y: Real[Array, " n"]) -> Float[Array, " n"]:
-    """The loss of each example in nats: log(1 + exp(-y f)) for outputs `(n,)`, softmax cross-entropy for `(n, k)`.
+def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") -> Float[Array, " n"]:
+    """The loss of each example, by the name of the loss, one of `LOSSES`.
+
+    "cross_entropy", in nats: log(1 + exp(-y f)) for outputs `(n,)`, softmax cross-entropy for `(n, k)`.
+    "hinge": max(0, 1 - y f) for outputs `(n,)`. Its derivative at a margin y f of exactly 1 is taken as 0.
 
     Raises:
-        ValueError: as in `classes`.
+        ValueError: as in `classes`; an unknown `loss`; "hinge" for outputs `(n, k)`.
 
     >>> (losses(jnp.zeros(2), jnp.array([-1.0, 1.0])) / jnp.log(2)).tolist()
     [1.0, 1.0]
+    >>> losses(jnp.array([0.5, 0.5, 2.0]), jnp.array([-1.0, 1.0, 1.0]), "hinge").tolist()
+    [1.5, 0.5, 0.0]
     """
+    _check.choice("loss", loss, LOSSES)
     label, _ = classes(logits, y)
     if logits.ndim == 1:
-        return jax.nn.softplus(-(2 * label - 1) * logits)
+        margins = (2 * label - 1) * logits
+        return jax.nn.relu(1 - margins) if loss == "hinge" else jax.nn.softplus(-margins)
+    _check.require(loss == "cross_entropy", "loss", "cross_entropy for outputs (n, k)", repr(loss))
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
 
 

@@ -2,8 +2,9 @@
 
 `MLP` and `CNN` are the networks of Eq. 1 (Pezeshki et al. 2021). `FullyConnected`, `ConvNet`, `VGG`, `PreActResNet`
 and `ResNet` are networks that practitioners train. They have the standard parametrisation and biases, and take `train`
-in `__call__`. All return `(n,)` for one output and `(n, k)` for k outputs. `stages` gives the named intermediate
-outputs of these and of all other flax networks.
+in `__call__`. `TwoLayer` is the network of Zhang et al. (2024), whose second layer may be frozen. All return `(n,)` for
+one output and `(n, k)` for k outputs. `stages` gives the named intermediate outputs of these and of all other flax
+networks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from gsjax.networks.preact import PreActResNet
 from gsjax.networks.resnet import ResNet
 from gsjax.networks.stages import Stage
 from gsjax.networks.standard import ConvNet, FullyConnected
+from gsjax.networks.two_layer import TwoLayer
 from gsjax.networks.vgg import VGG
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "PreActResNet",
     "ResNet",
     "Stage",
+    "TwoLayer",
     "gamma",
     "get",
     "resnet",
@@ -46,6 +49,7 @@ _NETWORKS: dict[str, type[nn.Module]] = {
     "vgg": VGG,
     "preact_resnet": PreActResNet,
     "resnet": ResNet,
+    "two_layer": TwoLayer,
 }
 
 NAMES: tuple[str, ...] = tuple(_NETWORKS)

@@ -20,7 +20,16 @@ from gsjax.networks._arguments import examples, images
 from gsjax.networks.convolution import conv
 from gsjax.networks.stages import Stage
 
-__all__ = ["ACTIVATIONS", "ConvNet", "FullyConnected", "batch_norm", "he_normal", "squeezed", "torch_dense"]
+__all__ = [
+    "ACTIVATIONS",
+    "ConvNet",
+    "FullyConnected",
+    "batch_norm",
+    "he_normal",
+    "squeezed",
+    "torch_bias",
+    "torch_dense",
+]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {**ntk.ACTIVATIONS, "leaky_relu": jax.nn.leaky_relu}
 
@@ -143,7 +152,7 @@ class ConvNet(nn.Module):
             large = min(h.shape[1:3]) > q
             _check.require(large, "x", f"images large enough for {len(self.channels)} convolutions", f"shape {x.shape}")
             fan_in = q * q * h.shape[-1]
-            convolve = conv(channels, q, kernel_init=_torch_kernel, bias_init=_uniform(fan_in), dtype=h.dtype)
+            convolve = conv(channels, q, kernel_init=_torch_kernel, bias_init=torch_bias(fan_in), dtype=h.dtype)
             h = Stage(name=f"conv{number}")(xi(convolve(h)))
             h = Stage(name=f"pool{number}")(nn.max_pool(h, (2, 2), (2, 2)))
         h = h.reshape(len(h), -1)
@@ -156,10 +165,12 @@ class ConvNet(nn.Module):
 _torch_kernel = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def torch_dense(h: Float[Array, "n d"], width: int, name: str | None = None) -> Float[Array, "n width"]:
+def torch_dense(
+    h: Float[Array, "n d"], width: int, name: str | None = None, *, bias: bool = True
+) -> Float[Array, "n width"]:
     """A dense layer of a module, with weights and biases uniform in +-1/sqrt(d), PyTorch's default."""
-    bias = _uniform(h.shape[-1])
-    return nn.Dense(width, kernel_init=_torch_kernel, bias_init=bias, param_dtype=h.dtype, name=name)(h)
+    draw = torch_bias(h.shape[-1])
+    return nn.Dense(width, bias, kernel_init=_torch_kernel, bias_init=draw, param_dtype=h.dtype, name=name)(h)
 
 
 def batch_norm(h: Float[Array, "n ... d"], train: bool, name: str | None = None) -> Float[Array, "n ... d"]:
@@ -189,7 +200,8 @@ def _xavier_dense(h: Float[Array, "n d"], width: int) -> Float[Array, "n width"]
     return nn.Dense(width, kernel_init=nn.initializers.xavier_uniform(), param_dtype=h.dtype)(h)
 
 
-def _uniform(fan_in: int) -> Callable[..., Array]:
+def torch_bias(fan_in: int) -> Callable[..., Array]:
+    """An initialiser that is uniform in +-1/sqrt(fan_in), PyTorch's default for biases."""
     end = 1 / math.sqrt(fan_in)
 
     def bias(key: Key[Array, ""], shape: Sequence[int], dtype: Any) -> Array:
