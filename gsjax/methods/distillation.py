@@ -28,8 +28,9 @@ def distillation(
     feature_share: float | None = None,
     weight_decay: float = 0.0,
 ) -> Method:
-    """Distillation (Hinton et al. 2015): (1 - mix) mean_i loss_i + mix mean_i teacher_i + (weight_decay / 2) ||theta||^2.
+    """Distillation (Hinton et al. 2015), of outputs with a temperature, of features at a stage, or of both.
 
+    (1 - mix) mean_i loss_i + mix mean_i teacher_i + (weight_decay / 2) ||theta||^2,
     teacher_i = (1 - feature_share) T^2 KL(p_i || q_i) + feature_share mean_u (h_iu - t_iu)^2
 
     Means are over the examples of the batch, in nats. p and q are the probabilities of teacher and student at
@@ -72,6 +73,7 @@ def distillation(
     else:
         _check.number("feature_share", feature_share, "[0, 1]")
         _check.require(position is not None, "feature_share", "none without a position", feature_share)
+    mix, temperature, feature_share = float(mix), float(temperature), float(feature_share)  # Python's change no dtype
     # Terms of weight zero are left out, so that they need no teacher and change no bit.
     by_logits, by_features = mix > 0 and feature_share < 1, mix > 0 and feature_share > 0
     wanted = (position,) if by_features and position is not None else ()
