@@ -109,14 +109,13 @@ def measure(
     spread = float(((stage - stage.mean(axis=0)) ** 2).sum())
     shift = float(((found["ood"][1] - stage) ** 2).sum())
     return {
-        "coordinates": int(task.bank.background.shape[1]),
+        "coordinates": int(task.bank.background[0].size),
         "own": {name: float((voted(logits) == truth).mean()) for name, (logits, _) in found.items()},
         "fresh": {name: float((np.asarray(readout.votes(each)) == truth).mean()) for name, (_, each) in found.items()},
         "distance": float(((stage - aim) ** 2).sum() / ((aim - aim.mean(axis=0)) ** 2).sum()),
         "shift": shift / spread if spread else None,
-        "probe": explained(evaluate(task.bank)[1], task.bank.background, found["random"][1],
-                           task.test["random"].background),
-    }  # fmt: skip
+        **probed(evaluate(task.bank)[1], found["random"][1], task.bank.background, task.test["random"].background),
+    }
 
 
 COLUMNS: dict[str, Any] = {
@@ -124,7 +123,7 @@ COLUMNS: dict[str, Any] = {
     "finite": bool,
     "coordinates": int,
     **dict.fromkeys(("own", "fresh"), dict.fromkeys(("id", "ood", "random"), float)),
-    **dict.fromkeys(("distance", "shift", "probe"), float),
+    **dict.fromkeys(("distance", "shift", "probe", "mean"), float),
 }
 
 
@@ -135,6 +134,18 @@ def voted(logits: Float[np.ndarray, " n"] | Float[np.ndarray, "n k"]) -> np.ndar
     ([-1, 1], [1])
     """
     return np.where(logits > 0, 1, -1) if logits.ndim == 1 else logits.argmax(axis=1)
+
+
+def probed(bank: Any, features: Any, targets: Any, truth: Any) -> dict[str, float]:
+    """What fresh probes explain of all coordinates of the background ("probe"), and of their mean ("mean").
+
+    The mean of each channel is over the features, or over the squares of a frame: it is what a shift of sign changes.
+    """
+    targets, truth = np.asarray(targets, float), np.asarray(truth, float)
+    return {
+        "probe": explained(bank, targets.reshape(len(targets), -1), features, truth.reshape(len(truth), -1)),
+        "mean": explained(bank, targets.mean(axis=1), features, truth.mean(axis=1)),
+    }
 
 
 def explained(bank: Any, targets: Any, features: Any, truth: Any) -> float:

@@ -30,6 +30,7 @@ OTHERS = {
     "distance": "square distance to the teacher's features, relative",
     "shift": "shift of features out of distribution, relative",
     "probe": "variance of the background that a fresh probe explains",
+    "mean": "variance of its mean that a fresh probe explains",
 }
 NEAR, FAR = 0.03, 0.10  # points of accuracy, from the study
 
@@ -127,28 +128,19 @@ def signatures(name: str, arms: Arms) -> list[dict[str, Any]]:
                 judge(f"{title}, out of distribution", gap["ood"], study, "teacher", "match", above=FAR)
             else:
                 judge(f"{title}, out of distribution", gap["ood"], "no difference", "teacher", "match", above=0)
-        judge(
-            "variance of the background that a probe explains, student",
-            values(arms["match"], "probe"),
-            "nothing",
-            "teacher",
-            "match",
-            above=0,
-        )
+        title = "variance of the mean background that a probe explains, student"
+        judge(title, values(arms["match"], "mean"), "nothing", "teacher", "match", above=0)
     if "match random" in arms:
         gap = accuracy("teacher", "ood") - accuracy("match random", "ood")
         judge("teacher minus student of random backgrounds, out of distribution", gap, study, "match random", **near)
     if {"match", "match random"} <= arms.keys():
-        pair = [np.log(values(arms[arm], "shift")) for arm in ("match", "match random")]
-        if np.isfinite(pair).all():
-            judge(
-                "log shift of features, student minus student of random backgrounds",
-                pair[0] - pair[1],
-                "no difference",
-                "match",
-                "match random",
-                above=0,
-            )
+        pair = "student minus student of random backgrounds"
+        seen = values(arms["match"], "mean") - values(arms["match random"], "mean")
+        judge(f"variance of the mean background, {pair}", seen, "no difference", "match", "match random", above=0)
+        moved = [np.log(values(arms[arm], "shift")) for arm in ("match", "match random")]
+        if np.isfinite(moved).all():
+            title = f"log shift of features, {pair}"
+            judge(title, moved[0] - moved[1], "no difference", "match", "match random", above=0)
     if "linear" in arms:
         lost = accuracy("linear", "id") - accuracy("linear", "ood")
         judge("linear student, in minus out of distribution", lost, study, "linear", "match", **near)
@@ -195,17 +187,23 @@ def draw_accuracy(largest: Mapping[str, Arms], path: Path) -> None:
 
 
 def draw_features(largest: Mapping[str, Arms], path: Path) -> None:
-    """What is in the features of all arms: distance to the teacher, shift, and what a probe explains."""
+    """What is in the features of all arms: distance to the teacher, shift, and what probes explain."""
     figure, axes = plotting.panels(len(largest), len(OTHERS))
-    figure.set_size_inches(16, 5 * len(largest))
+    figure.set_size_inches(20, 5 * len(largest))
     for (name, arms), line in zip(largest.items(), axes, strict=True):
         for (field, text), ax in zip(OTHERS.items(), line, strict=True):
             known = {arm: values(each, field)[:, None] for arm, each in arms.items()}
             known = {ARMS[arm]: each for arm, each in known.items() if np.isfinite(each).all()}
-            plotting.categories([text], known, ax, ylabel="share" if field == "probe" else "ratio", xlabel=name)
+            plotting.categories(
+                [text.replace(" that", "\nthat").replace(", relative", "")],
+                known,
+                ax,
+                ylabel="share" if field in ("probe", "mean") else "ratio",
+                xlabel=name,
+            )
             ax.get_legend().set(visible=False)
             ax.tick_params("x", labelsize=10)
-            if field != "probe":
+            if field not in ("probe", "mean"):
                 ax.set_yscale("symlog", linthresh=0.01)
     handles, labels = axes[0][1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)

@@ -18,17 +18,17 @@ from jaxtyping import Array, Float, Int, Key
 from experiments._bounds import expect
 from experiments._domino_tasks import Half, pieces
 from gsjax import data, methods
-from gsjax.data import structured
+from gsjax.data import Images, structured
 from gsjax.data.structured import Uniform
 
 RANGES = {"id": Uniform(0.0, 1.0), "ood": Uniform(-1.0, 0.0), "random": Uniform(-1.0, 1.0)}
 
 
 class Part(NamedTuple):
-    """Examples with the coordinates of their backgrounds, `(n, background)`."""
+    """Examples with the coordinates of their backgrounds: one per feature, or three channels per square of a frame."""
 
     batch: methods.Batch
-    background: Float[Array, "n background"]
+    background: Float[Array, "n background channels"]
 
 
 class Task(NamedTuple):
@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 
 Draw = Callable[[str, Key[Array, ""], int, Uniform], Part]
-"""A part (training, "bank" or "test") from a key, a number of examples and the range of the background."""
+"""A part ("teacher", "student", "bank" or "test") from a key, a number of examples and the range of the background."""
 
 
 def parts(draw: Draw, key: Key[Array, ""], n: int, test: int) -> Task:
@@ -75,7 +75,7 @@ def features(keys: Key[Array, " networks"], background: int, *, core: int, n: in
             dimension=core + background,
             background_distribution=distribution,
         )
-        return Part(methods.Batch(found.x, found.y), found.z[:, core:])
+        return Part(methods.Batch(found.x, found.y), found.z[:, core:, None])
 
     return jax.jit(jax.vmap(lambda key: parts(draw, key, n, test)))(keys)
 
@@ -96,15 +96,17 @@ def frames(keys: Key[Array, " networks"], block: int, name: str, *, n: int, test
         FileNotFoundError: files are missing.
         ValueError: `n` or `test` is larger than the images allow.
     """
-    images = dict(zip(("train", "bank", "test"), pieces(Half(name, (tuple(range(10)),) * 2)), strict=True))
-    for label, count, piece in (("n", 2 * n, "train"), ("test", test, "bank"), ("test", test, "test")):
-        known = len(images[piece].labels)
-        expect(count <= known, label, f"at most {known // (2 if label == 'n' else 1)} images of {name}", count)
-    side = images["train"].pixels[0, ::stride, ::stride].shape[0]
+    whole, bank, held_out = pieces(Half(name, (tuple(range(10)), ())))
+    halves = (Images(*(leaf[start::2] for leaf in whole)) for start in (0, 1))
+    images = dict(zip(("teacher", "student", "bank", "test"), (*halves, bank, held_out), strict=True))
+    for part, piece in images.items():
+        label, count = ("n", n) if part in ("teacher", "student") else ("test", test)
+        expect(count <= len(piece.labels), label, f"at most {len(piece.labels)} images of {name}", count)
+    side = images["test"].pixels[0, ::stride, ::stride].shape[0]
     layout = blocks(side, width, block)
 
     def draw(part: str, key: Key[Array, ""], count: int, distribution: Uniform) -> Part:
-        pixels, labels = images[part if part in images else "train"]
+        pixels, labels = images[part]
         order_key, color_key = jax.random.split(key)
         rows = jax.random.permutation(order_key, len(labels))
         low, high = distribution
@@ -112,7 +114,7 @@ def frames(keys: Key[Array, " networks"], block: int, name: str, *, n: int, test
         colors = jax.random.uniform(color_key, shape, minval=low, maxval=high)
         chosen = jnp.asarray(pixels[:, ::stride, ::stride])[rows[:count]]
         batch = methods.Batch(framed(data.scaling.signed(chosen), colors, layout), jnp.asarray(labels)[rows[:count]])
-        return Part(batch._replace(y=batch.y.astype(jnp.int32)), colors.reshape(count, -1))
+        return Part(batch._replace(y=batch.y.astype(jnp.int32)), colors)
 
     return jax.jit(jax.vmap(lambda key: parts(draw, key, n, test)))(keys)
 

@@ -4,9 +4,9 @@ Zhang et al. 2024 train students to match the features of teachers that generali
 ImageNet), and find that the students do not. Here a teacher is trained where the background is random, and a student
 where it has a fixed sign. Out of distribution, the sign is reversed. The background says nothing about the label.
 
-    python -m experiments representation_distillation --preset smoke       the structured model and small digits
-    python -m experiments representation_distillation --preset laptop      and Fashion-MNIST (not run and not timed yet)
-    python -m experiments representation_distillation --preset paper       and CIFAR-10 (not run yet)
+    python -m experiments representation_distillation --preset smoke   the structured model
+    python -m experiments representation_distillation --preset laptop  and Fashion-MNIST in frames (not run and not timed yet)
+    python -m experiments representation_distillation --preset paper   and CIFAR-10 in frames (not run yet)
 
 - "features" is the structured feature model (`data.structured`), for several numbers of background features. Networks
   have two layers, the second one frozen at +-1/width, and are trained with all examples at every step.
@@ -28,7 +28,8 @@ where it has a fixed sign. Out of distribution, the sign is reversed. The backgr
   with the teacher's readout ("own"); all networks also with a fresh linear readout, a logistic regression on their own
   training examples ("fresh").
 - A fresh probe measures the background in the features: the share of the variance of its coordinates, such as all
-  colours of a frame, that a ridge regression explains on other held-out examples, with random backgrounds.
+  colours of a frame, that a ridge regression explains on other held-out examples, with random backgrounds. A second one
+  is for the mean of the coordinates, the colour of the whole frame: the direction of the shift.
 - The shift of the features is their mean square change from "id" to "ood" over their variance in "id".
 
 What differs from the paper: the teacher is robust by its data, and the network is the same for teacher and student. So
@@ -84,15 +85,15 @@ class Config:
     """Weight decay of the teacher of the structured model; its students have none."""
     images: Literal["digits", "fashion_mnist", "cifar10"] = "fashion_mnist"
     """Image set in frames."""
-    blocks: Annotated[tuple[int, ...], Bound(entries=0)] = (2, 10)
+    blocks: Annotated[tuple[int, ...], Bound(entries=0)] = (2, 12)
     """Sizes of the squares of a frame, in pixels."""
     stride: int = 2
     """Every `stride`-th row and column of pixels is kept."""
-    frame: int = 3
+    frame: int = 5
     """Width of the frame, in pixels."""
     image_n: Annotated[int, Bound(least=10)] = 4000
     """Training images."""
-    test: Annotated[int, Bound(least=10)] = 2000
+    test: Annotated[int, Bound(least=10)] = 1000
     """Test examples, and as many to fit probes."""
     widths: tuple[int, ...] = (256, 64)
     """Hidden layers of the networks for images."""
@@ -112,7 +113,7 @@ PRESETS = {
         width=16,
         steps=50,
         images="digits",
-        blocks=(2,),
+        blocks=(),
         stride=1,
         frame=1,
         image_n=200,
@@ -127,9 +128,9 @@ PRESETS = {
         backgrounds=(32, 64, 128, 256),
         steps=20_000,
         images="cifar10",
-        blocks=(2, 4, 10),
+        blocks=(4, 8, 24),
         stride=1,
-        frame=4,
+        frame=8,
         image_n=4000,
         widths=(1024, 256),
         epochs=100,
