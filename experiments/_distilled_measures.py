@@ -96,11 +96,11 @@ def measure(
         task: the examples of this network.
     """
 
-    def evaluate(part: Part) -> tuple[np.ndarray, np.ndarray]:
+    def evaluate(part: Part) -> tuple[Any, Any]:
         logits, stage = _evaluated(network, model.position)(own, part.batch.x)
         return np.asarray(logits), np.asarray(stage)
 
-    labels = np.asarray(fitted.batch.y).astype(int)
+    labels: Any = np.asarray(fitted.batch.y).astype(int)
     readout = probes.linear_probe(evaluate(fitted)[1], labels)
     found = {name: evaluate(part) for name, part in task.test.items()}
     truth = np.asarray(task.test["id"].batch.y).astype(int)

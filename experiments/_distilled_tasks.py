@@ -98,7 +98,9 @@ def frames(keys: Key[Array, " networks"], block: int, name: str, *, n: int, test
     """
     whole, bank, held_out = pieces(Half(name, (tuple(range(10)), ())))
     halves = (Images(*(leaf[start::2] for leaf in whole)) for start in (0, 1))
-    images = dict(zip(("teacher", "student", "bank", "test"), (*halves, bank, held_out), strict=True))
+    images: dict[str, Images] = dict(
+        zip(("teacher", "student", "bank", "test"), (*halves, bank, held_out), strict=True)
+    )
     for part, piece in images.items():
         label, count = ("n", n) if part in ("teacher", "student") else ("test", test)
         expect(count <= len(piece.labels), label, f"at most {len(piece.labels)} images of {name}", count)

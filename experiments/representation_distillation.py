@@ -5,7 +5,7 @@ ImageNet), and find that the students do not. Here a teacher is trained where th
 where it has a fixed sign. Out of distribution, the sign is reversed. The background says nothing about the label.
 
     python -m experiments representation_distillation --preset smoke   the structured model
-    python -m experiments representation_distillation --preset laptop  and Fashion-MNIST in frames (not run and not timed yet)
+    python -m experiments representation_distillation --preset laptop  and Fashion-MNIST in frames (not run yet)
     python -m experiments representation_distillation --preset paper   and CIFAR-10 in frames (not run yet)
 
 - "features" is the structured feature model (`data.structured`), for several numbers of background features. Networks

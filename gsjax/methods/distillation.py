@@ -86,14 +86,14 @@ def distillation(
         return state
 
     def update(state: State, batch: Batch) -> tuple[State, Info]:
-        def objective(logits, ridge, found=None):
+        def objective(logits, ridge, *found):
             loss = losses(logits, batch.y).mean()
             penalty = jnp.zeros_like(loss)
             if by_logits:
                 each = divergence(logits, batch.teacher_logits, temperature)
                 penalty += (1 - feature_share) * temperature**2 * each.mean()
             for name in wanted:
-                penalty += feature_share * feature_distance(found[name], batch.teacher_features).mean()
+                penalty += feature_share * feature_distance(found[0][name], batch.teacher_features).mean()
             taught = loss if mix == 0 else (1 - mix) * loss + mix * penalty
             return Info(taught + ridge, loss, penalty), ()
 

@@ -108,8 +108,8 @@ def test_a_student_gets_a_teacher(tasks):
     task, key = tasks["digits"], jax.random.key(0)
     method, network = train.build(config, task)
     found = train.taught(config, task, network, key).train
-    assert found.teacher_logits.shape == (100, 10)
-    assert found.teacher_features.shape == (100, 3)
+    assert fields(found)["teacher_logits"].shape == (100, 10)
+    assert fields(found)["teacher_features"].shape == (100, 3)
     _, info = jax.eval_shape(lambda key: method.update(method.init(key, found), found), key)
     assert info.penalty.shape == ()
     assert train.taught(dataclasses.replace(config, method="erm", method_options=()), task, network, key) is task
