@@ -184,10 +184,10 @@ def with_teacher(
         known = stages.names(network, jax.ShapeDtypeStruct(x.shape, x.dtype))
         _check.require(position in known, "position", f"one of the stages {', '.join(known)}", repr(position))
     variables = {"params": teacher.params, **teacher.collections}
+    check_logits(jax.eval_shape(network.apply, variables, x), len(x))
 
     def one(x: Array) -> tuple[Array, ...]:
         logits, found = stages.apply(network, variables, x[None], () if position is None else (position,))
-        check_logits(logits, 1)
         return logits[0], *(stage[0] for stage in found.values())
 
     logits, *features = lax.map(one, x, batch_size=min(batch_size, len(x)))
