@@ -65,7 +65,7 @@ class Config:
 
     arms: tuple[Arm, ...] = Arm.__args__
     """Networks."""
-    seeds: Annotated[int, Bound(least=2)] = 5
+    seeds: Annotated[int, Bound(least=2)] = 6
     """Networks per arm; examples are drawn anew for each."""
     backgrounds: Annotated[tuple[int, ...], Bound(entries=0)] = (32, 64, 128)
     """Numbers of background features of the structured model."""
