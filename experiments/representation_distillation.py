@@ -34,7 +34,8 @@ where it has a fixed sign. Out of distribution, the sign is reversed. The backgr
 
 What differs from the paper: the teacher is robust by its data, and the network is the same for teacher and student. So
 the student could equal the teacher, and what fails is learning, not capacity. The relative square distance of their
-features in distribution says how close it comes.
+features in distribution says how close it comes. The gap depends on the time of training: in a trial with three times
+the epochs on images, the student came closer to its teacher out of distribution as well.
 """
 
 from __future__ import annotations
