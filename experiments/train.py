@@ -6,7 +6,9 @@ r"""Any method on any data set and network of the project, by name.
 Accuracy and loss on every held-out set are recorded during training for all seeds. If examples have groups, so is the
 accuracy of the worst group. Seeds share the data; each has its own network and order of examples. Options are
 NAME=VALUE, with commas within a sequence. Names are those of the arguments of `gsjax.methods.X` and `gsjax.networks.X`.
-Arguments without a default that do not follow from the data, e.g. IRM's `penalty_weight`, have to be given.
+Arguments without a default that do not follow from the data, e.g. IRM's `penalty_weight`, have to be given. A method
+that needs a teacher, such as distillation, gets one for all seeds: the same network, trained by ERM with the same
+optimiser, steps and batch size.
 
     python -m experiments train --preset laptop     the default: 15 seconds on 2 cores
     python -m experiments train --preset smoke      8 seconds, nearly all of it compilation
@@ -169,7 +171,7 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
     columns = {"seed": int, "steps": (int, len(recorded(config))), **dict.fromkeys(("train", *task.held_out), curves)}
 
     def curves_of_all() -> list[dict[str, Any]]:
-        return [{**cell, **row} for row in train(config, task, method, network, key)]
+        return [{**cell, **row} for row in train(config, taught(config, task, network, key), method, network, key)]
 
     def report(rows: list[dict[str, Any]]) -> Report:
         return Report(summarise(rows), [], {"curves.png": functools.partial(draw, rows)})
@@ -180,6 +182,26 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
 def recorded(config: Config) -> list[int]:
     """The steps after which accuracy and loss are recorded."""
     return np.unique(np.linspace(0, config.steps, config.records + 1).round()).astype(int).tolist()
+
+
+def taught(config: Config, task: Task, network: nn.Module, key: jax.Array) -> Task:
+    """The task with the outputs of a teacher in its training set, and with its features if the method has a `position`.
+
+    If the method does not need a teacher, the task is unchanged.
+    """
+    if "teacher_logits" not in methods.REGISTRY[config.method].needs:
+        return task
+    run = methods.train(
+        methods.get("erm")(network, _optimizer(config)),
+        jax.random.split(jax.random.fold_in(key, 1), 1),
+        task.train,
+        steps=config.steps,
+        batch_size=config.batch_size,
+        what="teacher",
+    )
+    teacher = jax.tree.map(lambda leaf: leaf[0], run.state)
+    position = options(config.method, methods.get(config.method), config.method_options, {}).get("position")
+    return task._replace(train=methods.with_teacher(network, teacher, task.train, position))
 
 
 def train(config: Config, task: Task, method: Method, network: nn.Module, key: jax.Array) -> list[dict[str, Any]]:

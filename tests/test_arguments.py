@@ -156,6 +156,11 @@ def minimised(name: str) -> Callable[[Any], Any]:
     return lambda value: step(**{name: value})
 
 
+def taught(name: str) -> Callable[[Any], Any]:
+    learner = methods.init_learner(Squeezed(), optax.sgd(0.1), KEYS[0], X)
+    return lambda value: methods.with_teacher(Squeezed(), learner, Batch(X, Y), **{name: value})
+
+
 def estimated(function: str) -> Callable[[str], Callable[[Any], Any]]:
     given = {"network": Squeezed(), "steps": 2, "seeds": 2, "null": "balance"}
     call = functools.partial(getattr(probes, function), KEY, X, Y)
@@ -365,6 +370,9 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.group_dro", method("group_dro"), groups=(WHOLE, 2)),
     **rows("methods.group_dro", method("group_dro", groups=2), step_size=DECAY, weight_decay=DECAY),
     **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
+    **rows("methods.distillation", method("distillation"), mix=DECAY, temperature=DECAY, weight_decay=DECAY),
+    **rows("methods.distillation", method("distillation", position="h1"), feature_share=(*DECAY, True)),
+    **rows("methods.with_teacher", taught, batch_size=(WHOLE, 2)),
     **rows("methods.train", trained, steps=(WHOLE, 2), batch_size=(WHOLE, 2, True), record=(WHOLES, (2,), True)),
     **rows("methods.train", trained, per_seed=(FLAG, False)),
     **rows("methods.stream", streamed, epochs=(WHOLE, 2), steps=(WHOLE, 2)),
@@ -664,7 +672,7 @@ def test_labels_are_numbers(y):
 
 def with_method(name: str, **options: Any) -> Callable[[nn.Module], Any]:
     def call(network: nn.Module) -> Any:
-        batch = Batch(X, Y, group=np.arange(N) % 2, environment=np.arange(N) % 2, index=np.arange(N))
+        batch = Batch(X, Y, np.arange(N) % 2, np.arange(N) % 2, np.arange(N), teacher_logits=np.zeros(N))
         return methods.get(name)(network, optax.sgd(0.1), **options).init(jax.random.key(0), batch)
 
     return call
@@ -695,6 +703,10 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "group_dro": with_method("group_dro", groups=2),
     "lff": with_method("lff"),
     "gradient": lambda network: probes.contamination.gradient(network, drawn(network), X, Y, layer="Dense_0"),
+    "distillation": with_method("distillation"),
+    "with_teacher": lambda network: methods.with_teacher(
+        network, methods.Learner(drawn(network)["params"]), Batch(X, Y)
+    ),
     "predict": lambda network: methods.predict(
         network, methods.erm.erm(Squeezed(), optax.sgd(0.1)).init(jax.random.key(0), Batch(X, Y)), X
     ),

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gsjax import _check
-from gsjax.methods import erm, group_dro, irm, lff, spectral_decoupling, terms, vrex
+from gsjax.methods import distillation, erm, group_dro, irm, lff, spectral_decoupling, terms, vrex
+from gsjax.methods.distillation import with_teacher
 from gsjax.methods.loop import Run, stream, train
 from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, map_learners, predict
 from gsjax.methods.steps import init_learner, init_state, minimise
@@ -37,6 +38,7 @@ REGISTRY: dict[str, Entry] = {
     "vrex": Entry(vrex.vrex, {"penalty_weight": 5.0, "anneal": 10}, needs=("environment",)),
     "group_dro": Entry(group_dro.group_dro, {"groups": 3, "step_size": 0.1}, needs=("group",)),
     "lff": Entry(lff.lff, {"q": 0.7}),
+    "distillation": Entry(distillation.distillation, {"temperature": 2.0}, needs=("teacher_logits",)),
 }
 
 NAMES = tuple(REGISTRY)
@@ -78,5 +80,6 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "stream",
     "terms",
     "train",
+    "with_teacher",
     *NAMES,
 ]

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
 
     `x` is `(n, ...)`. `y (n,)` is -1 and +1 for a network with outputs `(n,)`, and class indices for outputs `(n, k)`.
     `group`, `environment` and `index` (the position of an example in the data set) are whole numbers `(n,)`.
-    `teacher_logits` has the shape of the outputs.
+    `teacher_logits` has the shape of the outputs, and `teacher_features` that of a stage of the network.
     """
 
     x: Real[Array, "n ..."]
@@ -45,6 +45,7 @@ class Batch(NamedTuple):
     environment: Int[Array, " n"] | None = None
     index: Int[Array, " n"] | None = None  # pyright: ignore[reportIncompatibleMethodOverride]
     teacher_logits: Float[Array, "n ..."] | None = None
+    teacher_features: Float[Array, "n ..."] | None = None
 
 
 class Learner(NamedTuple):

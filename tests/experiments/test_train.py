@@ -102,6 +102,20 @@ def test_every_network_runs_on_every_task_of_images(network, tasks):
             traced(config, tasks["two_moons"])
 
 
+def test_a_student_gets_a_teacher(tasks):
+    config = train.Config(
+        "distillation", ("position=h1",), network="mlp", network_options=("widths=3",), steps=2, batch_size=20
+    )
+    task, key = tasks["digits"], jax.random.key(0)
+    method, network = train.build(config, task)
+    found = train.taught(config, task, network, key).train
+    assert fields(found)["teacher_logits"].shape == (100, 10)
+    assert fields(found)["teacher_features"].shape == (100, 3)
+    _, info = jax.eval_shape(lambda key: method.update(method.init(key, found), found), key)
+    assert info.penalty.shape == ()
+    assert train.taught(dataclasses.replace(config, method="erm", method_options=()), task, network, key) is task
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", methods.NAMES)
 def test_every_method_trains(method, tmp_path):

@@ -50,7 +50,7 @@ def update(variant: str, network: nn.Module) -> Callable:
 
 
 def test_names():
-    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff"} <= set(methods.NAMES)
+    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff", "distillation"} <= set(methods.NAMES)
     for name in methods.NAMES:
         assert methods.get(name) is getattr(getattr(methods, name), name)
         assert name in methods.__all__
@@ -107,12 +107,14 @@ def test_a_frozen_output_layer_stays_as_it_is(name):
         ("irm", "irm"),
         ("group_dro", "group_dro"),
         ("lff_averaged", "lff_averaged"),
+        ("distillation", "distillation"),
     ],
 )
 def test_two_outputs_are_equivalent_to_one(one_output, two_outputs):
     """The two outputs are (-f / 2, f / 2), whose squares sum to f^2 / 2."""
     data, key = batch(), jax.random.key(0)
-    classes = data._replace(y=(data.y > 0).astype(np.int32))
+    pair = np.stack([-data.teacher_logits / 2, data.teacher_logits / 2], axis=1)
+    classes = data._replace(y=(data.y > 0).astype(np.int32), teacher_logits=pair)
     one, two = method(one_output, Linear()).init(key, data), method(two_outputs, Linear(pair=True)).init(key, classes)
     for _ in range(3):
         one, info = update(one_output, Linear())(one, data)

@@ -49,7 +49,14 @@ def batch(dtype=np.float32) -> Batch:
     rng = np.random.default_rng(0)
     y = np.tile([-1, 1], N // 2).astype(dtype)
     x = rng.standard_normal((N, 4)) + 2 * y[:, None] * np.eye(4)[0]
-    return Batch(x.astype(dtype), y, group=np.arange(N) % 3, environment=np.arange(N) // 6, index=np.arange(N))
+    return Batch(
+        x.astype(dtype),
+        y,
+        group=np.arange(N) % 3,
+        environment=np.arange(N) // 6,
+        index=np.arange(N),
+        teacher_logits=(3 * x[:, 0]).astype(dtype),
+    )
 
 
 def leaves(tree) -> list[np.ndarray]:
