@@ -17,6 +17,7 @@ from gsjax import plotting
 ARMS = {
     "teacher": "teacher",
     "match": "features matched",
+    "match longer": "features matched, for longer",
     "match random": "features matched, random backgrounds",
     "linear": "features matched, linear student",
     "logits": "outputs matched",
@@ -128,6 +129,10 @@ def signatures(name: str, arms: Arms) -> list[dict[str, Any]]:
                 judge(f"{title}, out of distribution", gap["ood"], study, "teacher", "match", above=FAR)
             else:
                 judge(f"{title}, out of distribution", gap["ood"], "no difference", "teacher", "match", above=0)
+        if "match longer" in arms:
+            gain = accuracy("match longer", "ood") - accuracy("match", "ood")
+            title = "out of distribution, student trained for longer minus student"
+            judge(title, gain, "no difference", "match longer", above=0)
         title = "variance of the mean background that a probe explains, student"
         judge(title, values(arms["match"], "mean"), "nothing", "teacher", "match", above=0)
     if "match random" in arms:

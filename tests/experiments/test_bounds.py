@@ -33,6 +33,7 @@ ZERO = {
     ("feature_contamination", "weight_decay"),
     ("feature_contamination", "means"),
     ("feature_contamination", "decays"),
+    ("representation_distillation", "teacher_decay"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
@@ -48,6 +49,8 @@ EMPTY = {
     ("feature_contamination", "scales"),
     ("feature_contamination", "decays"),
     ("feature_contamination", "sd"),
+    ("representation_distillation", "backgrounds"),
+    ("representation_distillation", "blocks"),
 }
 EQUAL = {
     ("train", "method_options"),
@@ -60,6 +63,7 @@ EQUAL = {
     ("cifar_margin", "radius"),
     ("prediction_depth", "vgg"),
     ("prediction_depth", "resnet"),
+    ("representation_distillation", "widths"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
 

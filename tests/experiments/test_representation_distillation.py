@@ -125,6 +125,7 @@ def test_a_grafted_student_has_the_readout_of_its_teacher(setting):
 STORY = {  # accuracy in and out of distribution, distance, shift, probe of the mean
     "teacher": (0.95, 0.94, 0.0, 0.02, 0.3),
     "match": (0.94, 0.70, 0.1, 1.0, 0.5),
+    "match longer": (0.95, 0.85, 0.05, 0.8, 0.5),
     "match random": (0.95, 0.94, 0.01, 0.02, 0.3),
     "linear": (0.93, 0.92, 0.1, 0.5, 0.5),
     "logits": (0.94, 0.6, 2.0, 2.0, 0.3),
@@ -160,7 +161,7 @@ def verdicts(made):
 
 def test_all_signatures_hold_for_a_faithful_story():
     found = verdicts(rows())
-    assert len(found) == 2 * 9
+    assert len(found) == 2 * 10
     assert all(entry["holds"] for entry in found.values())
     assert all("32" in name or "48" in name for name in found)
     gap = found["structured features, 32 of background: teacher minus student, own readout, out of distribution"]
@@ -177,6 +178,7 @@ def test_all_signatures_hold_for_a_faithful_story():
         ({"match": (0.94, 0.70, 0.1, 1.0, -0.1)}, "variance of the mean background that a probe explains, student"),
         ({"match": (0.94, 0.70, 0.1, 1.0, 0.2)}, "variance of the mean background, student minus student of random"),
         ({"match_random": (0.95, 0.85, 0.1, 0.02, 0.3)}, "teacher minus student of random backgrounds, out of"),
+        ({"match_longer": (0.95, 0.69, 0.1, 1.0, 0.5)}, "student trained for longer minus student"),
         ({"linear": (0.93, 0.80, 0.1, 0.5, 0.5)}, "linear student, in minus out of distribution"),
         ({"match": (0.94, 0.94, 0.1, 1.0, 0.5)}, "teacher minus student out of distribution, 32 minus 8 of background"),
     ],
