@@ -210,6 +210,7 @@ def draw_features(largest: Mapping[str, Arms], path: Path) -> None:
             ax.tick_params("x", labelsize=10)
             if field not in ("probe", "mean"):
                 ax.set_yscale("symlog", linthresh=0.01)
+                ax.set_ylim(bottom=0)
     handles, labels = axes[0][1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     plotting.save(figure, path)

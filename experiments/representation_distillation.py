@@ -5,8 +5,8 @@ ImageNet), and find that the students do not. Here a teacher is trained where th
 where it has a fixed sign. Out of distribution, the sign is reversed. The background says nothing about the label.
 
     python -m experiments representation_distillation --preset smoke   the structured model
-    python -m experiments representation_distillation --preset laptop  and Fashion-MNIST in frames (not run yet)
-    python -m experiments representation_distillation --preset paper   and CIFAR-10 in frames (not run yet)
+    python -m experiments representation_distillation --preset laptop  and Fashion-MNIST in frames, 17 minutes, busy
+    python -m experiments representation_distillation --preset paper   and CIFAR-10 in frames, not run
 
 - "features" is the structured feature model (`data.structured`), for several numbers of background features. Networks
   have two layers, the second one frozen at +-1/width, and are trained with all examples at every step.

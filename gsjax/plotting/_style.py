@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "os^Dv<>"
+MARKERS = "os^Dv<>p"  # one more than there are colours, so that more series than colours differ
 
 # Font sizes for a figure 5 inches wide, printed in a 2.5 inch column, where no text is smaller than 5.5 points.
 _STYLE: dict[Any, Any] = {
