@@ -6,7 +6,7 @@ with two layers and ReLU learns the background as well as the core; a linear net
 the mean of the background is zero.
 
     python -m experiments feature_contamination --preset smoke     a minute on 2 cores, most of it compilation
-    python -m experiments feature_contamination --preset laptop    each factor varied alone, half an hour on 2 busy cores
+    python -m experiments feature_contamination --preset laptop    each factor alone, half an hour on 2 busy cores
     python -m experiments feature_contamination --preset paper     all combinations of the factors, not run
 
 Numbers of the published experiment: 1,000 examples, 32 core and 32 background features in a random basis of 256
