@@ -125,8 +125,8 @@ def heat(
     """A heat map with a colour scale centred at zero, logarithmic for large sizes and linear near zero; NaN is grey.
 
     `x` and `y` are the centres or edges of the cells. `limit` is the end of the scale, by default the largest size.
-    Without a `label` there is no colour bar. Returns the powers of ten on the scale, shape (decades,); below the
-    smallest the scale is linear.
+    Without a `label` there is no colour bar; it begins at zero if no value is negative. Returns the powers of ten on
+    the scale, shape (decades,); below the smallest the scale is linear.
     """
     largest = float(limit or np.nanmax(np.abs(values), initial=0.0))
     sizes = 10.0 ** (np.floor(np.log10(largest or 1.0)) - np.arange(decades)[::-1])
@@ -135,7 +135,10 @@ def heat(
     ax.grid(visible=False)
     ax.set_facecolor("0.75")
     if label is not None:
-        colorbar(ax, image, label).set_ticks([*-sizes[::-1], 0.0, *sizes] if largest else [0.0])
+        bar = colorbar(ax, image, label)
+        bar.set_ticks([*-sizes[::-1], 0.0, *sizes] if largest else [0.0])
+        if largest and limit is None and np.nanmin(values, initial=0.0) == 0:  # none is negative
+            bar.ax.set_ylim(0, largest)
     return sizes
 
 

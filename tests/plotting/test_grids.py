@@ -152,6 +152,13 @@ def test_where_nothing_starves_a_phase_diagram_says_so():
     assert colorbar(ax).get_yticks().tolist() == [0]
 
 
+def test_the_colour_bar_begins_at_zero_if_nothing_is_negative():
+    x, y, values = [1.0, 2.0], [1.0, 2.0], np.array([[0.0, 0.5], [np.nan, 0.1]])
+    for sign, ends in ((1, (0.0, 0.5)), (-1, (-0.5, 0.5))):
+        bar = colorbar(plotting.sign_map(x, y, sign * values))
+        np.testing.assert_allclose(bar.get_ylim(), ends)
+
+
 def test_slices_can_share_their_colours():
     _, [axes] = plotting.panels(columns=2)
     for ax, scale in zip(axes, (1.0, 0.1), strict=True):
