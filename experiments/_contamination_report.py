@@ -146,15 +146,17 @@ def moved(name: str, rows: Rows) -> list[dict[str, Any]]:
 
 def seen(rows: Rows) -> list[dict[str, Any]]:
     """What the kernel at initialisation sees: its predictor, and its strongest features."""
+    lost = sum(not row["converged"] for row in rows)
+    note = f"{lost} of {len(rows)} equilibria have not converged" if lost else None
+
+    def line(label: str, each: Sequence[float]) -> dict[str, Any]:
+        return _rows.measured(f"kernel at initialisation{label}", each, differs=note)
+
     lines = []
     for key, label in (("hinge", "hinge loss"), ("logistic", "logistic loss"), ("accuracy", "accuracy")):
         for number, name in enumerate(SETS[:2]):
-            lines.append(
-                _rows.measured(f"kernel at initialisation: {label} {name}", [row[key][number] for row in rows])
-            )
-    lines.append(
-        _rows.measured(f"kernel at initialisation: {MARGIN}", [row["kept"][1] / row["kept"][0] for row in rows])
-    )
+            lines.append(line(f": {label} {name}", [row[key][number] for row in rows]))
+    lines.append(line(f": {MARGIN}", [row["kept"][1] / row["kept"][0] for row in rows]))
     for feature in range(min(3, *(len(row["strengths"]) for row in rows))):
         for label, read in (
             ("strength", lambda row, j: row["strengths"][j]),
@@ -164,8 +166,7 @@ def seen(rows: Rows) -> list[dict[str, Any]]:
             ("correlation with the label", lambda row, j: row["correlations"][0][j]),
             ("correlation with the background", lambda row, j: row["correlations"][1][j]),
         ):
-            each = [read(row, feature) for row in rows]
-            lines.append(_rows.measured(f"kernel at initialisation, feature {feature + 1}: {label}", each))
+            lines.append(line(f", feature {feature + 1}: {label}", [read(row, feature) for row in rows]))
     return lines
 
 

@@ -113,20 +113,21 @@ def signatures(summaries: Sequence[Summary], *, named: bool = False) -> str:
 def crossed(summary: Summary, lines: str, columns: str) -> str:
     """The rows "line: column" of a summary as a table; `lines` and `columns` are separated by semicolons.
 
-    A cell is empty if there is no such row.
+    A cell is empty if there is no such row. It has a star if the row has a note, which stands in the complete table.
 
     Raises:
         ValueError: a line or a column is empty.
     """
     heads, names = columns.split("; "), lines.split("; ")
-    found = {row["name"]: _page.measured(row) for row in summary.content["rows"]}
+    found = {row["name"]: _page.measured(row) + " *" * bool(row["differs"]) for row in summary.content["rows"]}
     cells = [[found.get(f"{name}: {head}", "") for head in heads] for name in names]
     for label, entries in (*zip(names, cells, strict=True), *zip(heads, zip(*cells, strict=True), strict=True)):
         if not any(entries):
             raise ValueError(f"crossed: {summary.name} has no row of {label!r}")
     # The first column is a name, and all columns after it are kept.
     rows = [["", *heads], ["---"] * (len(heads) + 1), *([name, *line] for name, line in zip(names, cells, strict=True))]
-    return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows)
+    note = "\n\\* with a note in the complete table\n" if any("*" in cell for line in cells for cell in line) else ""
+    return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows) + note
 
 
 def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:

@@ -354,6 +354,16 @@ def test_rows_of_the_summary():
     assert lines["64 background features of mean 0.5: error out of distribution"] == pytest.approx(0.05, abs=0.02)
 
 
+def test_an_equilibrium_that_has_not_converged_is_marked():
+    made = rows()
+    kernels = [one for one in made if one["part"] == "kernel"]
+    for lost, note in ((0, None), (2, f"2 of {SEEDS} equilibria have not converged")):
+        for one in kernels[:lost]:
+            one["converged"] = False
+        lines = [line for line in _contamination_report.report(made).rows if line["name"].startswith("kernel at")]
+        assert {line["differs"] for line in lines} == {note}
+
+
 def test_figures_show_the_rows(figures, tmp_path):
     made = rows()
     for name, draw in _contamination_report.report(made).figures.items():

@@ -78,6 +78,7 @@ def test_rows_of_two_names_are_a_crossed_table(root, one_line):
     values = {"A: p, q": 1.0, "A: r|": 2.0, "B: r|": 3.0, "B, C: p, q": 4.0}
     rows = [{"name": name, "measured": value, **row} for name, value in values.items()]
     rows[0]["interval"] = [0.5, 1.5]
+    rows[2] = rows[2] | {"differs": "one network diverged"}
     folder = root / "experiments" / "records" / "fake" / "laptop"
     readme.write_text("<!-- crossed: fake | A; B | p, q; r| -->\n<!-- end -->\n")
     assert main(["report", "--write"]) == 0
@@ -89,7 +90,9 @@ def test_rows_of_two_names_are_a_crossed_table(root, one_line):
         "|  | p, q | r\\| |",
         "| --- | --- | --- |",
         "| A | 1 [0.5, 1.5] | 2 |",
-        "| B |  | 3 |",
+        "| B |  | 3 \\* |",
+        "",
+        "\\* with a note in the complete table",
     ]
     for wrong in ("A; C | p, q", "A | p"):
         readme.write_text(f"<!-- crossed: fake | {wrong} -->\n<!-- end -->\n")
