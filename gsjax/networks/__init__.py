@@ -4,7 +4,7 @@
 and `ResNet` are networks that practitioners train. They have the standard parametrisation and biases, and take `train`
 in `__call__`. `TwoLayer` is the network of Zhang et al. (2024), whose second layer may be frozen. All return `(n,)` for
 one output and `(n, k)` for k outputs. `stages` gives the named intermediate outputs of these and of all other flax
-networks.
+networks, and `Readout` predicts labels from one of them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gsjax import _check
 from gsjax.networks import resnet, stages
 from gsjax.networks.ntk import ACTIVATIONS, CNN, MLP, gamma
 from gsjax.networks.preact import PreActResNet
+from gsjax.networks.readout import Readout
 from gsjax.networks.resnet import ResNet
 from gsjax.networks.stages import Stage
 from gsjax.networks.standard import ConvNet, FullyConnected
@@ -32,6 +33,7 @@ __all__ = [
     "ConvNet",
     "FullyConnected",
     "PreActResNet",
+    "Readout",
     "ResNet",
     "Stage",
     "TwoLayer",
