@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree, Real
 
 from gsjax import _check
 from gsjax.methods.distillation import divergence
-from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, predict
+from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, check_optimizer, checked, predict
 from gsjax.methods.readouts import check_readout, fitting, init_readout
 from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import Logits, confidence_margin, errors, losses
@@ -124,10 +124,8 @@ def dedier(
     """
     check_common(network, optimizer, weight_decay)
     check_readout(position, readout)
-    if readout_optimizer is None:
-        readout_optimizer = optimizer
-    is_optimizer = hasattr(readout_optimizer, "init") and hasattr(readout_optimizer, "update")
-    _check.require(is_optimizer, "readout_optimizer", "an optax optimiser, or None", type(readout_optimizer).__name__)
+    readout_optimizer = optimizer if readout_optimizer is None else readout_optimizer
+    check_optimizer("readout_optimizer", readout_optimizer)
     _check_weights(beta, alpha)
     refresh_every = _check.whole("refresh_every", refresh_every, least=1)
     readout_steps = _check.whole("readout_steps", readout_steps, least=1)

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, predict
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, check_optimizer, checked, predict
 from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import losses, members
 from gsjax.networks import stages
@@ -81,10 +81,8 @@ def dfr(
     groups = _check.whole("groups", groups, least=1)
     feature_steps = _check.whole("feature_steps", feature_steps, least=1)
     restart = _check.flag("restart", restart)
-    if last_optimizer is None:
-        last_optimizer = optimizer
-    is_optimizer = hasattr(last_optimizer, "init") and hasattr(last_optimizer, "update")
-    _check.require(is_optimizer, "last_optimizer", "an optax optimiser, or None", type(last_optimizer).__name__)
+    last_optimizer = optimizer if last_optimizer is None else last_optimizer
+    check_optimizer("last_optimizer", last_optimizer)
 
     def init(key, batch: Batch) -> State:
         state = init_state(network, optimizer, key, batch)

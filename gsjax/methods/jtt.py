@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, checked, predict
+from gsjax.methods.protocol import Batch, Info, Method, State, check_common, check_optimizer, checked, predict
 from gsjax.methods.steps import init_learner, init_state, minimise
 from gsjax.methods.terms import errors, losses
 
@@ -67,11 +67,8 @@ def jtt(
     check_common(network, optimizer, weight_decay)
     identification_steps = _check.whole("identification_steps", identification_steps, least=1)
     _check.number("upweight", upweight, "[1, inf)")
-    if identification_optimizer is None:
-        identification_optimizer = optimizer
-    is_optimizer = hasattr(identification_optimizer, "init") and hasattr(identification_optimizer, "update")
-    got = type(identification_optimizer).__name__
-    _check.require(is_optimizer, "identification_optimizer", "an optax optimiser, or None", got)
+    identification_optimizer = optimizer if identification_optimizer is None else identification_optimizer
+    check_optimizer("identification_optimizer", identification_optimizer)
     upweight = float(upweight)  # Python's change no dtype
 
     def init(key, batch: Batch) -> State:
