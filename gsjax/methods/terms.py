@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
 
-__all__ = ["LOSSES", "Logits", "annealed", "classes", "losses", "mean_by", "members"]
+__all__ = ["LOSSES", "Logits", "annealed", "classes", "confidence_margin", "losses", "mean_by", "members"]
 
 Logits = Float[Array, " n"] | Float[Array, "n k"]
 LOSSES = ("cross_entropy", "hinge")
@@ -51,6 +52,27 @@ def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") ->
         return jax.nn.relu(1 - margins) if loss == "hinge" else jax.nn.softplus(-margins)
     _check.require(loss == "cross_entropy", "loss", "cross_entropy for outputs (n, k)", repr(loss))
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def confidence_margin(logits: Logits) -> Float[Array, " n"]:
+    """The largest minus the second largest probability of each example, in [0, 1] (Tiwari et al. 2024).
+
+    For outputs `(n,)`, the probabilities are those of the two classes, and the margin is tanh(|f| / 2).
+
+    Raises:
+        ValueError: logits that are neither `(n,)` nor `(n, k)` with k > 1.
+
+    >>> confidence_margin(jnp.log(jnp.array([[0.25, 0.5, 0.25], [0.5, 0.0, 0.5]]))).tolist()
+    [0.25, 0.0]
+    """
+    logits = _check.floating("logits", logits)
+    _check.require(logits.ndim > 0, "logits", "outputs (n,) or (n, k)", f"shape {logits.shape}")
+    _check.outputs("logits", logits.shape, len(logits), classes=True)
+    if logits.ndim == 1:
+        return jnp.tanh(jnp.abs(logits) / 2)
+    first, second = lax.top_k(logits, 2)[0].T
+    # p1 - p2 = p1 (1 - exp(f2 - f1)), without a difference of nearly equal numbers.
+    return -jnp.exp(first - jax.nn.logsumexp(logits, axis=1)) * jnp.expm1(second - first)
 
 
 def mean_by(
