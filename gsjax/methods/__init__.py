@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gsjax import _check
-from gsjax.methods import distillation, erm, group_dro, irm, lff, spectral_decoupling, terms, vrex
+from gsjax.methods import distillation, erm, group_dro, irm, lff, sieve, spectral_decoupling, terms, vrex
 from gsjax.methods.distillation import with_teacher
 from gsjax.methods.loop import Run, stream, train
 from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, map_learners, predict
@@ -22,7 +22,7 @@ class Entry(NamedTuple):
     """A method: its `constructor`, the options of an `example`, and the batch fields that it `needs`.
 
     `needs` lists the fields other than x and y that the example uses. The example works on any data with two
-    environments and three groups.
+    environments and three groups. A `position` in it is "h1", the first stage of many networks.
     """
 
     constructor: Callable[..., Method]
@@ -39,6 +39,7 @@ REGISTRY: dict[str, Entry] = {
     "group_dro": Entry(group_dro.group_dro, {"groups": 3, "step_size": 0.1}, needs=("group",)),
     "lff": Entry(lff.lff, {"q": 0.7}),
     "distillation": Entry(distillation.distillation, {"temperature": 2.0}, needs=("teacher_logits",)),
+    "sieve": Entry(sieve.sieve, {"position": "h1", "depth": 1, "width": 8}),
 }
 
 NAMES = tuple(REGISTRY)
