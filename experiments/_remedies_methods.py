@@ -20,7 +20,7 @@ Distribution = tuple[str, Any]  # "log" or "even" with both ends, or "one of" wi
 
 
 class Setting(NamedTuple):
-    """What all methods have in common: the network, the number of its updates, the images, and the stages for readouts."""
+    """What all methods share: the network, the number of its updates, of examples, and the stages for readouts."""
 
     network: nn.Module
     steps: int
@@ -61,6 +61,7 @@ COMMON: dict[str, Distribution] = {
     "learning_rate": ("one of", (0.02, 0.05, 0.1)),
     "weight_decay": ("one of", (1e-4, 1e-3, 1e-2)),
 }
+READOUT = optax.sgd(0.05, momentum=0.9)  # of the readouts of DeDiER and of the sieve
 NEUTRAL = (0.05, 1e-3)  # the first configuration of every method, that of doing nothing: ERM with these
 
 
@@ -191,6 +192,52 @@ def _lff(setting: Setting, optimizer: optax.GradientTransformation, variant: Any
     return methods.get("lff")(setting.network, optimizer, examples=setting.examples, decay=0.7, **options)
 
 
+def _dedier(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
+    position = setting.positions[variant]
+    fixed = {"refresh_every": period(setting.steps), "readout_steps": period(setting.steps), "pooled": False}
+    return methods.get("dedier")(
+        setting.network, optimizer, position=position, readout_optimizer=READOUT, **fixed, **options
+    )
+
+
+def _sieve(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
+    position = setting.positions[variant]
+    fixed = {"every": 5, "depth": 0, "pooled": False, "readout_optimizer": READOUT}
+    return methods.get("sieve")(setting.network, optimizer, position=position, **fixed, **options)
+
+
+def _jtt(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
+    first = identification(setting.steps, variant)
+    return methods.get("jtt")(setting.network, optimizer, identification_steps=first, **options)
+
+
+def _dfr(
+    setting: Setting, optimizer: optax.GradientTransformation, variant: Any, last_rate: Any, **options: Any
+) -> Method:
+    last = optax.sgd(last_rate, momentum=0.9)
+    return methods.get("dfr")(
+        setting.network, optimizer, groups=4, feature_steps=setting.steps, last_optimizer=last, **options
+    )
+
+
+def period(steps: int) -> int:
+    """DeDiER's updates of the student between two refreshes, and of the readout in each: an eighth of all.
+
+    >>> period(240)
+    30
+    """
+    return max(1, steps // 8)
+
+
+def identification(steps: int, share: float) -> int:
+    """JTT's updates of the first network.
+
+    >>> identification(240, 0.25)
+    60
+    """
+    return max(1, round(steps * share))
+
+
 def _reweighted(groups: bool) -> Callable[..., Method]:
     def make(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
         return reweighted(setting.network, optimizer, groups=groups, **options)
@@ -209,6 +256,29 @@ ARMS: dict[str, Arm] = {
         _registered("distillation"),
         {"mix": ("even", (0.3, 1.0)), "temperature": ("log", (1.0, 8.0))},
         uses="a teacher",
+    ),
+    "dedier": Arm(
+        "DeDiER",
+        _dedier,
+        {"mix": ("even", (0.3, 1.0)), "temperature": ("log", (1.0, 8.0)), "beta": ("log", (0.5, 8.0))},
+        variants=(0, 1),
+        updates=lambda steps, variant: methods.dedier.updates(steps, period(steps), period(steps)),
+        uses="a teacher",
+    ),
+    "sieve": Arm("sieve", _sieve, {"forget_rate": ("log", (1e-3, 1.0))}, variants=(0, 1)),
+    "jtt": Arm(
+        "JTT",
+        _jtt,
+        {"upweight": ("log", (2.0, 50.0))},
+        variants=(0.125, 0.5),
+        updates=lambda steps, variant: methods.jtt.updates(steps, identification(steps, variant)),
+    ),
+    "dfr": Arm(
+        "DFR",
+        _dfr,
+        {"last_rate": ("log", (0.003, 0.3))},
+        updates=lambda steps, variant: methods.dfr.updates(steps // 2, steps),
+        uses="groups",
     ),
     "group_dro": Arm(
         "Group DRO", _registered("group_dro", groups=4), {"step_size": ("log", (1e-3, 1.0))}, uses="groups"

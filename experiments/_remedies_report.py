@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments import _rows
-from experiments._remedies_measures import KERNELS, RULES
+from experiments._remedies_measures import KERNELS
 from experiments._remedies_methods import LABELS, USES
 from experiments._study import Report
 from gsjax import plotting, statistics

@@ -27,7 +27,7 @@ Hide = Callable[[Any], Any]
 
 
 class Sizes(NamedTuple):
-    """Numbers of images to train, and to validate and to test each; the `stride` of pixels, or the `size` of photographs."""
+    """Numbers of images to train, and to validate and test each; `stride` of pixels, and `size` of photographs."""
 
     n: int
     test: int

@@ -100,7 +100,9 @@ def predict(
 ) -> Predicted:
     """The predictions of a tangent kernel that is known on training images, and between these and held-out ones.
 
-    The penalty is ridge, or another one of this strength. With `Y K Y = U S^2 U^T`, responses z* at the equilibrium of Eq. 9 for lambda = `strength`, and the starvation
+    The penalty is ridge, or another one of this strength.
+
+    With `Y K Y = U S^2 U^T`, responses z* at the equilibrium of Eq. 9 for lambda = `strength`, and the starvation
     matrix `G_ji = d z_j* / d(s_i^2)`:
 
     - the feature i of an image x is `f_i(x) = k(x, X) Y u_i / s_i = v_i . grad f(x)`; the predictor of the equilibrium

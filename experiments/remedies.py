@@ -6,40 +6,40 @@
 
 *Data.* Coloured digits (Arjovsky et al. 2019): the colour agrees with the noisy label with probability 0.8 and 0.9 in
 two environments. Dominoes (Murali et al. 2023) of Fashion-MNIST, the core half, and MNIST: the halves agree with
-probability 0.9 and 1. Coloured groups: two kinds of clothes in two colours, with the shares of the groups of CelebA; one
-environment has three times as many of the rarest group as the other. Every network has its own images.
+probability 0.9 and 1. Coloured groups: two kinds of clothes in two colours, with the shares of the groups of CelebA;
+one environment has three times as many of the rarest group as the other. Every network has its own images.
 
 *Protocol.* Every method trains the same network from the same initial values, by SGD with momentum 0.9 and a cosine
 schedule, for the same number of updates on the same images. Updates of other networks (the biased one of LfF, that of
 the first phase of JTT, readouts) and DFR's updates of the last layer alone come on top, and are part of the seconds.
 Every method gets the same budget of tuning: `--configurations`, of which the first one does nothing, i.e. is ERM with
-default values, and the others are random. They consist of a learning rate and a weight decay, which are the same for all
-methods, and of options from the method's own search space (`experiments/_remedies_methods.py`). So a method that only
-hurts can be turned off. ERM has as many configurations, which are learning rates and weight decays alone. Each is
-trained with `--tuning` seeds, and the one with the best mean on validation images is trained with `--seeds` fresh ones,
-whose results are reported.
+default values, and the others are random. They consist of a learning rate and a weight decay, which are the same for
+all methods, and of options from the method's own search space (`experiments/_remedies_methods.py`). So a method that
+only hurts can be turned off. ERM has as many configurations, which are learning rates and weight decays alone. Each is
+trained with `--tuning` seeds, and the one with the best mean on validation images is trained with `--seeds` fresh
+ones, whose results are reported.
 
 *Selection.* By groups: the best accuracy of the worst group on validation images. By average: the best average
 accuracy, which needs no group labels. Both are in the table for every method. In validation and test images the groups
-are equally frequent, so that the worst group is not a matter of a few images; averages weight the groups by their shares
-in training, which gives the average over images as in training.
+are equally frequent, so that the worst group is not a matter of a few images; averages weight the groups by their
+shares in training, which gives the average over images as in training.
 
 *Extra information.* Group DRO, group-balanced ERM and DFR know the groups of training images. IRM and V-REx know their
 environments. Distillation and DeDiER have a teacher, of the same architecture, trained by ERM on as many images with
 equally frequent groups; its row is that of ERM on balanced data. The oracle never sees the spurious feature.
 
 *Trivial remedies.* An offset on ERM's logits, selected by either rule; a temperature, which changes only information;
-weights of classes; weights of groups; and stopping ERM early, where the number of epochs is selected as well. Weights of
-classes and groups have an exponent, which is tuned, too.
+weights of classes; weights of groups; and stopping ERM early, where the number of epochs is selected as well. Weights
+of classes and groups have an exponent, which is tuned, too.
 
 *Measures.* Core-only accuracy is that without the spurious feature, i.e. with gray images or a black half. Prediction
-depth is the mean over test images as in training, by the published rule (29 neighbours, L1). Information is that of the
-network in bits per image as in training, with and without the best temperature. Starvation of the core features in the
-tangent kernel at the initialisation (`experiments/_starved_theory.py`) is a number of the data, the network and the
-objective at once. ERM and all methods that only change how ERM is trained share it. Spectral decoupling and constant
-weights of classes and groups change the equilibrium of the kernel, so they have their own. Objectives that change during
-training, or have other terms, have no such equilibrium, and no number. Seconds are those of the processor per network
-and without compilation, in `seconds/` and a figure, since the same seed gives the same summary.
+depth is the mean over test images as in training, by the published rule (29 neighbours, L1). Information is that of
+the network in bits per image as in training, with and without the best temperature. Starvation of the core features in
+the tangent kernel at the initialisation (`experiments/_starved_theory.py`) is a number of the data, the network and
+the objective at once. ERM and all methods that only change how ERM is trained share it. Spectral decoupling and
+constant weights of classes and groups change the equilibrium of the kernel, so they have their own. Objectives that
+change during training, or have other terms, have no such equilibrium, and no number. Seconds are those of the
+processor per network and without compilation, in `seconds/` and a figure, since the same seed gives the same summary.
 
 | | published | here |
 |---|---|---|
@@ -375,7 +375,7 @@ class Bench:
         return Candidates(named, learners, all(part.finite for part in parts), seconds)
 
     def batches(self, name: str, final: bool) -> list[dict[str, Any]]:
-        """For every seed, the images by which networks are selected and measured; the oracle's are without the feature."""
+        """For every seed, the images by which networks are selected and measured, as the method sees them."""
         task, hide = self.drawn(final)
         parts = {field: getattr(task, field) for field in ("train", "validation", "test", "iid")}
         parts["hidden"] = task.test if hide is None else task.test._replace(x=hide(task.test.x))

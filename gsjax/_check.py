@@ -65,6 +65,16 @@ def is_concrete(*values: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
 
 
+def python(value: Any) -> Any:
+    """A number as Python's float, whose arithmetic changes no dtype; a traced one stays as it is."""
+    return float(value) if is_concrete(value) else value
+
+
+def known(value: Any, number: float) -> bool:
+    """Whether a value is this number; a traced one may be any other."""
+    return is_concrete(value) and bool(value == number)
+
+
 def require(condition: Any, name: str, expected: str, got: Any) -> None:
     """Raises a `ValueError` that names the argument unless `condition` holds; a traced condition passes."""
     if is_concrete(condition) and not bool(condition):
