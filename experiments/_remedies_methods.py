@@ -58,11 +58,11 @@ class Configuration(NamedTuple):
 
 
 COMMON: dict[str, Distribution] = {
-    "learning_rate": ("one of", (0.02, 0.05, 0.1)),
+    "learning_rate": ("one of", (0.005, 0.02, 0.05)),
     "weight_decay": ("one of", (1e-4, 1e-3, 1e-2)),
 }
-READOUT = optax.sgd(0.05, momentum=0.9)  # of the readouts of DeDiER and of the sieve
-NEUTRAL = (0.05, 1e-3)  # the first configuration of every method, that of doing nothing: ERM with these
+READOUT = optax.sgd(0.02, momentum=0.9)  # of the readouts of DeDiER and of the sieve
+NEUTRAL = (0.02, 1e-3)  # the first configuration of every method, that of doing nothing: ERM with these
 
 
 def names(name: str) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def configurations(name: str, count: int, seed: int) -> list[Configuration]:
 
     >>> first, second = configurations("sd", 2, 0)
     >>> str(first)
-    'ERM, learning_rate 0.05, weight_decay 0.001'
+    'ERM, learning_rate 0.02, weight_decay 0.001'
     >>> second.values[:2] == configurations("erm", 2, 0)[1].values
     True
     """

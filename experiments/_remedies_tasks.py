@@ -55,7 +55,9 @@ class Task(NamedTuple):
 def draw(name: str, keys: Key[Array, " networks"], sizes: Sizes, images: str) -> tuple[Task, Hide | None]:
     """The task of this name for every network, and the function of x that removes the spurious feature.
 
-    Images to train, to validate and to test are disjoint. The function is None for photographs.
+    Images to train, to validate and to test are disjoint. Those of the three small tasks have the same number of
+    pixels; they are flattened and divided by the root mean square of the pixels of the training images. The function is
+    None for photographs.
 
     Args:
         name: of the task.
@@ -70,7 +72,16 @@ def draw(name: str, keys: Key[Array, " networks"], sizes: Sizes, images: str) ->
     if name in PHOTOGRAPHS:
         return _photographs(name, keys, sizes), None
     make = {"coloured digits": _coloured_digits, "dominoes": _dominoes, "coloured groups": _coloured_groups}[name]
-    return make(keys, sizes, images == "digits")
+    task, hide = make(keys, sizes, images == "digits")
+    shape, scale = task.train.x.shape[2:], float(jnp.sqrt(jnp.mean(task.train.x**2)))
+
+    def flat(batch: methods.Batch) -> methods.Batch:
+        return batch._replace(x=batch.x.reshape(*batch.x.shape[:2], -1) / scale)
+
+    def hidden(x: Any) -> Array:
+        return hide((x * scale).reshape(*x.shape[:-1], *shape)).reshape(x.shape) / scale
+
+    return Task(*map(flat, task[:-1]), core=task.core), hidden
 
 
 def shares(train: methods.Batch) -> Float[np.ndarray, "networks 4"]:

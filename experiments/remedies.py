@@ -43,7 +43,7 @@ processor per network and without compilation, in `seconds/` and a figure, since
 
 | | published | here |
 |---|---|---|
-| networks | ResNet-50, MLPs or ResNet-18 | two convolutions without batch norm, so that the tangent kernel is defined |
+| networks | ResNet-50, ResNet-18 or MLPs | an MLP of three hidden layers for all |
 | tuning | by method and data set, often on test images or by hand | the same budget for all |
 | JTT | repeats the errors of the first network | weights them |
 | DFR | last layer on held-out groups | on the groups of training images |
@@ -85,7 +85,7 @@ class Config:
     """Methods to train, by their names in the table of `experiments/_remedies_methods.py`; all of them if empty."""
     images: Literal["digits", "real"] = "real"
     """What coloured images and dominoes are made from: scikit-learn's digits, or MNIST and Fashion-MNIST."""
-    configurations: Annotated[int, Bound(least=2)] = 7
+    configurations: Annotated[int, Bound(least=2)] = 10
     """Configurations of each method that are tried, of which the first does nothing."""
     tuning: int = 2
     """Networks per configuration."""
@@ -99,17 +99,15 @@ class Config:
     """Every `stride`-th row and column of pixels is kept."""
     size: int = 64
     """Height and width of photographs."""
-    network: Literal["convnet", "resnet18"] = "convnet"
-    """Convolutions and a hidden layer without batch norm, or ResNet-18."""
-    channels: Annotated[tuple[int, ...], Bound(repeats=True)] = (8, 16)
-    """Channels of the convolutions, 3 x 3 and followed by a pool; for ResNet-18 the first is its width."""
-    width: int = 32
-    """Width of the hidden layer after them."""
-    positions: tuple[str, ...] = ("pool1", "pool2")
+    network: Literal["mlp", "resnet18"] = "mlp"
+    """Fully connected, or ResNet-18, which needs photographs."""
+    widths: Annotated[tuple[int, ...], Bound(repeats=True)] = (64, 64, 64)
+    """Widths of the hidden layers; the first is the width of ResNet-18."""
+    positions: tuple[str, ...] = ("h1", "h2")
     """Stages to choose from for the readouts of the sieve and of DeDiER."""
-    epochs: Annotated[int, Bound(least=2)] = 6
+    epochs: Annotated[int, Bound(least=2)] = 20
     """Passes over the training images."""
-    batch_size: int = 50
+    batch_size: int = 100
     """Images per update."""
     k: int = 29
     """Neighbours of the probes."""
@@ -117,7 +115,7 @@ class Config:
     """Training images among which they are searched."""
     queries: int = 200
     """Test images whose depth is measured."""
-    kernel: Annotated[int, Bound(least=8)] = 200
+    kernel: Annotated[int, Bound(least=8)] = 400
     """Training images of the tangent kernel, and as many test images."""
     strength: float = 0.1
     """Strength of spectral decoupling in the equilibrium of the kernel."""
@@ -132,15 +130,14 @@ PRESETS = {
         n=160,
         test=80,
         stride=1,
-        channels=(4,),
-        width=8,
-        positions=("pool1", "dense1"),
+        widths=(8, 8),
         epochs=2,
         batch_size=40,
         k=9,
         bank=60,
         queries=40,
         kernel=40,
+        arms=("erm", "sd", "group_balanced", "offset", "stopped"),
     ),
     "laptop": Config(),
     "paper": Config(
@@ -150,7 +147,7 @@ PRESETS = {
         n=4795,
         test=1000,
         network="resnet18",
-        channels=(64,),
+        widths=(64,),
         positions=("block1_2", "block2_2"),
         epochs=60,
         batch_size=64,
@@ -182,8 +179,8 @@ def check(config: Config) -> None:
 def build(config: Config) -> nn.Module:
     """The network, with one output."""
     if config.network == "resnet18":
-        return networks.ResNet((2, 2, 2, 2), 1, block="basic", stem="small", width=config.channels[0])
-    return networks.ConvNet(config.channels, (config.width,), 1, kernel_size=3, activation="relu")
+        return networks.ResNet((2, 2, 2, 2), 1, block="basic", stem="small", width=config.widths[0])
+    return networks.FullyConnected(config.widths, initialization="xavier")
 
 
 def planned(task: str, config: Config) -> list[str]:
@@ -411,7 +408,7 @@ class Bench:
                 found[score].append(measures.scores(groups, shares)[score].tolist())
         chosen = {rule: measures.chosen(np.array(found[score])) for rule, score in RULES.items()}
         done = {number: self.candidates(name, True, number) for number in sorted(set(chosen.values()))}
-        finite = tuned.finite and all(each.finite for each in done.values())
+        finite = all(each.finite for each in done.values())
         results: dict[str, dict[str, Any]] = {}
         own, parts = _remedies_tasks.shares(self.drawn(True)[0].train), self.batches(name, True)
         for rule, number in chosen.items():
