@@ -48,7 +48,8 @@ def dfr(
 ) -> Method:
     """Deep feature reweighting (Kirichenko et al. 2023, DFR_Tr^Tr): ERM, then a new last layer on balanced groups.
 
-    This is the variant for the training data; `refit` takes held-out data. The first `feature_steps` updates are those of `erm`, bit for bit. From then on only the last layer descends, on
+    This is the variant for the training data; `refit` takes held-out data. The first `feature_steps` updates are those
+    of `erm`, bit for bit. From then on only the last layer descends, on
 
     (1 / G) sum_g L_g + (weight_decay / 2) ||theta||^2,
 

@@ -56,6 +56,7 @@ def test_an_update_touches_the_network_or_its_last_layer():
             assert len(memory) == 2
 
 
+@pytest.mark.slow
 def test_the_first_updates_are_erm_to_the_bit():
     found = by_operations(made(weight_decay=0.01), DATA, T)
     expected = by_operations(methods.get("erm")(Noisy(), MOMENTUM, weight_decay=0.01), DATA, T)
