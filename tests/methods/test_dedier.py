@@ -258,17 +258,20 @@ PLAIN = {"mix": 0.4, "temperature": 2.0, "weight_decay": 0.01}
 ADAM = optax.adamw(optax.cosine_decay_schedule(0.1, 10))
 
 
-def test_without_beta_it_is_plain_distillation_to_the_bit():
+@pytest.mark.parametrize("exact", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_without_beta_it_is_plain_distillation(exact):
     """Dropout, batch normalisation, schedule and weight decay included, for the batches that the student sees."""
-    schedule = {"refresh_every": 1, "readout_steps": 1}
-    rows = [RNG.permutation(N)[:5] for _ in range(updates(2, **schedule))]
+    run = by_operations if exact else lambda *arguments: states(*arguments)[-1]
+    rows = [RNG.permutation(N)[:5] for _ in range(updates(4, **SCHEDULE))]
     batches = [jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], HARD) for chosen in rows]
-    same = by_operations(made(optimizer=ADAM, beta=0.0, **PLAIN, **schedule), steps=3, batches=batches)
     plain = methods.get("distillation")(Noisy(), ADAM, **PLAIN)
-    plain = by_operations(plain, steps=2, batches=batches[::2])
+    plain = run(plain, HARD, 4, [batch for number, batch in enumerate(batches) if number % 5 < 3])
+    same = run(made(optimizer=ADAM, beta=0.0, **PLAIN), HARD, 6, batches)
     assert int(same.memory.refreshes) == 1
-    assert not changed(plain.main._asdict(), same.main._asdict())
-    other = states(made(optimizer=ADAM, beta=5.0, **PLAIN, **schedule), steps=3, batches=batches)[-1]
+    if exact:
+        assert not changed(plain.main._asdict(), same.main._asdict())
+    close(same.main._asdict(), plain.main._asdict(), atol=1e-5)
+    other = states(made(optimizer=ADAM, beta=5.0, **PLAIN), HARD, 6, batches)[-1]
     assert int(other.memory.errors) > 0
     assert np.abs(other.params["Dense_1"]["kernel"] - plain.params["Dense_1"]["kernel"]).max() > 1e-3
 

@@ -69,7 +69,8 @@ def balanced(f: np.ndarray, data=DATA) -> tuple[float, np.ndarray]:
     groups = np.unique(data.group)
     losses, slopes = np.logaddexp(0, -data.y * f), -data.y * expit(-data.y * f)
     value = np.mean([losses[data.group == g].mean() for g in groups])
-    return value, sum(np.where(data.group == g, slopes, 0) / (data.group == g).sum() for g in groups) / len(groups)
+    slope = np.mean([np.where(data.group == g, slopes, 0) / (data.group == g).sum() for g in groups], axis=0)
+    return float(value), slope
 
 
 @pytest.mark.parametrize("restart", [True, False])
