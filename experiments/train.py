@@ -76,7 +76,7 @@ class Config:
     momentum: Annotated[float, Bound(least=0, below=1)] = 0.0
     """Momentum of sgd."""
     steps: int = 1000
-    """Number of updates; dedier, jtt and dfr have updates of a readout, a first network or the last layer among them."""
+    """Number of updates; in dedier, jtt and dfr those of the readout, the first network or the last layer count too."""
     batch_size: int | None = None
     """Examples per update; all of them by default."""
     seeds: int = 4

@@ -81,9 +81,10 @@ def dedier(
     numbers, without an index of examples or a pass over all data, for a forward pass up to the stage.
 
     With `beta` 0 all weights are 1, and the updates of the student are those of `methods.distillation` bit for bit:
-    they count separately for dropout and for schedules. Under `methods.train` this holds for full batches. With
-    mini-batches the updates of the readout take batches too, so that the student sees other batches than it would in
-    plain distillation. With `mix` 0 there is no teacher.
+    they count separately for dropout and for schedules, and their arithmetic is the same. (A compiler that fuses the
+    two programs differently may round differently; XLA with its defaults on a CPU does not.) Under `methods.train` this
+    holds for full batches. With mini-batches the updates of the readout take batches too, so that the student sees
+    other batches than it would in plain distillation. With `mix` 0 there is no teacher.
 
     The paper leaves some choices open. Weights are 1 until the first refresh, since the stage of an untrained student
     says little about the features that the student prefers. The stage is in evaluation mode in the snapshot and for the

@@ -46,9 +46,10 @@ def dfr(
     last_optimizer: optax.GradientTransformation | None = None,
     weight_decay: float = 0.0,
 ) -> Method:
-    """Deep feature reweighting on the training data (Kirichenko et al. 2023, DFR_Tr^Tr); for held-out data: `refit`.
+    """Deep feature reweighting (Kirichenko et al. 2023, DFR_Tr^Tr): ERM, then a new last layer on balanced groups.
 
-    The first `feature_steps` updates are those of `erm`, bit for bit. From then on only the last layer descends, on
+    This is the variant for the training data; `refit` takes held-out data. The first `feature_steps` updates are those
+    of `erm`, bit for bit. From then on only the last layer descends, on
 
     (1 / G) sum_g L_g + (weight_decay / 2) ||theta||^2,
 
