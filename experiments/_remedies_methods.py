@@ -347,7 +347,7 @@ def train(
     parts, finite, seconds = [], [], 0.0
     for number, part in enumerate(rows):
         own = jax.tree.map(lambda leaf, part=part: jnp.asarray(leaf)[part % seeds], data)
-        numbers = np.repeat(np.float32(values)[part // seeds, None], len(data.y[0]), axis=1)
+        numbers = np.repeat(np.asarray(values, np.float32)[part // seeds, None], len(data.y[0]), axis=1)
         own = own._replace(teacher_features=jnp.asarray(numbers))
         run = functools.partial(
             methods.train, method(name, variant, setting), keys[part % seeds], own, held_out=own.y, **options

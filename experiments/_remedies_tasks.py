@@ -152,7 +152,7 @@ def _digits_program(sizes: Sizes) -> Callable[..., Task]:
         def batch(number: int, part: Images, n: int, correlations: Sequence[float]) -> tuple[methods.Batch, Array]:
             order, colours = jax.random.split(jax.random.fold_in(key, number))
             rows = jax.random.permutation(order, len(part.labels))[:n]
-            chosen = Images(jnp.asarray(part.pixels)[rows], jnp.asarray(part.labels)[rows])
+            chosen = Images(*(jnp.asarray(leaf)[rows] for leaf in part))  # pyright: ignore[reportArgumentType]  traced
             options = {"correlations": correlations, "positive": DIGITS[0], "stride": sizes.stride}
             x, y, colour, environment = data.colored(colours, chosen, **options)
             group = 2 * (y > 0).astype(int) + colour

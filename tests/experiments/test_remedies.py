@@ -99,7 +99,9 @@ def toy():
     x = np.stack([y, attribute], axis=2) + rng.normal(size=(2, 24, 2))
     number = np.broadcast_to(np.arange(24), (2, 24))
     group = 2 * (y > 0) + (attribute > 0)
-    return methods.Batch(*map(jnp.float32, (x, y)), *map(jnp.asarray, (group, number % 2, number)), jnp.float32(3 * y))
+    fields = {"group": group, "environment": number % 2, "index": number, "teacher_logits": np.float32(3 * y)}
+    whole = {name: jnp.asarray(value) for name, value in fields.items()}
+    return methods.Batch(jnp.float32(x), jnp.float32(y), **whole)
 
 
 def trained(name, values, toy, variant=None):
