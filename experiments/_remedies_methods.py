@@ -25,7 +25,7 @@ class Setting(NamedTuple):
     network: nn.Module
     steps: int
     examples: int
-    positions: tuple[str, ...]
+    positions: tuple[str, str]
 
 
 class Arm(NamedTuple):
@@ -194,7 +194,7 @@ def _lff(setting: Setting, optimizer: optax.GradientTransformation, variant: Any
 
 def _dedier(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
     position = setting.positions[variant]
-    fixed = {"refresh_every": period(setting.steps), "readout_steps": period(setting.steps), "pooled": False}
+    fixed = {"refresh_every": period(setting.steps), "readout_steps": period(setting.steps)}
     return methods.get("dedier")(
         setting.network, optimizer, position=position, readout_optimizer=READOUT, **fixed, **options
     )
@@ -202,7 +202,7 @@ def _dedier(setting: Setting, optimizer: optax.GradientTransformation, variant: 
 
 def _sieve(setting: Setting, optimizer: optax.GradientTransformation, variant: Any, **options: Any) -> Method:
     position = setting.positions[variant]
-    fixed = {"every": 5, "depth": 0, "pooled": False, "readout_optimizer": READOUT}
+    fixed = {"every": 5, "depth": 0, "readout_optimizer": READOUT}
     return methods.get("sieve")(setting.network, optimizer, position=position, **fixed, **options)
 
 

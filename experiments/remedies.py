@@ -103,7 +103,7 @@ class Config:
     """Fully connected, or ResNet-18, which needs photographs."""
     widths: Annotated[tuple[int, ...], Bound(repeats=True)] = (64, 64, 64)
     """Widths of the hidden layers; the first is the width of ResNet-18."""
-    positions: tuple[str, ...] = ("h1", "h2")
+    positions: tuple[str, str] = ("h1", "h2")
     """Stages to choose from for the readouts of the sieve and of DeDiER."""
     epochs: Annotated[int, Bound(least=2)] = 20
     """Passes over the training images."""
@@ -148,7 +148,7 @@ PRESETS = {
         test=1000,
         network="resnet18",
         widths=(64,),
-        positions=("block1_2", "block2_2"),
+        positions=("layer1_1", "layer2_1"),
         epochs=60,
         batch_size=64,
         bank=2000,
@@ -171,6 +171,13 @@ def check(config: Config) -> None:
     expect(config.bank <= config.n, "bank", f"at most n = {config.n}", config.bank)
     expect(config.k <= config.bank, "k", f"at most bank = {config.bank}", config.k)
     expect(config.queries <= config.test, "queries", f"at most test = {config.test}", config.queries)
+    if config.network == "resnet18":
+        large = set(config.tasks) <= set(PHOTOGRAPHS)
+        expect(large, "network", f"mlp for tasks other than {' and '.join(PHOTOGRAPHS)}", config.network)
+    else:
+        stages = [f"h{layer}" for layer in range(1, len(config.widths) + 1)]
+        for position in config.positions:
+            expect(position in stages, "positions", f"stages of the network, {', '.join(stages)}", position)
     fewest = min(config.n, config.test)
     expect(config.kernel <= fewest, "kernel", f"at most the smaller of n and test, {fewest}", config.kernel)
 

@@ -366,6 +366,8 @@ def test_figures_show_the_rows(figures, tmp_path):
         ({"bank": 161}, "bank: expected at most n = 160"),
         ({"k": 61}, "k: expected at most bank = 60"),
         ({"queries": 81}, "queries: expected at most test = 80"),
+        ({"positions": ("h1", "h3")}, "positions: expected stages of the network, h1, h2, got h3"),
+        ({"network": "resnet18"}, "network: expected mlp for tasks other than celeba and waterbirds"),
         ({"kernel": 81}, "kernel: expected at most the smaller of n and test, 80"),
     ],
 )
