@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
 
-__all__ = ["LOSSES", "Logits", "annealed", "classes", "losses", "mean_by", "members"]
+__all__ = ["LOSSES", "Logits", "annealed", "classes", "confidence_margin", "errors", "losses", "mean_by", "members"]
 
 Logits = Float[Array, " n"] | Float[Array, "n k"]
 LOSSES = ("cross_entropy", "hinge")
@@ -28,6 +28,33 @@ def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int
         _check.labels("y", y, len(logits))
         return (jnp.asarray(y) > 0).astype(jnp.int32), 2
     return members("y", y, *logits.shape), logits.shape[1]
+
+
+def errors(logits: Logits, y: Real[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether the likeliest class of each example is not its label; of equal ones the first is the likeliest.
+
+    Raises:
+        ValueError: as in `classes`.
+
+    >>> errors(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])).tolist()
+    [False, True]
+    """
+    label, _ = classes(logits, y)
+    return (logits > 0 if logits.ndim == 1 else logits.argmax(axis=1)) != label
+
+
+def confidence_margin(logits: Logits) -> Float[Array, " n"]:
+    """The largest probability minus the second largest, for each example, from 0 to 1 (Tiwari et al. 2024).
+
+    Probabilities are the softmax of outputs `(n, k)`. For outputs `(n,)` the margin is |2 sigmoid(f) - 1|.
+
+    >>> confidence_margin(jnp.log(jnp.array([[1.0, 4.0, 5.0]]))).round(3).tolist()
+    [0.1]
+    """
+    if logits.ndim == 1:
+        return jnp.abs(2 * jax.nn.sigmoid(logits) - 1)
+    top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
+    return top[:, 0] - top[:, 1]
 
 
 def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") -> Float[Array, " n"]:
