@@ -337,6 +337,8 @@ ARGUMENTS: dict[str, Argument] = {
         "networks.TwoLayer", call_with(networks.TwoLayer), width=(WHOLE, 2), trained=(FLAG, True), bias=(FLAG, True)
     ),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer, trained=True), outputs=(WHOLE, 2), scale=DECAY),
+    **rows("networks.Readout", call_with(networks.Readout), outputs=(WHOLE, 2), depth=(WHOLE, 2), width=(WHOLE, 2)),
+    **rows("networks.Readout", call_with(networks.Readout), pooled=(FLAG, True)),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer), activation=(CHOICE, "gelu")),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
@@ -370,6 +372,9 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.group_dro", method("group_dro"), groups=(WHOLE, 2)),
     **rows("methods.group_dro", method("group_dro", groups=2), step_size=DECAY, weight_decay=DECAY),
     **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), forget_rate=DECAY, weight_decay=DECAY),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), every=(WHOLE, 2), start=(WHOLE, 2), depth=(WHOLE, 2)),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), width=(WHOLE, 2), pooled=(FLAG, True)),
     **rows("methods.distillation", method("distillation"), mix=DECAY, temperature=DECAY, weight_decay=DECAY),
     **rows("methods.distillation", method("distillation", position="h1"), feature_share=(*DECAY, True)),
     **rows("methods.with_teacher", taught, batch_size=(WHOLE, 2)),
@@ -704,6 +709,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "lff": with_method("lff"),
     "gradient": lambda network: probes.contamination.gradient(network, drawn(network), X, Y, layer="Dense_0"),
     "distillation": with_method("distillation"),
+    "sieve": with_method("sieve", position="Dense_0"),
     "with_teacher": lambda network: methods.with_teacher(
         network, methods.Learner(drawn(network)["params"]), Batch(X, Y)
     ),

@@ -39,7 +39,7 @@ REGISTRY: dict[str, Entry] = {
     "group_dro": Entry(group_dro.group_dro, {"groups": 3, "step_size": 0.1}, needs=("group",)),
     "lff": Entry(lff.lff, {"q": 0.7}),
     "distillation": Entry(distillation.distillation, {"temperature": 2.0}, needs=("teacher_logits",)),
-    "sieve": Entry(sieve.sieve, {"position": "h1", "depth": 1, "width": 8}),
+    "sieve": Entry(sieve.sieve, {"position": "h1", "every": 2, "depth": 1, "width": 8}),
 }
 
 NAMES = tuple(REGISTRY)

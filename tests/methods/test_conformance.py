@@ -18,7 +18,7 @@ from jax import lax
 
 from gsjax import methods
 from gsjax.methods import Batch, Method
-from gsjax.networks import TwoLayer
+from gsjax.networks import TwoLayer, stages
 from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, Noisy, batch, close, compiled, leaves
 
@@ -38,10 +38,15 @@ VARIANTS = TABLE | {
 every_method = pytest.mark.parametrize("variant", [*TABLE, "hinge", "decoupled_hinge", "lff_averaged"])
 
 
+def chosen(variant: str, network: nn.Module) -> dict:
+    """The options of a variant; a `position` is the first stage of the network."""
+    options = VARIANTS[variant][1]
+    return {**options, "position": stages.names(network, batch().x)[0]} if "position" in options else options
+
+
 @functools.cache
 def method(variant: str, network: nn.Module) -> Method:
-    constructor, options = VARIANTS[variant]
-    return constructor(network, optax.sgd(0.3, momentum=0.5), **options)
+    return VARIANTS[variant][0](network, optax.sgd(0.3, momentum=0.5), **chosen(variant, network))
 
 
 @functools.cache
@@ -50,7 +55,9 @@ def update(variant: str, network: nn.Module) -> Callable:
 
 
 def test_names():
-    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff", "distillation"} <= set(methods.NAMES)
+    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff", "distillation", "sieve"} <= set(
+        methods.NAMES
+    )
     for name in methods.NAMES:
         assert methods.get(name) is getattr(getattr(methods, name), name)
         assert name in methods.__all__
@@ -84,14 +91,16 @@ def test_batched_seeds_equal_single_seeds_and_learn(variant):
 @pytest.mark.parametrize("name", [*methods.NAMES, "hinge", "decoupled_hinge"])
 def test_a_frozen_output_layer_stays_as_it_is(name):
     """Bit by bit in every learner, with weight decay before and within the optimiser; the trained layer changes."""
-    constructor, options = VARIANTS[name]
     optimizer, network, data = optax.adamw(0.1, weight_decay=0.1), TwoLayer(6), batch()
-    instance = constructor(network, optimizer, **{**options, "weight_decay": 0.1})
+    instance = VARIANTS[name][0](network, optimizer, **{**chosen(name, network), "weight_decay": 0.1})
     before = after = instance.init(jax.random.key(0), data)
     step = compiled(instance.update)
     for _ in range(3):
         after, _ = step(after, data)
-    for learner, first in zip(after.learners.values(), before.learners.values(), strict=True):
+    for label, first in before.learners.items():
+        if label == "readout":  # another network
+            continue
+        learner = after.learners[label]
         assert len(leaves(first.collections)) == 2
         for leaf, initial in zip(leaves(learner.collections), leaves(first.collections), strict=True):
             np.testing.assert_array_equal(leaf, initial)
@@ -218,6 +227,15 @@ def test_labels_of_several_classes():
         ("lff", {"q": 0.0}, r"q: expected a number in \(0, 1\]"),
         ("lff", {"decay": 1.0}, r"decay: expected a number in \[0, 1\)"),
         ("lff", {"examples": 0}, r"examples: expected a whole number"),
+        ("sieve", {"position": 1}, r"position: expected the name of a stage, got 1"),
+        ("sieve", {"position": "h1", "forget_rate": -0.1}, r"forget_rate: expected a finite number, 0 or above"),
+        ("sieve", {"position": "h1", "every": 0}, r"every: expected a whole number of at least 1, got 0"),
+        ("sieve", {"position": "h1", "start": -1}, r"start: expected a whole number of at least 0, got -1"),
+        ("sieve", {"position": "h1", "depth": -1}, r"depth: expected a whole number of at least 0, got -1"),
+        ("sieve", {"position": "h1", "width": 0}, r"width: expected a whole number of at least 1, got 0"),
+        ("sieve", {"position": "h1", "pooled": 1}, r"pooled: expected True or False, got 1"),
+        ("sieve", {"position": "h1", "readout": 2}, r"readout: expected a flax.linen module, or None, got int"),
+        ("sieve", {"position": "h1", "readout_optimizer": "adam"}, r"readout_optimizer: expected an optax optimiser"),
     ],
 )
 def test_bad_options_are_refused_by_the_constructor(name, options, message):
