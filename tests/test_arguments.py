@@ -342,13 +342,6 @@ ARGUMENTS: dict[str, Argument] = {
         "networks.TwoLayer", call_with(networks.TwoLayer), width=(WHOLE, 2), trained=(FLAG, True), bias=(FLAG, True)
     ),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer, trained=True), outputs=(WHOLE, 2), scale=DECAY),
-    **rows("probes.early_readout", READOUT, strength=DECAY, tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
-    **rows("probes.early_readout", TRAINED, depth=(WHOLE, 2), width=(WHOLE, 2), steps=(WHOLE, 2), pooled=(FLAG, True)),
-    **rows("probes.early_readout", READOUT, batch_size=(WHOLE, 2)),
-    **rows("probes.early_readout", OF_CLASSES, classes=(WHOLE, 2, True)),
-    "probes.early_readout.groups": Argument(
-        WHOLE, lambda value: probes.early_readout(*EARLY, group=np.arange(N) % 2, groups=value), 2, True
-    ),
     **rows("networks.Readout", call_with(networks.Readout), outputs=(WHOLE, 2), depth=(WHOLE, 2), width=(WHOLE, 2)),
     **rows("networks.Readout", call_with(networks.Readout), pooled=(FLAG, True)),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer), activation=(CHOICE, "gelu")),
@@ -451,6 +444,20 @@ ARGUMENTS: dict[str, Argument] = {
         level=DECAY,
     ),
     **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
+    **rows("probes.readouts.early_readout", READOUT, strength=DECAY, tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows(
+        "probes.readouts.early_readout",
+        TRAINED,
+        depth=(WHOLE, 2),
+        width=(WHOLE, 2),
+        steps=(WHOLE, 2),
+        pooled=(FLAG, True),
+    ),
+    **rows("probes.readouts.early_readout", READOUT, batch_size=(WHOLE, 2)),
+    **rows("probes.readouts.early_readout", OF_CLASSES, classes=(WHOLE, 2, True)),
+    "probes.readouts.early_readout.groups": Argument(
+        WHOLE, lambda value: probes.early_readout(*EARLY, group=np.arange(N) % 2, groups=value), 2, True
+    ),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), tolerance=(*DECAY, True)),
@@ -737,7 +744,6 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "margins": lambda network: probes.margins.margins(
         logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
     ),
-    "early_readout": lambda network: probes.early_readout(network, drawn(network), "Dense_0", X, Y, X, Y),
     "prediction_depth": lambda network: probes.prediction_depth(network, drawn(network), (X, Y), X, k=1),
     "saliency": lambda network: probes.saliency(network, drawn(network), X),
     "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),

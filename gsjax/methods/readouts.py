@@ -80,6 +80,7 @@ def readout_of(
     got, variables = jax.eval_shape(readout.init_with_output, jax.random.key(0), stage)
     _check.require("params" in variables, "readout", "a module with parameters", f"{type(readout).__name__} without")
     found = _check.output("readout", got)
+    _check.outputs("readout", found, stage.shape[0], classes=True)
     _check.require(found == shape, "readout", f"outputs of shape {shape}, {whose}", f"shape {found}")
     return readout
 
