@@ -18,9 +18,10 @@ import numpy as np
 import optax
 import pytest
 
-from gsjax import methods
+from gsjax import methods, probes, statistics
 from gsjax.methods import Batch, Method
 from gsjax.methods.sieve import uniform_loss
+from gsjax.methods.terms import losses
 from gsjax.networks import FullyConnected, PreActResNet, Readout, stages
 from tests.methods.test_learners import changed, paths
 from tests.methods.toys import Noisy, batch, close, compiled, leaves
@@ -279,6 +280,41 @@ def test_a_forgetting_step_lowers_its_loss():
     with jax.enable_x64(True):
         before, after, slope = toy_step(rate, 0)
         np.testing.assert_allclose((before - after) / rate, slope, rtol=0.02)
+
+
+def features(rng, n, tied):
+    """A simple feature, one coordinate, and a complex one, whether two others agree; `tied` features are the same."""
+    simple, sign = rng.choice([-1.0, 1.0], (2, n))
+    complex_ = simple if tied else rng.choice([-1.0, 1.0], n)
+    x = np.stack([simple, sign, sign * complex_], axis=1) + 0.3 * rng.standard_normal((n, 3))
+    return jax.tree.map(np.float32, (x, simple, complex_))
+
+
+@pytest.mark.slow
+def test_a_fresh_probe_of_the_simple_feature_falls():
+    """Where both features have the label in training, probes of each on examples where they are independent."""
+    rng, seeds, network = np.random.default_rng(0), 10, FullyConnected((16, 16))
+    (x, y, _), known, held_out = features(rng, 400, True), features(rng, 600, False), features(rng, 600, False)
+
+    @jax.jit
+    @jax.vmap
+    def probe_losses(state):
+        """The cross-entropy of fresh linear probes, for the simple and the complex feature."""
+        given = network, {"params": state.params}, "h2", known[0]
+        logits = [probes.early_readout(*given, fit, held_out[0], at).logits for fit, at in pairs]
+        return jnp.stack([losses(f, at).mean() for f, (_, at) in zip(logits, pairs, strict=True)])
+
+    pairs, found = list(zip(known[1:], held_out[1:], strict=True)), []
+    options = {"position": "h2", "forget_rate": 0.3, "every": 1, "depth": 0, "readout_optimizer": optax.adam(0.01)}
+    for name, given in (("erm", {}), ("sieve", options)):
+        method = methods.get(name)(network, optax.adam(3e-3), **given)
+        run = methods.train(method, jax.random.split(KEY, seeds), Batch(x, y), steps=600, batch_size=100)
+        found.append(np.array(probe_losses(run.state)))
+    rise = found[1] - found[0]
+    assert (rise[:, 0] > 0).all()
+    assert statistics.mean(rise[:, 0]).low > 0.1
+    assert statistics.mean(rise[:, 1]).high < 0.1  # the complex feature is no harder to read than before
+    assert statistics.mean(rise[:, 0] - rise[:, 1]).low > 0
 
 
 # ---- bad input
