@@ -139,8 +139,7 @@ def sieve(
                 value = uniform_loss(_in_training(module, after, h, state.step)).mean()
                 return Info(value, value, jnp.zeros_like(value)), (after, loss)
 
-            variables = {"params": main.params, **main.collections}
-            rngs = {"dropout": main.key}
+            # Parameters after the stage have no gradient, so that plain descent keeps them, bit for bit.
             forgot, _, (after, loss) = minimise(
                 network,
                 forgetting,
@@ -149,7 +148,6 @@ def sieve(
                 objective,
                 step=state.step,
                 stages=(position,),
-                only=stages.upto(network, variables, batch.x, position, train=True, rngs=rngs),
             )
             return forgot.params, after, loss
 
