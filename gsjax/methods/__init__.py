@@ -11,8 +11,22 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gsjax import _check
-from gsjax.methods import distillation, erm, group_dro, irm, lff, sieve, spectral_decoupling, terms, vrex
+from gsjax.methods import (
+    dedier,
+    dfr,
+    distillation,
+    erm,
+    group_dro,
+    irm,
+    jtt,
+    lff,
+    sieve,
+    spectral_decoupling,
+    terms,
+    vrex,
+)
 from gsjax.methods.distillation import with_teacher
+from gsjax.methods.heads import Refit, refit
 from gsjax.methods.loop import Run, stream, train
 from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, map_learners, predict
 from gsjax.methods.steps import init_learner, init_state, minimise
@@ -39,6 +53,13 @@ REGISTRY: dict[str, Entry] = {
     "group_dro": Entry(group_dro.group_dro, {"groups": 3, "step_size": 0.1}, needs=("group",)),
     "lff": Entry(lff.lff, {"q": 0.7}),
     "distillation": Entry(distillation.distillation, {"temperature": 2.0}, needs=("teacher_logits",)),
+    "dedier": Entry(
+        dedier.dedier,
+        {"position": "h1", "beta": 1.0, "refresh_every": 6, "readout_steps": 2},
+        needs=("teacher_logits",),
+    ),
+    "jtt": Entry(jtt.jtt, {"identification_steps": 2, "upweight": 3.0}),
+    "dfr": Entry(dfr.dfr, {"groups": 3, "feature_steps": 3}, needs=("group",)),
     "sieve": Entry(sieve.sieve, {"position": "h1", "every": 2, "depth": 1, "width": 8}),
 }
 
@@ -68,6 +89,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Info",
     "Learner",
     "Method",
+    "Refit",
     "Run",
     "State",
     "check_common",
@@ -78,6 +100,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "map_learners",
     "minimise",
     "predict",
+    "refit",
     "stream",
     "terms",
     "train",

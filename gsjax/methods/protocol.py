@@ -25,6 +25,7 @@ __all__ = [
     "check_batch",
     "check_common",
     "check_logits",
+    "check_optimizer",
     "checked",
     "map_learners",
     "predict",
@@ -162,9 +163,14 @@ def check_common(network: Any, optimizer: Any, weight_decay: Any) -> None:
     """
     is_module = isinstance(network, nn.Module)
     _check.require(is_module, "network", "a flax.linen module", _class(network))
-    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
-    _check.require(is_optimizer, "optimizer", "an optax optimiser, such as optax.adam(1e-3)", _class(optimizer))
+    check_optimizer("optimizer", optimizer)
     _check.number("weight_decay", weight_decay, "[0, inf)")
+
+
+def check_optimizer(name: str, optimizer: Any) -> None:
+    """Checks that `optimizer` is an optax optimiser."""
+    is_optimizer = hasattr(optimizer, "init") and hasattr(optimizer, "update")
+    _check.require(is_optimizer, name, "an optax optimiser, such as optax.adam(1e-3)", _class(optimizer))
 
 
 def check_batch(name: str, batch: Any) -> None:

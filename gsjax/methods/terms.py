@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
 
-__all__ = ["LOSSES", "Logits", "annealed", "classes", "confidence_margin", "losses", "mean_by", "members"]
+__all__ = ["LOSSES", "Logits", "annealed", "classes", "confidence_margin", "errors", "losses", "mean_by", "members"]
 
 Logits = Float[Array, " n"] | Float[Array, "n k"]
 LOSSES = ("cross_entropy", "hinge")
@@ -29,6 +29,19 @@ def classes(logits: Logits, y: Real[Array, " n"]) -> tuple[Int[Array, " n"], int
         _check.labels("y", y, len(logits))
         return (jnp.asarray(y) > 0).astype(jnp.int32), 2
     return members("y", y, *logits.shape), logits.shape[1]
+
+
+def errors(logits: Logits, y: Real[Array, " n"]) -> Bool[Array, " n"]:
+    """Whether the likeliest class of each example is not its label; of equal ones the first is the likeliest.
+
+    Raises:
+        ValueError: as in `classes`.
+
+    >>> errors(jnp.array([2.0, -1.0]), jnp.array([1.0, 1.0])).tolist()
+    [False, True]
+    """
+    label, _ = classes(logits, y)
+    return (logits > 0 if logits.ndim == 1 else logits.argmax(axis=1)) != label
 
 
 def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") -> Float[Array, " n"]:

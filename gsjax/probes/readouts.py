@@ -22,8 +22,7 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree, Real
 from gsjax import _check
 from gsjax.methods import Batch, Method, State, erm, predict
 from gsjax.methods.readouts import check_readout, readout_of
-from gsjax.methods.terms import classes as class_indices
-from gsjax.methods.terms import confidence_margin, mean_by, members
+from gsjax.methods.terms import confidence_margin, errors, mean_by, members
 from gsjax.networks import Readout, stages
 from gsjax.probes._banks import bank_labels, examples, flat
 from gsjax.probes._regression import regression
@@ -179,8 +178,7 @@ def early_readout(
         converged, done = None, state.step
 
     margin, finite = confidence_margin(logits), jnp.isfinite(logits).all()
-    label, _ = class_indices(logits, _check.array("y", y))
-    wrong = ((logits > 0) if logits.ndim == 1 else logits.argmax(axis=1)) != label
+    wrong = errors(logits, _check.array("y", y))
     total = jax.tree.map(lambda value: value[0], _errors(wrong, margin, jnp.zeros(len(x), jnp.int32), 1))
     by_group = None if group is None or groups is None else _errors(wrong, margin, group, groups)
     return EarlyReadout(logits, wrong, margin, total, by_group, converged, done, finite)

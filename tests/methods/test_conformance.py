@@ -18,7 +18,7 @@ from jax import lax
 
 from gsjax import methods
 from gsjax.methods import Batch, Method
-from gsjax.networks import TwoLayer, stages
+from gsjax.networks import FullyConnected, TwoLayer, stages
 from tests.methods.learners import TOYS
 from tests.methods.toys import Linear, N, Noisy, batch, close, compiled, leaves
 
@@ -44,6 +44,11 @@ def chosen(variant: str, network: nn.Module) -> dict:
     return {**options, "position": stages.names(network, batch().x)[0]} if "position" in options else options
 
 
+def plain(variant: str) -> nn.Module:
+    """A linear network, or one with a hidden layer for a method that needs a last layer."""
+    return FullyConnected((8,)) if variant == "dfr" else Linear()
+
+
 @functools.cache
 def method(variant: str, network: nn.Module) -> Method:
     return VARIANTS[variant][0](network, optax.sgd(0.3, momentum=0.5), **chosen(variant, network))
@@ -55,9 +60,19 @@ def update(variant: str, network: nn.Module) -> Callable:
 
 
 def test_names():
-    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff", "distillation", "sieve"} <= set(
-        methods.NAMES
-    )
+    assert {
+        "erm",
+        "spectral_decoupling",
+        "irm",
+        "vrex",
+        "group_dro",
+        "lff",
+        "distillation",
+        "dedier",
+        "jtt",
+        "dfr",
+        "sieve",
+    } <= set(methods.NAMES)
     for name in methods.NAMES:
         assert methods.get(name) is getattr(getattr(methods, name), name)
         assert name in methods.__all__
@@ -67,7 +82,7 @@ def test_names():
 
 @every_method
 def test_batched_seeds_equal_single_seeds_and_learn(variant):
-    instance, data = method(variant, Linear()), batch()
+    instance, data = method(variant, plain(variant)), batch()
     states = [instance.init(key, data) for key in jax.random.split(jax.random.key(0))]
     course = compiled(
         jax.vmap(lambda state: lax.scan(lambda state, _: instance.update(state, data), state, length=STEPS))
@@ -78,7 +93,7 @@ def test_batched_seeds_equal_single_seeds_and_learn(variant):
 
     def run_seed(state):
         for _ in range(STEPS):
-            state, _ = update(variant, Linear())(state, data)
+            state, _ = update(variant, plain(variant))(state, data)
         return state
 
     one_by_one = [leaves(run_seed(state)) for state in states]
@@ -93,6 +108,10 @@ def test_a_frozen_output_layer_stays_as_it_is(name):
     """Bit by bit in every learner, with weight decay before and within the optimiser; the trained layer changes."""
     optimizer, network, data = optax.adamw(0.1, weight_decay=0.1), TwoLayer(6), batch()
     instance = VARIANTS[name][0](network, optimizer, **{**chosen(name, network), "weight_decay": 0.1})
+    if name == "dfr":
+        with pytest.raises(ValueError, match=r"^network: expected parameters after one of its stages, got TwoLayer"):
+            instance.init(jax.random.key(0), data)
+        return
     before = after = instance.init(jax.random.key(0), data)
     step = compiled(instance.update)
     for _ in range(3):
@@ -117,6 +136,7 @@ def test_a_frozen_output_layer_stays_as_it_is(name):
         ("group_dro", "group_dro"),
         ("lff_averaged", "lff_averaged"),
         ("distillation", "distillation"),
+        ("jtt", "jtt"),
     ],
 )
 def test_two_outputs_are_equivalent_to_one(one_output, two_outputs):
@@ -192,7 +212,7 @@ def test_bad_batches_are_refused_by_init_and_by_the_loop(variant, spoil, message
 
 @pytest.mark.parametrize("name", methods.NAMES)
 def test_a_method_needs_exactly_the_fields_of_its_entry(name):
-    instance, data = method(name, Linear()), batch()
+    instance, data = method(name, plain(name)), batch()
     needs = methods.REGISTRY[name].needs
     blank = {field: None for field in Batch._fields if field not in ("x", "y", *needs)}
     instance.init(jax.random.key(0), data._replace(**blank))
