@@ -60,7 +60,7 @@ REGISTRY: dict[str, Entry] = {
     ),
     "jtt": Entry(jtt.jtt, {"identification_steps": 2, "upweight": 3.0}),
     "dfr": Entry(dfr.dfr, {"groups": 3, "feature_steps": 3}, needs=("group",)),
-    "sieve": Entry(sieve.sieve, {"position": "h1", "depth": 1, "width": 8}),
+    "sieve": Entry(sieve.sieve, {"position": "h1", "every": 2, "depth": 1, "width": 8}),
 }
 
 NAMES = tuple(REGISTRY)

@@ -44,16 +44,16 @@ def sieve(
        readout, the layers after the stage, and the state of `optimizer` stay as they are.
     3. The network lowers mean_i CE_i + (weight_decay / 2) ||theta||^2 by a step of `optimizer`, the step of `erm`.
 
-    Forgetting is added to the ordinary steps and replaces none. With a `forget_rate` of 0 the network is that of `erm`.
-    The readout is the learner "readout". In the info, `objective` and `loss` are those of step 3. `penalty` is the
-    cross-entropy of the readout before step 1, since it is known in every update, and says how much of the label can
-    still be read from the stage.
+    Forgetting is added to the ordinary steps and replaces none. With a `forget_rate` of 0, step 3 is the update of
+    `erm`, bit for bit as long as the compiler rounds the same operations alike in both programs. The readout is the
+    learner "readout". In the info, `objective` and `loss` are those of step 3. `penalty` is the cross-entropy of the
+    readout before step 1: it is known in every update, and says how much of the label can still be read from the stage.
 
     The published description leaves open:
 
     - The stage is taken in training mode, with the dropout masks of step 3, since this is what the rest of the network
-      receives. Without forgetting, steps 1 and 3 share one forward pass. Otherwise the part up to the stage is computed
-      twice, because step 2 changes it.
+      receives. In updates without forgetting, steps 1 and 3 share one forward pass. Otherwise the part up to the stage
+      is computed twice, because step 2 changes it.
     - Step 2 sees the readout in training mode too. The running averages of its batch norm lag behind a stage that
       changes, and with the statistics of the batch it is the function that step 1 has just trained.
     - Running averages of the network change in step 3 alone, and those of the readout in step 1 alone. Otherwise
@@ -139,8 +139,7 @@ def sieve(
                 value = uniform_loss(_in_training(module, after, h, state.step)).mean()
                 return Info(value, value, jnp.zeros_like(value)), (after, loss)
 
-            variables = {"params": main.params, **main.collections}
-            rngs = {"dropout": main.key}
+            # Parameters after the stage have no gradient, so that plain descent keeps them, bit for bit.
             forgot, _, (after, loss) = minimise(
                 network,
                 forgetting,
@@ -149,7 +148,6 @@ def sieve(
                 objective,
                 step=state.step,
                 stages=(position,),
-                only=stages.upto(network, variables, batch.x, position, train=True, rngs=rngs),
             )
             return forgot.params, after, loss
 
