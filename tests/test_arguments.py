@@ -213,6 +213,11 @@ FORM = (CHOICE, "exact")
 KNN = call_with(probes.knn, X, Y, X, k=1)
 DEPTHS = call_with(probes.prediction_depth, networks.MLP((2,)), drawn(networks.MLP((2,))), (X, Y), X, k=1)
 
+EARLY = (networks.MLP((2,)), drawn(networks.MLP((2,))), "h1", X, Y, X, Y)
+READOUT = call_with(probes.early_readout, *EARLY)
+TRAINED = call_with(probes.early_readout, *EARLY, depth=1, width=2, steps=1, key=KEY)
+OF_CLASSES = call_with(probes.early_readout, *EARLY[:4], np.arange(N) % 2, X, np.arange(N) % 2)
+
 ARGUMENTS: dict[str, Argument] = {
     **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
     **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling), strength=(NUMBERS, 0.5)),
@@ -348,6 +353,8 @@ ARGUMENTS: dict[str, Argument] = {
         "networks.TwoLayer", call_with(networks.TwoLayer), width=(WHOLE, 2), trained=(FLAG, True), bias=(FLAG, True)
     ),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer, trained=True), outputs=(WHOLE, 2), scale=DECAY),
+    **rows("networks.Readout", call_with(networks.Readout), outputs=(WHOLE, 2), depth=(WHOLE, 2), width=(WHOLE, 2)),
+    **rows("networks.Readout", call_with(networks.Readout), pooled=(FLAG, True)),
     **rows("networks.TwoLayer", call_with(networks.TwoLayer), activation=(CHOICE, "gelu")),
     "networks.gamma.activation": Argument(CHOICE, networks.gamma, "relu"),
     "networks.get.name": Argument(CHOICE, networks.get, "mlp"),
@@ -381,6 +388,9 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.group_dro", method("group_dro"), groups=(WHOLE, 2)),
     **rows("methods.group_dro", method("group_dro", groups=2), step_size=DECAY, weight_decay=DECAY),
     **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), forget_rate=DECAY, weight_decay=DECAY),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), every=(WHOLE, 2), start=(WHOLE, 2), depth=(WHOLE, 2)),
+    **rows("methods.sieve", method("sieve", position="Dense_0"), width=(WHOLE, 2), pooled=(FLAG, True)),
     **rows("methods.distillation", method("distillation"), mix=DECAY, temperature=DECAY, weight_decay=DECAY),
     **rows("methods.distillation", method("distillation", position="h1"), feature_share=(*DECAY, True)),
     **rows("methods.dedier", dedier, beta=DECAY, alpha=DECAY, refresh_every=(WHOLE, 2), readout_steps=(WHOLE, 2)),
@@ -452,6 +462,20 @@ ARGUMENTS: dict[str, Argument] = {
         level=DECAY,
     ),
     **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
+    **rows("probes.readouts.early_readout", READOUT, strength=DECAY, tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows(
+        "probes.readouts.early_readout",
+        TRAINED,
+        depth=(WHOLE, 2),
+        width=(WHOLE, 2),
+        steps=(WHOLE, 2),
+        pooled=(FLAG, True),
+    ),
+    **rows("probes.readouts.early_readout", READOUT, batch_size=(WHOLE, 2)),
+    **rows("probes.readouts.early_readout", OF_CLASSES, classes=(WHOLE, 2, True)),
+    "probes.readouts.early_readout.groups": Argument(
+        WHOLE, lambda value: probes.early_readout(*EARLY, group=np.arange(N) % 2, groups=value), 2, True
+    ),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), tolerance=(*DECAY, True)),
@@ -724,6 +748,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "distillation": with_method("distillation"),
     "dedier": with_method("dedier", position="Dense_0", beta=1.0, refresh_every=1, readout_steps=1),
     "jtt": with_method("jtt", identification_steps=1, upweight=2.0),
+    "sieve": with_method("sieve", position="Dense_0"),
     "with_teacher": lambda network: methods.with_teacher(
         network, methods.Learner(drawn(network)["params"]), Batch(X, Y)
     ),

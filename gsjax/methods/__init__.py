@@ -11,7 +11,20 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from gsjax import _check
-from gsjax.methods import dedier, dfr, distillation, erm, group_dro, irm, jtt, lff, spectral_decoupling, terms, vrex
+from gsjax.methods import (
+    dedier,
+    dfr,
+    distillation,
+    erm,
+    group_dro,
+    irm,
+    jtt,
+    lff,
+    sieve,
+    spectral_decoupling,
+    terms,
+    vrex,
+)
 from gsjax.methods.distillation import with_teacher
 from gsjax.methods.heads import Refit, refit
 from gsjax.methods.loop import Run, stream, train
@@ -23,7 +36,7 @@ class Entry(NamedTuple):
     """A method: its `constructor`, the options of an `example`, and the batch fields that it `needs`.
 
     `needs` lists the fields other than x and y that the example uses. The example works on any data with two
-    environments and three groups.
+    environments and three groups. A `position` in it is "h1", the first stage of many networks.
     """
 
     constructor: Callable[..., Method]
@@ -47,6 +60,7 @@ REGISTRY: dict[str, Entry] = {
     ),
     "jtt": Entry(jtt.jtt, {"identification_steps": 2, "upweight": 3.0}),
     "dfr": Entry(dfr.dfr, {"groups": 3, "feature_steps": 3}, needs=("group",)),
+    "sieve": Entry(sieve.sieve, {"position": "h1", "every": 2, "depth": 1, "width": 8}),
 }
 
 NAMES = tuple(REGISTRY)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Real
 
 from gsjax import _check
@@ -43,20 +44,6 @@ def errors(logits: Logits, y: Real[Array, " n"]) -> Bool[Array, " n"]:
     return (logits > 0 if logits.ndim == 1 else logits.argmax(axis=1)) != label
 
 
-def confidence_margin(logits: Logits) -> Float[Array, " n"]:
-    """The largest probability minus the second largest, for each example, from 0 to 1 (Tiwari et al. 2024).
-
-    Probabilities are the softmax of outputs `(n, k)`. For outputs `(n,)` the margin is |2 sigmoid(f) - 1|.
-
-    >>> confidence_margin(jnp.log(jnp.array([[1.0, 4.0, 5.0]]))).round(3).tolist()
-    [0.1]
-    """
-    if logits.ndim == 1:
-        return jnp.abs(2 * jax.nn.sigmoid(logits) - 1)
-    top = jax.lax.top_k(jax.nn.softmax(logits), 2)[0]
-    return top[:, 0] - top[:, 1]
-
-
 def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") -> Float[Array, " n"]:
     """The loss of each example, by the name of the loss, one of `LOSSES`.
 
@@ -78,6 +65,27 @@ def losses(logits: Logits, y: Real[Array, " n"], loss: str = "cross_entropy") ->
         return jax.nn.relu(1 - margins) if loss == "hinge" else jax.nn.softplus(-margins)
     _check.require(loss == "cross_entropy", "loss", "cross_entropy for outputs (n, k)", repr(loss))
     return optax.softmax_cross_entropy_with_integer_labels(logits, label)
+
+
+def confidence_margin(logits: Logits) -> Float[Array, " n"]:
+    """The largest minus the second largest probability of each example, in [0, 1] (Tiwari et al. 2024).
+
+    For outputs `(n,)`, the probabilities are those of the two classes, and the margin is tanh(|f| / 2).
+
+    Raises:
+        ValueError: logits that are neither `(n,)` nor `(n, k)` with k > 1.
+
+    >>> confidence_margin(jnp.log(jnp.array([[0.25, 0.5, 0.25], [0.5, 0.0, 0.5]]))).tolist()
+    [0.25, 0.0]
+    """
+    logits = _check.floating("logits", logits)
+    _check.require(logits.ndim > 0, "logits", "outputs (n,) or (n, k)", f"shape {logits.shape}")
+    _check.outputs("logits", logits.shape, len(logits), classes=True)
+    if logits.ndim == 1:
+        return jnp.tanh(jnp.abs(logits) / 2)
+    first, second = lax.top_k(logits, 2)[0].T
+    # p1 - p2 = p1 (1 - exp(f2 - f1)), without a difference of nearly equal numbers.
+    return -jnp.exp(first - jax.nn.logsumexp(logits, axis=1)) * jnp.expm1(second - first)
 
 
 def mean_by(

@@ -111,7 +111,7 @@ def taught(network, optimizer, *, weight, position=None):
 # Constructors and options by name, as the registry has them for the library's own methods.
 TOYS = {
     "readout": (sieve, {"position": "Dense_0"}),
-    "sieve": (sieve, {"position": "Dense_0", "rate": 0.003, "every": 2}),
+    "forgetting": (sieve, {"position": "Dense_0", "rate": 0.003, "every": 2}),
     "teacher": (taught, {"weight": 0.01}),
     "matching": (taught, {"weight": 0.01, "position": "Dense_0"}),
 }

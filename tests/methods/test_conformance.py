@@ -71,6 +71,7 @@ def test_names():
         "dedier",
         "jtt",
         "dfr",
+        "sieve",
     } <= set(methods.NAMES)
     for name in methods.NAMES:
         assert methods.get(name) is getattr(getattr(methods, name), name)
@@ -246,6 +247,15 @@ def test_labels_of_several_classes():
         ("lff", {"q": 0.0}, r"q: expected a number in \(0, 1\]"),
         ("lff", {"decay": 1.0}, r"decay: expected a number in \[0, 1\)"),
         ("lff", {"examples": 0}, r"examples: expected a whole number"),
+        ("sieve", {"position": 1}, r"position: expected the name of a stage, got 1"),
+        ("sieve", {"position": "h1", "forget_rate": -0.1}, r"forget_rate: expected a finite number, 0 or above"),
+        ("sieve", {"position": "h1", "every": 0}, r"every: expected a whole number of at least 1, got 0"),
+        ("sieve", {"position": "h1", "start": -1}, r"start: expected a whole number of at least 0, got -1"),
+        ("sieve", {"position": "h1", "depth": -1}, r"depth: expected a whole number of at least 0, got -1"),
+        ("sieve", {"position": "h1", "width": 0}, r"width: expected a whole number of at least 1, got 0"),
+        ("sieve", {"position": "h1", "pooled": 1}, r"pooled: expected True or False, got 1"),
+        ("sieve", {"position": "h1", "readout": 2}, r"readout: expected a flax.linen module, or None, got int"),
+        ("sieve", {"position": "h1", "readout_optimizer": "adam"}, r"readout_optimizer: expected an optax optimiser"),
     ],
 )
 def test_bad_options_are_refused_by_the_constructor(name, options, message):

@@ -135,7 +135,7 @@ def test_a_readout_without_forgetting_does_not_change_erm(course):
 
 
 def test_forgetting_changes_only_layers_up_to_its_stage(course):
-    method = toy("sieve", rate=0.01, every=2)
+    method = toy("forgetting", rate=0.01, every=2)
     state, update = method.init(KEY, DATA), compiled(method.update)
     first, _ = update(state, DATA)
     assert not changed(course[1], first._replace(others={}))  # the first forgetting step is the second one
