@@ -22,7 +22,7 @@ KEYS = jax.random.split(jax.random.key(3), 3)
 DATA = batch()
 PLAIN = methods.get("erm")(Linear(), optax.sgd(0.3, momentum=0.5))
 TRACED = []
-STREAMED = [("lff", methods.get("lff"), {"examples": N}), *((name, *TOYS[name]) for name in ("sieve", "matching"))]
+STREAMED = [("lff", methods.get("lff"), {"examples": N}), *((name, *TOYS[name]) for name in ("forgetting", "matching"))]
 
 
 def update(state, batch):
