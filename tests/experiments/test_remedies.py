@@ -75,6 +75,50 @@ def test_the_spurious_feature_is_removed_and_nothing_else(drawn):
         np.testing.assert_allclose(pixels.sum(axis=2), x.reshape(-1, 64, 2).sum(axis=2), rtol=1e-5)
 
 
+def test_photographs_are_chosen_by_group(portraits):
+    """Ten portraits of each group in each split."""
+    task, hide = _remedies_tasks.draw("celeba", keys(0, range(2)), Sizes(30, 36, 1, 6), "real")
+    assert hide is None
+    assert task.train.x.shape == (2, 30, 6, 6, 3)
+    assert not np.array_equal(task.train.x[0], task.train.x[1])
+    assert task.train.environment is None
+    assert (np.bincount(np.asarray(task.balanced.group[0])) == 7).all()
+    for batch in (task.validation, task.test):
+        assert (np.bincount(np.asarray(batch.group[0])) == 9).all()
+    np.testing.assert_array_equal(task.core, task.test.y)
+    files = portraits.rows("train")
+    known = set(map(bytes, np.asarray(_remedies_tasks._read(portraits, files, 6).x)))
+    assert set(map(bytes, np.asarray(task.train.x[0]))) <= known
+
+
+@pytest.mark.slow
+def test_the_paper_preset_on_a_small_folder(portraits, tmp_path):
+    """Photographs have no environments, and their attribute cannot be removed."""
+    assert not {"irm", "vrex", "oracle"} & set(remedies.planned("celeba", remedies.PRESETS["paper"]))
+    out, arms = tmp_path / "out", ["erm", "dedier", "teacher"]
+    command = ["remedies", "--preset", "paper", "--out", str(out), "--tasks", "celeba", "--arms", *arms, "--n", "40"]
+    command += ["--test", "40", "--size", "16", "--widths", "4", "--epochs", "2", "--batch-size", "20", "--tuning", "1"]
+    command += [
+        "--seeds",
+        "2",
+        "--configurations",
+        "2",
+        "--bank",
+        "40",
+        "--k",
+        "5",
+        "--queries",
+        "20",
+        "--kernel",
+        "40",
+    ]
+    assert main(command) == 0
+    made = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    assert [one["arm"] for one in made] == arms
+    assert all(network["core"] is None for one in made for network in one["networks"]["groups"].values())
+    assert all(one["finite"] for one in made)
+
+
 def test_every_method_has_the_same_budget_and_can_do_nothing():
     erm = _remedies_methods.configurations("erm", 6, 0)
     for name, arm in ARMS.items():
