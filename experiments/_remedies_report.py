@@ -60,7 +60,7 @@ def report(rows: Sequence[Mapping[str, Any]], *, seconds: Callable[[], Mapping[t
     """
     found: Found = {(row["task"], row["arm"]): row for row in rows}
     tasks = list(dict.fromkeys(task for task, _ in found))
-    lines = [line for task in tasks for line in measured(task, found)]
+    lines = [line for task in tasks for line in measured(task, found)] + differences(tasks, found)
     drawn: dict[str, Callable[[Path], object]] = {
         "accuracy.png": functools.partial(draw_accuracy, tasks, found),
         "diagnosis.png": functools.partial(draw_diagnosis, tasks, found),
@@ -111,13 +111,39 @@ def measured(task: str, found: Found) -> list[dict[str, Any]]:
         for name, label in KERNEL_ROWS.items():
             add(f"{task}, {label}: {STARVATION}", starvation(kernel, name))
             add(f"{task}, {label}: {PREDICTED}", starvation(kernel, name, "accuracy"))
-    for arm, row in of_task(task, found):
-        if erm is not None and arm != "erm":
-            for rule, by in BY.items():
-                for name, title in (("worst", "worst group"), ("average", "average")):
-                    change = values(row, rule, name) - values(erm, rule, name)
-                    add(f"{task}, {LABELS[arm]} minus ERM: {title}, {by}", change)
     return lines
+
+
+def differences(tasks: Sequence[str], found: Found) -> list[dict[str, Any]]:
+    """The differences of every method to ERM in pairs of networks, with two-sided p-values that are corrected together.
+
+    A note gives the p-value after Holm's correction for all differences of the same quantity and rule.
+    """
+    lines: list[dict[str, Any]] = []
+    for rule, by in BY.items():
+        for quantity, title in (("worst", "worst group"), ("average", "average")):
+            pairs = [
+                (f"{task}, {LABELS[arm]} minus ERM: {title}, {by}", row, found[task, "erm"])
+                for task in tasks
+                if (task, "erm") in found
+                for arm, row in of_task(task, found)
+                if arm != "erm"
+            ]
+            changes = [values(row, rule, quantity) - values(erm, rule, quantity) for _, row, erm in pairs]
+            p = statistics.holm([two_sided(change) for change in changes]) if changes else []
+            for (name, *_), change, corrected in zip(pairs, changes, p, strict=True):
+                note = f"p = {corrected:.2g} after Holm's correction for {len(pairs)}"
+                lines.append(_rows.measured(name, change, differs=note))
+    return lines
+
+
+def two_sided(change: Values) -> float:
+    """The p-value of Student's t for a mean of zero.
+
+    >>> round(two_sided(np.array([0.1, 0.2, 0.3])), 4) == round(2 * 0.0371, 4)
+    True
+    """
+    return min(1.0, 2 * min(statistics.within(change, above=0), statistics.within(change, below=0)))
 
 
 def signatures(tasks: Sequence[str], found: Found) -> list[dict[str, Any]]:
