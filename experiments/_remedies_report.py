@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib import ticker
 
 from experiments import _rows
 from experiments._remedies_measures import KERNELS
@@ -220,10 +221,16 @@ def _points(ax: Any, rows: Sequence[tuple[str, Values]], shift: float, color: st
             )
 
 
-def _named(ax: Any, rows: Sequence[str], *, first: bool) -> None:
+def _named(ax: Any, arms: Sequence[str], *, first: bool) -> None:
+    """Names the rows of an axis, with the extra information that a method uses in training."""
+    rows = [
+        LABELS[arm] + (f" ({USES[arm]})" if USES[arm] in ("groups", "environments", "a teacher") else "")
+        for arm in arms
+    ]
     ax.set_yticks(range(len(rows)), rows if first else [])
     ax.set_ylim(len(rows) - 0.4, -0.6)
     ax.grid(axis="y", alpha=0.3)
+    ax.xaxis.set_major_locator(ticker.MaxNLocator(5))
 
 
 def draw_accuracy(tasks: Sequence[str], found: Found, path: Path) -> None:
@@ -241,9 +248,9 @@ def draw_accuracy(tasks: Sequence[str], found: Found, path: Path) -> None:
             ):
                 rows = [(LABELS[arm], values(row, rule, name)) for arm, row in every]
                 _points(ax, rows, shift, color, BY[rule], marker)
-            if ("erm" in dict(every)) and name == "worst":
-                ax.axvline(values(dict(every)["erm"], "groups", name).mean(), color="0.6", linestyle=":")
-            _named(ax, [LABELS[arm] for arm, _ in every], first=column == 0)
+            if name == "worst":
+                ax.axvline(0.5, color="0.6", linestyle="--")  # a guess
+            _named(ax, [arm for arm, _ in every], first=column == 0)
             ax.set_xlabel(title)
             ax.set_title(task)
     axes[0, 0].legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.08), ncols=2)
@@ -260,24 +267,25 @@ def draw_diagnosis(tasks: Sequence[str], found: Found, path: Path) -> None:
             every = list(of_task(task, found))
             rows = [(LABELS[arm], values(row, "groups", name)) for arm, row in every]
             _points(ax, rows, 0, plotting.OKABE_ITO[0], "", "o")
-            _named(ax, [label for label, _ in rows], first=column == 0)
+            _named(ax, [arm for arm, _ in every], first=column == 0)
             ax.set_xlabel(MEASURED[name])
             ax.set_title(task)
     plotting.save(figure, path)
 
 
 def draw_tuning(tasks: Sequence[str], found: Found, path: Path) -> None:
-    """Average and worst-group accuracy on validation images of all configurations that were tried."""
+    """Average and worst-group accuracy on validation images of all configurations, without the epochs of one."""
     figure, axes = plotting.panels(1, len(tasks))
-    figure.set_size_inches(1 + 5 * len(tasks), 6.2)
+    figure.set_size_inches(4 + 4.5 * len(tasks), 5.4)
     for task, ax in zip(tasks, axes.flat, strict=True):
-        for number, (arm, row) in enumerate(of_task(task, found)):
+        for number, (arm, row) in enumerate(each for each in of_task(task, found) if each[0] != "stopped"):
             average, worst = (np.mean(row["validation"][score], axis=1) for score in ("average", "worst"))
             color = plotting.OKABE_ITO[number % len(plotting.OKABE_ITO)]
             marker = "osD^v<>"[number // len(plotting.OKABE_ITO)]
             ax.plot(average, worst, marker, color=color, markersize=5, alpha=0.8, label=LABELS[arm])
+        ax.axhline(0.5, color="0.6", linestyle="--")
         ax.set(xlabel="average accuracy, validation", ylabel="worst-group accuracy, validation", title=task)
-    axes.flat[0].legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), ncols=6)
+    axes.flat[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
     plotting.save(figure, path)
 
 
@@ -288,7 +296,7 @@ def draw_seconds(tasks: Sequence[str], seconds: Mapping[tuple[str, str], float],
     for column, (task, ax) in enumerate(zip(tasks, axes.flat, strict=True)):
         rows = [(arm, seconds[task, arm]) for arm in LABELS if (task, arm) in seconds]
         ax.barh(range(len(rows)), [value for _, value in rows], color=plotting.OKABE_ITO[0])
-        _named(ax, [LABELS[arm] for arm, _ in rows], first=column == 0)
-        ax.set_xlabel("seconds per network")
+        _named(ax, [arm for arm, _ in rows], first=column == 0)
+        ax.set_xlabel("seconds of a processor per network")
         ax.set_title(task)
     plotting.save(figure, path)

@@ -1,7 +1,7 @@
 """Remedies of spurious features, under one protocol: the same networks, updates, tuning and selection for every method.
 
     python -m experiments remedies --preset smoke       scikit-learn's digits
-    python -m experiments remedies --preset laptop      MNIST and Fashion-MNIST, TIME on 2 cores
+    python -m experiments remedies --preset laptop      MNIST and Fashion-MNIST, 15 minutes on 2 busy cores
     python -m experiments remedies --preset paper       CelebA and Waterbirds, for an accelerator, not run
 
 *Data.* Coloured digits (Arjovsky et al. 2019): the colour agrees with the noisy label with probability 0.8 and 0.9 in
