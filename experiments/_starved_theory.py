@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from gsjax import dual, features, starvation, tangent
-from gsjax.objectives import Ridge
+from gsjax.objectives import Ridge, SpectralDecoupling
 
 COLUMNS: dict[str, Any] = {
     "accuracy": float,
@@ -96,8 +96,11 @@ def predict(
     core: Float[Array, " t"],
     spurious: Float[Array, " t"],
     strength: float | Float[Array, ""],
+    penalty: type[Ridge] | type[SpectralDecoupling] = Ridge,
 ) -> Predicted:
     """The predictions of a tangent kernel that is known on training images, and between these and held-out ones.
+
+    The penalty is ridge, or another one of this strength.
 
     With `Y K Y = U S^2 U^T`, responses z* at the equilibrium of Eq. 9 for lambda = `strength`, and the starvation
     matrix `G_ji = d z_j* / d(s_i^2)`:
@@ -121,16 +124,15 @@ def predict(
 
     None depends on the signs of the `u_i`.
     """
-    penalty = Ridge(strength)
     feats = features.from_ntk(kernel, y)
-    state = dual.equilibrium(feats, penalty)
-    slopes = starvation.matrix(feats, penalty, oriented=False)
+    state = dual.equilibrium(feats, penalty(strength))
+    slopes = starvation.matrix(feats, penalty(strength), oriented=False)
     inverse = jnp.where(feats.s > 0, 1 / jnp.where(feats.s > 0, feats.s, 1), 0)
     directions, weights = y[:, None] * feats.u * inverse, state.response * inverse
     b, d = signals(random @ directions, core, spurious)
     parts = jnp.where(inverse > 0, d**2 / (b**2 + d**2), 0)
     others = slopes * feats.s2 * (1 - jnp.eye(len(weights)))
-    weakened = dual.equilibrium(feats._replace(s=feats.s * jnp.sqrt(1 - parts)), penalty)
+    weakened = dual.equilibrium(feats._replace(s=feats.s * jnp.sqrt(1 - parts)), penalty(strength))
     before, after = (b * weights).sum(), (b * inverse) @ weakened.response
     return Predicted(
         accuracy=jnp.mean((random @ directions @ weights) * core > 0, dtype=core.dtype),

@@ -38,6 +38,7 @@ __all__ = [
     "floats",
     "is_concrete",
     "key",
+    "known",
     "labels",
     "moments",
     "not_negative",
@@ -48,6 +49,7 @@ __all__ = [
     "output",
     "outputs",
     "positive",
+    "python",
     "real",
     "require",
     "scalar",
@@ -63,6 +65,16 @@ __all__ = [
 def is_concrete(*values: Any) -> bool:
     """Whether every leaf of `values` has a known value, i.e. none is being traced."""
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(values))
+
+
+def python(value: Any) -> Any:
+    """A number as Python's float, whose arithmetic changes no dtype; a traced one stays as it is."""
+    return float(value) if is_concrete(value) else value
+
+
+def known(value: Any, number: float) -> bool:
+    """Whether a value is this number; a traced one may be any other."""
+    return is_concrete(value) and bool(value == number)
 
 
 def require(condition: Any, name: str, expected: str, got: Any) -> None:

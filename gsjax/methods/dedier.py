@@ -138,7 +138,7 @@ def dedier(
         "width": _check.whole("width", width, least=1),
         "pooled": _check.flag("pooled", pooled),
     }
-    beta, mix, temperature = float(beta), float(mix), float(temperature)  # Python's change no dtype
+    beta, mix, temperature = map(_check.python, (beta, mix, temperature))
     period = refresh_every + readout_steps
 
     def snapshot(main: Learner, reader: Learner, x: Array, before: Snapshot | None = None) -> Snapshot:
@@ -173,13 +173,13 @@ def dedier(
 
             def weighted(values: Float[Array, " n"]) -> Float[Array, ""]:
                 # With beta 0 the program is that of plain distillation, so that no bit depends on the compiler.
-                return (values if beta == 0 else weight * values).mean()
+                return (values if _check.known(beta, 0) else weight * values).mean()
 
             def objective(logits, ridge):
                 each = losses(logits, batch.y)
                 loss = each.mean()
                 classified = weighted(each) if reweight_ce else loss
-                if mix == 0:
+                if _check.known(mix, 0):
                     return Info(classified + ridge, loss, jnp.zeros_like(loss)), ()
                 penalty = temperature**2 * weighted(divergence(logits, batch.teacher_logits, temperature))
                 return Info((1 - mix) * classified + mix * penalty + ridge, loss, penalty), ()

@@ -73,9 +73,11 @@ def distillation(
     else:
         _check.number("feature_share", feature_share, "[0, 1]")
         _check.require(position is not None, "feature_share", "none without a position", feature_share)
-    mix, temperature, feature_share = float(mix), float(temperature), float(feature_share)  # Python's change no dtype
+    mix, temperature, share = (_check.python(value) for value in (mix, temperature, feature_share))
     # Terms of weight zero are left out, so that they need no teacher and change no bit.
-    by_logits, by_features = mix > 0 and feature_share < 1, mix > 0 and feature_share > 0
+    taught = not _check.known(mix, 0)
+    by_logits = taught and not _check.known(share, 1)
+    by_features = taught and not _check.known(share, 0)
     wanted = (position,) if by_features and position is not None else ()
 
     def init(key, batch: Batch) -> State:
@@ -91,11 +93,11 @@ def distillation(
             penalty = jnp.zeros_like(loss)
             if by_logits:
                 each = divergence(logits, batch.teacher_logits, temperature)
-                penalty += (1 - feature_share) * temperature**2 * each.mean()
+                penalty += (1 - share) * temperature**2 * each.mean()
             for name in wanted:
-                penalty += feature_share * feature_distance(found[0][name], batch.teacher_features).mean()
-            taught = loss if mix == 0 else (1 - mix) * loss + mix * penalty
-            return Info(taught + ridge, loss, penalty), ()
+                penalty += share * feature_distance(found[0][name], batch.teacher_features).mean()
+            mixed = (1 - mix) * loss + mix * penalty if taught else loss
+            return Info(mixed + ridge, loss, penalty), ()
 
         main, info, _ = minimise(
             network,

@@ -69,7 +69,7 @@ def jtt(
     _check.number("upweight", upweight, "[1, inf)")
     identification_optimizer = optimizer if identification_optimizer is None else identification_optimizer
     check_optimizer("identification_optimizer", identification_optimizer)
-    upweight = float(upweight)  # Python's change no dtype
+    upweight = _check.python(upweight)
 
     def init(key, batch: Batch) -> State:
         state = init_state(network, optimizer, key, batch)

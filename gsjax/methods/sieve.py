@@ -96,7 +96,7 @@ def sieve(
     check_common(network, optimizer, weight_decay)
     check_readout(position, readout)
     _check.number("forget_rate", forget_rate, "[0, inf)")
-    forget_rate = float(forget_rate)
+    forget_rate = _check.python(forget_rate)
     every = _check.whole("every", every, least=1)
     start = _check.whole("start", start, least=0)
     Readout(depth=depth, width=width, pooled=pooled)  # checks its options
@@ -163,7 +163,7 @@ def sieve(
                 stages=(position,),
             )
 
-        if forget_rate == 0:
+        if _check.known(forget_rate, 0):
             main, info, found = ordinary(main)
             reader, loss = read(found[position])
         else:

@@ -51,6 +51,7 @@ EMPTY = {
     ("feature_contamination", "sd"),
     ("representation_distillation", "backgrounds"),
     ("representation_distillation", "blocks"),
+    ("remedies", "arms"),
 }
 EQUAL = {
     ("train", "method_options"),
@@ -64,6 +65,7 @@ EQUAL = {
     ("prediction_depth", "vgg"),
     ("prediction_depth", "resnet"),
     ("representation_distillation", "widths"),
+    ("remedies", "widths"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
 

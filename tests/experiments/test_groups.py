@@ -12,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from PIL import Image
 from safetensors.numpy import save_file
 
 from experiments import _offsets, _photographs, _rows, groups
 from experiments.__main__ import main
 from gsjax import data, methods, networks
-from gsjax.data import sources
 from tests.plotting.shown import points
 
 
@@ -233,27 +231,6 @@ def test_spectral_decoupling_is_the_published_objective():
     dark, blond = f[np.asarray(y) < 0], f[np.asarray(y) > 0]
     expected = np.logaddexp(0, -np.asarray(y) * f).mean() + 0.1 * ((dark - 0.44) ** 2).mean()
     assert info.objective == pytest.approx(expected + 0.1 * ((blond - 2.5) ** 2).mean(), rel=1e-5)
-
-
-@pytest.fixture
-def portraits(tmp_path, monkeypatch):
-    """CelebA in miniature: 10 portraits per group and split, whose hair colour shows the class."""
-    monkeypatch.setenv("GSJAX_DATA", str(tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
-    folder = tmp_path / "celeba" / "img_align_celeba"
-    folder.mkdir(parents=True)
-    generator, lines, parts = np.random.default_rng(0), [], []
-    for number in range(120):
-        blond, male, split = number % 2, number // 2 % 2, number // 4 % 3
-        name = f"{number:06d}.jpg"
-        shade = np.array([100, 90, 90]) + 60 * blond + 40 * np.array([0, 0, male]) + generator.integers(-90, 91, 3)
-        Image.new("RGB", (18, 22), tuple(shade.clip(0, 255).tolist())).save(folder / name)
-        lines.append(f"{name} {2 * blond - 1:2d} {2 * male - 1:2d}\n")
-        parts.append(f"{name} {split}\n")
-    (tmp_path / "celeba" / "list_attr_celeba.txt").write_text(f"120\nBlond_Hair Male\n{''.join(lines)}")
-    (tmp_path / "celeba" / "list_eval_partition.txt").write_text("".join(parts))
-    return data.celeba()
 
 
 def test_training_on_batches_of_photographs_is_that_on_arrays_in_memory(portraits):
