@@ -202,6 +202,11 @@ FORM = (CHOICE, "exact")
 KNN = call_with(probes.knn, X, Y, X, k=1)
 DEPTHS = call_with(probes.prediction_depth, networks.MLP((2,)), drawn(networks.MLP((2,))), (X, Y), X, k=1)
 
+EARLY = (networks.MLP((2,)), drawn(networks.MLP((2,))), "h1", X, Y, X, Y)
+READOUT = call_with(probes.early_readout, *EARLY)
+TRAINED = call_with(probes.early_readout, *EARLY, depth=1, width=2, steps=1, key=KEY)
+OF_CLASSES = call_with(probes.early_readout, *EARLY[:4], np.arange(N) % 2, X, np.arange(N) % 2)
+
 ARGUMENTS: dict[str, Argument] = {
     **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
     **rows("objectives.SpectralDecoupling", call_with(SpectralDecoupling), strength=(NUMBERS, 0.5)),
@@ -439,6 +444,20 @@ ARGUMENTS: dict[str, Argument] = {
         level=DECAY,
     ),
     **rows("probes.depths.prediction_depth", DEPTHS, strength=DECAY, probe=(CHOICE, "linear")),
+    **rows("probes.readouts.early_readout", READOUT, strength=DECAY, tolerance=(*DECAY, True), max_steps=(WHOLE, 2)),
+    **rows(
+        "probes.readouts.early_readout",
+        TRAINED,
+        depth=(WHOLE, 2),
+        width=(WHOLE, 2),
+        steps=(WHOLE, 2),
+        pooled=(FLAG, True),
+    ),
+    **rows("probes.readouts.early_readout", READOUT, batch_size=(WHOLE, 2)),
+    **rows("probes.readouts.early_readout", OF_CLASSES, classes=(WHOLE, 2, True)),
+    "probes.readouts.early_readout.groups": Argument(
+        WHOLE, lambda value: probes.early_readout(*EARLY, group=np.arange(N) % 2, groups=value), 2, True
+    ),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), strength=DECAY, max_steps=(WHOLE, 2)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), classes=(WHOLE, 2, True)),
     **rows("probes.linear.linear_probe", call_with(probes.linear_probe, X, Y), tolerance=(*DECAY, True)),

@@ -13,7 +13,7 @@ from gsjax.methods.protocol import Learner, predict
 from gsjax.methods.steps import init_learner
 from gsjax.networks import Readout, stages
 
-__all__ = ["check_readout", "fitting", "init_readout"]
+__all__ = ["check_readout", "fitting", "init_readout", "readout_of"]
 
 
 def check_readout(position: object, readout: object) -> None:
@@ -55,14 +55,34 @@ def fitting(
         return predict(network, learner, x), stages.apply(network, variables, x, (position,))[1][position]
 
     outputs, stage = jax.eval_shape(both, learner, examples)
+    whose = "that of the network's"
+    return readout_of(stage, outputs.shape, whose, readout, depth=depth, width=width, pooled=pooled), stage
+
+
+def readout_of(
+    stage: jax.ShapeDtypeStruct,
+    shape: tuple[int, ...],
+    whose: str,
+    readout: nn.Module | None,
+    *,
+    depth: int,
+    width: int,
+    pooled: bool,
+) -> nn.Module:
+    """The `readout`, whose outputs for a stage have this `shape`; None makes a `networks.Readout`.
+
+    Raises:
+        ValueError: a `readout` that has no parameters, or with outputs of another shape; the message says `whose` the
+            shape is.
+    """
     if readout is None:
-        readout = Readout(outputs.shape[1] if outputs.ndim == 2 else 1, depth=depth, width=width, pooled=pooled)
+        readout = Readout(shape[1] if len(shape) == 2 else 1, depth=depth, width=width, pooled=pooled)
     got, variables = jax.eval_shape(readout.init_with_output, jax.random.key(0), stage)
     _check.require("params" in variables, "readout", "a module with parameters", f"{type(readout).__name__} without")
-    shape = _check.output("readout", got)
-    expected = f"outputs of shape {outputs.shape}, that of the network's"
-    _check.require(shape == outputs.shape, "readout", expected, f"shape {shape}")
-    return readout, stage
+    found = _check.output("readout", got)
+    _check.outputs("readout", found, stage.shape[0], classes=True)
+    _check.require(found == shape, "readout", f"outputs of shape {shape}, {whose}", f"shape {found}")
+    return readout
 
 
 def init_readout(

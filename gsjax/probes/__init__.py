@@ -18,6 +18,7 @@ from gsjax.probes import (
     margins,
     monitoring,
     neighbours,
+    readouts,
 )
 from gsjax.probes.attribution import gradcam, region_share, saliency
 from gsjax.probes.depths import depth, prediction_depth
@@ -25,6 +26,7 @@ from gsjax.probes.information import pointwise_information, usable_information
 from gsjax.probes.linear import linear_probe
 from gsjax.probes.monitoring import monitor
 from gsjax.probes.neighbours import knn
+from gsjax.probes.readouts import early_readout
 
 # The exports of this package, the tests and the documentation take the list of probes from here.
 REGISTRY: dict[str, ModuleType] = {
@@ -38,6 +40,7 @@ REGISTRY: dict[str, ModuleType] = {
     "margins": margins,
     "monitoring": monitoring,
     "neighbours": neighbours,
+    "readouts": readouts,
 }
 
 NAMES = tuple(REGISTRY)
@@ -60,6 +63,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "NAMES",
     "REGISTRY",
     "depth",
+    "early_readout",
     "gradcam",
     "get",
     "knn",
