@@ -14,7 +14,6 @@ from experiments._sieve_rows import (
     KINDS,
     Arms,
     Quantity,
-    Rows,
     at,
     early,
     iid,
@@ -76,50 +75,36 @@ def draw_probes(judged: Mapping[str, Arms], path: Path) -> None:
 
 
 def draw_sweep(searched: Mapping[str, Arms], path: Path) -> None:
-    """Accuracies and probes over the rate of forgetting, a line per stage and frequency; dashed without forgetting."""
-    panels: dict[str, Quantity] = {
+    """Accuracies and probes of every configuration of the search without weight decays, a panel per setting.
+
+    The simple feature is probed at the stage that forgets, and without forgetting at the first one.
+    """
+
+    def simple(row: Mapping[str, Any]) -> float:
+        return at("pooled", "simple", row["stage"] or row["probes"]["stages"][0])(row)
+
+    quantities: dict[str, Quantity] = {
         "accuracy, iid": iid,
         "accuracy, randomised": randomised,
-        "simple feature at the stage": at("pooled", "simple"),
-        "complex feature at the last stage": probe("linear", "complex", -1),
+        "accuracy, reversed": reversed_,
+        "simple feature, mean of the stage": simple,
+        "complex feature, last stage": probe("linear", "complex", -1),
     }
-    figure, axes = plotting.panels(len(searched), len(panels))
-    figure.set_size_inches(20, 4.8 * len(searched))
-    for (setting, found), line in zip(searched.items(), axes, strict=True):
-        lines = _lines(found)
-        plain = next((rows for rows in found.values() if not rows[0]["stage"]), None)
-        for (text, quantity), ax in zip(panels.items(), line, strict=True):
-            series, rates = {}, []
-            for name, several in lines.items():
-                table = np.stack([values(rows, quantity) for rows in several], axis=1)
-                if np.isfinite(table).all():
-                    series[name], rates = table, [rows[0]["rate"] for rows in several]
-            if series:
-                baseline = None
-                if plain is not None and "at the stage" not in text:
-                    baseline = float(values(plain, quantity).mean())
-                plotting.against(
-                    rates,
-                    series,
-                    ax,
-                    xlabel=f"rate of forgetting, {setting}",
-                    ylabel=text,
-                    baseline=baseline,
-                    logx=True,
-                )
-            ax.set_ylim(0.2, 1.02)
+    figure, axes = plotting.panels(len(searched), 1)
+    figure.set_size_inches(14, 5 * len(searched))
+    for (setting, every), ax in zip(searched.items(), axes[:, 0], strict=True):
+        found = [rows for name, rows in every.items() if not name.startswith("decay")]
+        names = [rows[0]["setup"].replace(", ", "\n") if rows[0]["stage"] else "none" for rows in found]
+        series = {}
+        for text, quantity in quantities.items():
+            table = np.stack([values(rows, quantity) for rows in found], axis=1)
+            if np.isfinite(table).all():
+                series[text] = table
+        plotting.categories(names, series, ax, ylabel="accuracy", xlabel=setting)
+        ax.tick_params("x", labelsize=10)
+        ax.set_ylim(-0.05, 1.05)
     _one_legend(figure, axes)
     plotting.save(figure, path)
-
-
-def _lines(found: Arms) -> dict[str, list[Rows]]:
-    """The configurations that forget, by stage and frequency, in increasing order of the rate."""
-    lines: dict[str, list[Rows]] = {}
-    for name, rows in found.items():
-        first = rows[0]
-        if first["stage"] and not name.startswith("decay"):
-            lines.setdefault(f"{first['stage']}, every {first['every']}", []).append(rows)
-    return {name: sorted(several, key=lambda rows: rows[0]["rate"]) for name, several in lines.items()}
 
 
 def draw_gradcam(judged: Mapping[str, Arms], path: Path) -> None:

@@ -99,6 +99,7 @@ COLUMNS: dict[str, Any] = {
     "scores": dict.fromkeys(("worst", "average"), float),
     "course": COURSE,
     "accuracy": dict.fromkeys(VARIANTS, float),
+    "own": float,
     "probes": PROBES,
     "looks": dict.fromkeys(("cam", "saliency", "area"), float),
     "pictures": {"input": (float, None, None, None, 3), "cam": (float, None, None, None)},
@@ -120,7 +121,7 @@ def probed(
     images: Probed,
     positions: Sequence[str],
     readout: networks.Readout | None = None,
-    **options: Any,
+    steps: int = 300,
 ) -> dict[str, Any]:
     """The accuracies of fresh probes for both features at every stage, with the network frozen; None if it diverged.
 
@@ -132,7 +133,7 @@ def probed(
         images: on which probes are fitted and judged.
         positions: the stages.
         readout: of the early readouts, which are fitted beside linear probes; none if None.
-        **options: of `probes.early_readout`.
+        steps: of the early readouts.
     """
     variables = {"params": learner.params, **learner.collections}
     kinds: dict[str, dict[str, list[float | None]]]
@@ -151,11 +152,19 @@ def probed(
             kinds["pooled"][name].append(linear(*pooled) if usable else None)
             kinds["linear"][name].append(linear(bank, queries) if usable else None)
             if readout is not None:
-                fitted = (images.bank.x, 2.0 * ours - 1)
                 read = probes.early_readout(
-                    network, variables, position, fitted, images.queries.x, 2.0 * theirs - 1, readout=readout, **options
+                    network,
+                    variables,
+                    position,
+                    images.bank.x,
+                    2.0 * ours - 1,
+                    images.queries.x,
+                    2.0 * theirs - 1,
+                    readout=readout,
+                    key=jax.random.key(0),
+                    steps=steps,
                 )
-                kinds["readout"][name].append(1 - float(read.error))
+                kinds["readout"][name].append(1 - float(read.all.rate) if read.finite else None)
     return {"stages": list(positions), **kinds}
 
 

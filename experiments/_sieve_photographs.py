@@ -72,7 +72,7 @@ def train(
     full: bool,
     shown: int,
     weights: str | os.PathLike[str] | None,
-    **options: Any,
+    probe_steps: int,
 ) -> dict[str, Any]:
     """Trains one network and measures it; a row without the fields that identify it.
 
@@ -89,7 +89,7 @@ def train(
         full: whether early readouts and pictures are made.
         shown: the number of pictures.
         weights: a .safetensors file of initial weights, or None.
-        **options: of `probes.early_readout`.
+        probe_steps: steps of the early readouts.
     """
     photographs = folder(name)
     size = recipe.shape[0]
@@ -117,7 +117,10 @@ def train(
             **{name: np.asarray(each).tolist() for name, each in run.found.items()},
         },
         "accuracy": dict.fromkeys(VARIANTS),
-        "probes": probed(recipe.network, learner, images, positions, recipe.readout if full else None, **options),
+        "own": None,
+        "probes": probed(
+            recipe.network, learner, images, positions, recipe.readout if full else None, steps=probe_steps
+        ),
         "looks": seen["looks"],
         "pictures": {
             part: [np.asarray(each)[::_STRIDE, ::_STRIDE].tolist() for each in made]

@@ -112,6 +112,7 @@ QUANTITIES: dict[str, Quantity] = {
     "worst-group accuracy": worst_group,
     "worst-group accuracy with an offset": worst_group_with_offset,
     "worst-group accuracy with early stopping": early,
+    "accuracy of the sieve's own readout": field("own"),
     CORE: field("looks", "cam"),
     "saliency on the core half": field("looks", "saliency"),
 }

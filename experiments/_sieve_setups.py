@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -50,18 +51,25 @@ class Recipe(NamedTuple):
 
 
 def searched(
-    positions: Sequence[str], rates: Sequence[float], everys: Sequence[int], decays: Sequence[float]
+    positions: Sequence[str], rates: Sequence[float], everys: Sequence[int], decays: Sequence[float], *, grid: bool
 ) -> list[Setup]:
-    """The configurations of the search: no forgetting, every stage and rate, further frequencies, and weight decays.
+    """The configurations of the search: no forgetting, those that forget, and weight decays up to the first stage.
 
-    Further frequencies are tried at the first stage with the middle rate, and weight decays up to the first stage.
+    A grid has all combinations of stage, rate and frequency. Otherwise one of them at a time is changed from the first
+    stage, the middle rate and the first frequency; the largest rate is also tried at the last stage.
 
-    >>> [str(setup) for setup in searched(("pool1", "pool2"), (0.1,), (5, 15), (0.01,))[:3]]
-    ['no forgetting', 'pool1, rate 0.1, every 5', 'pool2, rate 0.1, every 5']
+    >>> [str(setup) for setup in searched(("a", "b"), (0.1,), (5, 1), (0.01,), grid=False)]
+    ['no forgetting', 'a, rate 0.1, every 5', 'b, rate 0.1, every 5', 'a, rate 0.1, every 1', 'decay 0.01 up to a']
     """
-    grid = [Setup("sieve", stage, rate, everys[0]) for stage in positions for rate in rates]
-    grid += [Setup("sieve", positions[0], rates[len(rates) // 2], every) for every in everys[1:]]
-    return [Setup(), *grid, *(Setup("decay", positions[0], decay) for decay in decays)]
+    middle = rates[len(rates) // 2]
+    if grid:
+        found = [Setup("sieve", *each) for each in itertools.product(positions, rates, everys)]
+    else:
+        found = [Setup("sieve", positions[0], rate, everys[0]) for rate in rates]
+        found += [Setup("sieve", stage, middle, everys[0]) for stage in positions[1:]]
+        found += [Setup("sieve", positions[-1], max(rates), everys[0])]
+        found += [Setup("sieve", positions[0], middle, every) for every in everys[1:]]
+    return [Setup(), *dict.fromkeys(found), *(Setup("decay", positions[0], decay) for decay in decays)]
 
 
 def chosen(rows: Sequence[Mapping[str, Any]], setups: Sequence[Setup], by: str) -> Setup:

@@ -13,9 +13,10 @@ reads. The label depends on a complex feature, and a simple one agrees with it m
     python -m experiments feature_sieve --preset celeba --weights resnet18.safetensors        not run
     python -m experiments feature_sieve --preset waterbirds --weights resnet18.safetensors    not run
 
-*Search and sweep.* Every stage is tried with every rate of forgetting, and further frequencies at one of them, on
-networks and images of their own (`--search` of them). The search includes "no forgetting". A configuration is selected
-by its mean score over these networks, on validation images, at the end of training:
+*Search and sweep.* Stage, rate and frequency of forgetting are changed one at a time from the first stage, the middle
+rate and the first frequency, or all combinations are tried (`--grid`). Every configuration has `--search` networks with
+images of their own. The search includes "no forgetting". A configuration is selected by its mean score over these
+networks, on validation images, at the end of training:
 
 - with group labels, by the accuracy of the worst of four groups, which are equally frequent there;
 - without, by the accuracy on validation images as in training.
@@ -143,8 +144,10 @@ class Config:
     """Stages of the search and of the probes, in order of depth."""
     rates: tuple[float, ...] = (0.01, 0.1, 1.0)
     """Learning rates of forgetting in the search."""
-    every: tuple[int, ...] = (5, 15)
-    """Updates per step of forgetting in the search; all but the first only at the first stage and the middle rate."""
+    every: tuple[int, ...] = (5, 1)
+    """Updates per step of forgetting in the search."""
+    grid: bool = False
+    """Whether the search has all combinations of stage, rate and frequency, or changes one of them at a time."""
     decays: tuple[float, ...] = (0.01, 0.1)
     """Strengths of additional weight decay up to the first stage, in the search."""
     depth: Annotated[int, Bound(least=0)] = 1
@@ -153,7 +156,7 @@ class Config:
     """Their channels."""
     readout_rate: float = 0.05
     """Learning rate of the readout of the sieve, of SGD with momentum 0.9."""
-    probe_steps: int = 300
+    probe_steps: int = 200
     """Steps of the early readouts."""
     look: str = "conv3_2"
     """Stage of Grad-CAM."""
@@ -178,6 +181,8 @@ RESNET18: dict[str, Any] = {
     "readout_width": 256,
     "readout_rate": 0.01,
     "look": "layer4_1",
+    "every": (5, 15),
+    "grid": True,
     "seeds": 5,
     "search": 3,
 }
@@ -283,7 +288,7 @@ def recipe(config: Config, shape: tuple[int, int, int], steps: int) -> Recipe:
 
 def setups(config: Config) -> list[Setup]:
     """The configurations of the search; the first one does not forget."""
-    return searched(config.stages, config.rates, config.every, config.decays)
+    return searched(config.stages, config.rates, config.every, config.decays, grid=config.grid)
 
 
 def arm(name: str, config: Config, rows: Sequence[dict[str, Any]]) -> Setup:
@@ -390,7 +395,7 @@ def photographs(
             full=full,
             shown=SHOWN if full and number == 0 else 0,
             weights=config.weights,
-            steps=config.probe_steps,
+            probe_steps=config.probe_steps,
         )
 
 
@@ -414,6 +419,7 @@ def pictures(
             "finite": bool(run.finite[place]),
             "course": {"steps": run.steps.tolist(), **{name: each.tolist() for name, each in records.items()}},
             "accuracy": accuracies(network, learner, test),
+            "own": own_readout(setup, config, run.state, place, test["test"]),
             "probes": probed(network, learner, probe_on, config.stages, readout, steps=config.probe_steps),
             **looks(
                 network,
@@ -424,6 +430,18 @@ def pictures(
                 SHOWN if full and number == 0 else 0,
             ),
         }
+
+
+def own_readout(setup: Setup, config: Config, state: methods.State, place: int, batch: methods.Batch) -> float | None:
+    """The accuracy of the readout that the sieve itself has trained, for the label; None without a readout."""
+    if "readout" not in state.others:
+        return None
+    learner, reader = jax.tree.map(lambda leaf: leaf[place], (state.main, state.others["readout"]))
+    network = build_network(config)
+    variables = {"params": learner.params, **learner.collections}
+    stage = networks.stages.apply(network, variables, batch.x, (setup.stage,))[1][setup.stage]
+    module = networks.Readout(1, depth=config.depth, width=config.readout_width)
+    return float((np.asarray(methods.predict(module, reader, stage)) * np.asarray(batch.y) > 0).mean())
 
 
 @functools.lru_cache(maxsize=2)

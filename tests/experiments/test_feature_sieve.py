@@ -92,14 +92,20 @@ def test_the_core_of_dominoes_is_the_half_that_is_the_same_in_all_variants():
     assert not np.array_equal(same[:, ~task.core], random[:, ~task.core])
 
 
-def test_the_search_has_every_stage_and_rate_and_no_forgetting():
-    found = searched(("a", "b"), (0.1, 1.0, 3.0), (5, 15), (0.01,))
-    assert len(found) == len(set(found)) == 1 + 2 * 3 + 1 + 1
-    assert found[0] == Setup()
-    assert Setup("sieve", "a", 1.0, 15) in found
-    assert {(each.stage, each.rate) for each in found if each.every == 5} == {
-        (stage, rate) for stage in "ab" for rate in (0.1, 1.0, 3.0)
-    }
+def test_the_search_changes_one_thing_at_a_time_or_has_all_combinations():
+    options = ("a", "b", "c"), (0.1, 1.0, 3.0), (5, 15), (0.01,)
+    found = searched(*options, grid=False)
+    centre, ends = ("a", 1.0, 5), {("c", 3.0, 5)}
+    forgetting = {each[1:] for each in found if each.method == "sieve"}
+    grid = searched(*options, grid=True)
+    every = {each[1:] for each in grid if each.method == "sieve"}
+    assert len(grid) == len(set(grid)) == 1 + 3 * 3 * 2 + 1
+    assert len(every) == 3 * 3 * 2
+    changes = {each: sum(ours != theirs for ours, theirs in zip(each, centre, strict=True)) for each in every}
+    assert forgetting - ends == {each for each, count in changes.items() if count <= 1}
+    assert ends < forgetting
+    assert set(found) < set(grid)
+    assert found[0] == grid[0] == Setup()
 
 
 def test_the_best_mean_score_is_chosen():
@@ -292,6 +298,7 @@ def row(part, setup, seed, numbers, *, stage="", rate=0.0, scores=(0.3, 0.9), la
         },
         "accuracy": dict.fromkeys(_sieve_tasks.VARIANTS, 0.6)
         | {"test": iid + noise, "random": random + noise, "reversed": reversed_ + noise},
+        "own": None,
         "probes": {"stages": STAGES, "pooled": probes, "linear": probes, "readout": probes},
         "looks": {"cam": None if cam is None else cam + noise, "saliency": None if cam is None else 0.5, "area": area},
         "pictures": {"input": np.full((2, 6, 3, 3), 0.5).tolist(), "cam": np.full((2, 6, 3), 0.5).tolist()},
@@ -395,10 +402,13 @@ def test_figures_show_the_rows(figures, tmp_path):
     for name, draw in report.figures.items():
         draw(tmp_path / name)
     assert set(figures) == {"accuracy.png", "probes.png", "sweep.png", "gradcam.png"}
-    assert [len(figures[name].axes) for name in ("accuracy.png", "probes.png", "sweep.png")] == [1, 6, 4]
-    lines = {line.get_label(): line for line in figures["sweep.png"].axes[3].lines}
-    np.testing.assert_allclose(lines["pool3, every 5"].get_xdata(), [0.1, 1.0])
-    np.testing.assert_allclose(lines["pool3, every 5"].get_ydata(), [0.7, 0.55], atol=0.01)
+    assert [len(figures[name].axes) for name in ("accuracy.png", "probes.png", "sweep.png")] == [1, 6, 1]
+    [ax] = figures["sweep.png"].axes
+    assert [text.get_text() for text in ax.get_xticklabels()][:2] == ["none", "pool1\nrate 0.1\nevery 5"]
+    lines = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_allclose(
+        lines["complex feature, last stage"].get_ydata(), [0.85, 0.84, 0.6, 0.7, 0.55], atol=0.01
+    )
     pictures = figures["gradcam.png"].axes[0]
     assert [text.get_text() for text in pictures.get_yticklabels()] == ["input", "ERM", "sieve"]
 
@@ -444,6 +454,7 @@ def test_smoke_run_interrupted_and_finished(tmp_path, interrupt_after, figures):
     for one in made:
         columns = experiment.CHECKS if one["part"] == "checks" else COLUMNS
         assert all(fits(one[name], kind) for name, kind in columns.items())
+        assert one["part"] == "checks" or (one["own"] is None) == (one["stage"] == "" or "decay" in one["setup"])
     checks = [one for one in made if one["part"] == "checks"]
     assert [(one["identical"], one["upto"], one["after"]) for one in checks] == [(True, 1.0, 0.0)] * 2
     assert {one["seed"] for one in made if one["part"] == "search"} == {2, 3}
