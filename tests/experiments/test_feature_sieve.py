@@ -367,6 +367,13 @@ def test_a_signature_fails_with_its_evidence(changed, failing):
     assert ("ERM" in entry["why"]) or ("forgetting" in entry["why"]) or ("change" in entry["why"]) or failing == BIT
 
 
+def test_exact_signatures_hold_for_every_network():
+    made = rows()
+    next(one for one in made if one["part"] == "checks")["identical"] = False
+    [entry] = [each for name, each in verdicts(made).items() if name.startswith(BIT)]
+    assert (entry["value"], entry["holds"]) == (0.8, False)
+
+
 def test_rows_of_the_summary():
     lines = {line["name"]: line for line in _sieve_report.report(rows(), SETUPS).rows}
     gain = lines["dominoes: sieve minus ERM: accuracy, simple feature reversed"]
