@@ -123,14 +123,22 @@ def values(rows: Rows, quantity: Quantity) -> Float[np.ndarray, " networks"]:
     return np.array([quantity(row) for row in rows], float)
 
 
-def named(setup: Mapping[str, Any]) -> str:
-    """What a row was trained with, in words."""
-    return f"{setup['stage']}, rate {setup['rate']:g}, every {setup['every']}" if setup["stage"] else "no forgetting"
+def named(row: Mapping[str, Any]) -> str:
+    """What a row was trained with, in words.
+
+    >>> named({"setup": "decay", "stage": "pool1", "rate": 0.1, "every": 1})
+    'strength 0.1 up to pool1'
+    """
+    if not row["stage"]:
+        return "no forgetting"
+    if row["setup"] == "decay":
+        return f"strength {row['rate']:g} up to {row['stage']}"
+    return f"{row['stage']}, rate {row['rate']:g}, every {row['every']}"
 
 
 def measured(label: str, rows: Rows, *, accuracies: bool = True) -> list[dict[str, Any]]:
     """All quantities of an arm that are defined for every network; of the initial networks only the probes."""
-    notes = [named(rows[0])] if rows[0]["stage"] else []
+    notes = [named(rows[0])] if rows[0]["stage"] or rows[0]["setup"] == "sieve average" else []
     notes += [] if all(row["finite"] for row in rows) else ["the objective was not always finite"]
     quantities = dict(QUANTITIES) if accuracies else {}
     for kind, text in KINDS.items():

@@ -49,17 +49,17 @@ accuracy. The `--seeds` networks that are judged took no part in the search.
 | | published | laptop |
 |---|---|---|
 | images | 32 x 32 per half, or photographs | 14 x 14 |
-| network | ResNet-18 of 4 groups, often pretrained | a VGG of 3 blocks, 8 to 32 channels |
+| network | ResNet-18, with 4 groups of blocks | a VGG of 3 blocks, 8 to 32 channels |
 | training | SGD, rate 1e-3, momentum 0.9, decay 1e-4 | rate 0.02, decay 5e-4, 8 epochs of 2,000 images |
 | stage | the first of 4, or searched | the ends of 3 blocks, searched |
 | readout | 2 blocks of width 256, rate 1e-2 | 1 block of width 16, rate 0.05, momentum 0.9 |
 | forgetting | rate 1e-2, every 5 steps, or searched | searched, see the flags |
-| correlation | see the study | 0.95 |
+| correlation | that of the data sets | 0.95 |
 
 The published rate of forgetting is ten times that of training. The laptop preset has few steps, so both are higher. Its
-search contains the published rate and frequency at the first stage. The rate of training is constant, as published:
-where it falls to zero, the last steps of forgetting are not followed by ordinary ones of their size. Convolutions are
-followed by batch norm, so weight decay acts on their effective learning rate alone.
+search contains the published rate and frequency at the first stage. The rate of training is constant, since no schedule
+is named: where it falls to zero, the last steps of forgetting are not followed by ordinary ones of their size.
+Convolutions are followed by batch norm, so weight decay acts on their effective learning rate alone.
 """
 
 from __future__ import annotations
