@@ -63,7 +63,7 @@ def draw_probes(judged: Mapping[str, Arms], path: Path) -> None:
             series = {}
             for name, rows in arms.items():
                 table = np.stack([values(rows, probe(kind, feature, number)) for number in range(len(positions))], 1)
-                if np.isfinite(table).all():
+                if np.isfinite(table).all() and name != "sieve average":  # one colour per arm
                     series[ARMS[name]] = table
             if series:
                 plotting.categories(

@@ -8,7 +8,7 @@ reads. The label depends on a complex feature, and a simple one agrees with it m
 - "celeba" and "waterbirds": photographs in folders, with sex and background as simple features.
 
     python -m experiments feature_sieve --preset smoke        scikit-learn's digits
-    python -m experiments feature_sieve --preset laptop       Fashion-MNIST and MNIST, 10 minutes on 2 cores
+    python -m experiments feature_sieve --preset laptop       Fashion-MNIST and MNIST, half an hour on 2 busy cores
     python -m experiments feature_sieve --preset paper        CIFAR-10 and MNIST by the published recipe, not run
     python -m experiments feature_sieve --preset celeba --weights resnet18.safetensors        not run
     python -m experiments feature_sieve --preset waterbirds --weights resnet18.safetensors    not run
