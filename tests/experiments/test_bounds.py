@@ -34,6 +34,8 @@ ZERO = {
     ("feature_contamination", "means"),
     ("feature_contamination", "decays"),
     ("representation_distillation", "teacher_decay"),
+    ("feature_sieve", "weight_decay"),
+    ("feature_sieve", "depth"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
