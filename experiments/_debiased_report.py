@@ -1,0 +1,3 @@
+from experiments._study import Report
+def report(rows):
+    return Report([], [], {})
