@@ -21,8 +21,7 @@ from gsjax.methods import dedier, terms
 
 KINDS = {name: {"offset": float, "validation": (float, 4), "test": (float, 4)} for name in ("none", "groups")}
 SIDE = {"count": (float, 4), "errors": (float, 4), "margin": (float, 4), "wrong": (float, 4), "weight": (float, 4)}
-COLUMNS: dict[str, Any] = {"seed": int, "finite": bool, "digest": str, **KINDS}
-SIGNALS: dict[str, Any] = {"first": SIDE, "last": SIDE}
+COLUMNS: dict[str, Any] = {"seed": int, "finite": bool, "digest": str, "shares": (float, 4), **KINDS}
 
 
 class Watched(NamedTuple):
@@ -129,11 +128,11 @@ def rows(
     )
     found = []
     for number in range(len(keys)):
+        params, records = jax.tree.map(lambda leaf, number=number: leaf[number], (run.state.params, run.records))
         first, last = (
-            jax.tree.map(lambda leaf, place=place: np.asarray(leaf[number, place]).tolist(), run.records)
-            for place in (0, -1)
+            jax.tree.map(lambda leaf, place=place: np.asarray(leaf[place]).tolist(), records) for place in (0, -1)
         )
         own = {"first": first.pop("signals"), "last": last.pop("signals")} if planned.readout else {}
-        params = jax.tree.map(lambda leaf, number=number: leaf[number], run.state.params)
-        found.append({"seed": number, "finite": bool(run.finite[number]), "digest": digest(params), **last, **own})
+        own |= {"digest": digest(params), "shares": np.asarray(shares).tolist()}
+        found.append({"seed": number, "finite": bool(run.finite[number]), **last, **own})
     return found, methods.Learner(run.state.params, run.state.collections)

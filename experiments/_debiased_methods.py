@@ -78,7 +78,7 @@ def candidates(
         "erm": recipes,
         "balanced": recipes,
         "distillation": [
-            {"mix": share, "temperature": heat} for share in (mix, 0.9) for heat in (temperature, 4 * temperature)
+            {"mix": share, "temperature": heat} for share in (mix, mix / 2) for heat in (temperature, temperature / 4)
         ],
         "dedier": [
             base | {"beta": 0.0},

@@ -1,7 +1,7 @@
 """Data of the experiment `debiased_distillation`: biased images of the student, and balanced ones of the teacher.
 
-In both settings `group` is 2 [y = +1] + the class that the spurious feature suggests, so that groups 1 and 2 are those
-in which it conflicts with the label. In validation and test images the spurious feature is independent of the label.
+`group` is 2 [y = +1] + the class that the spurious feature suggests, so that groups 1 and 2 are those in which it
+conflicts with the label. In validation and test images the spurious feature is independent of the label.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from experiments import _domino_tasks
 from experiments._domino_tasks import EASY, HARD, Half, pieces
 from gsjax import data, methods, networks
 
-Name = Literal["dominoes", "groups"]
+Name = Literal["dominoes", "groups", "waterbirds", "celeba"]
 Images = Literal["digits", "fashion_mnist"]
 
-CONFLICTING = (1, 2)
+FOLDERS = ("waterbirds", "celeba")
+# The groups in which the spurious feature conflicts with the label; in CelebA blond men.
+CONFLICTING = {"dominoes": (1, 2), "groups": (1, 2), "waterbirds": (1, 2), "celeba": (3,)}
 WATERBIRDS = (3498, 184, 56, 1057)  # Sagawa et al. 2020: the groups of the training photographs
 # The frequent class (y = -1) and the rare one of coloured images, as in the experiment `groups`.
 COLORED = {"digits": ((1, 3, 5, 9), (8,)), "fashion_mnist": ((3, 4), (2,))}
@@ -57,8 +59,15 @@ class Setting(NamedTuple):
     positions: tuple[str, ...]
 
 
-def setting(name: Name, images: Images, *, width: int, widths: tuple[int, ...]) -> Setting:
-    """The setting of this name; `width` is that of the VGG for dominoes, `widths` the layers for coloured images."""
+def setting(name: Name, images: Images, *, width: int, widths: tuple[int, ...], blocks: tuple[int, ...]) -> Setting:
+    """The setting of this name.
+
+    `width` is that of the VGG for dominoes, `widths` are the layers of the network for coloured images, and `blocks`
+    those of the residual network for photographs, whose first stages but the last one are compared.
+    """
+    if name in FOLDERS:
+        last = tuple(f"layer{number}_{count - 1}" for number, count in enumerate(blocks[:-1] or blocks, 1))
+        return Setting(name, name, networks.ResNet(blocks), last)
     if name == "dominoes":
         easy = "digits" if images == "digits" else "mnist"
         network = networks.VGG(((width,), (2 * width,), (4 * width, 4 * width)), 1)
@@ -95,16 +104,15 @@ def draw(
         other = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         balanced = _domino_tasks.draw(other, *halves, correlations=(0.5,), **options)
         agreeing = np.array([correlation, 1 - correlation, 1 - correlation, correlation]) / 2
-        parts = biased.train, balanced.train, biased.validation["random"], biased.test["random"]
-        return Task(*parts, agreeing, (n - n // 2, n // 2))
+        held_out = biased.validation["random"], biased.test["random"]
+        return Task(biased.train, balanced.train, *held_out, agreeing, (n - n // 2, n // 2))
     sizes = group_sizes(n)
-    halved = np.repeat(sizes.reshape(2, 2).sum(axis=1), 2) + [1, 0, 1, 0]
-    wanted = sizes, halved // 2, np.full(4, test // 4), np.full(4, test // 4)
-    parts = [
+    wanted = sizes, halved(sizes), np.full(4, test // 4), np.full(4, test // 4)
+    train, balanced, validation, tested = (
         _colored(images, part, tuple(count.tolist()), stride, number)(keys)
         for number, (part, count) in enumerate(zip((0, 0, 1, 2), wanted, strict=True))
-    ]
-    return Task(*parts, sizes / n, (int(sizes[:2].sum()), int(sizes[2:].sum())))
+    )
+    return Task(train, balanced, validation, tested, sizes / n, (int(sizes[:2].sum()), int(sizes[2:].sum())))
 
 
 def group_sizes(n: int) -> Int[np.ndarray, " 4"]:
@@ -116,6 +124,16 @@ def group_sizes(n: int) -> Int[np.ndarray, " 4"]:
     counts = np.maximum(1, np.round(n * np.array(WATERBIRDS) / sum(WATERBIRDS)).astype(int))
     counts[0] += n - counts.sum()
     return counts
+
+
+def halved(sizes: Int[np.ndarray, " 4"]) -> Int[np.ndarray, " 4"]:
+    """Sizes of groups with the same classes in which both classes of the spurious feature are equally frequent.
+
+    >>> halved(np.array([5, 2, 0, 4])).tolist()
+    [4, 3, 2, 2]
+    """
+    ours, theirs = sizes.reshape(2, 2).sum(axis=1).tolist()
+    return np.array([ours - ours // 2, ours // 2, theirs - theirs // 2, theirs // 2])
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,10 +31,14 @@ Measure = Callable[[Outputs, Outputs], Any]  # arguments: validation split, test
 
 
 class Course(NamedTuple):
-    """The measurements after every epoch, `found`, with an axis of epochs first; `finite`: the objective always was."""
+    """The measurements after every epoch, `found`, with an axis of epochs first; `finite`: the objective always was.
+
+    `state` is the final state, if it is kept.
+    """
 
     found: Any
     finite: bool
+    state: methods.State | None = None
 
 
 def train(
@@ -115,7 +119,7 @@ def train(
         evaluate=lambda state: measure(outputs(state, "validation"), outputs(state, "test")),
         what=what,
     )
-    return Course(run.records, bool(run.finite))
+    return Course(run.records, bool(run.finite), run.state)
 
 
 def read(
