@@ -76,7 +76,7 @@ class Config:
     momentum: Annotated[float, Bound(least=0, below=1)] = 0.0
     """Momentum of sgd."""
     steps: int = 1000
-    """Number of updates."""
+    """Number of updates; in dedier, jtt and dfr those of the readout, the first network or the last layer count too."""
     batch_size: int | None = None
     """Examples per update; all of them by default."""
     seeds: int = 4
@@ -185,7 +185,7 @@ def recorded(config: Config) -> list[int]:
 
 
 def taught(config: Config, task: Task, network: nn.Module, key: jax.Array) -> Task:
-    """The task with the outputs of a teacher in its training set, and with its features if the method has a `position`.
+    """The task with the outputs of a teacher in its training set, and with its features if the method matches them.
 
     If the method does not need a teacher, the task is unchanged.
     """
@@ -200,7 +200,8 @@ def taught(config: Config, task: Task, network: nn.Module, key: jax.Array) -> Ta
         what="teacher",
     )
     teacher = jax.tree.map(lambda leaf: leaf[0], run.state)
-    position = options(config.method, methods.get(config.method), config.method_options, {}).get("position")
+    found = options(config.method, methods.get(config.method), config.method_options, {})
+    position = found.get("position") if config.method == "distillation" else None
     return task._replace(train=methods.with_teacher(network, teacher, task.train, position))
 
 

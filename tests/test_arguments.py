@@ -134,6 +134,17 @@ def method(name: str, **options: Any) -> Callable[[str], Callable[[Any], Any]]:
     return call_with(methods.get(name), Squeezed(), optax.sgd(0.1), **options)
 
 
+dedier = method("dedier", position="Dense_0", beta=1.0, refresh_every=1, readout_steps=1)
+jtt = method("jtt", identification_steps=1, upweight=2.0)
+dfr = method("dfr", groups=1, feature_steps=1)
+
+
+def refitted(name: str) -> Callable[[Any], Any]:
+    network, batch = networks.FullyConnected((2,)), Batch(X, Y, np.zeros(N, int))
+    state = methods.get("erm")(network, optax.sgd(0.1)).init(KEYS[0], batch)
+    return lambda value: methods.refit(network, state, batch, **{"groups": 1, "l2": 0.1, name: value})
+
+
 def trained(name: str) -> Callable[[Any], Any]:
     given = {"steps": 2, "batch_size": 2, "record": (2,), "per_seed": False}
     train = functools.partial(methods.train, methods.get("erm")(Squeezed(), optax.sgd(0.1)), KEYS, Batch(X, Y))
@@ -372,6 +383,13 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("methods.lff", method("lff"), q=DECAY, examples=(WHOLE, 2, True), decay=DECAY, weight_decay=DECAY),
     **rows("methods.distillation", method("distillation"), mix=DECAY, temperature=DECAY, weight_decay=DECAY),
     **rows("methods.distillation", method("distillation", position="h1"), feature_share=(*DECAY, True)),
+    **rows("methods.dedier", dedier, beta=DECAY, alpha=DECAY, refresh_every=(WHOLE, 2), readout_steps=(WHOLE, 2)),
+    **rows("methods.dedier", dedier, mix=DECAY, temperature=DECAY, reweight_ce=(FLAG, True), weight_decay=DECAY),
+    **rows("methods.dedier", dedier, depth=(WHOLE, 1), width=(WHOLE, 2), pooled=(FLAG, False)),
+    **rows("methods.jtt", jtt, identification_steps=(WHOLE, 2), upweight=(NUMBER, 2.0), weight_decay=DECAY),
+    **rows("methods.dfr", dfr, groups=(WHOLE, 2), feature_steps=(WHOLE, 2), restart=(FLAG, False), weight_decay=DECAY),
+    **rows("methods.refit", refitted, groups=(WHOLE, 2), l1=DECAY, l2=DECAY, tolerance=DECAY),
+    **rows("methods.refit", refitted, max_steps=(WHOLE, 2), batch_size=(WHOLE, 2)),
     **rows("methods.with_teacher", taught, batch_size=(WHOLE, 2)),
     **rows("methods.train", trained, steps=(WHOLE, 2), batch_size=(WHOLE, 2, True), record=(WHOLES, (2,), True)),
     **rows("methods.train", trained, per_seed=(FLAG, False)),
@@ -704,6 +722,8 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
     "lff": with_method("lff"),
     "gradient": lambda network: probes.contamination.gradient(network, drawn(network), X, Y, layer="Dense_0"),
     "distillation": with_method("distillation"),
+    "dedier": with_method("dedier", position="Dense_0", beta=1.0, refresh_every=1, readout_steps=1),
+    "jtt": with_method("jtt", identification_steps=1, upweight=2.0),
     "with_teacher": lambda network: methods.with_teacher(
         network, methods.Learner(drawn(network)["params"]), Batch(X, Y)
     ),

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from gsjax import _check
 from gsjax.methods import dedier, dfr, distillation, erm, group_dro, irm, jtt, lff, spectral_decoupling, terms, vrex
 from gsjax.methods.distillation import with_teacher
+from gsjax.methods.heads import Refit, refit
 from gsjax.methods.loop import Run, stream, train
 from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked, map_learners, predict
 from gsjax.methods.steps import init_learner, init_state, minimise
@@ -74,6 +75,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "Info",
     "Learner",
     "Method",
+    "Refit",
     "Run",
     "State",
     "check_common",
@@ -84,6 +86,7 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "map_learners",
     "minimise",
     "predict",
+    "refit",
     "stream",
     "terms",
     "train",

@@ -27,9 +27,9 @@ class Snapshot(NamedTuple):
 
     `params` has the structure of the student's, with None for the parameters that the stage does not depend on;
     `collections` are the student's. `readout` is a learner without optimiser state. `refreshes` counts the refreshes;
-    as long as it is 0, all weights are 1. `errors` is the number of examples that the readout of the snapshot gets wrong
-    in the batch of the last update of the student, and `mean_weight` the mean weight there. Without errors all weights
-    are 1 and the method is plain distillation.
+    while it is 0, all weights are 1. `errors` is the number of examples that this readout gets wrong in the batch of
+    the student's last update, and `mean_weight` the mean weight there. Without errors all weights are 1 and the method
+    is plain distillation.
     """
 
     params: PyTree
@@ -81,9 +81,10 @@ def dedier(
     numbers, without an index of examples or a pass over all data, for a forward pass up to the stage.
 
     With `beta` 0 all weights are 1, and the updates of the student are those of `methods.distillation` bit for bit:
-    they count separately for dropout and for schedules. Under `methods.train` this holds for full batches. With
-    mini-batches the updates of the readout take batches too, so that the student sees other batches than it would in
-    plain distillation. With `mix` 0 there is no teacher.
+    they count separately for dropout and for schedules, and their arithmetic is the same. (A compiler that fuses the
+    two programs differently may round differently; XLA with its defaults on a CPU does not.) Under `methods.train` this
+    holds for full batches. With mini-batches the updates of the readout take batches too, so that the student sees
+    other batches than it would in plain distillation. With `mix` 0 there is no teacher.
 
     The paper leaves some choices open. Weights are 1 until the first refresh, since the stage of an untrained student
     says little about the features that the student prefers. The stage is in evaluation mode in the snapshot and for the
@@ -185,9 +186,7 @@ def dedier(
 
             # The number of the update of the student, which determines the dropout masks.
             step = number * refresh_every + phase
-            main, info, _ = minimise(
-                network, optimizer, state.main, x, objective, step=step, weight_decay=weight_decay
-            )
+            main, info, _ = minimise(network, optimizer, state.main, x, objective, step=step, weight_decay=weight_decay)
             wrong = errors(readings, batch.y).sum(dtype=jnp.int32)
             memory = memory._replace(errors=wrong, mean_weight=weight.mean())
             return state.stepped(main=main)._replace(memory=memory), info
@@ -204,9 +203,7 @@ def dedier(
                 reader, readout_optimizer, state.others["readout"], lax.stop_gradient(stage), objective, step=step
             )
             refreshed = snapshot(state.main, learner, x, state.memory)
-            memory = jax.tree.map(
-                lambda new, old: jnp.where(phase == period - 1, new, old), refreshed, state.memory
-            )
+            memory = jax.tree.map(lambda new, old: jnp.where(phase == period - 1, new, old), refreshed, state.memory)
             return state.stepped(readout=learner)._replace(memory=memory), info
 
         return lax.cond(phase < refresh_every, student, reading)

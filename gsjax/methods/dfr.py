@@ -9,19 +9,28 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jaxtyping import Array, Float, PyTree, Real
+from jaxtyping import Array, Float, PyTree
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Method, State, check_common, check_optimizer, checked, predict
+from gsjax.methods.heads import last_layer
+from gsjax.methods.protocol import (
+    Batch,
+    Info,
+    Method,
+    State,
+    check_common,
+    check_optimizer,
+    checked,
+    predict,
+)
 from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import losses, members
-from gsjax.networks import stages
 
-__all__ = ["Balance", "dfr", "last_layer", "updates"]
+__all__ = ["Balance", "dfr", "updates"]
 
 
 class Balance(NamedTuple):
-    """The `memory` of `dfr`: the share `(groups,)` of each group in the data, and the last layer's `optimizer` state."""
+    """The memory of `dfr`: the share of each group in the data, `(groups,)`, and the last layer's `optimizer` state."""
 
     shares: Float[Array, " groups"]
     optimizer: PyTree
@@ -37,9 +46,10 @@ def dfr(
     last_optimizer: optax.GradientTransformation | None = None,
     weight_decay: float = 0.0,
 ) -> Method:
-    """Deep feature reweighting on the training data (Kirichenko et al. 2023, DFR_Tr^Tr); `refit` takes held-out data.
+    """Deep feature reweighting (Kirichenko et al. 2023, DFR_Tr^Tr): ERM, then a new last layer on balanced groups.
 
-    The first `feature_steps` updates are those of `erm`, bit for bit. From then on only the last layer descends, on
+    This is the variant for the training data; `refit` takes held-out data. The first `feature_steps` updates are those
+    of `erm`, bit for bit. From then on only the last layer descends, on
 
     (1 / G) sum_g L_g + (weight_decay / 2) ||theta||^2,
 
@@ -118,9 +128,7 @@ def dfr(
                 return Info(balanced + ridge, each.mean(), balanced), ()
 
             zero = restart & (state.step == feature_steps)
-            params = jax.tree.map(
-                lambda take, leaf: jnp.where(zero, 0, leaf) if take else leaf, last, state.params
-            )
+            params = jax.tree.map(lambda take, leaf: jnp.where(zero, 0, leaf) if take else leaf, last, state.params)
             main, info, _ = minimise(
                 _Still(network),
                 optax.masked(last_optimizer, last),
@@ -137,30 +145,6 @@ def dfr(
         return lax.cond(state.step < feature_steps, learn_features, reweight)
 
     return checked(init, update)
-
-
-def last_layer(
-    network: nn.Module, variables: dict[str, Any], x: Real[Array, "n ..."] | jax.ShapeDtypeStruct
-) -> PyTree[bool]:
-    """Which parameters belong to the last layer, as Python bools in the structure of `variables["params"]`.
-
-    They are those that the last stage does not depend on. In a network whose stages are the outputs of all its modules,
-    the last stage can be the output itself; the stage before it counts then.
-
-    Raises:
-        ValueError: every stage depends on all parameters.
-
-    >>> from gsjax import networks
-    >>> network, x = networks.MLP((8, 4)), jnp.ones((5, 3))
-    >>> last_layer(network, network.init(jax.random.key(0), x), x)
-    {'W1': {'kernel': False}, 'W2': {'kernel': False}, 'W3': {'kernel': True}}
-    """
-    for position in reversed(stages.names(network, x)):
-        before = stages.upto(network, variables, x, position)
-        if not all(jax.tree.leaves(before)):
-            return jax.tree.map(lambda take: not take, before)
-    got = f"{type(network).__name__} without"
-    raise ValueError(f"network: expected parameters after one of its stages, got {got}")
 
 
 def updates(last_updates: int, feature_steps: int) -> int:

@@ -43,9 +43,9 @@ def jtt(
 
     The frozen network in evaluation mode gives the same error set for every batch, so no list of examples is kept.
     Before its first update the main learner stays as it is bit for bit. Its updates count from 0 for dropout, so with
-    `upweight` 1 it is that of `erm`. `updates` converts a number of its updates to a number of updates. In the info, all
-    is of the network that is trained; `loss` is mean_i CE_i, and `penalty` is mean_i w_i CE_i / W, or 0 in the updates
-    of the identification network.
+    `upweight` 1 it is that of `erm`. `updates` converts a number of its updates to a number of updates. The info is
+    that of the network that is trained: `loss` is mean_i CE_i, and `penalty` is mean_i w_i CE_i / W, or 0 in the
+    updates of the identification network.
 
     Args:
         network: a network with outputs `(n,)` or `(n, k)`.
@@ -109,9 +109,7 @@ def jtt(
                 penalty = (weight * each).mean()
                 return Info(penalty + ridge, each.mean(), penalty), ()
 
-            main, info, _ = minimise(
-                network, optimizer, state.main, x, objective, step=step, weight_decay=weight_decay
-            )
+            main, info, _ = minimise(network, optimizer, state.main, x, objective, step=step, weight_decay=weight_decay)
             return state.stepped(main=main)._replace(memory=mean), info
 
         return lax.cond(state.step < identification_steps, identify, train)

@@ -113,6 +113,9 @@ def test_a_student_gets_a_teacher(tasks):
     assert fields(found)["teacher_features"].shape == (100, 3)
     _, info = jax.eval_shape(lambda key: method.update(method.init(key, found), found), key)
     assert info.penalty.shape == ()
+    # The position of a readout is no stage to match.
+    early = dataclasses.replace(config, method="dedier", method_options=OPTIONS["dedier"])
+    assert "teacher_features" not in fields(train.taught(early, task, network, key).train)
     assert train.taught(dataclasses.replace(config, method="erm", method_options=()), task, network, key) is task
 
 

@@ -60,7 +60,18 @@ def update(variant: str, network: nn.Module) -> Callable:
 
 
 def test_names():
-    assert {"erm", "spectral_decoupling", "irm", "vrex", "group_dro", "lff", "distillation", "dedier", "jtt", "dfr"} <= set(methods.NAMES)
+    assert {
+        "erm",
+        "spectral_decoupling",
+        "irm",
+        "vrex",
+        "group_dro",
+        "lff",
+        "distillation",
+        "dedier",
+        "jtt",
+        "dfr",
+    } <= set(methods.NAMES)
     for name in methods.NAMES:
         assert methods.get(name) is getattr(getattr(methods, name), name)
         assert name in methods.__all__
