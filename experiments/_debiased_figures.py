@@ -60,6 +60,7 @@ def draw_readouts(parts: Sequence[Part], path: Path) -> None:
                         reach: Any = [[middle - low], [high - middle]]
                         ax.errorbar(x, middle, reach, fmt="none", ecolor=color, capsize=3)
             ax.set_xticks(range(len(found)), [name.replace(", ", ",\n") for name in found])
+            ax.set_xlim(-0.5, len(found) - 0.5)
             ax.grid(visible=False, axis="x")
             ax.set(ylabel=title, xlabel=f"readout, {part.name}")
             if title != "mean weight":

@@ -101,7 +101,7 @@ def draw(
         halves = Half(images, HARD[images]), Half(easy, EASY[easy])
         options: dict[str, Any] = {"n": n, "test": test, "stride": stride}
         biased = _domino_tasks.draw(keys, *halves, correlations=(correlation,), **options)
-        other = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        other = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
         balanced = _domino_tasks.draw(other, *halves, correlations=(0.5,), **options)
         agreeing = np.array([correlation, 1 - correlation, 1 - correlation, correlation]) / 2
         held_out = biased.validation["random"], biased.test["random"]
