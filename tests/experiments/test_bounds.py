@@ -34,6 +34,9 @@ ZERO = {
     ("feature_contamination", "means"),
     ("feature_contamination", "decays"),
     ("representation_distillation", "teacher_decay"),
+    ("debiased_distillation", "weight_decay"),
+    ("debiased_distillation", "alpha"),
+    ("debiased_distillation", "alphas"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
@@ -51,6 +54,8 @@ EMPTY = {
     ("feature_contamination", "sd"),
     ("representation_distillation", "backgrounds"),
     ("representation_distillation", "blocks"),
+    ("debiased_distillation", "alphas"),
+    ("debiased_distillation", "depths"),
 }
 EQUAL = {
     ("train", "method_options"),
@@ -64,6 +69,8 @@ EQUAL = {
     ("prediction_depth", "vgg"),
     ("prediction_depth", "resnet"),
     ("representation_distillation", "widths"),
+    ("debiased_distillation", "widths"),
+    ("debiased_distillation", "blocks"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
 
