@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,15 +35,15 @@ SMOKE = experiment.PRESETS["smoke"]
 def test_coloured_groups_have_the_sizes_of_waterbirds_and_the_teacher_s_colour_says_nothing():
     task = _debiased_tasks.draw("groups", "digits", keys(3, range(2)), n=300, test=40, stride=1, correlation=0.95)
     share = np.array([3498, 184, 56, 1057]) / 4795
-    assert np.abs(np.bincount(task.train.group[0]) - 300 * share).max() <= 1
+    assert np.abs(np.bincount(np.asarray(task.train.group)[0]) - 300 * share).max() <= 1
     assert np.abs(task.shares - share).max() < 0.01
     classes, colours = np.asarray(task.balanced.group) // 2, np.asarray(task.balanced.group) % 2
     for label in (0, 1):
         assert abs(colours[classes == label].mean() - 0.5) < 0.02
     assert (np.asarray(task.balanced.y > 0).sum(axis=1) == task.sizes[1]).all()
     for part in (task.validation, task.test):
-        assert Counter(np.asarray(part.group[0]).tolist()) == dict.fromkeys(range(4), 10)
-        np.testing.assert_array_equal(part.group >= 2, part.y > 0)
+        assert Counter(np.asarray(part.group)[0].tolist()) == dict.fromkeys(range(4), 10)
+        np.testing.assert_array_equal(np.asarray(part.group) >= 2, np.asarray(part.y) > 0)
     trained = {image.tobytes() for image in np.asarray(task.train.x[0]).max(axis=3)}
     held_out = [
         {image.tobytes() for image in np.asarray(part.x[0]).max(axis=3)} for part in (task.validation, task.test)
@@ -65,7 +66,8 @@ def test_dominoes_are_biased_for_the_student_only():
     assert not np.array_equal(task.train.x, task.balanced.x)
 
 
-NETWORK, WHERE = networks.FullyConnected((6,)), {"position": "h1", "depth": 0, "width": 4, "pooled": True}
+NETWORK = networks.FullyConnected((6,))
+WHERE: dict[str, Any] = {"position": "h1", "depth": 0, "width": 4, "pooled": True}
 PACE = {"refresh_every": 3, "readout_steps": 2}
 
 
@@ -85,7 +87,7 @@ def after(method, batch, updates):
 
 
 def controlled(**changed):
-    options = {
+    options: dict[str, Any] = {
         "within": False,
         "beta": 3.0,
         "alpha": 1.0,
@@ -101,7 +103,7 @@ def assert_same(ours, theirs):
 
 
 def test_without_a_permutation_the_control_is_dedier_and_with_one_it_has_the_same_weights_elsewhere(batch):
-    options = {"beta": 3.0, "alpha": 1.0, "mix": 0.7, "temperature": 2.0, "weight_decay": 1e-3}
+    options: dict[str, Any] = {"beta": 3.0, "alpha": 1.0, "mix": 0.7, "temperature": 2.0, "weight_decay": 1e-3}
     plain = after(dedier.dedier(NETWORK, optax.sgd(0.1, momentum=0.9), **WHERE, **PACE, **options), batch, 6)
     assert float(plain.memory.mean_weight) > 1
     for change, moves in (({"shuffle": False}, False), ({}, True), ({"within": True}, True)):
@@ -225,7 +227,9 @@ def story(holds):
             depth, free = "depth" in options, options.get("beta") == 0
             value = worst.get(arm, 0.3) - 0.1 * free if holds else 0.4 + 0.02 * (hash_of(arm, seed) - 0.5)
             gap = ((0.1, 0.4, 1.1), (0.6 - 0.2 * depth, 0.8, 3.0)) if holds else ((0.3, 0.5, 1.5),) * 2
-            signals = sums(*gap, seed if holds else hash_of(str(options), seed)) if "position" in options else None
+            signals = (
+                sums(gap[0], gap[1], seed if holds else hash_of(str(options), seed)) if "position" in options else None
+            )
             same = "plain" if arm == "distillation" or free else arm
             key = {"setting": "groups", "arm": arm, "teacher": teacher, "candidate": experiment.labelled(options)}
             digest = f"{same if holds else key} {seed}"
