@@ -25,7 +25,7 @@ ARMS = {
     "jtt": "JTT",
 }
 TEACHERS = {"balanced": "balanced images", "group_dro": "Group DRO"}
-SIDES = {"aligned": "aligned", "conflicting": "conflicting"}
+SIDES = ("aligned", "conflicting")
 
 Row = Mapping[str, Any]
 Rows = Sequence[Row]
@@ -152,10 +152,11 @@ def summarised(part: Part) -> list[dict[str, Any]]:
     """Accuracies of all methods, of their candidates and of other teachers, and what readouts show."""
     found: list[dict[str, Any]] = []
 
-    def add(title: str, values: Float[np.ndarray, " networks"], note: str | None = None) -> None:
+    def add(title: str, rows: Rows, values: Float[np.ndarray, " networks"], note: str | None = None) -> None:
         defined = values[np.isfinite(values)]
         missing = None if len(defined) == len(values) else f"{len(defined)} of {len(values)} networks have a value"
-        notes = "; ".join(filter(None, (note, missing))) or None
+        finite = None if all(row["finite"] for row in rows) else "the objective was not always finite"
+        notes = "; ".join(filter(None, (note, missing, finite))) or None
         if len(defined):
             found.append(_rows.measured(f"{part.name}: {title}", defined, differs=notes))
 
@@ -164,25 +165,27 @@ def summarised(part: Part) -> list[dict[str, Any]]:
         if len(tried) > 1:
             counts = Counter(choices(tried))
             note = "selected: " + "; ".join(f"{name} ({count})" for name, count in counts.most_common())
-        add(f"{ARMS[arm]}: average accuracy", average(selected(tried)), note)
-        add(f"{ARMS[arm]}: worst-group accuracy", worst(selected(tried)), note)
-        add(f"{ARMS[arm]}: worst-group accuracy with an offset", worst(selected(tried, "groups"), "groups"))
+        own, moved = selected(tried), selected(tried, "groups")
+        add(f"{ARMS[arm]}: average accuracy", own, average(own), note)
+        add(f"{ARMS[arm]}: worst-group accuracy", own, worst(own), note)
+        add(f"{ARMS[arm]}: worst-group accuracy with an offset", moved, worst(moved, "groups"))
     for teacher, arms in part.others.items():
         for arm, rows in arms.items():
             title = f"{ARMS[arm]}, {'' if arm == 'teacher' else 'teacher '}by {TEACHERS[teacher]}"
-            add(f"{title}: average accuracy", average(rows))
-            add(f"{title}: worst-group accuracy", worst(rows))
+            add(f"{title}: average accuracy", rows, average(rows))
+            add(f"{title}: worst-group accuracy", rows, worst(rows))
     for arm, tried in part.searched.items():
         for name, rows in tried.items() if len(tried) > 1 else ():
             if arm != "dedier":
-                add(f"{ARMS[arm]}, {name}: worst-group accuracy", worst(rows))
+                add(f"{ARMS[arm]}, {name}: worst-group accuracy", rows, worst(rows))
     for options, rows in part.weighted:
-        add(f"DeDiER, {described(options)}: worst-group accuracy", worst(rows))
+        add(f"DeDiER, {described(options)}: average accuracy", rows, average(rows))
+        add(f"DeDiER, {described(options)}: worst-group accuracy", rows, worst(rows))
     for name, rows in readouts(part).items():
         for when in refreshes(rows):
             for title, sums in RATIOS.items():
                 for which, values in side(rows, part.conflicting, *sums, when).items():
-                    add(f"readout of {name}, {when} refresh: {title}, {SIDES[which]}", values)
+                    add(f"readout of {name}, {when} refresh: {title}, {which}", rows, values)
     return found
 
 
