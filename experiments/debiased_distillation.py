@@ -240,7 +240,11 @@ def setting(name: Name, config: Config) -> Setting:
 
 @functools.lru_cache(maxsize=1)
 def task(name: Name, config: Config, seed: int) -> Task:
-    """The images of all networks of a setting."""
+    """The images of all networks of a setting.
+
+    The programs of the setting before are dropped: those of all cells would need more memory maps than Linux allows.
+    """
+    jax.clear_caches()
     return _debiased_tasks.draw(
         name,
         config.images,
