@@ -6,7 +6,7 @@ which the spurious feature says nothing about the label, or by Group DRO on bias
 biased images. A small share of them conflicts with the bias: without it, no weight could help.
 
     python -m experiments debiased_distillation --preset smoke       scikit-learn's digits
-    python -m experiments debiased_distillation --preset laptop      two data sets of real images, 10 minutes on 2 cores
+    python -m experiments debiased_distillation --preset laptop      real images, 50 minutes on 2 busy cores
     python -m experiments debiased_distillation --preset waterbirds --weights resnet50.safetensors    not run
     python -m experiments debiased_distillation --preset celeba --weights resnet50.safetensors        not run
 
