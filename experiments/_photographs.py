@@ -27,18 +27,39 @@ class Outputs(NamedTuple):
     group: Int[Array, " n"]
 
 
+SPLITS = ("train", "validation", "test")
+
 Measure = Callable[[Outputs, Outputs], Any]  # arguments: validation split, test split; returns a tree of arrays
 
 
 class Course(NamedTuple):
     """The measurements after every epoch, `found`, with an axis of epochs first; `finite`: the objective always was.
 
-    `state` is the one at the end of training, or None where it is not kept.
+    `state` is the final state, or None where it is not kept.
     """
 
     found: Any
     finite: bool
     state: Any = None
+
+
+@functools.lru_cache(maxsize=2)
+def folder(name: str) -> ImageFolder:
+    """The photographs "celeba" or "waterbirds", with all four groups in every split.
+
+    Raises:
+        FileNotFoundError: the folder is missing.
+        ValueError: its files are damaged, or one of its splits lacks a group.
+    """
+    found = data.celeba() if name == "celeba" else data.waterbirds()
+    for split, count in counts(found).items():
+        expect(count.all(), name, f"photographs of all four groups to {split}", count.tolist())
+    return found
+
+
+def counts(photographs: ImageFolder) -> dict[str, Int[np.ndarray, " 4"]]:
+    """The numbers of photographs of the four groups in every split."""
+    return {split: np.bincount(photographs.group[photographs.rows(split)], minlength=4) for split in SPLITS}
 
 
 def train(

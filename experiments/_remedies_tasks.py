@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from experiments import _domino_tasks
+from experiments import _domino_tasks, _photographs
 from experiments._bounds import expect
 from experiments._domino_tasks import EASY, HARD, Half, pieces
 from gsjax import data, methods
@@ -70,7 +70,7 @@ def draw(name: str, keys: Key[Array, " networks"], sizes: Sizes, images: str) ->
         ValueError: more images than there are.
     """
     if name in PHOTOGRAPHS:
-        return _photographs(name, keys, sizes), None
+        return _of_folder(name, keys, sizes), None
     make = {"coloured digits": _coloured_digits, "dominoes": _dominoes, "coloured groups": _coloured_groups}[name]
     task, hide = make(keys, sizes, images == "digits")
     shape, scale = task.train.x.shape[2:], float(jnp.sqrt(jnp.mean(task.train.x**2)))
@@ -204,9 +204,9 @@ def _coloured_groups(keys: Key[Array, " networks"], sizes: Sizes, small: bool) -
     return jax.jit(jax.vmap(one))(keys), data.gray
 
 
-def _photographs(name: str, keys: Key[Array, " networks"], sizes: Sizes) -> Task:
+def _of_folder(name: str, keys: Key[Array, " networks"], sizes: Sizes) -> Task:
     """Photographs of a folder, in memory; every network has its own choice of them."""
-    folder = data.celeba() if name == "celeba" else data.waterbirds()
+    folder = _photographs.folder(name)
     tasks = []
     for key in keys:
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
@@ -225,7 +225,6 @@ def _even(folder: ImageFolder, split: str, count: int, rng: np.random.Generator)
     rows = folder.rows(split)
     members = [rows[folder.group[rows] == group] for group in range(4)]
     each = min(count // 4, *map(len, members))
-    expect(each, "tasks", f"photographs of all four groups to {split}", [len(member) for member in members])
     return np.concatenate([rng.permutation(member)[:each] for member in members])
 
 

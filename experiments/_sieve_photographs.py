@@ -11,35 +11,14 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from experiments import _photographs
-from experiments._bounds import expect
-from experiments._photographs import Outputs
+from experiments._photographs import Outputs, counts, folder
 from experiments._sieve_measures import Probed, course, looks, probed
 from experiments._sieve_setups import Recipe, Setup, build
 from experiments._sieve_tasks import VARIANTS
 from gsjax import data, methods
 from gsjax.data import ImageFolder, scaling
 
-SPLITS = ("train", "validation", "test")
 _STRIDE = 4  # of the pixels of pictures in a row
-
-
-@functools.lru_cache(maxsize=1)
-def folder(name: str) -> ImageFolder:
-    """The photographs of a data set, with all four groups in every split.
-
-    Raises:
-        FileNotFoundError: the folder is missing.
-        ValueError: its files are damaged, or one of its splits lacks a group.
-    """
-    found = data.celeba() if name == "celeba" else data.waterbirds()
-    for split, count in counts(found).items():
-        expect(count.all(), name, f"photographs of all four groups to {split}", count.tolist())
-    return found
-
-
-def counts(found: ImageFolder) -> dict[str, np.ndarray]:
-    """The sizes of the four groups in every split."""
-    return {split: np.bincount(found.group[found.rows(split)], minlength=4) for split in SPLITS}
 
 
 def measure(validation: Outputs, test: Outputs, shares: Float[np.ndarray, " 4"]) -> dict[str, Array]:

@@ -75,7 +75,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import _sieve_photographs, _sieve_report, _sieve_tasks
+from experiments import _photographs, _sieve_photographs, _sieve_report, _sieve_tasks
 from experiments._bounds import Bound, expect
 from experiments._sieve_measures import COLUMNS, Held, Probed, accuracies, evaluation, looks, probed
 from experiments._sieve_setups import Recipe, Setup, build, chosen, lower, searched
@@ -351,7 +351,7 @@ def stored(setting: str, config: Config, out: Path, seed: int) -> list[dict[str,
 def described(setting: str, config: Config) -> dict[str, Any]:
     """The description of a setting in the summary."""
     if setting in PHOTOGRAPHS:
-        groups = _sieve_photographs.counts(_sieve_photographs.folder(setting))
+        groups = _photographs.counts(_photographs.folder(setting))
         return {"name": setting, **{split: each.tolist() for split, each in groups.items()}, "stand-in": False}
     images = f"{config.hard} (complex) and {config.easy} (simple)" if setting == "dominoes" else config.digits
     sizes = {"train": config.n, "validation": config.test, "test": config.test}

@@ -297,10 +297,8 @@ def from_folder(config: Config, seeds: Key[Array, " seeds"]) -> tuple[dict[str, 
         FileNotFoundError: the folder is missing.
         ValueError: its files are damaged, or one of its splits lacks a group.
     """
-    folder = data.celeba() if config.data == "celeba" else data.waterbirds()
-    counts = {name: np.bincount(folder.group[folder.rows(name)], minlength=4) for name in Parts._fields}
-    for name, count in counts.items():
-        expect(count.all(), config.data, f"photographs of all four groups to {name}", count.tolist())
+    folder = _photographs.folder(config.data)
+    counts = _photographs.counts(folder)
     weights = counts["test" if config.data == "celeba" else "train"]
     train = functools.partial(train_photographs, seeds, folder, weights / weights.sum(), config)
     cells = [

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from experiments import _photographs
 from gsjax import data, records
 from gsjax.data import sources
 from tests.experiments.figures import record_figures
@@ -22,6 +23,13 @@ def nowhere(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_DEBIAN", tmp_path / "debian")
     (tmp_path / "data").mkdir()
     return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def other_folders():
+    """Folders of photographs are read anew by every test."""
+    yield
+    _photographs.folder.cache_clear()
 
 
 @pytest.fixture

@@ -36,6 +36,9 @@ ZERO = {
     ("representation_distillation", "teacher_decay"),
     ("feature_sieve", "weight_decay"),
     ("feature_sieve", "depth"),
+    ("debiased_distillation", "weight_decay"),
+    ("debiased_distillation", "alpha"),
+    ("debiased_distillation", "alphas"),
 }
 # Tuples that may be empty, and those whose entries may be equal.
 EMPTY = {
@@ -54,6 +57,8 @@ EMPTY = {
     ("representation_distillation", "backgrounds"),
     ("representation_distillation", "blocks"),
     ("remedies", "arms"),
+    ("debiased_distillation", "alphas"),
+    ("debiased_distillation", "depths"),
 }
 EQUAL = {
     ("train", "method_options"),
@@ -68,6 +73,8 @@ EQUAL = {
     ("prediction_depth", "resnet"),
     ("representation_distillation", "widths"),
     ("remedies", "widths"),
+    ("debiased_distillation", "widths"),
+    ("debiased_distillation", "blocks"),
 }
 NAMES = {("train", "data"), ("train", "method"), ("train", "network"), ("width_sweep", "activation")}
 
