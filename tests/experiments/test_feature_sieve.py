@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
-from experiments import _rows, _sieve_measures, _sieve_photographs, _sieve_report, _sieve_tasks
+from experiments import _photographs, _rows, _sieve_measures, _sieve_photographs, _sieve_report, _sieve_tasks
 from experiments import feature_sieve as experiment
 from experiments.__main__ import main
 from experiments._photographs import Outputs
@@ -469,6 +470,24 @@ def test_smoke_run_interrupted_and_finished(tmp_path, interrupt_after, figures):
     assert {one["seed"] for one in made if one["part"] == "search"} == {2, 3}
     assert {one["seed"] for one in made if one["part"] == "judged"} == {0, 1}
     assert set(figures) == {"accuracy.png", "probes.png", "sweep.png", "gradcam.png"}
+
+
+@pytest.fixture
+def portraits(nowhere):
+    """CelebA in miniature: 10 portraits per group and split, whose red shows the hair and whose blue the sex."""
+    folder = nowhere / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    generator, lines, parts = np.random.default_rng(0), [], []
+    for number in range(120):
+        blond, male, split = number % 2, number // 2 % 2, number // 4 % 3
+        shade = np.array([60 + 120 * blond, 90, 60 + 120 * male]) + generator.integers(-20, 21, 3)
+        name = f"{number:06d}.jpg"
+        Image.new("RGB", (20, 20), tuple(shade.tolist())).save(folder / name)
+        lines.append(f"{name} {2 * blond - 1:2d} {2 * male - 1:2d}\n")
+        parts.append(f"{name} {split}\n")
+    (nowhere / "celeba" / "list_attr_celeba.txt").write_text(f"120\nBlond_Hair Male\n{''.join(lines)}")
+    (nowhere / "celeba" / "list_eval_partition.txt").write_text("".join(parts))
+    return _photographs.folder("celeba")
 
 
 def test_photographs_of_all_groups_are_probed(portraits):
