@@ -118,7 +118,7 @@ class Config:
     """Digits that are coloured."""
     correlation: Annotated[float, Bound(above=0.5, most=1)] = 0.95
     """Probability that the simple feature agrees with the label."""
-    seeds: Annotated[int, Bound(least=2)] = 12
+    seeds: Annotated[int, Bound(least=2)] = 6
     """Networks per arm; images are drawn anew for each."""
     search: Annotated[int, Bound(least=2)] = 6
     """Networks per configuration of the search, other ones; with as many as `seeds`, programs are compiled once."""
