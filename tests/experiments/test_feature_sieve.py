@@ -443,6 +443,7 @@ def test_numbers_that_do_not_fit_together(change, complaint):
         experiment.check(dataclasses.replace(SMOKE, **change))
 
 
+@pytest.mark.slow
 def test_smoke_run_interrupted_and_finished(tmp_path, interrupt_after, figures):
     """The run is stopped after the search; the arms that depend on it read its rows from the file."""
     cells = interrupt_after(2)
