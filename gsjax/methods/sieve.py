@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from gsjax import _check
-from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, checked
+from gsjax.methods.protocol import Batch, Info, Learner, Method, State, check_common, check_optimizer, checked
 from gsjax.methods.readouts import check_readout, fitting, init_readout
 from gsjax.methods.steps import init_state, minimise
 from gsjax.methods.terms import Logits, losses
@@ -100,12 +100,8 @@ def sieve(
     every = _check.whole("every", every, least=1)
     start = _check.whole("start", start, least=0)
     Readout(depth=depth, width=width, pooled=pooled)  # checks its options
-    if readout_optimizer is None:
-        readout_optimizer = optimizer
-    else:
-        good = hasattr(readout_optimizer, "init") and hasattr(readout_optimizer, "update")
-        expected = "an optax optimiser, or None"
-        _check.require(good, "readout_optimizer", expected, type(readout_optimizer).__name__)
+    readout_optimizer = optimizer if readout_optimizer is None else readout_optimizer
+    check_optimizer("readout_optimizer", readout_optimizer)
     reading, forgetting = readout_optimizer, optax.sgd(forget_rate)
 
     def fitted(learner: Learner, x: Array) -> tuple[nn.Module, jax.ShapeDtypeStruct]:
