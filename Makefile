@@ -70,7 +70,7 @@ types: ready
 # neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that is never true.
 lock: ready
 	$(BIN)/uv pip compile pyproject.toml --universal --fork-strategy fewest --python-version 3.11 \
-	  --extra infinite-width --extra foolbox --extra notebooks --extra test --extra dev \
+	  --extra infinite-width --extra foolbox --extra notebooks --extra test --extra docs --extra browser --extra dev \
 	  --no-header --no-annotate --no-emit-index-url --quiet --output-file .venv/lock
 	grep -v "sys_platform == 'never'" .venv/lock > .venv/lock.kept
 	mv .venv/lock.kept requirements.lock

@@ -181,7 +181,7 @@ def test_the_lock_is_complete_for_the_project_and_leaves_tensorflow_out():
     extras = project["optional-dependencies"]
     wanted = project["dependencies"] + [
         requirement
-        for extra in ("infinite-width", "foolbox", "notebooks", "test", "dev")
+        for extra in ("infinite-width", "foolbox", "notebooks", "test", "docs", "browser", "dev")
         for requirement in extras[extra]
     ]
     for requirement in map(Requirement, wanted):
