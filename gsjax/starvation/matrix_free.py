@@ -43,12 +43,15 @@ def matrix_from_operator(
     tolerance: float | None = None,
     max_products: int = 5000,
 ) -> OperatorMatrix:
-    """The entries of `starvation.matrix` of the features `feats` of a kernel that is given by its products.
+    r"""The entries of `starvation.matrix` of the features `feats` of a kernel that is given by its products.
 
     All features of the kernel take part, also those that are not given. With the kernel `U S^2 U^T + R` of the given
     features and the rest (Y K Y, with `R U = 0`), the entries are those of
 
-        (1 / lambda) (I + S^2 C / lambda)^-1 diag(U^T alpha*),    C = U^T (D^-1 + R / lambda)^-1 U,
+    .. math::
+
+        \frac{1}{\lambda} \left(I + \frac{S^2 C}{\lambda}\right)^{-1} \text{diag}(U^\top \alpha^*),
+        \qquad C = U^\top \left(D^{-1} + \frac{R}{\lambda}\right)^{-1} U,
 
     which is `starvation.matrix` for R = 0, and the block of it in general. C takes one linear system for each feature,
     which is solved by conjugate gradients; the number of products grows with the root of `s^2 / (4 lambda)`, where s is
