@@ -58,7 +58,9 @@ def _copies() -> dict[str, str]:
 def _notebooks() -> dict[str, str]:
     files = sorted((ROOT / "notebooks").glob("[1-9]_*.ipynb"))
     listing = "\n".join(path.stem for path in files)
-    index = f"# Notebooks\n\nThey are executed when this site is built.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
+    index = (
+        f"# Notebooks\n\nThey are executed when this site is built.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
+    )
     found = {f"notebooks/{path.name}": path.read_text(encoding="utf-8") for path in files}
     return {**found, "notebooks/index.md": index}
 
@@ -125,12 +127,21 @@ def _entry(module: str, name: str, value: Any) -> list[str]:
 
 def _constant(value: Any) -> str:
     text = repr(value)
-    return f"``{text}``" if len(text) <= 400 and "\n" not in text and " at 0x" not in text else f"A ``{type(value).__name__}``."
+    return (
+        f"``{text}``"
+        if len(text) <= 400 and "\n" not in text and " at 0x" not in text
+        else f"A ``{type(value).__name__}``."
+    )
 
 
 def _gallery() -> dict[str, str]:
     """Every figure on a results page, with its caption and a link to the page."""
-    lines = ["# Gallery", "", "Every figure of a tracked run. A title leads to the page with all that was measured.", ""]
+    lines = [
+        "# Gallery",
+        "",
+        "Every figure of a tracked run. A title leads to the page with all that was measured.",
+        "",
+    ]
     for page in sorted((DOCS / "results").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         figures = re.findall(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)", text)
@@ -235,5 +246,3 @@ def _mathml(text: str, *, displayed: bool) -> str:
     text = re.sub(r"^(?=[\^_])", "{}", text.strip())  # as in $^p$, an exponent of the word before it
     tree = latex2mathml.tex2mathml(text, as_block=displayed)
     return tree if isinstance(tree, str) else tree.toxml()
-
-

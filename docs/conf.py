@@ -56,6 +56,7 @@ html_show_sourcelink = False
 html_copy_source = False
 html_math_renderer = "mathml"
 pygments_style = "a11y-high-contrast-light"
+html_context = {"default_mode": "auto"}
 html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
@@ -64,6 +65,7 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "navigation_with_keys": False,
+    "navbar_persistent": [],
 }
 
 _site.generate()
@@ -76,5 +78,3 @@ def setup(app):
     app.connect("autodoc-skip-member", _site.skip)
     app.add_html_math_renderer("mathml", (_site.inline_math, None), (_site.displayed_math, None))
     return {"parallel_read_safe": True}
-
-
