@@ -15,7 +15,7 @@ EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8
 # On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help ready verify test slow bench notebooks pair figures readme lint types lock
+.PHONY: help ready verify test slow bench notebooks docs pair figures readme lint types lock
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
@@ -23,6 +23,7 @@ help:
 	@echo 'make slow       the tests marked slow, including each benchmark once'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
+	@echo 'make docs       build the documentation, docs/_build/html/index.html, and execute the notebooks for it'
 	@echo 'make pair       write the .ipynb of every notebook from its script'
 	@echo 'make figures    redraw the gallery of README.md, experiments/records/gallery'
 	@echo 'make readme     update the tables of README.md and docs/ from the records'
@@ -50,6 +51,10 @@ bench: ready
 
 notebooks: ready
 	$(PYTEST) --nbmake notebooks/*.ipynb
+
+docs: ready
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 pair: ready
 	$(BIN)/python notebooks/pair.py
