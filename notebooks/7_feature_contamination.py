@@ -157,9 +157,9 @@ figure
 
 # %% [markdown]
 # In all three the core is learned with the sign of $a_k$: neurons of the positive class gain positive weights, the
-# others negative ones. In the ReLU network the neurons of *both* classes gain positive weights on the background. (White
-# lines are neurons that are active on no example and do not learn.) The output adds up the neurons of the positive
-# class and subtracts the others. So this would cancel if both were active on the same examples. They are not:
+# others negative ones. In the ReLU network the neurons of *both* classes gain positive weights on the background.
+# (White lines are neurons that are active on no example and do not learn.) The output adds up the neurons of the
+# positive class and subtracts the others. So this would cancel if both were active on the same examples. They are not:
 
 # %%
 figure, axes = plotting.panels(columns=2)
@@ -217,7 +217,11 @@ for ax, (activation, network) in zip(axes.flat, networks_of.items(), strict=True
     ax.plot(expected, along, "o", markersize=4, color=plotting.OKABE_ITO[0])
     ends = [float(expected.min()), float(expected.max())]
     ax.plot(ends, ends, "--", color="0.35", linewidth=1)
-    ax.set(title=activation, xlabel="$a_k (P_+ - P_-) E[z] / 2$", ylabel="gradient along the background")
+    ax.set(
+        title={"relu": "ReLU"}.get(activation, "linear"),
+        xlabel="$a_k (P_+ - P_-) E[z] / 2$",
+        ylabel="$-$gradient along the background",
+    )
     if activation == "relu":
         print("ReLU: correlation", np.corrcoef(expected, along)[0, 1])
 figure
@@ -321,7 +325,7 @@ assert np.abs(ratio.mean(axis=0) - [one.ratio for one in computed]).max() < 0.1
 
 # %%
 figure, axes = plotting.panels(columns=2)
-bins = np.linspace(-0.5, 3, 60)
+bins = np.linspace(-0.25, 2, 60)
 for part, name in enumerate(("usual background", "reversed")):
     values = runs["ReLU"].records["margin"][part][0, -1]
     style = {"histtype": "step", "color": plotting.OKABE_ITO[part], "linewidth": 2, "linestyle": ("-", "--")[part]}
@@ -346,9 +350,9 @@ print(
 )
 
 # %% [markdown]
-# With as many background as core features nearly all reversed examples are still classified correctly, but with a
-# small part of their margin: the failure shows in the loss. It shows in the accuracy where there are more background
-# features than the core can outvote.
+# With as many background as core features most reversed examples are still classified correctly, but with a small part
+# of their margin: the failure shows in the loss first. It shows in the accuracy the more, the more background features
+# the core has to outvote.
 #
 # The full experiment has the published network and training, a phase diagram over the number and the mean of the
 # background features, what the tangent kernel at initialisation says, and remedies, which do not help:
