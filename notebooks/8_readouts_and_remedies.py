@@ -250,7 +250,9 @@ for name, values in zip(names, shown[0].T, strict=True):
     found, gain = statistics.mean(values), statistics.mean(values - shown[0][:, 0])
     print(f"{name:22} {found.value:.2f} [{found.low:5.2f}, {found.high:.2f}]", end="")
     print("" if name == "ERM" else f"   {gain.value:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
-assert statistics.mean(accuracy["DeDiER"].min(axis=1) - accuracy["ERM"].min(axis=1)).low > 0
+worst = {name: values.min(axis=1) for name, values in accuracy.items()}
+assert (worst["DeDiER"] - worst["ERM"]).mean() > 0.2
+assert worst["sieve, weak"].mean() > worst["sieve, random readout"].mean()
 
 # %% [markdown]
 # Dots are networks. Read the table with care. Six networks and 50 images per group resolve differences of several
@@ -324,9 +326,10 @@ for name, values in own.items():
 # %% [markdown]
 # Strong forgetting breaks the sieve's own readout: it is worse than the simple feature alone would be. Yet a fresh
 # readout still reads much of the simple feature, and what has suffered most is the label: the complex feature goes
-# first. Under weak forgetting a fresh readout reads both as after ERM. So nothing has been erased, and a gain of the
-# sieve on the worst group, if the table shows one, has another reason. The control with a random readout tells how much
-# of it needs a readout that has learned anything.
+# first. Under weak forgetting a fresh readout reads both as after ERM: nothing has been erased. All the same the worst
+# group gains in the table. The control with a random readout does not, so that the readout has to have learned
+# something. How the gain comes about is not known. It depends on the rate, which nobody has told us here, and in the
+# recorded experiments on larger dominoes it does not come out.
 #
 # ## The recorded table
 #
