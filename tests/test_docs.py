@@ -19,8 +19,10 @@ LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
-LONG = {"docs/sweeps.md", "docs/training_dynamics.md"}
-CONTINUED = {"docs/choosing_the_penalty.md", "docs/training_dynamics.md"}  # each block uses the names of the blocks before it
+STUDIES = {name for name in PAGES if name.startswith("docs/studies/")}
+LONG = {"docs/sweeps.md", "docs/training_dynamics.md", *STUDIES}
+# Each block uses the names of the blocks before it.
+CONTINUED = {"docs/choosing_the_penalty.md", "docs/training_dynamics.md", *STUDIES - {"docs/studies/gradient_starvation.md"}}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -129,3 +131,26 @@ def test_every_record_has_its_tables_on_the_page_of_its_experiment():
         marked = " ".join(re.findall(r"<!-- table: (.*) -->", text)).split()
         assert (experiment if preset == "laptop" else name) in marked, name
     assert {Path(page).stem for page in PAGES if page.startswith("docs/results/")} <= {*_options.names(), "theory"}
+
+
+@pytest.mark.parametrize("page", sorted(STUDIES))
+def test_a_study_leads_from_every_claim_to_a_result(page):
+    """A section with a claim has an equation, code, a figure of a record, and its result in numbers, in this order."""
+    text = PAGES[page].read_text(encoding="utf-8")
+    head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    claims = [section for section in sections if re.search(r"^\*\*(Claim|Not a claim)", section, re.MULTILINE)]
+    assert len(claims) >= 4
+    parts = (r"\*\*(Claim|Not a claim)", r"\$\$", "```python", r"!\[.+records/", r"\*\*Result", r"\*\*Not shown")
+    for section in claims:
+        name = section.splitlines()[0]
+        found = [re.search(f"^{part}", section, re.MULTILINE) for part in parts]
+        places = [match.start() for match in found if match]
+        assert len(places) == len(parts), name
+        assert places == sorted(places), name
+        result = section[places[4] : places[5]]
+        assert re.search(r"\.md[#)]", result), name
+        assert re.search(r"\[-?[\d.]+,\s-?[\d.]+\]|claims|proof", result), name
+    listed = set(targets(head))
+    headings = {"#" + anchor for anchor in anchors(PAGES[page])}
+    assert listed <= headings | {target for target in listed if ".md" in target}
+    assert sum(target.startswith("#") for target in listed) == len(claims)
