@@ -187,8 +187,8 @@ def _unstable(report: Diagnosis) -> Caution | None:
     if not weak:
         return None
     text = (
-        f"Random halves of the data have mostly other directions in place of {_named(weak)}. There are too few examples "
-        "to say what they are; their examples and alignments are those of this sample."
+        f"Random halves of the data have mostly other directions in place of {_named(weak)}. There are too few "
+        "examples to say what they are; their examples and alignments are those of this sample."
     )
     return Caution("unstable_features", text, ("examples", "alignment"), {"features": weak})
 
@@ -271,8 +271,8 @@ def _already(report: Diagnosis) -> Caution | None:
     if chance == 1 or (report.accuracy_start - chance) / (1 - chance) < _SKILL:
         return None
     text = (
-        f"At params the accuracy is {report.accuracy_start:.1%} already. If these parameters are trained, the report is "
-        "about training on from there, with the features of the trained network, not about how it was trained."
+        f"At params the accuracy is {report.accuracy_start:.1%} already. If these parameters are trained, the report "
+        "is about training on from there, with the features of the trained network, not about how it was trained."
     )
     return Caution("already_trained", text, ("response", "starvation"), {"accuracy": report.accuracy_start})
 

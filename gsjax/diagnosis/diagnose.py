@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, PyTree, Real, Shaped
 
 from gsjax import _check
-from gsjax.diagnosis import cautions, examples, paths, stability, trained, verdict
+from gsjax.diagnosis import cautions, examples, figures, paths, stability, trained, verdict
 from gsjax.diagnosis.alignment import align
 from gsjax.diagnosis.report import Diagnosis
 from gsjax.diagnosis.solution import Solution
@@ -23,7 +23,6 @@ __all__ = ["EXACT", "PATHS", "diagnose"]
 PATHS = ("auto", "exact", "operator")
 
 EXACT = 2000  # outputs; up to here the kernel is decomposed, which takes up to a minute on two cores
-_ILLUSTRATED = 3  # the number of starving pairs whose examples are drawn
 _DRIFT = 1000  # the most examples of which the movement of the kernel is computed where the kernel is not decomposed
 
 
@@ -49,7 +48,7 @@ def diagnose(
     batch_size = None if batch_size is None else _check.whole("batch_size", batch_size, least=1)
     seed = _check.whole("seed", seed, least=0)
     _check.choice("path", path, PATHS)
-    group = None if group is None else check_group(group, task.n)
+    groups = None if group is None else check_group(group, task.n)
     pictures = find_pictures(inputs, task.x)
     outputs = None if trained_params is None else check_trained(task, trained_params)
 
@@ -60,9 +59,9 @@ def diagnose(
     toll = verdict.tolls(solution)
 
     alignment = judged = None
-    if group is not None:
+    if groups is not None:
         y_sign = np.ones(task.n) if task.classes else np.asarray(task.y)
-        alignment = align(solution.u * y_sign[:, None, None], np.asarray(task.y), group, seed)
+        alignment = align(solution.u * y_sign[:, None, None], np.asarray(task.y), groups, seed)
         judged = verdict.judge(toll, alignment)
 
     compared = None
@@ -109,7 +108,7 @@ def diagnose(
         status=solution.status,
         notes=tuple(notes),
         weights=solution.u,
-        pictures=_kept(pictures, [heaviest.index, *(pair.index for pair in pairs[:_ILLUSTRATED])]),
+        pictures=_kept(pictures, [heaviest.rows, *(pair.rows for pair in figures.illustrated(pairs))]),
     )
     return dataclasses.replace(report, cautions=cautions.find(report))
 

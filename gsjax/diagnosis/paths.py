@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from gsjax import tangent
+from gsjax import _check, tangent
 from gsjax.diagnosis.decoupling import Effect, uniform
-from gsjax.diagnosis.solution import Solution, decompose, from_features, oriented
+from gsjax.diagnosis.solution import Solution, compiled, oriented
 from gsjax.diagnosis.task import Task
 from gsjax.objectives import Ridge
 
@@ -38,19 +38,20 @@ class Found(NamedTuple):
 def exact(task: Task, top: int, batch_size: int | None) -> Found:
     """The optimum from the whole kernel, with all of its features."""
     kernel = tangent.ntk(task.apply_fn, task.params, task.x, batch_size=batch_size)
-    feats = decompose(kernel, task.y)
-    raw = from_features(feats, task.penalty)
+    _check.require(jnp.all(jnp.isfinite(kernel)), "apply_fn", "finite derivatives", "a kernel with NaN or infinity")
+    raw = compiled()(kernel, task.y, task.penalty)
+    _check.require(raw.rank > 0, "apply_fn", "outputs that depend on params", "a kernel of zeros")
     solution = oriented(raw, top)
-    s2 = np.asarray(feats.s, np.float64) ** 2
+    s2 = np.asarray(raw.s, np.float64) ** 2
     r = len(solution.s)
     note = (
-        f"exact path: the kernel of {task.rows} outputs was computed and decomposed; all of its {int(feats.rank)} "
+        f"exact path: the kernel of {task.rows} outputs was computed and decomposed; all of its {solution.rank} "
         f"features enter the optimum, of which {r} are shown"
     )
     return Found(
         solution,
         s2[:r] / s2.sum(),
-        float(feats.s[int(feats.rank) - 1]),
+        float(raw.s[solution.rank - 1]),
         _effect(task, solution),
         lambda rows: kernel[jnp.ix_(jnp.asarray(rows), jnp.asarray(rows))],
         (note,),

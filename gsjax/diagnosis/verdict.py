@@ -18,7 +18,7 @@ _COMPARABLE = 0.5
 
 
 class Verdict(NamedTuple):
-    """An answer in words, and its `code`:
+    """An answer in words, and its `code`.
 
     - "aligned": the feature that starves the others most aligns with the attribute;
     - "other": it does not, but another feature does;
