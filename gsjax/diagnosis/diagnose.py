@@ -62,7 +62,7 @@ def diagnose(
     if groups is not None:
         y_sign = np.ones(task.n) if task.classes else np.asarray(task.y)
         alignment = align(solution.u * y_sign[:, None, None], np.asarray(task.y), groups, seed)
-        judged = verdict.judge(toll, alignment)
+        judged = verdict.judge(toll, solution.response, alignment)
 
     compared = None
     if trained_params is not None and outputs is not None:

@@ -119,8 +119,8 @@ def _pairs(report: Diagnosis) -> Drawn | None:
         f"{name}: rows {', '.join(captions[name])}" for name in rows
     )
     caption = (
-        "The examples through which the first feature starves the second: row of x, and its share of all terms of C_ij. "
-        "Both features agree about an example with a plus, and disagree about one with a minus, which weakens starvation."
+        "The examples through which the first feature starves the second: row of x, and share of all terms of C_ij. "
+        "Both features agree about an example with a plus. They disagree about one with a minus, which weakens it."
     )
     return _drawn(ax, alt, caption)
 

@@ -28,44 +28,34 @@ def fragment(report: Diagnosis) -> str:
     return str(element("div", *_sections(report, "h4"), class_="gsjax-diagnosis"))
 
 
-def _sections(report: Diagnosis, heading: str) -> list[Html | None]:
+def _sections(report: Diagnosis, heading: str) -> list[pages.Child]:
     drawn = figures.draw(report)
-    parts: list[Html | None] = [element("p", text.headline(report))]
+
+    def section(title: str, *children: pages.Child) -> list[pages.Child]:
+        return [element(heading, title), *children]
+
+    def figure(name: str) -> Html | None:
+        return _figure(drawn[name]) if name in drawn else None
+
+    parts: list[pages.Child] = [element("p", text.headline(report))]
     if report.verdict is not None:
-        parts += [
-            _title(heading, "Does the starving feature align with the attribute?"),
-            element("p", report.verdict.text),
-        ]
-    parts.append(_title(heading, "What not to conclude"))
-    if report.cautions:
-        parts.append(element("ul", (element("li", caution.text) for caution in report.cautions)))
-    else:
-        parts.append(element("p", "No cautions."))
-    parts += [
-        _title(heading, "Features"),
-        *_table(text.feature_columns(report), "features"),
-        _figure(drawn, "responses"),
-    ]
-    parts += [
-        _title(heading, "Who starves whom"),
-        element("p", text.pairs_in_words(report)),
-        _figure(drawn, "starvation"),
-    ]
+        title = "Does the starving feature align with the attribute?"
+        parts += section(title, element("p", report.verdict.text))
+    cautions = element("ul", (element("li", caution.text) for caution in report.cautions))
+    parts += section("What not to conclude", cautions if report.cautions else element("p", "No cautions."))
+    parts += section("Features", *_table(text.feature_columns(report), "features"), figure("responses"))
+    parts += section("Who starves whom", element("p", text.pairs_in_words(report)), figure("starvation"))
     if report.pairs:
         parts += _table(text.pair_columns(report), "starving pairs")
     if "examples" in drawn:
-        parts += [_title(heading, "Examples"), _figure(drawn, "examples"), _figure(drawn, "pairs")]
+        parts += section("Examples", figure("examples"), figure("pairs"))
     if "alignment" in drawn:
-        parts += [_title(heading, "Alignment with the attribute"), _figure(drawn, "alignment")]
+        parts += section("Alignment with the attribute", figure("alignment"))
     if report.trained is not None:
-        parts += [_title(heading, "The trained network"), pages.facts(dict(text.comparison(report)))]
-        parts.append(_figure(drawn, "trained"))
-    parts += [_title(heading, "What was done"), element("ul", (element("li", note) for note in report.notes))]
-    return parts
-
-
-def _title(heading: str, words: str) -> Html:
-    return element(heading, words)
+        facts = pages.facts(dict(text.comparison(report)))
+        parts += section("The trained network", facts, figure("trained"))
+    notes = element("ul", (element("li", note) for note in report.notes))
+    return [*parts, *section("What was done", notes)]
 
 
 def _table(columns: Sequence[Column], label: str) -> list[Html]:
@@ -78,9 +68,7 @@ def _table(columns: Sequence[Column], label: str) -> list[Html]:
     ]
 
 
-def _figure(drawn: dict[str, Drawn], name: str) -> Html | None:
-    if name not in drawn:
-        return None
+def _figure(drawn: Drawn) -> Html:
     image = io.BytesIO()
-    drawn[name].figure.savefig(image, format="png")
-    return pages.figure(image.getvalue(), drawn[name].alt, drawn[name].caption)
+    drawn.figure.savefig(image, format="png")
+    return pages.figure(image.getvalue(), drawn.alt, drawn.caption)

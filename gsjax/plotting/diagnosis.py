@@ -77,7 +77,8 @@ def alignments(
         chance: the share that chance alone exceeds rarely, drawn as a dashed line.
 
     Raises:
-        ValueError: shapes that differ, infinite numbers, a `chance` outside [0, 1], or `ax` that is not matplotlib axes.
+        ValueError: shapes that differ, infinite numbers, a `chance` outside [0, 1], or `ax` that is not matplotlib
+            axes.
 
     >>> alignments([0.9, 0.0], [0.1, 0.8], chance=0.05).get_ylim()
     (0.0, 1.0)
@@ -158,7 +159,7 @@ def pictures(
     ax.imshow(canvas, interpolation="nearest")
     figure = ax.get_figure(root=True)
     if new and figure is not None:
-        figure.set_size_inches(canvas.shape[1] / inch + 1.4, canvas.shape[0] / inch + 0.3)  # names need the rest
+        figure.set_size_inches(canvas.shape[1] / inch + 0.3 + 0.09 * max(map(len, given)), canvas.shape[0] / inch + 0.3)
     ax.grid(visible=False)
     ax.tick_params(length=0, labelsize=10)
     ax.spines[:].set_visible(False)
