@@ -40,7 +40,7 @@ _MINORITY = 0.3
 _SKILL = 0.8
 # The theory trains the change of the outputs. Outputs at `params` above this part of it shift the optimum noticeably.
 _START = 0.25
-# A response below this part of the largest is a small difference of larger contributions.
+# A response below this part of the norm of all responses is a small difference of larger contributions.
 _WEAK = 0.01
 
 
@@ -163,7 +163,7 @@ def _equal(report: Diagnosis) -> Caution | None:
 
 def _weak(report: Diagnosis) -> Caution | None:
     z = np.abs(report.response)
-    weak = np.flatnonzero(z < _WEAK * z.max()).tolist() if np.all(np.isfinite(z)) and z.max() > 0 else []
+    weak = np.flatnonzero(z < _WEAK * report.size).tolist()
     if not weak:
         return None
     text = (

@@ -38,7 +38,7 @@ def uniform(task: Task, solution: Solution, *, assumed: bool) -> Effect:
     strength, margins = uniform_margins(confidence, np.asarray(task.y), task.classes)
     response = np.einsum("ncr,nc->r", solution.u, margins)
     converged = solution.status.converged and bool(np.isfinite(strength))
-    return effect("spectral decoupling", strength, response, solution, confidence, converged, assumed)
+    return effect("spectral decoupling", strength, response, solution, confidence, converged, assumed=assumed)
 
 
 def effect(
@@ -48,6 +48,7 @@ def effect(
     solution: Solution,
     confidence: float,
     converged: bool,
+    *,
     assumed: bool,
 ) -> Effect:
     """An `Effect` with the ratios of `response` to that of `solution`."""
