@@ -27,7 +27,7 @@ _ERROR = 0.25
 # Training to the tolerance of `training.fit` ends below 1e-3 in float32. At a tenth of the initial gradient, about a
 # tenth of the loss is still to be minimised.
 _GRADIENT = 0.1
-# Half of the feature's direction or more is another one on other data.
+# Half of the direction or more is another one on other data of half the size.
 _OVERLAP = 0.5
 # One of ten halves may disagree by chance; two are unlikely for a sign that the data determine.
 _AGREEMENT = 0.85

@@ -210,16 +210,17 @@ def test_the_attribute_and_the_label_as_features():
     assert found.smallest == 20
 
 
-def test_chance_is_exceeded_in_one_of_twenty_cases():
+def test_chance_is_exceeded_in_one_of_twenty_cases(monkeypatch):
     """Over independent groups, at most 5% of the largest alignments are beyond the level, and not far fewer."""
     random = np.random.default_rng(0)
     values, label = random.normal(size=(40, 1, 4)), np.arange(40) % 2
     beyond = 0
-    for seed in range(200):
+    monkeypatch.setattr(alignment, "PERMUTATIONS", 99)  # the level stays 5 / 100
+    for seed in range(100):
         found = align(values, label, random.integers(0, 2, 40), seed=seed)
         beyond += found.group.max() > found.chance
-    # The level is 5%: 10 of 200 on average, with a standard deviation of 3.1.
-    assert 1 <= beyond <= 22
+    # The level is 5%: 5 of 100 on average, with a standard deviation of 2.2.
+    assert 1 <= beyond <= 12
 
 
 def test_a_group_that_follows_from_the_label_tells_nothing():
@@ -266,21 +267,21 @@ def test_verdicts(code, starver, best, toll, found):
 )
 def test_halves_are_disjoint_and_bounded(n, outputs, size):
     found = halves(n, outputs, seed=0)
-    assert len(found) == (10 if size else 0)
-    for first, second in zip(found[::2], found[1::2], strict=True):
+    assert len(found) == (5 if size else 0)
+    for first, second in found:
         assert len(first) == len(second) == size
         assert not set(first) & set(second)
         assert len(set(first)) == size
 
 
 def test_repeated_data_are_stable():
-    """If every example occurs many times, all halves have the same features, and all signs agree."""
+    """If every example occurs many times, the features of halves continue to each other."""
     with jax.enable_x64(True):
         params, x, y, _ = problem(n=4)
-        rows = np.repeat(np.arange(4), 40)
-        found = diagnose(network, params, x[rows], y[rows], penalty=Ridge(40.0), top=2)
+        rows = np.repeat(np.arange(4), N // 4)
+        found = diagnose(network, params, x[rows], y[rows], penalty=RIDGE, top=2)
     assert found.stability is not None
-    assert (found.stability.overlap > 0.97).all()
+    assert (found.stability.overlap > 0.9).all()
     assert found.stability.agreement[0, 1] == found.stability.agreement[1, 0] == 1
 
 
@@ -290,7 +291,8 @@ def test_noise_is_not_stable():
         x, y = random.normal(size=(N, 30)), np.where(np.arange(N) % 2, 1, -1)
         found = diagnose(lambda w, x: x @ w, jnp.zeros(30), x, y, penalty=RIDGE, top=5)
     assert found.stability is not None
-    assert found.stability.overlap.mean() < 0.5
+    assert found.stability.overlap.max() < 0.5
+    assert found.stability.overlap.mean() < 0.3
     assert {"unstable_features", "unstable_signs"} <= {caution.code for caution in found.cautions}
 
 
@@ -359,7 +361,7 @@ def test_the_gradient_is_that_of_the_objective(penalty, classes):
 def test_a_rescaled_kernel_has_not_turned():
     """A kernel times 4: it has moved by 3 of its size, and remains after no rescaling."""
     with jax.enable_x64(True):
-        x, y = np.random.default_rng(0).normal(size=(20, 3)), np.where(np.arange(20) % 2, 1, -1)
+        x, y = np.random.default_rng(0).normal(size=(N, 3)), np.where(np.arange(N) % 2, 1, -1)
 
         def squared(w, x):
             return x @ w**2
