@@ -122,7 +122,7 @@ def feature_columns(report: Diagnosis) -> list[Column]:
     if report.stability is not None:
         found.append(
             Column(
-                "stable", [f"{value:.2f}" for value in report.stability.overlap], "its overlap with features of halves"
+                "stable", [f"{value:.2f}" for value in report.stability.overlap], "its overlap between halves of the data"
             )
         )
     return found
