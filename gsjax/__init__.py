@@ -1,7 +1,7 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps` and `plotting`.
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and `cli`.
 All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
 imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gsjax import (
+        cli,
         data,
         dual,
         features,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ridge",
     "SpectralDecoupling",
+    "cli",
     "data",
     "dual",
     "features",
