@@ -1,9 +1,9 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and `cli`.
-All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
-imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and
+`cli`. All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and
+each is imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
 All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 

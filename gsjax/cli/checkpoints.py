@@ -4,8 +4,8 @@ Nothing that is read here can run code. A pickle is recognised and refused, and 
 such as PyTorch's.
 
 Arrays have names: the path of a leaf, as in `jax.tree_util.keystr(path, simple=True, separator=".")`. The parts of a
-name are separated by "." or "/", so "params.Dense_0.kernel", "params/Dense_0/kernel" and the nested dicts of msgpack and
-orbax are the same name.
+name are separated by "." or "/", so "params.Dense_0.kernel", "params/Dense_0/kernel" and the nested dicts of msgpack
+and orbax are the same name.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _msgpack(content: bytes, path: Path, name: str) -> dict[str, np.ndarray]:
 
     try:
         tree = serialization.msgpack_restore(content)
-    except Exception as error:  # noqa: BLE001  damaged bytes raise anything, also from NumPy
+    except Exception as error:  # damaged bytes raise anything, also from NumPy
         raise ValueError(f"{name}: {path}: damaged or incomplete flax msgpack ({_first_line(error)})") from error
     return _flat(tree, path, name)
 
@@ -225,7 +225,7 @@ def _orbax(path: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
             wanted = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), structure)
             arguments = ocp.args.PyTreeRestore(restore_args=wanted)
             tree = checkpointer.restore(folder.absolute(), args=arguments)
-    except Exception as error:  # noqa: BLE001  damaged files raise anything, also from tensorstore
+    except Exception as error:  # damaged files raise anything, also from tensorstore
         raise ValueError(f"{name}: {folder}: damaged or incomplete orbax checkpoint ({_first_line(error)})") from error
     found = _flat(tree, folder, name)
     return found, f"{len(found)} arrays from {folder} (orbax)"

@@ -227,7 +227,7 @@ def _unboxed(text: str) -> str:
 
 
 def _help() -> str:
-    lines = [f"  {name:12}{options.__doc__.partition(chr(10))[0]}" for name, (options, _) in _COMMANDS.items()]
+    lines = [f"  {name:12}{(options.__doc__ or '').partition(chr(10))[0]}" for name, (options, _) in _COMMANDS.items()]
     return "\n".join(
         [
             "usage: gsjax [-h] [--version] COMMAND ...",
