@@ -217,8 +217,8 @@ def _orbax(path: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
     import orbax.checkpoint as ocp
 
     try:
-        with _quiet(), contextlib.closing(ocp.Checkpointer(ocp.PyTreeCheckpointHandler())) as checkpointer:
-            handler = ocp.PyTreeCheckpointHandler()
+        handler: Any = ocp.PyTreeCheckpointHandler()
+        with _quiet(), contextlib.closing(ocp.Checkpointer(handler)) as checkpointer:
             described = handler.metadata(folder.absolute())
             structure = getattr(described, "tree", described)
             # As NumPy arrays, or orbax would ask for the devices that the arrays were on when they were saved.
@@ -256,8 +256,8 @@ def _quiet() -> Iterator[None]:
 
     The reads that are still under way then find their event loop closed. The error that matters is raised.
     """
-    hook, levels = sys.excepthook, {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
-    sys.excepthook = lambda *_: None
+    hook, levels = sys.unraisablehook, {name: logging.getLogger(name).level for name in ("absl", "asyncio")}
+    sys.unraisablehook = lambda _: None
     for name in levels:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
@@ -267,7 +267,7 @@ def _quiet() -> Iterator[None]:
         gc.collect()
         raise
     finally:
-        sys.excepthook = hook
+        sys.unraisablehook = hook
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
