@@ -1,9 +1,10 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and
-`cli`. All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and
-each is imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`,
+`diagnosis`, whose function `diagnose` answers the usual questions about a network at once, and `cli`, the command `gsjax`.
+All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
+imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
 All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from gsjax import (
         cli,
         data,
+        diagnosis,
         dual,
         features,
         files,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
         tangent,
         training,
     )
+    from gsjax.diagnosis import diagnose
     from gsjax.objectives import Ridge, SpectralDecoupling
 
     __version__: str
@@ -60,6 +63,8 @@ __all__ = [
     "SpectralDecoupling",
     "cli",
     "data",
+    "diagnose",
+    "diagnosis",
     "dual",
     "features",
     "files",
@@ -81,7 +86,7 @@ __all__ = [
 ]
 
 # The modules of the names that are not modules themselves.
-_HOMES = {"Ridge": "objectives", "SpectralDecoupling": "objectives"}
+_HOMES = {"diagnose": "diagnosis", "Ridge": "objectives", "SpectralDecoupling": "objectives"}
 
 
 def __getattr__(name: str) -> Any:
