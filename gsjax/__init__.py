@@ -2,9 +2,9 @@
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
 `starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`,
-`diagnosis`, whose function `diagnose` answers the usual questions about a network at once, and `cli`, the command `gsjax`.
-All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
-imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
+`diagnosis`, whose function `diagnose` answers the usual questions about a network at once, and `cli`, the command
+`gsjax`. All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and
+each is imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
 All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 

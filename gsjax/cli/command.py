@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import inspect
 import io
 import os
 import sys
@@ -18,7 +19,9 @@ from rich.console import Console
 
 __all__ = ["Diagnose", "diagnose", "main"]
 
-_PATH = tyro.conf.arg(metavar="FILE", help_behavior_hint="")
+
+def _file(help_: str) -> Any:
+    return tyro.conf.arg(metavar="FILE", help_behavior_hint="", help=help_)
 
 
 @dataclass(frozen=True)
@@ -34,34 +37,55 @@ class Diagnose:
 
     model: Annotated[str, tyro.conf.arg(metavar="MODULE:NAME")]
     """The network: nets:build is the function build in nets.py."""
-    data: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Arrays x (n, ...) and y (n,) of numpy.savez; optional: group (n,), whole numbers, and inputs, pictures to draw
-    instead of x. y is -1 and +1, or 0 and 1, for one output, and 0 to k - 1 for k outputs."""
-    params: Annotated[Path | None, _PATH] = None
-    """Parameters at which the kernel is taken, instead of those that NAME returns: safetensors, flax msgpack, or a
-    folder of orbax."""
-    trained: Annotated[Path | None, _PATH] = None
-    """Parameters after training, in the same formats, to compare with the prediction."""
-    out: Annotated[Path | None, _PATH] = None
-    """Write the report with its figures as one HTML page."""
-    json: Annotated[Path | None, _PATH] = None
-    """Write the report as JSON."""
-    penalty: Literal["ridge", "spectral-decoupling"] = "ridge"
-    """Ridge: (strength/2) |theta - theta_0|^2. Spectral decoupling: (strength/2) times the sum of squared outputs. Both
-    are added to the sum, not the mean, of the losses."""
-    strength: float = 0.1
+    data: Annotated[
+        Path,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="Arrays x (n, ...) and y (n,) of numpy.savez; optional: group (n,), whole numbers, and inputs, "
+            "pictures to draw instead of x. y is -1 and +1, or 0 and 1, for one output, and 0 to k - 1 for k outputs.",
+        ),
+    ]
+    params: Annotated[
+        Path | None,
+        _file(
+            "Parameters at which the kernel is taken, instead of those of the network as it is built: safetensors, "
+            "flax msgpack, or a folder of orbax."
+        ),
+    ] = None
+    trained: Annotated[
+        Path | None, _file("Parameters after training, in the same formats, to compare with the prediction.")
+    ] = None
+    out: Annotated[Path | None, _file("Write the report with its figures as one HTML page.")] = None
+    json: Annotated[Path | None, _file("Write the report as JSON.")] = None
+    penalty: Annotated[
+        Literal["ridge", "spectral-decoupling"],
+        tyro.conf.arg(
+            help="Ridge: (strength/2) |theta - theta_0|^2. Spectral decoupling: (strength/2) times the sum of the "
+            "squared outputs. Both are added to the sum, not the mean, of the losses."
+        ),
+    ] = "ridge"
+    strength: Annotated[float, tyro.conf.arg(metavar="LAMBDA")] = 0.1
     """Strength of the penalty."""
-    top: int = 10
+    top: Annotated[int, tyro.conf.arg(metavar="N")] = 10
     """Number of features, from the strongest on."""
-    path: Literal["auto", "exact", "operator"] = "auto"
-    """The whole kernel, or only its products with vectors; auto takes the whole kernel where it is small enough."""
+    path: Annotated[
+        Literal["auto", "exact", "operator"],
+        tyro.conf.arg(
+            help="The whole kernel, or only its products with vectors; auto takes the whole kernel where it is small "
+            "enough."
+        ),
+    ] = "auto"
     batch_size: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: chosen by size)")] = None
     """Examples at a time, which bounds the memory."""
-    seed: int = 0
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """Seed for the initialisation of a flax.linen module and for random subsets of examples."""
-    x64: bool = True
-    """Convert parameters and x to float64, as float32 loses the weak features. The network is built before, as jax is
-    configured, so that its random numbers are those of your training."""
+    x64: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Convert parameters and x to float64, as float32 loses the weak features. The network is built "
+            "before, as jax is configured, so that its random numbers are those of your training."
+        ),
+    ] = True
     uint8: Literal["scale", "keep"] = "scale"
     """Divide an x of bytes by 255, or pass it on unchanged."""
     traceback: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")] = False
@@ -204,9 +228,11 @@ def parse(name: str, options_type: type[Any], arguments: Sequence[str]) -> Any:
         if argument in ("", f"{flag}="):
             raise ValueError(f"{flag}: expected a value, got ''")
     said = io.StringIO()
+    paragraphs = inspect.cleandoc(options_type.__doc__ or "").split("\n\n")
+    description = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
     try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(options_type, args=list(arguments), prog=f"gsjax {name}")
+        with contextlib.redirect_stderr(said):  # where errors go, while help goes to standard output
+            return tyro.cli(options_type, args=list(arguments), prog=f"gsjax {name}", description=description)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -215,9 +241,11 @@ def parse(name: str, options_type: type[Any], arguments: Sequence[str]) -> Any:
 
 def _unboxed(text: str) -> str:
     """The first part of a message of tyro, which draws a box around it with a rule between its parts, in one line."""
+    lines = [line.strip().strip("│").strip() for line in text.splitlines()]
+    if any(line.startswith("Missing from ") for line in lines):
+        return f"expected {', '.join(line for line in lines if line.startswith('--'))}"
     words = []
-    for line in text.splitlines():
-        inside = line.strip().strip("│").strip()
+    for inside in lines:
         if inside.startswith(("╭", "╰")):
             continue
         if words and set(inside) == {"─"}:
