@@ -178,7 +178,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
             found, origin = _msgpack(content, path, name), "flax msgpack"
         else:
             kinds = "expected safetensors, flax msgpack, or a folder of orbax"
-            got = f"{len(content)} bytes of neither kind" if content else "an empty file"
+            got = f"{len(content)} bytes of another kind" if content else "an empty file"
             raise ValueError(f"{name}: {path}: {kinds}, got {got}")
         origin = f"{len(found)} arrays from {path} ({origin})"
     if not found:

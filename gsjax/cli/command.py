@@ -7,7 +7,9 @@ import difflib
 import inspect
 import io
 import os
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -102,6 +104,7 @@ def diagnose(options: Diagnose) -> None:
     """
     _check_options(options)
     import jax
+    import jax.numpy as jnp
 
     from gsjax import Ridge, SpectralDecoupling, diagnosis, files
     from gsjax.cli import checkpoints, examples, models
@@ -113,7 +116,7 @@ def diagnose(options: Diagnose) -> None:
     module = options.model.partition(":")[0]
     network = models.load(options.model, data.x, seed=options.seed)
     with jax.enable_x64(options.x64):
-        x, template = _floats(data.x, options.x64), _floats(network.params, options.x64)
+        x, template = jnp.asarray(_floats(data.x, options.x64)), _floats(network.params, options.x64)
         network, outputs = models.one_output(network._replace(params=template), x, module)
         _tell(network.notes)
         y, changed = examples.labels(data.y, outputs)
@@ -132,12 +135,12 @@ def diagnose(options: Diagnose) -> None:
                 network.apply_fn,
                 given["params"],
                 x,
-                y,
+                jnp.asarray(y),
                 penalty=penalty,
                 top=options.top,
                 trained_params=given["trained"],
-                group=data.group,
-                inputs=data.inputs,
+                group=None if data.group is None else jnp.asarray(data.group),
+                inputs=None if data.inputs is None else jnp.asarray(data.inputs),
                 path=options.path,
                 batch_size=options.batch_size,
                 seed=options.seed,
@@ -229,7 +232,8 @@ def parse(name: str, options_type: type[Any], arguments: Sequence[str]) -> Any:
             raise ValueError(f"{flag}: expected a value, got ''")
     said = io.StringIO()
     paragraphs = inspect.cleandoc(options_type.__doc__ or "").split("\n\n")
-    description = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+    width = min(shutil.get_terminal_size().columns, 120)
+    description = "\n\n".join(textwrap.fill(paragraph.replace("\n", " "), width) for paragraph in paragraphs)
     try:
         with contextlib.redirect_stderr(said):  # where errors go, while help goes to standard output
             return tyro.cli(options_type, args=list(arguments), prog=f"gsjax {name}", description=description)

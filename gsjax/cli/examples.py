@@ -115,7 +115,8 @@ def _arrays(path: Path) -> tuple[dict[str, np.ndarray], list[str]]:
         got = "an empty file" if not start else "another format"
         raise ValueError(f"data: {path}: expected a file of numpy.savez, got {got}; {_ADVICE}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here, since NumPy leaves a damaged file open.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             others = [name for name in archive.files if name not in _KINDS]
             arrays = {name: _numeric(name, archive, path) for name in _KINDS if name in archive.files}
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError) as error:
