@@ -180,7 +180,7 @@ def _read(path: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
             kinds = "expected safetensors, flax msgpack, or a folder of orbax"
             got = f"{len(content)} bytes of another kind" if content else "an empty file"
             raise ValueError(f"{name}: {path}: {kinds}, got {got}")
-        origin = f"{len(found)} arrays from {path} ({origin})"
+        origin = f"{len(found)} array{'s' if len(found) > 1 else ''} from {path} ({origin})"
     if not found:
         raise ValueError(f"{name}: {path}: expected arrays, got none")
     return found, origin
@@ -228,7 +228,7 @@ def _orbax(path: Path, name: str) -> tuple[dict[str, np.ndarray], str]:
     except Exception as error:  # damaged files raise anything, also from tensorstore
         raise ValueError(f"{name}: {folder}: damaged or incomplete orbax checkpoint ({_first_line(error)})") from error
     found = _flat(tree, folder, name)
-    return found, f"{len(found)} arrays from {folder} (orbax)"
+    return found, f"{len(found)} array{'s' if len(found) > 1 else ''} from {folder} (orbax)"
 
 
 _TREE = "_METADATA"  # the file in which orbax describes a tree of arrays

@@ -7,6 +7,7 @@ import difflib
 import inspect
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -244,17 +245,17 @@ def parse(name: str, options_type: type[Any], arguments: Sequence[str]) -> Any:
 
 
 def _unboxed(text: str) -> str:
-    """The first part of a message of tyro, which draws a box around it with a rule between its parts, in one line."""
-    lines = [line.strip().strip("│").strip() for line in text.splitlines()]
+    """The first part of a message of tyro in one line; tyro draws a box around it, with a rule between its parts."""
+    lines = [line.strip().strip("│|").strip() for line in text.splitlines()]
     if any(line.startswith("Missing from ") for line in lines):
-        return f"expected {', '.join(line for line in lines if line.startswith('--'))}"
+        return f"expected {', '.join(line for line in lines if re.match('--[a-z]', line))}"
     words = []
-    for inside in lines:
-        if inside.startswith(("╭", "╰")):
+    for line in lines:
+        if line.startswith(("╭", "╰", "+")):
             continue
-        if words and set(inside) == {"─"}:
+        if words and set(line) <= {"─", "-"}:
             break
-        words.append(inside)
+        words.append(line)
     return " ".join(" ".join(words).split()).removesuffix(".") or "invalid arguments"
 
 
