@@ -95,7 +95,7 @@ def _share(centred: np.ndarray, total: np.ndarray, cell: np.ndarray) -> Float[np
 
 
 def _sums(values: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The sums `(cells, c, r)` over the examples of each cell that occurs, in order, and their numbers `(cells, 1, 1)`."""
+    """Sums `(cells, c, r)` over the examples of each cell that occurs, in order, and their numbers `(cells, 1, 1)`."""
     order = np.argsort(cell, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(cell[order]) > 0])
     sizes = np.diff(np.r_[starts, len(cell)])

@@ -40,7 +40,7 @@ _MINORITY = 0.3
 _SKILL = 0.8
 # The theory trains the change of the outputs. Outputs at `params` above this part of it shift the optimum noticeably.
 _START = 0.25
-# A response below this part of the largest is a small difference of larger contributions.
+# A response below this part of the norm of all responses is a small difference of larger contributions.
 _WEAK = 0.01
 
 
@@ -163,7 +163,7 @@ def _equal(report: Diagnosis) -> Caution | None:
 
 def _weak(report: Diagnosis) -> Caution | None:
     z = np.abs(report.response)
-    weak = np.flatnonzero(z < _WEAK * z.max()).tolist() if np.all(np.isfinite(z)) and z.max() > 0 else []
+    weak = np.flatnonzero(z < _WEAK * report.size).tolist()
     if not weak:
         return None
     text = (
@@ -187,8 +187,8 @@ def _unstable(report: Diagnosis) -> Caution | None:
     if not weak:
         return None
     text = (
-        f"Random halves of the data have mostly other directions in place of {_named(weak)}. There are too few examples "
-        "to say what they are; their examples and alignments are those of this sample."
+        f"Random halves of the data have mostly other directions in place of {_named(weak)}. There are too few "
+        "examples to say what they are; their examples and alignments are those of this sample."
     )
     return Caution("unstable_features", text, ("examples", "alignment"), {"features": weak})
 
@@ -271,8 +271,8 @@ def _already(report: Diagnosis) -> Caution | None:
     if chance == 1 or (report.accuracy_start - chance) / (1 - chance) < _SKILL:
         return None
     text = (
-        f"At params the accuracy is {report.accuracy_start:.1%} already. If these parameters are trained, the report is "
-        "about training on from there, with the features of the trained network, not about how it was trained."
+        f"At params the accuracy is {report.accuracy_start:.1%} already. If these parameters are trained, the report "
+        "is about training on from there, with the features of the trained network, not about how it was trained."
     )
     return Caution("already_trained", text, ("response", "starvation"), {"accuracy": report.accuracy_start})
 

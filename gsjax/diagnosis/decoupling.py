@@ -33,12 +33,12 @@ class Effect(NamedTuple):
 
 
 def uniform(task: Task, solution: Solution, *, assumed: bool) -> Effect:
-    """The effect of spectral decoupling at full row rank, `assumed` or known, where each example has its own equation."""
+    """The effect of spectral decoupling at full row rank, `assumed` or known, where each example has its own margin."""
     confidence = float(np.mean(solution.confidence, dtype=np.float64))
     strength, margins = uniform_margins(confidence, np.asarray(task.y), task.classes)
     response = np.einsum("ncr,nc->r", solution.u, margins)
     converged = solution.status.converged and bool(np.isfinite(strength))
-    return effect("spectral decoupling", strength, response, solution, confidence, converged, assumed)
+    return effect("spectral decoupling", strength, response, solution, confidence, converged, assumed=assumed)
 
 
 def effect(
@@ -48,6 +48,7 @@ def effect(
     solution: Solution,
     confidence: float,
     converged: bool,
+    *,
     assumed: bool,
 ) -> Effect:
     """An `Effect` with the ratios of `response` to that of `solution`."""
@@ -59,10 +60,10 @@ def effect(
 def uniform_margins(confidence: float, y: np.ndarray, classes: int | None) -> tuple[float, Float[np.ndarray, "n c"]]:
     """The strength of spectral decoupling at which every example has this confidence c, and `margins (n, c)` there.
 
-    At full row rank each example solves an equation of its own. For a binary task it is `lambda m = sigma(-m)` (Eq. 18)
-    with `m = log(c / (1 - c))`. For k classes it is `lambda f = e_y - p`, so that `f_y = g` and `f_j = -g / (k - 1)` for
-    the others, with `g k / (k - 1) = log((k - 1) c / (1 - c))` and `lambda = (1 - c) / g`. Both strengths are NaN where
-    the confidence is not above chance: a penalty leaves none there.
+    At full row rank each example has an equation of its own. For a binary task it is `lambda m = sigma(-m)` (Eq. 18)
+    with `m = log(c / (1 - c))`. For k classes it is `lambda f = e_y - p`, so that `f_y = g` and `f_j = -g / (k - 1)`
+    for the others, with `g k / (k - 1) = log((k - 1) c / (1 - c))` and `lambda = (1 - c) / g`. Both strengths are NaN
+    where the confidence is not above chance, which no strength leaves.
     """
     k = classes or 2
     if not 1 / k < confidence < 1:

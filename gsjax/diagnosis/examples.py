@@ -15,12 +15,12 @@ __all__ = ["Examples", "Pair", "heaviest", "starving"]
 class Examples(NamedTuple):
     """The examples that weigh most in each feature, heaviest first.
 
-    `index (r, e)` are rows of x, and `weight (r, e)` the weights u_ki. A feature with a positive response raises the
+    `rows (r, e)` are rows of x, and `weight (r, e)` the weights u_ki. A feature with a positive response raises the
     margins of examples of positive weight, and lowers those of examples of negative weight. For several classes the
     size of a weight is the norm over the classes, and its sign that of `(e_y - p) u_ki`.
     """
 
-    index: Int[np.ndarray, "r e"]
+    rows: Int[np.ndarray, "r e"]
     weight: Float[np.ndarray, "r e"]
 
 
@@ -30,7 +30,7 @@ class Pair(NamedTuple):
     - `sensitivity`: the entry [j, i] of the oriented starvation matrix, `d|z_j*| / d(s_i^2)`.
     - `elasticity`: `d log|z_j*| / d log(s_i^2)`: the relative change of the response per relative change of strength.
     - `cost`: `d|z_j*| / d log(s_i^2)`, the same in units of the response.
-    - `index (e,)`: the examples k with the largest terms `u_ki u_kj D_k` of C_ij, `term (e,)` the terms, and `share
+    - `rows (e,)`: the examples k with the largest terms `u_ki u_kj D_k` of C_ij, `term (e,)` the terms, and `share
       (e,)` their parts of the sum of all `|term|`. To first order i starves j where the sum of the terms is positive.
     """
 
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     sensitivity: float
     elasticity: float
     cost: float
-    index: Int[np.ndarray, " e"]
+    rows: Int[np.ndarray, " e"]
     term: Float[np.ndarray, " e"]
     share: Float[np.ndarray, " e"]
 

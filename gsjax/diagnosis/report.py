@@ -46,8 +46,9 @@ class Diagnosis:
     - `alignment` and `verdict`: with a group (`Alignment`, `Verdict`), else None.
     - `trained`: with trained parameters (`Trained`), else None.
     - `stability`: on random halves (`Stability`), None for too few examples.
-    - `confidence`: the mean probability of the right label at the optimum; `accuracy_start`: the accuracy at `params`;
-      `start`: the size of the outputs there, relative to their predicted change.
+    - `confidence`: the mean probability of the right label at the optimum; `size`: the norm of all predicted changes of
+      outputs, which is that of all responses; `start`: the norm of the outputs at `params`, relative to `size`;
+      `accuracy_start`: the accuracy at `params`.
     - `status`: of the solver (`Status`); `cautions`: what not to conclude (`Caution`); `notes`: what was done.
     - `weights (n, c, r)`: the features, u; `pictures`: those of the examples that the report shows, by row of x.
     """
@@ -75,8 +76,9 @@ class Diagnosis:
     trained: Trained | None
     stability: Stability | None
     confidence: float
-    accuracy_start: float
+    size: float
     start: float
+    accuracy_start: float
     status: Status
     notes: tuple[str, ...]
     weights: Float[np.ndarray, "n c r"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float, Shaped
 from gsjax import dual, features, multiclass, starvation
 from gsjax.objectives import Penalty, Ridge
 
-__all__ = ["Solution", "Status", "compiled", "decompose", "from_features", "match_shape", "oriented", "solve", "terms"]
+__all__ = ["Solution", "Status", "compiled", "from_features", "match_shape", "oriented", "solve", "terms"]
 
 
 class Status(NamedTuple):
@@ -38,7 +37,7 @@ class Solution(NamedTuple):
       curved_j`, where C is `U^T D U`.
     - `confidence (n,)`: the probability of the right label, from centred outputs.
     - `rank`: the number of features of the kernel, None where it is not known.
-    - `status`: see `Status`.
+    - `status`: the entries of `Status`, also while it is traced.
     """
 
     u: Float[Any, "n c r"]
@@ -50,17 +49,7 @@ class Solution(NamedTuple):
     curved: Float[Any, "n c r"]
     confidence: Float[Any, " n"]
     rank: Any
-    status: Status
-
-
-def decompose(kernel: Array, y: Shaped[Array, " n"]) -> features.Features | multiclass.Features:
-    """The features of a kernel `(n, n)`, or `(n, n, k, k)` with class indices y; without warnings of rounding.
-
-    The report says which strengths rounding cuts off.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        return multiclass.from_ntk(kernel, y) if kernel.ndim == 4 else features.from_ntk(kernel, y)
+    status: Any
 
 
 def from_features(feats: Any, penalty: Penalty) -> Solution:
@@ -81,7 +70,7 @@ def from_features(feats: Any, penalty: Penalty) -> Solution:
         slopes = starvation.sensitivity(feats.s2, flat.T @ flat, pulls, penalty.strength)
     slopes = jnp.where(found.converged, slopes, jnp.nan)
     u = feats.u.reshape(curved.shape)
-    status = Status(found.converged, found.residual, found.iterations)
+    status = (found.converged, found.residual, found.iterations)
     return Solution(u, feats.s, found.response, slopes, margins, pull, curved, confidence, feats.rank, status)
 
 
@@ -91,13 +80,13 @@ def match_shape(u: Array, margins: Array, labels: Array | None) -> tuple[Array, 
 
 
 def solve(kernel: Array, y: Shaped[Array, " n"], penalty: Penalty) -> Solution:
-    """The optimum in all features of a kernel; see `decompose` and `from_features`."""
-    return from_features(decompose(kernel, y), penalty)
+    """The optimum in all features of a kernel, `(n, n)`, or `(n, n, k, k)` with class indices y."""
+    return from_features(multiclass.from_ntk(kernel, y) if kernel.ndim == 4 else features.from_ntk(kernel, y), penalty)
 
 
 @functools.cache
 def compiled() -> Callable[[Array, Array, Penalty], Solution]:
-    """`solve` as one program for all kernels of a shape; features beyond the rank have zero strength."""
+    """`solve` as one program for all kernels of a shape; features beyond the rank are kept, with zero strength."""
     return jax.jit(solve)
 
 
@@ -114,7 +103,7 @@ def oriented(solution: Solution, top: int) -> Solution:
         starvation=host.starvation[:count, :count] * sign[:, None],
         curved=host.curved[..., :count] * sign,
         rank=None if solution.rank is None else int(solution.rank),
-        status=Status(bool(host.status.converged), float(host.status.residual), int(host.status.iterations)),
+        status=Status(bool(host.status[0]), float(host.status[1]), int(host.status[2])),
     )
 
 

@@ -153,7 +153,7 @@ def pair_columns(report: Diagnosis) -> list[Column]:
         Column(
             "examples",
             [
-                " ".join(f"{'-' if term < 0 else '+'}{k}" for k, term in zip(pair.index, pair.term, strict=True))
+                " ".join(f"{'-' if term < 0 else '+'}{k}" for k, term in zip(pair.rows, pair.term, strict=True))
                 for pair in pairs
             ],
             "rows of x with the largest terms of C_ij, with sign: + for i starves j",
@@ -171,7 +171,8 @@ def pairs_in_words(report: Diagnosis) -> str:
         return f"None of the {r * (r - 1)} ordered pairs of shown features starves."
     listed = min(PAIRS, len(report.pairs))
     which = "listed" if listed == len(report.pairs) else f"of which the {listed} of largest elasticity are listed"
-    return f"{len(report.pairs)} of the {r * (r - 1)} ordered pairs of shown features starve ({report.starving:.0%}), {which}."
+    pairs = f"{len(report.pairs)} of the {r * (r - 1)} ordered pairs of shown features"
+    return f"{pairs} starve ({report.starving:.0%}), {which}."
 
 
 def comparison(report: Diagnosis) -> list[tuple[str, str]]:
@@ -190,7 +191,7 @@ def comparison(report: Diagnosis) -> list[tuple[str, str]]:
         ("gradient of the objective, relative to that at params", number(found.gradient)),
         (
             f"movement of the kernel on {moved.examples} examples",
-            f"{percent(moved.relative)} of its size; cosine {moved.cosine:.4f}; {percent(moved.turned)} after rescaling",
+            f"{percent(moved.relative)} of its size; cosine {moved.cosine:.4f}; rescaled {percent(moved.turned)}",
         ),
     ]
 

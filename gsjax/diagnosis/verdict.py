@@ -18,7 +18,7 @@ _COMPARABLE = 0.5
 
 
 class Verdict(NamedTuple):
-    """An answer in words, and its `code`:
+    """An answer in words, and its `code`.
 
     - "aligned": the feature that starves the others most aligns with the attribute;
     - "other": it does not, but another feature does;
@@ -26,8 +26,8 @@ class Verdict(NamedTuple):
     - "no starvation": no shown feature starves another;
     - "unknown": the group is a function of the label, or the optimum was not found.
 
-    `starver` is the feature that starves the others most, and `aligned` the one that aligns best if any does beyond
-    chance. Both count from 0; None where there is none.
+    `starver` is the feature that takes most from the others (the largest of `Diagnosis.toll`), and `aligned` the one
+    that aligns best, if it does beyond chance. Both count from 0; None where there is none.
     """
 
     code: str
@@ -43,37 +43,34 @@ def tolls(solution: Solution) -> Float[np.ndarray, " r"]:
     return np.sum(np.maximum(-cost, 0), axis=0)
 
 
-def judge(toll: Float[np.ndarray, " r"], alignment: Alignment) -> Verdict:
-    """The verdict for the tolls and alignments of the shown features."""
-    starver = int(np.argmax(toll)) if np.all(np.isfinite(toll)) and np.any(toll > 0) else None
+def judge(toll: Float[np.ndarray, " r"], response: Float[np.ndarray, " r"], alignment: Alignment) -> Verdict:
+    """The verdict for the tolls, responses and alignments of the shown features."""
+    found = bool(np.all(np.isfinite(toll)))
+    starver = int(np.argmax(toll)) if found and np.any(toll > 0) else None
     if not alignment.known:
         return Verdict("unknown", "Nothing can be told: the group is a function of the label.", starver, None)
-    best = int(np.argmax(alignment.group))
-    aligned = best if alignment.group[best] > alignment.chance else None
-    beyond = f"a larger share than {alignment.chance:.1%} is expected by chance in one of 20 cases"
-    if aligned is None:
+    share = alignment.group
+    best = int(np.argmax(share))
+    chance = f"by chance, more than {alignment.chance:.1%} in one of 20 cases"
+    if share[best] <= alignment.chance:
         text = (
-            "No shown feature aligns with the attribute more than by chance: the largest share of variance within "
-            f"labels that it explains is {alignment.group[best]:.1%}, and {beyond}."
+            "No shown feature aligns with the attribute more than by chance: the largest share that it explains of a "
+            f"feature within labels is {share[best]:.1%} ({chance})."
         )
         return Verdict("none", text, starver, None)
-    told = f"the attribute explains {alignment.group[aligned]:.0%} of feature {aligned + 1} within labels ({beyond})"
-    if not np.all(np.isfinite(toll)):
-        return Verdict("unknown", f"{_capital(told)}, but the optimum was not found.", None, aligned)
+    told = f"The attribute explains {share[best]:.0%} of feature {best + 1} within labels ({chance})"
+    if not found:
+        return Verdict("unknown", f"{told}, but the optimum was not found.", None, best)
+    place = 1 + int(np.sum(response > response[best]))
+    reliance = f"The response to feature {best + 1} is number {place} of {len(response)} by size."
     if starver is None:
-        return Verdict("no starvation", f"{_capital(told)}, but no shown feature starves another.", None, aligned)
-    own = alignment.group[starver]
-    if own > alignment.chance and own >= _COMPARABLE * alignment.group[aligned]:
-        text = (
-            f"Yes: feature {starver + 1}, which takes most from the others, is one of the attribute, which explains "
-            f"{own:.0%} of it within labels ({beyond})."
-        )
-        return Verdict("aligned", text, starver, aligned)
+        return Verdict("no starvation", f"{told}. No shown feature starves another. {reliance}", None, best)
+    if share[starver] > alignment.chance and share[starver] >= _COMPARABLE * share[best]:
+        own = "" if starver == best else f", and {share[starver]:.0%} of feature {starver + 1}"
+        text = f"Yes: feature {starver + 1} takes most from the others. {told}{own}. {reliance}"
+        return Verdict("aligned", text, starver, best)
     text = (
-        f"No: {told}, but feature {starver + 1} takes most from the others, and the attribute explains {own:.0%} of it."
+        f"No: feature {starver + 1} takes most from the others, and the attribute explains {share[starver]:.0%} of it. "
+        f"{told}. {reliance}"
     )
-    return Verdict("other", text, starver, aligned)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return Verdict("other", text, starver, best)
