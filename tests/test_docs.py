@@ -11,6 +11,7 @@ import tyro
 
 import theory
 from experiments import _markdown, _options, _report
+from gsjax.cli import command as installed
 from theory import command
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +81,12 @@ def test_a_command_exists(command_line):
         return
     if (first, rest) == ("pip", ["install", "."]):
         assert (ROOT / "pyproject.toml").exists()
+        return
+    if first == "gsjax":
+        name, *arguments = rest
+        assert name == "diagnose"
+        if arguments != ["--help"]:
+            installed.parse(name, installed.Diagnose, arguments)
         return
     assert (first, rest[0]) == ("python", "-m")
     program, *arguments = rest[1:]

@@ -249,14 +249,15 @@ def _unboxed(text: str) -> str:
     lines = [line.strip().strip("│|").strip() for line in text.splitlines()]
     if any(line.startswith("Missing from ") for line in lines):
         return f"expected {', '.join(line for line in lines if re.match('--[a-z]', line))}"
-    words = []
+    parts: list[list[str]] = [[]]
     for line in lines:
-        if line.startswith(("╭", "╰", "+")):
-            continue
-        if words and set(line) <= {"─", "-"}:
-            break
-        words.append(line)
-    return " ".join(" ".join(words).split()).removesuffix(".") or "invalid arguments"
+        if line and set(line) <= {"─", "-"}:
+            parts.append([])
+        elif not line.startswith(("╭", "╰", "+")):
+            parts[-1].append(line)
+    # The title is in the frame, or without Unicode in a part of its own.
+    part = parts[1] if len(parts) > 2 and any(line.startswith("+") for line in lines) else parts[0]
+    return " ".join(" ".join(part).split()).removesuffix(".") or "invalid arguments"
 
 
 def _help() -> str:
