@@ -245,7 +245,7 @@ def parse(name: str, options_type: type[Any], arguments: Sequence[str]) -> Any:
 
 
 def _unboxed(text: str) -> str:
-    """The first part of a message of tyro in one line; tyro draws a box around it, with a rule between its parts."""
+    """The first part of a message of tyro in one line; tyro frames it, with rules between its parts."""
     lines = [line.strip().strip("│|").strip() for line in text.splitlines()]
     if any(line.startswith("Missing from ") for line in lines):
         return f"expected {', '.join(line for line in lines if re.match('--[a-z]', line))}"
@@ -253,10 +253,11 @@ def _unboxed(text: str) -> str:
     for line in lines:
         if line and set(line) <= {"─", "-"}:
             parts.append([])
-        elif not line.startswith(("╭", "╰", "+")):
+        elif line and not line.startswith(("╭", "╰")):
             parts[-1].append(line)
-    # The title is in the frame, or without Unicode in a part of its own.
-    part = parts[1] if len(parts) > 2 and any(line.startswith("+") for line in lines) else parts[0]
+    # The title is in the frame; where Unicode cannot be shown, there is no frame, and the title is the first part.
+    framed = any(line.startswith("╭") for line in lines)
+    part = next(iter(parts if framed else parts[1:]), [])
     return " ".join(" ".join(part).split()).removesuffix(".") or "invalid arguments"
 
 
