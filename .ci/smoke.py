@@ -64,11 +64,13 @@ def library() -> None:
 
 
 def command(script: str) -> None:
-    """`gsjax diagnose` with parameters of flax.linen in each of the three formats."""
+    """Parameters of flax.linen in three formats, and `gsjax diagnose` with one of them."""
     import jax
     import orbax.checkpoint as ocp
     import safetensors.flax
     from flax import serialization, traverse_util
+
+    from gsjax.cli import checkpoints
 
     random = np.random.default_rng(0)
     y = np.arange(24) % 2
@@ -83,20 +85,21 @@ def command(script: str) -> None:
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(Path("params").absolute(), params)
 
-    call = [script, "diagnose", "--model", "nets:build", "--data", "data.npz", "--top", "4"]
-    found = []
     for path in ("params.safetensors", "params.msgpack", "params"):
-        more = ["--out", "page.html"] if path == "params" else []
-        subprocess.run([*call, "--params", path, "--json", "report.json", *more], check=True, stdout=subprocess.PIPE)
-        found.append(json.loads(Path("report.json").read_text(encoding="utf-8")))
-        assert found[-1].pop("command")["params"] == path
-    assert found[0] == found[1] == found[2], "three formats, three reports"
+        jax.tree.map(np.testing.assert_array_equal, checkpoints.load(path, params).params, params)
+
+    call = [script, "diagnose", "--model", "nets:build", "--data", "data.npz", "--params", "params", "--top", "4"]
+    subprocess.run([*call, "--json", "report.json", "--out", "page.html"], check=True, stdout=subprocess.PIPE)
+    report = json.loads(Path("report.json").read_text(encoding="utf-8"))
+    assert report["command"]["params"] == "params"
+    assert len(report["strengths"]) == 4
+    assert min(report["strengths"]) > 0
     assert "</html>" in Path("page.html").read_text(encoding="utf-8")
 
     refused = subprocess.run([*call, "--params", "data.npz"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2, refused
     assert refused.stderr.splitlines()[-1].startswith("gsjax: --params: data.npz: "), refused.stderr
-    print("gsjax diagnose, with parameters of three formats")
+    print("gsjax diagnose, and parameters of three formats")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from theory import command
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
-LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
