@@ -227,8 +227,8 @@ def test_another_network_is_refused(kind, other, complaint, tmp_path):
 @pytest.mark.parametrize("kind", ["safetensors", "msgpack"])
 def test_a_truncated_file_is_refused_wherever_it_ends(kind, tmp_path):
     content = save(marked(tree("flax.linen")), tmp_path / "saved", kind).read_bytes()
+    path = tmp_path / "cut"
     for size in {*range(20), *range(20, len(content), 37), len(content) - 1}:
-        path = tmp_path / "cut"
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match=f"^params: {re.escape(str(path))}: "):
             checkpoints.load(path, tree("flax.linen"))
