@@ -16,7 +16,10 @@ from pathlib import Path
 import numpy as np
 
 NETS = """
+import equinox as eqx
 import flax.linen as nn
+import jax
+from flax import nnx
 
 class Net(nn.Module):
     @nn.compact
@@ -25,6 +28,12 @@ class Net(nn.Module):
 
 def build():
     return Net()
+
+def of_nnx():
+    return nnx.Linear(5, 1, rngs=nnx.Rngs(0))
+
+def of_equinox():
+    return eqx.nn.MLP(5, "scalar", 8, 1, key=jax.random.key(0))
 """
 
 
@@ -64,13 +73,13 @@ def library() -> None:
 
 
 def command(script: str) -> None:
-    """Parameters of flax.linen in three formats, and `gsjax diagnose` with one of them."""
+    """Parameters in three formats, networks of three frameworks, and `gsjax diagnose` of one of them."""
     import jax
     import orbax.checkpoint as ocp
     import safetensors.flax
     from flax import serialization, traverse_util
 
-    from gsjax.cli import checkpoints
+    from gsjax.cli import checkpoints, models
 
     random = np.random.default_rng(0)
     y = np.arange(24) % 2
@@ -88,6 +97,11 @@ def command(script: str) -> None:
     for path in ("params.safetensors", "params.msgpack", "params"):
         jax.tree.map(np.testing.assert_array_equal, checkpoints.load(path, params).params, params)
 
+    for name in ("of_nnx", "of_equinox"):
+        built, outputs = models.one_output(models.load(f"nets:{name}", x), x, "nets")
+        assert outputs is None
+        assert built.apply_fn(built.params, x).shape == (24,)
+
     call = [script, "diagnose", "--model", "nets:build", "--data", "data.npz", "--params", "params", "--top", "4"]
     subprocess.run([*call, "--json", "report.json", "--out", "page.html"], check=True, stdout=subprocess.PIPE)
     report = json.loads(Path("report.json").read_text(encoding="utf-8"))
@@ -99,7 +113,7 @@ def command(script: str) -> None:
     refused = subprocess.run([*call, "--params", "data.npz"], capture_output=True, text=True, check=False)
     assert refused.returncode == 2, refused
     assert refused.stderr.splitlines()[-1].startswith("gsjax: --params: data.npz: "), refused.stderr
-    print("gsjax diagnose, and parameters of three formats")
+    print("gsjax diagnose; networks of three frameworks, parameters of three formats")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import inspect
 import io
 import os
@@ -20,7 +21,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from rich.console import Console
 
-__all__ = ["Diagnose", "diagnose", "main"]
+__all__ = ["Diagnose", "diagnose", "main", "parse"]
 
 
 def _file(help_: str) -> Any:
@@ -107,8 +108,9 @@ def diagnose(options: Diagnose) -> None:
     import jax
     import jax.numpy as jnp
 
-    from gsjax import Ridge, SpectralDecoupling, diagnosis, files
+    from gsjax import diagnosis, files
     from gsjax.cli import checkpoints, examples, models
+    from gsjax.objectives import Ridge, SpectralDecoupling
 
     _tell([f"reading {options.data}, building {options.model}"])
     with _named(options.data):
@@ -197,9 +199,7 @@ def _run(given: list[str]) -> int:
         print(_help())
         return 0
     if given[0] in ("--version", "-V"):
-        import gsjax
-
-        print(f"gsjax {gsjax.__version__}")
+        print(f"gsjax {importlib.import_module('gsjax').__version__}")
         return 0
     name, *rest = given
     if name not in _COMMANDS:
