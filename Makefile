@@ -15,7 +15,7 @@ EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8
 # On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help ready verify test slow bench notebooks docs pair figures readme lint types lock
+.PHONY: help ready verify test slow bench notebooks docs pair figures readme lint types lock wheel release
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
@@ -29,6 +29,8 @@ help:
 	@echo 'make readme     update the tables of README.md and docs/ from the records'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
+	@echo 'make wheel      build sdist and wheel, and use the wheel in environments of its own'
+	@echo 'make release    check that everything is ready for a release, build it, print the command that makes the tag'
 	@echo 'make lock       regenerate requirements.lock from pyproject.toml'
 
 verify: ready
@@ -71,6 +73,13 @@ lint: ready
 
 types: ready
 	$(BIN)/basedpyright
+
+wheel: ready
+	.ci/wheel
+
+# Uploads nothing and makes no tag: see docs/releasing.md.
+release: ready
+	$(BIN)/python .ci/release.py
 
 # neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that is never true.
 lock: ready

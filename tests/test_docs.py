@@ -11,11 +11,12 @@ import tyro
 
 import theory
 from experiments import _markdown, _options, _report
+from gsjax.cli import command as installed
 from theory import command
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
-LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
@@ -83,6 +84,12 @@ def test_a_command_exists(command_line):
         return
     if (first, rest) == ("pip", ["install", "."]):
         assert (ROOT / "pyproject.toml").exists()
+        return
+    if first == "gsjax":
+        name, *arguments = rest
+        assert name == "diagnose"
+        if arguments != ["--help"]:
+            installed.parse(name, installed.Diagnose, arguments)
         return
     assert (first, rest[0]) == ("python", "-m")
     program, *arguments = rest[1:]
