@@ -95,6 +95,8 @@ def summarise(rows: Rows, config: Config) -> list[dict[str, Any]]:
         mixed = kernels(rows, n, "kernel in float32", kind=kind)
         add(f"{label}: kept, only the kernel in float32", mixed, lambda row: row["kept"])
         add(f"{label}: right, only the kernel in float32", mixed, lambda row: row["resolved"])
+        add(f"{label}: largest error of a strength / (n eps s_1^2)", own, lambda row: row["weyl"])
+        add(f"{label}: largest sine x gap / (n eps s_1^2)", own, lambda row: row["davis_kahan"])
         add(f"{label}: error of a strength per decade of it", own, lambda row: row["loss_by_strength"])
         add(f"{label}: angle per decade of the gap", own, lambda row: row["turn_by_gap"])
         for place, gap in enumerate(GAPS):
@@ -107,15 +109,16 @@ def summarise(rows: Rows, config: Config) -> list[dict[str, Any]]:
             add(f"{label}, n = {size}: kernel", sized, lambda row: row["kernel"])
             add(f"{label}, n = {size}: features kept", sized, lambda row: row["kept"])
             add(f"{label}, n = {size}: features right to 1%", sized, lambda row: row["resolved"])
-        for measure, name in (("paths", "gradient flow"), ("trained", "trained network")):
-            each = select(rows, measure=measure, kind=kind)
-            add(f"{label}: {name}, outputs", each, lambda row: row["logits"])
-            if measure == "paths":
-                add(f"{label}: dual flow, alpha", each, lambda row: row["dual"])
-            else:
-                add(f"{label}: {name}, objective", each, lambda row: row["objective"])
-            add(f"{label}: {name} converged, float32", each, lambda row: row["converged"])
-            add(f"{label}: {name} converged, float64", each, lambda row: row["converged_exact"])
+        paths = select(rows, measure="paths", kind=kind)
+        add(f"{label}: gradient flow, outputs", paths, lambda row: row["logits"])
+        add(f"{label}: dual flow, alpha", paths, lambda row: row["dual"])
+        add(f"{label}: flows converged, float32", paths, lambda row: row["converged"])
+        for penalty in ("ridge", "SD"):
+            each = select(rows, measure="trained", kind=kind, penalty=penalty)
+            add(f"{label}: trained with {penalty}, outputs", each, lambda row: row["logits"])
+            add(f"{label}: trained with {penalty}, objective", each, lambda row: row["objective"])
+            add(f"{label}: trained with {penalty}, converged, float32", each, lambda row: row["converged"])
+            add(f"{label}: trained with {penalty}, converged, float64", each, lambda row: row["converged_exact"])
         for arm in ("float32", "kernel in float32", "bfloat16"):
             suffix = "" if arm == "float32" else f", {arm}"
             each = kernels(rows, n, arm, kind=kind)
@@ -142,13 +145,10 @@ def signatures(rows: Rows, config: Config) -> list[dict[str, Any]]:
     """What perturbation theory predicts, and what follows for starvation."""
     n, last = max(config.ns), str(len(config.conditions) - 1)
     own, mixed, half = (kernels(rows, n, arm) for arm in ("float32", "kernel in float32", "bfloat16"))
-    matrix, seeds = select(rows, measure="features", n=n), range(config.seeds)
+    matrix = select(rows, measure="features", n=n)
 
     def paired(first: Rows, second: Rows, read: Callable[[Mapping[str, Any]], float]) -> Float[np.ndarray, " seeds"]:
         return np.subtract(by_seed(first, config, read), by_seed(second, config, read))
-
-    def at(number: str, key: str) -> Callable[[Mapping[str, Any]], float]:
-        return lambda row: row["at"][number][key]
 
     def gap(row: Mapping[str, Any]) -> float:
         found = row["at"]["0"]
@@ -165,19 +165,17 @@ def signatures(rows: Rows, config: Config) -> list[dict[str, Any]]:
             reason=unknown,
         ),
         _rows.signature(
-            "strengths: decades of relative error per decade of s_1^2 / s_i^2",
-            by_seed(own, config, lambda row: row["loss_by_strength"]),
-            above=0.75,
-            below=1.25,
-            why="Weyl: all strengths have the same absolute error, about eps s_1^2, hence 1",
+            "strengths: largest error / (n eps s_1^2), the worst kind of network",
+            by_seed(own, config, lambda row: row["weyl"], max),
+            below=1,
+            why="the bound up to which a strength counts as zero; by Weyl's inequality that of the kernel's error",
             reason=unknown,
         ),
         _rows.signature(
-            "singular vectors: decades of angle per decade of the gap",
-            by_seed(own, config, lambda row: row["turn_by_gap"]),
-            above=-1.25,
-            below=-0.75,
-            why="Davis and Kahan: the angle is the error over the gap, hence -1",
+            "singular vectors: largest sine x gap / (n eps s_1^2), the worst kind of network",
+            by_seed(own, config, lambda row: row["davis_kahan"], max),
+            below=2,
+            why="the theorem of Davis and Kahan (Yu et al. 2015) for a kernel with an error of n eps s_1^2",
             reason=unknown,
         ),
         _rows.signature(
@@ -234,7 +232,7 @@ def signatures(rows: Rows, config: Config) -> list[dict[str, Any]]:
             reason=unknown,
         ),
         _rows.signature(
-            f"share that starves, {condition(config.conditions[0])}: error of the plain share minus of the weighted one",
+            f"share that starves, {condition(config.conditions[0])}: error minus that of the weighted share",
             by_seed(own, config, gap),
             above=0,
             why="pairs of weak features have no weight",
@@ -249,8 +247,12 @@ def signatures(rows: Rows, config: Config) -> list[dict[str, Any]]:
             reason=unknown,
         ),
     ]
-    assert len(least) == len(seeds)
     return lines
+
+
+def at(number: str, key: str) -> Callable[[Mapping[str, Any]], float]:
+    """Reads a measure at the condition with this number."""
+    return lambda row: row["at"][number][key]
 
 
 def _mean(rows: Rows, read: Read) -> float:
@@ -300,14 +302,12 @@ def draw_conditions(rows: Rows, config: Config, path: Path) -> None:
         for number, kind in enumerate(config.kinds):
             for arm, style in (("float32", "o-"), ("kernel in float32", "s--")):
                 own = kernels(rows, n, arm, kind=kind)
-                values = [_mean(own, lambda row, c=str(c): row["at"][c][key]) for c in range(len(config.conditions))]
+                values = [_mean(own, at(str(c), key)) for c in range(len(config.conditions))]
                 label = f"{LABELS[kind]}{'' if arm == 'float32' else ', only the kernel in float32'}"
                 ax.semilogx(config.conditions, values, style, color=plotting.OKABE_ITO[number], label=label)
             if key == "share":
                 own = kernels(rows, n, kind=kind)
-                exact = [
-                    _mean(own, lambda row, c=str(c): row["at"][c]["share_exact"]) for c in range(len(config.conditions))
-                ]
+                exact = [_mean(own, at(str(c), "share_exact")) for c in range(len(config.conditions))]
                 ax.semilogx(config.conditions, exact, "x:", color=plotting.OKABE_ITO[number])
         ax.set(xlabel="s_1^2 / lambda", ylabel=title)
     axes.flat[0].legend(fontsize=8)

@@ -103,6 +103,7 @@ def row(kind: Kind, n: int, config: Config, seed: int, file: Path) -> list[dict[
     counted = work(kind, config.width, n)
     computed = counted.total <= config.limit
     found = measured(kind, n, config, seed) if computed else {}
+    file.parent.mkdir(parents=True, exist_ok=True)
     files.write(file, files.json_document(told(kind, n, counted, found, config)))
     solved = {name: found.get(name) for name in SOLVED}
     return [{"kind": kind, "n": n, **counted._asdict(), "computed": computed, **solved}]
