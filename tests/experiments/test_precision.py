@@ -131,12 +131,14 @@ def test_float32_loses_what_it_loses(kernel):
     assert row["decoupled"]
     same = measures.against(exact, exact, kernel, kernel)
     assert same["kernel"] == 16
-    assert same["weyl"] == same["davis_kahan"] == 0
+    assert same["weyl"] == 0
+    assert same["davis_kahan"] < 1e-6
     mild, harsh = (measures.at_condition(found, exact, number) for number in range(2))
     assert mild["flipped"] == 0
     assert mild["weakest"] > harsh["weakest"] - 1
 
 
+@pytest.mark.slow
 def test_kernels_are_computed_in_their_type():
     network = Transformer(8)
     x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
@@ -163,7 +165,7 @@ def rows():
     """Rows as a run writes them, with what theory says in place of measurements."""
     made, config = [], SMOKE
     for seed in range(config.seeds):
-        noise = 0.01 * seed
+        noise = 0.001 * seed
         for n in config.ns:
             for arm in precision.ARMS:
                 at = {
@@ -242,8 +244,8 @@ def test_rows_have_what_was_measured_and_say_what_is_missing(rows):
     assert found["MLP: features kept"]["measured"] == n - 4
     assert found["MLP: kept from the feature matrix"]["measured"] == n - 5
     assert found["MLP: kept, only the kernel in float32"]["measured"] == n
-    assert found["MLP, s_1^2 / lambda = 1e6: alpha"]["measured"] == pytest.approx(4.005)
-    assert found["MLP, bfloat16: kernel"]["measured"] == pytest.approx(2.005)
+    assert found["MLP, s_1^2 / lambda = 1e6: alpha"]["measured"] == pytest.approx(4.0005)
+    assert found["MLP, bfloat16: kernel"]["measured"] == pytest.approx(2.0005)
     assert "MLP: sine at gaps to 1e-03" not in found
     rows[0]["turn_by_gap"] = None
     rows[3]["turn_by_gap"] = None  # the same seed, with the largest n
@@ -260,8 +262,8 @@ def test_figures_show_the_means_of_the_rows(rows, monkeypatch, tmp_path):
     np.testing.assert_allclose(points(right.lines[0])[:, 1], [(n - 4) / n for n in SMOKE.ns])
     _precision_report.draw_conditions(rows, SMOKE, tmp_path / "conditions.png")
     panels = figures["conditions.png"].axes
-    np.testing.assert_allclose(points(panels[0].lines[0]), [[1e2, 6.005], [1e6, 4.005]])
-    np.testing.assert_allclose(points(panels[4].lines[0])[:, 1], [0.055] * 2)
+    np.testing.assert_allclose(points(panels[0].lines[0]), [[1e2, 6.0005], [1e6, 4.0005]])
+    np.testing.assert_allclose(points(panels[4].lines[0])[:, 1], [0.0505] * 2)
     np.testing.assert_allclose(points(panels[5].lines[2])[:, 1], [0.5] * 2)
 
 
