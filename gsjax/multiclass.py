@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
 from gsjax import _check, starvation
@@ -88,12 +89,13 @@ def from_ntrf(phi: Float[Array, "n k m"], labels: Integer[Array, " n"], *, rtol:
     >>> from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1])).u.shape
     (4, 4)
     """
-    phi, labels = _check.single("phi", phi), jnp.asarray(labels)
+    given, phi, labels = phi, _check.single("phi", phi), jnp.asarray(labels)
     _check.shape("phi", phi, ndim=3)
     n, k, m = phi.shape
     _check.require(k >= 2, "phi", "two outputs or more (for one, see gsjax.features)", f"shape {phi.shape}")
     _check_labels(labels, n, k)
-    return _labelled(binary.from_ntrf(phi.reshape(n * k, m), jnp.ones(n * k), rtol=rtol), labels)
+    stacked = (given if isinstance(given, np.ndarray) else phi).reshape(n * k, m)
+    return _labelled(binary.from_ntrf(stacked, jnp.ones(n * k), rtol=rtol), labels)
 
 
 def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol: float | None = None) -> Features:
@@ -108,12 +110,13 @@ def from_ntk(ntk: Float[Array, "n n k k"], labels: Integer[Array, " n"], *, rtol
     >>> from_ntk(jnp.eye(4).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3), jnp.array([0, 1])).s.tolist()
     [1.0, 1.0, 1.0, 1.0]
     """
-    ntk, labels = _check.single("ntk", ntk), jnp.asarray(labels)
+    given, ntk, labels = ntk, _check.single("ntk", ntk), jnp.asarray(labels)
     _check.shape("ntk", ntk, ndim=4)
     n, k = ntk.shape[0], ntk.shape[-1]
     _check.require(ntk.shape == (n, n, k, k), "ntk", "shape (n, n, k, k)", f"shape {ntk.shape}")
     _check_labels(labels, n, k)
-    stacked = ntk.transpose(0, 2, 1, 3).reshape(n * k, n * k)
+    # A NumPy array is passed on as it is, so that what its conversion loses is noticed.
+    stacked = (given if isinstance(given, np.ndarray) else ntk).transpose(0, 2, 1, 3).reshape(n * k, n * k)
     return _labelled(binary.from_ntk(stacked, jnp.ones(n * k), rtol=rtol), labels)
 
 

@@ -50,7 +50,7 @@ def permutation(
     >>> [f"{z:.3f}" for z in permutation(jnp.array([0.0, 1.0]), 1.0)[1]]
     ['0.000', '0.426']
     """
-    s2 = _check.floating("s2", s2)
+    s2 = _check.single("s2", s2)
     _check.shape("s2", s2, ndim=1)
     alpha = _uncoupled(s2, strength)
     return alpha, s2 / strength * alpha
@@ -97,7 +97,7 @@ def theorem2_slope(
     >>> bool(theorem2_slope(0.1, jnp.array([4.0, 1.0]), 0.1) < 0)
     True
     """
-    s2 = _check.floating("s2", s2)
+    s2 = _check.single("s2", s2)
     _check.require(s2.shape == (2,), "s2", "shape (2,)", f"shape {s2.shape}")
     _check.positive("s2", s2)
     _check.number("strength", strength, "(0, inf)")
@@ -119,7 +119,7 @@ def _uncoupled(s2, strength):
 
 
 def _orthogonal(u):
-    u = _check.floating("u", u)
+    u = _check.single("u", u)
     _check.shape("u", u, ndim=2)
     _check.require(u.shape[0] == u.shape[1], "u", "a square matrix", f"shape {u.shape}")
     defect = jnp.max(jnp.abs(u.T @ u - jnp.eye(u.shape[0], dtype=u.dtype)))
