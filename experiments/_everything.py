@@ -122,7 +122,8 @@ def _what(found: Gathered, placed: Sequence[tuple[Run, str]]) -> list[Html]:
     def row(
         link: Html, tracked: bool, when: str | None, verdict: str, figures: str, seconds: float | None
     ) -> list[str]:
-        return [link, origin(tracked), when or "not known", verdict, figures, text(clock(seconds))]
+        day = element("span", (when or "not known").split(", ")[0], class_="number")
+        return [link, origin(tracked), day, verdict, figures, text(clock(seconds))]
 
     rows = []
     for one in found.claims:
@@ -179,23 +180,22 @@ def _against(found: Gathered, placed: Sequence[tuple[Run, str]]) -> list[Html] |
 
 def _versions(found: Gathered) -> list[Html]:
     """The versions that results were made with, and which results."""
-    made: dict[str, list[str]] = {}
+    made: dict[tuple[str, bool], list[str]] = {}
+
+    def add(versions: Any, tracked: bool, name: str) -> None:
+        line = ", ".join(f"{key} {entry}" for key, entry in versions.items()) if isinstance(versions, Mapping) else ""
+        made.setdefault((line or "not recorded", tracked), []).append(name)
+
     for one in found.claims:
-        versions = {name: entry for name, entry in one.provenance.items() if name not in ("commit", "started")}
-        made.setdefault(_line(versions), []).append(f"claims ({origin(one.tracked)})")
+        kept = {key: entry for key, entry in one.provenance.items() if key not in ("commit", "started")}
+        add(kept, one.tracked, _number(len(one.records), "claim"))
     for sweep in found.sweeps:
-        versions = sweep.provenance.get("versions", {})
-        made.setdefault(_line(versions if isinstance(versions, Mapping) else {}), []).append(shown(sweep.path))
+        add(sweep.provenance.get("versions"), False, shown(sweep.path))
     for run in found.runs:
-        made.setdefault(_line(run.summary.content["versions"]), []).append(
-            f"{run.summary.name} ({origin(run.tracked)})"
-        )
-    rows = [[versions, ", ".join(names)] for versions, names in made.items()]
-    return [element("h2", "Versions"), pages.table(("made with", "what"), rows, label="versions", head_column=False)]
-
-
-def _line(versions: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {version}" for name, version in versions.items()) or "versions were not recorded"
+        add(run.summary.content["versions"], run.tracked, run.summary.name)
+    rows = [[text(line), origin(tracked), ", ".join(names)] for (line, tracked), names in made.items()]
+    heads = ("made with", "from", "what")
+    return [element("h2", "Versions"), pages.table(heads, rows, label="versions", head_column=False)]
 
 
 def _place(one: Claims) -> str:

@@ -214,7 +214,7 @@ def committed(root: Path) -> dict[Path, str]:
         top = Path(git("rev-parse", "--show-toplevel").rstrip("\n"))
         if top.resolve() != root.resolve() or git("rev-parse", "--is-shallow-repository").strip() == "true":
             return {}
-        log = git("log", "--format=%x00%cs, commit %h", "--name-only", *folders)
+        log = git("log", "--first-parent", "-m", "--format=%x00%cs, commit %h", "--name-only", *folders)
         changed = [line[3:] for line in git("status", "--porcelain", "--untracked-files=all", *folders).splitlines()]
     except (OSError, subprocess.CalledProcessError):
         return {}

@@ -132,7 +132,7 @@ dd > .scroll, dd > dl { margin: 0; }
 dd > dl > :nth-last-child(2), dd > dl > :last-child { border-bottom: 0; }
 sup { line-height: 0; }
 .number { white-space: nowrap; overflow-wrap: normal; }
-.badge { font-weight: 600; }
+.badge { font-weight: 600; white-space: nowrap; }
 .soft { color: var(--soft); }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
@@ -146,6 +146,7 @@ figure { margin: 1rem 0; }
 figcaption { color: var(--soft); }
 img { max-width: 100%; height: auto; background: #ffffff; }
 details { margin: 1.2rem 0 0; }
+details + details { margin-top: .3rem; }
 summary { color: var(--soft); cursor: pointer; padding: .15rem 0; }
 summary > :is(h2, h3, h4) { display: inline; color: var(--ink); margin: 0; }
 details > article { border-top: 0; margin-top: 0; padding-top: .3rem; }
@@ -154,6 +155,7 @@ pre { font-size: .75rem; line-height: 1.4; background: var(--tint); padding: .7r
 @media (max-width: 40rem) {
   body { padding: 1.2rem 1rem 3rem; }
   body > nav { margin-top: -1.2rem; }
+  html:has(body > nav) { scroll-padding-top: 5.5rem; }
   dl { grid-template-columns: minmax(0, 1fr); }
   dt { border-bottom: 0; padding-bottom: 0; }
   dd { padding-top: 0; }
