@@ -119,6 +119,32 @@ window.looked = (() => {
     unfold() {
       document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
     },
+    // Opens the smallest fold of each kind, with those around it: folds of one kind have the same tags and classes.
+    unfold_kinds() {
+      const kinds = new Map(), size = (fold) => fold.querySelectorAll("*").length;
+      for (const fold of document.querySelectorAll("details")) {
+        const parts = [...fold.querySelectorAll("*")].map((part) => part.localName + "." + part.getAttribute("class"));
+        const kind = [...new Set(parts)].sort().join(" ");
+        if (!kinds.has(kind) || size(fold) < size(kinds.get(kind))) kinds.set(kind, fold);
+      }
+      for (let fold of kinds.values()) {
+        for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
+      }
+    },
+    // Takes what closed folds hide out of the page, since axe-core would spend nearly all of its time there, and puts
+    // it back.
+    hidden: [],
+    detach() {
+      for (const fold of document.querySelectorAll("details:not([open])")) {
+        const kept = document.createDocumentFragment();
+        kept.append(...[...fold.childNodes].filter((node) => node.localName !== "summary"));
+        this.hidden.push([fold, kept]);
+      }
+    },
+    attach() {
+      for (const [fold, kept] of this.hidden.reverse()) fold.append(kept);
+      this.hidden = [];
+    },
     fold() {
       document.querySelectorAll("details").forEach((fold) => { fold.open = false; });
     },
@@ -213,8 +239,17 @@ def unreachable(page: Page) -> list[str]:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds, with all of its rules, in what is visible."""
+    """What axe-core finds, with all of its rules: with all folds closed, then with a fold of each kind open."""
+    page.evaluate("looked.fold()")
+    closed = _violations(page)
+    page.evaluate("looked.unfold_kinds()")
+    return closed or [f"unfolded: {line}" for line in _violations(page)]
+
+
+def _violations(page: Page) -> list[str]:
+    page.evaluate("looked.detach()")
     found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    page.evaluate("looked.attach()")
     return [
         f"{rule['id']}: {rule['help']}: {'; '.join(_node(node) for node in rule['nodes'][:3])}"
         + (f" and {len(rule['nodes']) - 3} more" if len(rule["nodes"]) > 3 else "")

@@ -56,7 +56,6 @@ def look(browser: Browser, window: tuple[int, str]) -> Callable[[str, str], None
                 "keyboard": checks.unreachable(page),
                 "figures": checks.undrawn(page),
                 "sideways": checks.overflowing(page),
-                "axe-core, unfolded": checks.violations(page),
                 "console and requests": heard,
             }
         assert {what: complaints for what, complaints in found.items() if complaints} == {}

@@ -107,6 +107,7 @@ def test_a_defect_is_found(browser, tmp_path, defect, check, complaint):
         ("<img alt='broken' width=40 height=40 src='missing.png'>", "undrawn", "not drawn: img 'broken'"),
         ("<div id=big style='width: 500px'>wide</div>", "overflowing", "unfolded: "),
         ("<button tabindex=-1>skipped</button>", "unreachable", "Tab does not reach button 'skipped'"),
+        ("<p style='color: #999; background: #fff'>pale</p>", "violations", "unfolded: color-contrast:"),
     ],
 )
 def test_a_defect_in_a_fold_is_found(browser, tmp_path, defect, check, complaint):
