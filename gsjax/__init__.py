@@ -1,9 +1,10 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps` and `plotting`.
-All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is
-imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and
+`diagnosis`, whose function `diagnose` answers the usual questions about a network at once. All of them can use `files`,
+`pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is imported when it is first
+used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
 All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gsjax import (
         data,
+        diagnosis,
         dual,
         features,
         files,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         tangent,
         training,
     )
+    from gsjax.diagnosis import diagnose
     from gsjax.objectives import Ridge, SpectralDecoupling
 
     __version__: str
@@ -58,6 +61,8 @@ __all__ = [
     "Ridge",
     "SpectralDecoupling",
     "data",
+    "diagnose",
+    "diagnosis",
     "dual",
     "features",
     "files",
@@ -79,7 +84,7 @@ __all__ = [
 ]
 
 # The modules of the names that are not modules themselves.
-_HOMES = {"Ridge": "objectives", "SpectralDecoupling": "objectives"}
+_HOMES = {"diagnose": "diagnosis", "Ridge": "objectives", "SpectralDecoupling": "objectives"}
 
 
 def __getattr__(name: str) -> Any:

@@ -221,7 +221,7 @@ def test_every_room_is_an_attribute_of_the_library():
         path.stem for path in (ROOT / "gsjax").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     rooms = {name for name in files if not name.startswith("_")}
-    assert rooms | {"Ridge", "SpectralDecoupling"} == set(gsjax.__all__)
+    assert rooms | {"Ridge", "SpectralDecoupling", "diagnose"} == set(gsjax.__all__)
     assert set(gsjax.__all__) <= set(dir(gsjax))
     for room in rooms:
         assert getattr(gsjax, room) is importlib.import_module(f"gsjax.{room}")
@@ -260,7 +260,7 @@ def test_every_module_lists_its_public_names(name):
 
 
 CONTRACT = {
-    "gsjax": "Ridge SpectralDecoupling",
+    "gsjax": "Ridge SpectralDecoupling diagnose",
     "gsjax.networks": "MLP CNN",
     "gsjax.tangent": "ntrf ntk ntk_operator infinite_ntk",
     "gsjax.features": "Features from_ntrf from_ntk from_spectrum response",
@@ -276,6 +276,7 @@ CONTRACT = {
     "gsjax.data.structured": "sample",
     "gsjax.records": "Table",
     "gsjax.sweeps": "Sweep run",
+    "gsjax.diagnosis": "diagnose",
 }
 
 

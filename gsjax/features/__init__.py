@@ -12,6 +12,7 @@ from gsjax.features.decomposition import (
     response,
 )
 from gsjax.features.leading import from_operator
+from gsjax.features.products import held
 
 __all__ = [
     "Features",
@@ -21,6 +22,7 @@ __all__ = [
     "from_ntrf",
     "from_operator",
     "from_spectrum",
+    "held",
     "planar",
     "require_binary",
     "response",

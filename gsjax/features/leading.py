@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -16,12 +14,9 @@ from jaxtyping import Array, Float
 
 from gsjax import _check, progress
 from gsjax.features.decomposition import Features
-from gsjax.tangent.operator import TangentKernel
+from gsjax.features.products import Kernel, held
 
 __all__ = ["from_operator"]
-
-# The most entries of a network's kernel for which the full matrix is held: 256 MiB in float32, n = 8192.
-_HELD = 2**26
 
 # A second start misses a feature this much stronger than the weakest one found with at most this probability.
 _EXCESS, _MISS = 0.1, 1e-3
@@ -107,7 +102,7 @@ def from_operator(
         _check.number("tolerance", tolerance, "(0, inf)")
 
     y, feats = y.astype(dtype), None
-    kernel = _Kernel(_held(operator, n, dtype), np.asarray(y))
+    kernel = Kernel(held(operator), np.asarray(y))
     kept, strongest, threshold = np.zeros((n, 0), dtype), 0.0, -np.inf
     dimension, products, status = 2 * top + 60, 0, "none are resolved yet"
     may_stop = True
@@ -167,17 +162,6 @@ def from_operator(
         kept, strongest, threshold, may_stop = u, s2[0], s2[-1] + accuracy[-1], True
 
 
-def _held(operator: lx.AbstractLinearOperator, n: int, dtype: Any) -> lx.AbstractLinearOperator:
-    """The kernel of a network as a matrix if that is small enough, since it takes as long as a few products."""
-    if not isinstance(operator, TangentKernel) or n**2 > _HELD:
-        return operator
-    matrix, info = operator.as_matrix(), jnp.finfo(dtype)
-    # Products can be scaled such that they do not over- or underflow; the entries of the matrix cannot.
-    size = float(jnp.max(jnp.abs(matrix)))
-    held = float(info.tiny) / float(info.eps) ** 2 < size < np.inf
-    return lx.MatrixLinearOperator(matrix.astype(dtype), operator.tags) if held else operator
-
-
 def _least(n: int) -> int:
     """The dimension d at which a Krylov space from a random start shows an eigenvalue `_EXCESS` above a known one.
 
@@ -189,58 +173,8 @@ def _least(n: int) -> int:
     return math.ceil((math.log(1.648 * math.sqrt(n) / _MISS) / math.sqrt(excess) + 1) / 2)
 
 
-class _Kernel:
-    """Products with Y K Y, made on the device one by one; the vectors are scaled and combined on the host.
-
-    In a compiled loop, XLA would run convolutions without its fast kernels on CPUs.
-    """
-
-    def __init__(self, operator: lx.AbstractLinearOperator, y: Float[np.ndarray, " n"]) -> None:
-        self._operator, self._y = operator, y
-        self._power = 0  # vectors are multiplied by 2^_power
-        self.exponent = 0  # even; products are divided by 2^exponent, about the norm of the kernel
-        self._balanced = False
-
-    def product(self, vector: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """The product with a vector of about unit length, divided by `2^exponent`, in float64."""
-        if self._balanced:
-            return self._image(vector, self._power)
-        # The scale puts vectors and products at equal distances from 1, on either side. Where the first product
-        # underflows or overflows, much longer or shorter vectors may still have one.
-        info = np.finfo(vector.dtype)
-        image = self._image(vector, 0)
-        for power in (0, info.maxexp * 2 // 3, -info.maxexp * 2 // 3):
-            trial = self._image(vector, power) if power else image
-            size = np.max(np.abs(trial))
-            if 0 < size < np.inf:
-                self._balanced = True
-                binary = int(np.frexp(size)[1]) - power
-                limit = info.maxexp * 3 // 4
-                self.exponent, self._power = 2 * (binary // 2), int(np.clip(-binary // 2, -limit, limit))
-                # In a small product, the smallest entries may have underflowed.
-                inaccurate = power or size < info.tiny / info.eps**2
-                return self._image(vector, self._power) if inaccurate else np.ldexp(trial, -self.exponent)
-        return image
-
-    def _image(self, vector: Float[np.ndarray, " n"], power: int) -> Float[np.ndarray, " n"]:
-        scaled = np.ldexp(self._y * vector, power).astype(vector.dtype)
-        image = np.asarray(_product()(self._operator, jnp.asarray(scaled)), np.float64)
-        return np.ldexp(self._y * image, -self.exponent - power)
-
-
-@functools.cache
-def _product() -> Callable[..., Float[Array, " n"]]:
-    """One jitted function for all operators, so that they share its compiled programs."""
-
-    def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " n"]) -> Float[Array, " n"]:
-        with jax.default_matmul_precision("highest"):
-            return operator.mv(vector)
-
-    return eqx.filter_jit(product)
-
-
 def _lanczos(
-    kernel: _Kernel,
+    kernel: Kernel,
     kept: Float[np.ndarray, "n k"],
     strongest: float,
     start: Float[np.ndarray, " n"],
@@ -297,7 +231,7 @@ def _tridiagonal(
 
 
 def _rayleigh_ritz(
-    kernel: _Kernel, basis: Float[np.ndarray, "n d"]
+    kernel: Kernel, basis: Float[np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "n d"], Float[np.ndarray, " d"]]:
     """Ritz values of Y K Y, largest first, Ritz vectors and residuals in a space that contains the span of `basis`."""
     basis, _ = np.linalg.qr(basis)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from gsjax.plotting._save import save
 from gsjax.plotting._style import OKABE_ITO, panels
+from gsjax.plotting.diagnosis import alignments, pictures, responses
 from gsjax.plotting.dynamics import courses, paths, plane, starvation_over_time, trajectories
 from gsjax.plotting.examples import depths, saliency_maps
 from gsjax.plotting.grids import phase_diagram, sign_map
@@ -20,6 +21,7 @@ __all__ = [
     "OKABE_ITO",
     "Figure",
     "against",
+    "alignments",
     "categories",
     "courses",
     "curves",
@@ -30,7 +32,9 @@ __all__ = [
     "panels",
     "paths",
     "phase_diagram",
+    "pictures",
     "plane",
+    "responses",
     "saliency_maps",
     "save",
     "sign_map",
