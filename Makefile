@@ -15,7 +15,7 @@ EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8
 # On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help ready verify test slow browser bench notebooks pair figures readme report lint types lock
+.PHONY: help ready verify test slow browser bench notebooks docs pair figures readme report lint types lock
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
@@ -24,6 +24,7 @@ help:
 	@echo 'make browser    the tests of the HTML pages in Chromium; SCREENSHOTS=DIR keeps a picture of each'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
+	@echo 'make docs       build the documentation, docs/_build/html/index.html, and execute the notebooks for it'
 	@echo 'make pair       write the .ipynb of every notebook from its script'
 	@echo 'make figures    redraw the gallery of README.md, experiments/records/gallery'
 	@echo 'make readme     update the tables of README.md and docs/ from the records'
@@ -47,8 +48,8 @@ slow: ready
 	$(PYTEST) tests/benchmarks --benchmark-disable
 	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' --ignore tests/benchmarks
 
-# A file is a process with a browser of its own.
-browser: ready
+# A file of tests is a process with a browser of its own. The pages of the documentation are those that `make docs` built.
+browser: ready docs/_build/html/index.html
 	$(PYTEST) $(WORKERS) -m browser tests/browser
 
 bench: ready
@@ -56,6 +57,13 @@ bench: ready
 
 notebooks: ready
 	$(PYTEST) --nbmake notebooks/*.ipynb
+
+docs/_build/html/index.html:
+	$(MAKE) docs
+
+docs: ready
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 pair: ready
 	$(BIN)/python notebooks/pair.py

@@ -31,8 +31,9 @@ _MARKED = re.compile(
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages of a checkout that may have tables: README.md and all pages in docs/."""
-    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    """The pages of a checkout that may have tables: README.md and all pages in docs/ that are not made from others."""
+    found = sorted((root / "docs").rglob("*.md"))
+    return [root / "README.md", *(path for path in found if not {"_build", "generated"} & set(path.parts))]
 
 
 def tracked(folder: Path) -> dict[str, Summary]:

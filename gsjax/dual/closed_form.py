@@ -80,11 +80,14 @@ def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Flo
 def theorem2_slope(
     delta: float | Float[Array, ""], s2: Float[Array, " 2"], strength: float | Float[Array, ""]
 ) -> Float[Array, ""]:
-    """`d z_2* / d(s_1^2)` to first order in `delta`, for the U of Eq. 15 and `s2 = (s_1^2, s_2^2)` (Theorem 2).
+    r"""`d z_2* / d(s_1^2)` to first order in `delta`, for the U of Eq. 15 and `s2 = (s_1^2, s_2^2)` (Theorem 2).
 
     With `x_i = s_i^2/lambda + 1`, `W_i = W(x_i)` and `a_i = W_i / x_i`:
 
-        -delta s_2^2 / (lambda (s_2^2 + lambda)) W_1 / (x_1 (1 + W_1)) W_2 / (1 + W_2) (1 - a_1 / a_2),
+    .. math::
+
+        -\frac{\delta s_2^2}{\lambda (s_2^2 + \lambda)} \, \frac{W_1}{x_1 (1 + W_1)} \, \frac{W_2}{1 + W_2}
+        \left(1 - \frac{a_1}{a_2}\right),
 
     which is negative for `delta > 0` and `s_1^2 > s_2^2`. The error is of second order in `delta`.
 

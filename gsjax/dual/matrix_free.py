@@ -1,18 +1,18 @@
 """The equilibrium of a kernel that is only known through its products with vectors.
 
-Let `K = Y K Y` be the kernel of the margins, m the margins, and `a = -loss'(m)` the dual variables. With a ridge of strength
-lambda the optimum minimises `loss(m) + a.m / 2` over `m = K a / lambda`. A Newton step is, with `W = loss''(m) = L L^T`
-and `r = -loss'(m) - a`,
+Let `K = Y K Y` be the kernel of the margins, m the margins, and `a = -loss'(m)` the dual variables. With a ridge of
+strength lambda the optimum minimises `loss(m) + a.m / 2` over `m = K a / lambda`. A Newton step is, with
+`W = loss''(m) = L L^T` and `r = -loss'(m) - a`,
 
     (I + W K / lambda) da = r,    da = r - L q,    (I + L^T K L / lambda) q = L^T K r / lambda.
 
-The last system is symmetric and positive definite, and is solved by conjugate gradients. Leading features `U S^2 U^T` of
-the kernel are known, and precondition it: without the others, the matrix is `I + G G^T` with `G = L^T U S / sqrt(lambda)`,
-whose inverse takes a matrix of the size of the number of features. What remains has the condition number
-`1 + max(W) s^2 / lambda`, where s is the strongest feature that is not known.
+The last system is symmetric and positive definite, and is solved by conjugate gradients. Leading features `U S^2 U^T`
+of the kernel are known, and precondition it: without the others, the matrix is `I + G G^T` with
+`G = L^T U S / sqrt(lambda)`, whose inverse takes a matrix of the size of the number of features. What remains has the
+condition number `1 + max(W) s^2 / lambda`, where s is the strongest feature that is not known.
 
-For the starvation matrix among the known features, let `K = U S^2 U^T + R` with `R U = 0`. Eliminating the other features
-leaves the equations of `starvation.sensitivity`, in which the curvature `U^T W U` is replaced by
+For the starvation matrix among the known features, let `K = U S^2 U^T + R` with `R U = 0`. Eliminating the other
+features leaves the equations of `starvation.sensitivity`, in which the curvature `U^T W U` is replaced by
 
     C = U^T (W^-1 + R / lambda)^-1 U = (L^T U)^T (I + L^T R L / lambda)^-1 (L^T U).
 """
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,18 +152,18 @@ def equilibrium_from_operator(
 ) -> OperatorEquilibrium:
     """The equilibrium of `dual.equilibrium` for a kernel that is given by its products; also that of weak features.
 
-    `feats` are leading features of the same kernel, from `features.from_operator`. They only speed up the solver, by the
-    preconditioner of this module, and name the responses that are returned: the equilibrium is that of the full kernel.
-    The more of them are known, the fewer products are needed. A Newton iteration takes two products and one for each
-    step of conjugate gradients. Like those of `features.from_operator`, products are made by a compiled program, with
-    a matrix up to n = 8192 for the kernel of a network, and everything else is computed on the host in float64.
+    `feats` are leading features of the same kernel, from `features.from_operator`. They only speed up the solver, by
+    the preconditioner of this module, and name the responses that are returned: the equilibrium is that of the full
+    kernel. The more of them are known, the fewer products are needed. A Newton iteration takes two products and one for
+    each step of conjugate gradients. Like those of `features.from_operator`, products are made by a compiled program,
+    with a matrix up to n = 8192 for the kernel of a network, and everything else is computed on the host in float64.
 
     `converged` means that residual and error (see `OperatorEquilibrium`) are at most `tolerance`. With `tolerance=None`
-    the solver aims at `eps ** (2 / 3)` of the operator's dtype, and accepts up to `eps ** (1 / 2)`. If `max_products` are
-    not enough, the best that was found is returned with `converged=False`.
+    the solver aims at `eps ** (2 / 3)` of the operator's dtype, and accepts up to `eps ** (1 / 2)`. If `max_products`
+    are not enough, the best that was found is returned with `converged=False`.
 
-    Under `SpectralDecoupling` no product is made. Each example then has an equation of its own, if the kernel has full row
-    rank (Eq. 18). Products do not show the rank, so this is assumed.
+    Under `SpectralDecoupling` no product is made. Each example then has an equation of its own, if the kernel has full
+    row rank (Eq. 18). Products do not show the rank, so this is assumed.
 
     Args:
         operator: on vectors `(n,)`, tagged symmetric; positive semi-definite.
@@ -182,8 +182,8 @@ def equilibrium_from_operator(
     >>> kernel = lx.MatrixLinearOperator(jnp.diag(jnp.array([1.0, 9.0, 4.0])), lx.positive_semidefinite_tag)
     >>> y = jnp.array([1.0, -1.0, 1.0])
     >>> feats = from_operator(kernel, y, top=1)
-    >>> equilibrium_from_operator(kernel, y, Ridge(1.0), feats=feats).margins
-    Array([0.401..., 1.21..., 0.828...], dtype=float32)
+    >>> [f"{margin:.3f}" for margin in equilibrium_from_operator(kernel, y, Ridge(1.0), feats=feats).margins]
+    ['0.401', '1.561', '1.043']
     """
     require_binary(feats)
     n = check_operator(operator)
@@ -197,16 +197,23 @@ def equilibrium_from_operator(
     if not isinstance(penalty, Ridge):
         per_example(penalty, n, float)
         margins = _decoupled(penalty, np.asarray(y, np.float64))
-        alpha, response = special.expit(-margins), np.asarray(feats.u, np.float64).T @ margins
-        arrays = (jnp.asarray(value, dtype) for value in (alpha, margins, response))
-        return OperatorEquilibrium(*arrays, 0.0, 0.0, 0, 0, True, True)
-    _check.scalar("penalty.strength", penalty.strength)
-    products = Products(operator, y, max_products)
-    solved = minimise(products, logistic(), float(penalty.strength), feats.u, feats.s, tolerances)
+        solved, made = Solved(special.expit(-margins), margins, 0.0, 0.0, 0, True), 0
+    else:
+        _check.scalar("penalty.strength", penalty.strength)
+        products = Products(operator, y, max_products)
+        solved = minimise(products, logistic(), float(penalty.strength), feats.u, feats.s, tolerances)
+        made = products.made
     response = np.asarray(feats.u, np.float64).T @ solved.outputs
-    arrays = (jnp.asarray(value, dtype) for value in (special.expit(-solved.outputs), solved.outputs, response))
     return OperatorEquilibrium(
-        *arrays, solved.residual, solved.error, solved.iterations, products.made, solved.converged, False
+        jnp.asarray(solved.dual, dtype),
+        jnp.asarray(solved.outputs, dtype),
+        jnp.asarray(response, dtype),
+        solved.residual,
+        solved.error,
+        solved.iterations,
+        made,
+        solved.converged,
+        not isinstance(penalty, Ridge),
     )
 
 
@@ -242,9 +249,10 @@ def minimise(
     second counts as converged.
     """
     aim, accepted = tolerances
-    basis, s = np.asarray(u, np.float64), np.asarray(s, np.float64)
-    first = max(strength, float(s[0]) ** 2 / 4)
-    path = np.geomspace(first, strength, 1 + math.ceil(math.log(first / strength) / math.log(_FACTOR)))
+    basis, singular = np.asarray(u, np.float64), np.asarray(s, np.float64)
+    first = max(strength, float(singular[0]) ** 2 / 4)
+    steps = math.ceil(math.log(first / strength) / math.log(_FACTOR))
+    path = np.geomspace(first, strength, 1 + steps).tolist()
     m = np.zeros(len(basis))
     best = Solved(curve.dual(m), m, np.inf, np.inf, 0, False)
     a, before, iterations = np.zeros(len(basis)), first, 0
@@ -259,7 +267,9 @@ def minimise(
                 lacking = products(rest) / current
                 residual = float(np.max(np.abs(lacking)) / (1 + np.max(np.abs(m + lacking))))
                 apply, transpose = curve.root(m)
-                q = _preconditioned(products, current, apply, transpose, basis * (s / current**0.5), lacking, residual)
+                q = _preconditioned(
+                    products, current, apply, transpose, basis * (singular / current**0.5), lacking, residual
+                )
                 da, dm = rest - apply(q), lacking - products(apply(q)) / current
                 error = _error(basis, m, dm)
                 worst = max(residual, error)
@@ -287,7 +297,7 @@ def _step(curve: Curve, a: Vector, m: Vector, da: Vector, dm: Vector) -> float:
 
     def objective(step: float) -> float:
         outputs = m + step * dm
-        return curve.value(outputs) + (a + step * da) @ outputs / 2
+        return curve.value(outputs) + float((a + step * da) @ outputs) / 2
 
     before, step = objective(0.0), 1.0
     slack = 1e-12 * abs(before)
@@ -307,16 +317,24 @@ def _preconditioned(
     lacking: Vector,
     residual: float,
 ) -> Vector:
-    """The q of a Newton step, by conjugate gradients with the known features, U S / sqrt(strength), as preconditioner."""
+    """The q of a Newton step by conjugate gradients; `weighted`, U S / sqrt(strength), makes the preconditioner."""
     factor = transpose(weighted)
     cholesky = linalg.cho_factor(np.eye(factor.shape[1]) + factor.T @ factor)
     size = (len(lacking), len(lacking))
-    matrix = sparse.LinearOperator(size, lambda v: v + transpose(products(apply(v))) / strength, dtype=np.float64)  # pyright: ignore[reportCallIssue]
-    inverse = sparse.LinearOperator(
-        size, lambda v: v - factor @ linalg.cho_solve(cholesky, factor.T @ v), dtype=np.float64
-    )  # pyright: ignore[reportCallIssue]
+
+    def product(v: Vector) -> Vector:
+        return v + transpose(products(apply(v))) / strength
+
+    def inverse(v: Vector) -> Vector:
+        return v - factor @ linalg.cho_solve(cholesky, factor.T @ v)
+
     rtol = max(min(1e-3, residual), 10 * float(np.finfo(products.dtype).eps))
-    return sparse.cg(matrix, transpose(lacking), rtol=rtol, maxiter=500, M=inverse)[0]
+    matrix, preconditioner = _operator(size, product), _operator(size, inverse)
+    return sparse.cg(matrix, transpose(lacking), rtol=rtol, maxiter=500, M=preconditioner)[0]
+
+
+def _operator(size: tuple[int, int], product: Callable[[Vector], Vector]) -> Any:
+    return sparse.LinearOperator(size, matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
 
 
 def effective_gram(
@@ -340,7 +358,7 @@ def effective_gram(
         return v + transpose(complement(products(complement(apply(v))))) / strength
 
     size = (len(outputs), len(outputs))
-    matrix = sparse.LinearOperator(size, product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
+    matrix = _operator(size, product)
     eps = float(np.finfo(products.dtype).eps)
     rtol = tolerance if tolerance is not None else eps**0.5 / 10
     solved, converged = np.zeros_like(right), True
@@ -366,9 +384,9 @@ def _decoupled(penalty: SpectralDecoupling, y: Vector) -> Vector:
     """The margins of `lambda_i (m_i - y_i t_i) = sigma(-m_i)`."""
     strength, target = (np.broadcast_to(np.asarray(v, np.float64), y.shape) for v in (penalty.strength, penalty.target))
     low = y * target
-    found = elementwise.find_root(
-        lambda m, strength, low: strength * (m - low) - special.expit(-m),
-        (low, low + 1 / strength),
-        args=(strength, low),
-    )
+
+    def excess(m: Vector, strength: Vector, low: Vector) -> Vector:
+        return strength * (m - low) - special.expit(-m)
+
+    found = elementwise.find_root(excess, (low, low + 1 / strength), args=(strength, low))
     return found.x

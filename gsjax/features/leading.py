@@ -30,13 +30,15 @@ def from_operator(
     tolerance: float | None = None,
     max_products: int = 2000,
 ) -> Features:
-    """The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
+    r"""The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
 
     This is for n so large that K cannot be decomposed. The leading eigenpairs of `Y K Y`, strongest first, are computed
     by Lanczos' algorithm with full reorthogonalisation, in Krylov spaces of growing dimension, until every feature is
     resolved,
 
-        |Y K Y u_j - s_j^2 u_j| <= tolerance s_j^2,
+    .. math::
+
+        \lVert Y K Y u_j - s_j^2 u_j \rVert \le \text{tolerance} \cdot s_j^2,
 
     where the residual is computed by a product with the returned u_j. Each s_j^2 is then within `tolerance s_j^2` of a
     strength of the kernel, and the angle of u_j is about `tolerance s_j^2` over the distance to the next strength. With
