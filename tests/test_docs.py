@@ -23,7 +23,11 @@ ELSEWHERE = {"README.md", "docs/frameworks.md"}
 STUDIES = {name for name in PAGES if name.startswith("docs/studies/")}
 LONG = {"docs/sweeps.md", "docs/training_dynamics.md", *STUDIES}
 # Each block uses the names of the blocks before it.
-CONTINUED = {"docs/choosing_the_penalty.md", "docs/training_dynamics.md", *STUDIES - {"docs/studies/gradient_starvation.md"}}
+CONTINUED = {
+    "docs/choosing_the_penalty.md",
+    "docs/training_dynamics.md",
+    *STUDIES - {"docs/studies/gradient_starvation.md"},
+}
 
 
 def blocks(page: str, language: str) -> list[str]:

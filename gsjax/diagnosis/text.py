@@ -122,7 +122,9 @@ def feature_columns(report: Diagnosis) -> list[Column]:
     if report.stability is not None:
         found.append(
             Column(
-                "stable", [f"{value:.2f}" for value in report.stability.overlap], "its overlap between halves of the data"
+                "stable",
+                [f"{value:.2f}" for value in report.stability.overlap],
+                "its overlap between halves of the data",
             )
         )
     return found

@@ -72,7 +72,11 @@ PNG = "data:image/png;base64,"
         ("<span role=button>pretended</span>", "unreachable", "Tab does not reach span 'pretended'"),
         ("<span onclick='go()'>clicked</span>", "unreachable", "Tab does not reach span 'clicked'"),
         ("<button style='outline: none'>unseen</button>", "unreachable", "focus is not visible on button 'unseen'"),
-        ("<button style='outline: 3px solid transparent'>clear</button>", "unreachable", "not visible on button 'clear'"),
+        (
+            "<button style='outline: 3px solid transparent'>clear</button>",
+            "unreachable",
+            "not visible on button 'clear'",
+        ),
         ("<button style='position: fixed; left: -99rem'>away</button>", "unreachable", "hidden while it has the focus"),
         (
             "<div style='position: fixed; inset: 0; background: #fff'>over everything</div>",
