@@ -20,7 +20,10 @@ LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
 LONG = {"docs/sweeps.md", "docs/training_dynamics.md"}
-CONTINUED = {"docs/choosing_the_penalty.md", "docs/training_dynamics.md"}  # each block uses the names of the blocks before it
+CONTINUED = {
+    "docs/choosing_the_penalty.md",
+    "docs/training_dynamics.md",
+}  # each block uses the names of the blocks before it
 
 
 def blocks(page: str, language: str) -> list[str]:

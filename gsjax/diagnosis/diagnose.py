@@ -15,7 +15,7 @@ from gsjax.diagnosis.alignment import align
 from gsjax.diagnosis.report import Diagnosis
 from gsjax.diagnosis.solution import Solution
 from gsjax.diagnosis.task import check_group, check_task, check_trained, find_pictures
-from gsjax.objectives import Penalty, Ridge
+from gsjax.objectives import Penalty
 from gsjax.tangent.calls import ApplyFn
 
 __all__ = ["EXACT", "PATHS", "diagnose"]

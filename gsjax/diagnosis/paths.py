@@ -109,9 +109,7 @@ def from_products(task: Task, top: int, batch_size: int | None, max_products: in
         matrix = kernel.matrix[jnp.ix_(flat, flat)]
         return matrix.reshape(len(rows), k, len(rows), k).transpose(0, 2, 1, 3) if task.classes else matrix
 
-    return Found(
-        solution, None, None, uniform(task, solution, assumed=True) if ridge else None, part, tuple(notes)
-    )
+    return Found(solution, None, None, uniform(task, solution, assumed=True) if ridge else None, part, tuple(notes))
 
 
 def _effect(task: Task, raw: Solution, solution: Solution) -> Effect:

@@ -31,7 +31,9 @@ def browser() -> Iterator[Browser]:
     """The Chromium of the system; without one the tests fail."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.fail(f"expected a browser, one of {', '.join(NAMES)}; on Debian: apt-get install chromium", pytrace=False)
+        pytest.fail(
+            f"expected a browser, one of {', '.join(NAMES)}; on Debian: apt-get install chromium", pytrace=False
+        )
     with sync_playwright() as playwright, playwright.chromium.launch(executable_path=path) as opened:
         yield opened
 

@@ -42,7 +42,7 @@ def complaints(browser, folder, content, only=None, width=375, scheme="light"):
 @pytest.mark.parametrize("scheme", checks.SCHEMES)
 @pytest.mark.parametrize("width", checks.WIDTHS)
 def test_a_good_page_has_no_complaint(browser, tmp_path, width, scheme):
-    assert complaints(browser, tmp_path, GOOD, None, width, scheme) == dict.fromkeys(ALL, [])
+    assert complaints(browser, tmp_path, GOOD, None, width, scheme) == {name: [] for name in ALL}
 
 
 def with_(content, *, folded=False):
@@ -72,7 +72,11 @@ PNG = "data:image/png;base64,"
         ("<span role=button>pretended</span>", "unreachable", "Tab does not reach span 'pretended'"),
         ("<span onclick='go()'>clicked</span>", "unreachable", "Tab does not reach span 'clicked'"),
         ("<button style='outline: none'>unseen</button>", "unreachable", "focus is not visible on button 'unseen'"),
-        ("<button style='outline: 3px solid transparent'>clear</button>", "unreachable", "not visible on button 'clear'"),
+        (
+            "<button style='outline: 3px solid transparent'>clear</button>",
+            "unreachable",
+            "not visible on button 'clear'",
+        ),
         ("<button style='position: fixed; left: -99rem'>away</button>", "unreachable", "hidden while it has the focus"),
         (
             "<div style='position: fixed; inset: 0; background: #fff'>over everything</div>",
@@ -80,7 +84,7 @@ PNG = "data:image/png;base64,"
             "hidden while it has the focus: a 'a link'",
         ),
         (
-            "<button onkeydown='event.key === \"Tab\" && event.preventDefault()'>trap</button><a href='#place'>after</a>",
+            "<button onkeydown='event.preventDefault()'>trap</button><a href='#place'>after</a>",
             "unreachable",
             "focus cannot leave button 'trap'",
         ),
