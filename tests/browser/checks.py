@@ -123,27 +123,51 @@ window.looked = (() => {
     unfold_kinds() {
       const kinds = new Map(), size = (fold) => fold.querySelectorAll("*").length;
       for (const fold of document.querySelectorAll("details")) {
-        const parts = [...fold.querySelectorAll("*")].map((part) => part.localName + "." + part.getAttribute("class"));
-        const kind = [...new Set(parts)].sort().join(" ");
+        const kind = looked.kind(fold);
         if (!kinds.has(kind) || size(fold) < size(kinds.get(kind))) kinds.set(kind, fold);
       }
       for (let fold of kinds.values()) {
         for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
       }
     },
-    // Takes what closed folds hide out of the page, since axe-core would spend nearly all of its time there, and puts
-    // it back.
-    hidden: [],
+    // Takes out of the page what closed folds hide, and what repeats: of the rows of a table, all but three of each
+    // kind, and the bytes of images. axe-core would spend nearly all of its time there. `attach` puts it back.
+    removed: [],
+    emptied: [],
     detach() {
+      const remove = (node) => {
+        const mark = document.createComment("");
+        node.replaceWith(mark);
+        this.removed.push([mark, node]);
+      };
       for (const fold of document.querySelectorAll("details:not([open])")) {
-        const kept = document.createDocumentFragment();
-        kept.append(...[...fold.childNodes].filter((node) => node.localName !== "summary"));
-        this.hidden.push([fold, kept]);
+        [...fold.childNodes].filter((node) => node.localName !== "summary").forEach(remove);
+      }
+      for (const image of document.querySelectorAll("img[src^='data:']")) {
+        this.emptied.push([image, image.src]);
+        image.src = "data:image/gif;base64,R0lGODlhAQABAAAAACw=";
+      }
+      for (const body of document.querySelectorAll("tbody")) {
+        const counts = new Map();
+        for (const row of [...body.rows]) {
+          const kind = looked.kind(row), count = (counts.get(kind) || 0) + 1;
+          counts.set(kind, count);
+          if (count > 3) remove(row);
+        }
       }
     },
     attach() {
-      for (const [fold, kept] of this.hidden.reverse()) fold.append(kept);
-      this.hidden = [];
+      for (const [mark, node] of this.removed.reverse()) mark.replaceWith(node);
+      this.emptied.forEach(([image, source]) => { image.src = source; });
+      this.removed = [];
+      this.emptied = [];
+    },
+    kind(element) {
+      const parts = [...element.querySelectorAll("*")].map((part) => {
+        const styled = part.hasAttribute("style") ? part.getAttribute("style") : "";
+        return `${part.localName}.${part.getAttribute("class")}${styled}`;
+      });
+      return [...new Set(parts)].sort().join(" ");
     },
     fold() {
       document.querySelectorAll("details").forEach((fold) => { fold.open = false; });

@@ -42,7 +42,7 @@ def complaints(browser, folder, content, only=None, width=375, scheme="light"):
 @pytest.mark.parametrize("scheme", checks.SCHEMES)
 @pytest.mark.parametrize("width", checks.WIDTHS)
 def test_a_good_page_has_no_complaint(browser, tmp_path, width, scheme):
-    assert complaints(browser, tmp_path, GOOD, None, width, scheme) == dict.fromkeys(ALL, [])
+    assert complaints(browser, tmp_path, GOOD, None, width, scheme) == {name: [] for name in ALL}
 
 
 def with_(content, *, folded=False):
@@ -84,7 +84,7 @@ PNG = "data:image/png;base64,"
             "hidden while it has the focus: a 'a link'",
         ),
         (
-            "<button onkeydown='event.key === \"Tab\" && event.preventDefault()'>trap</button><a href='#place'>after</a>",
+            "<button onkeydown='event.preventDefault()'>trap</button><a href='#place'>after</a>",
             "unreachable",
             "focus cannot leave button 'trap'",
         ),
