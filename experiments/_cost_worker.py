@@ -57,7 +57,7 @@ def peak() -> float:
 
 def measure(
     kind: Kind, *, width: int, n: int, seed: int, side: int, patience: float, decomposed: int
-) -> dict[str, float | int | str]:
+) -> dict[str, Any]:
     """All measurements for n examples.
 
     Args:
@@ -86,7 +86,7 @@ def measure(
         operator = tangent.ntk_operator(apply_fn, given, x)
         vector = jax.random.normal(jax.random.key(1), (n,))
         _, mv = least(lambda: operator.mv(vector), patience)
-    found: dict[str, float | int | str] = {
+    found: dict[str, Any] = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "peak": held,
         "first": first,
@@ -104,7 +104,7 @@ def measure(
     return found
 
 
-def _decomposed(kernel: np.ndarray, seed: int, patience: float) -> dict[str, float | int | str]:
+def _decomposed(kernel: np.ndarray, seed: int, patience: float) -> dict[str, Any]:
     """Seconds of the decomposition and of what follows from it in float64, and how many products find the top."""
     n = len(kernel)
     y = jnp.asarray(np.where(np.random.default_rng(seed).random(n) < 0.5, -1.0, 1.0))

@@ -89,7 +89,7 @@ def entries(found: Any, expected: Any) -> Values:
 def _digits(error: Any, size: Any) -> Values:
     with np.errstate(divide="ignore", invalid="ignore"):
         found = -np.log10(np.asarray(error) / size)
-    return np.round(np.clip(np.where(np.isnan(found), 0.0, found), 0.0, 16.0), 6)
+    return np.round(np.clip(np.where(np.isnan(found), 0.0, found), 0.0, 16.0), 6) + 0.0  # no negative zero
 
 
 def cast(tree: Any, dtype: Any) -> Any:
@@ -138,7 +138,7 @@ def solve(matrix: Matrix, y: Values, strengths: Sequence[float], dtype: Any) -> 
         given = (jnp.asarray(value, dtype) for value in (matrix, y, np.asarray(strengths)))
         found = [np.asarray(value) for value in _solve()(*given)]
     s2, u, rank, *rest, converged = found
-    return Solved(_host(s2), _host(u), int(rank), *map(_host, rest), converged)
+    return Solved(_host(s2), _host(u), int(rank), *map(_host, rest), converged=converged)
 
 
 def _host(value: np.ndarray) -> np.ndarray:

@@ -178,9 +178,11 @@ class Bench:
         single = measures.kernel(self.network, variables, x, jnp.float32)
         # To the values that bfloat16 has, and back to the types that float64 is computed from.
         with jax.enable_x64(False):
-            half = jax.tree.map(np.asarray, measures.cast(measures.cast((variables, x), jnp.bfloat16), jnp.float32))
-        rounded = measures.kernel(self.network, *half, jnp.float64)
-        narrow = measures.kernel(self.network, *half, jnp.bfloat16)
+            half, images = jax.tree.map(
+                np.asarray, measures.cast(measures.cast((variables, x), jnp.bfloat16), jnp.float32)
+            )
+        rounded = measures.kernel(self.network, half, images, jnp.float64)
+        narrow = measures.kernel(self.network, half, images, jnp.bfloat16)
         found = []
         for n in self.config.ns:
             for arm, matrix, truth, dtype in (

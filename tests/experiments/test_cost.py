@@ -55,7 +55,7 @@ def test_convolutions_are_counted_forwards_and_backwards():
                 given = (x, w)
 
                 def function(value):
-                    return convolve(*(value if i == position else given[i] for i in range(2)), stride)
+                    return convolve(*(value if i == position else given[i] for i in range(2)), stride=stride)
 
                 return jax.linear_transpose(function, given[position])(y)
 
@@ -140,7 +140,7 @@ def test_a_worker_measures_what_the_library_computes():
         x = jax.random.normal(jax.random.key(4), _cost_counts.shape(12), jnp.float32)
         given, x = jax.tree.map(lambda leaf: leaf.astype(float), (given, x))
         kernel = tangent.ntk(_cost_counts.network("mlp", WIDTH).apply, given, x)
-        y = np.where(np.random.default_rng(3).random(12) < 0.5, -1.0, 1.0)
+        y = jnp.asarray(np.where(np.random.default_rng(3).random(12) < 0.5, -1.0, 1.0))
         feats = features.from_ntk(kernel, y)
         state = dual.equilibrium(feats, Ridge(float(feats.s2[0]) / 1e4))
     assert (found["rank"], found["converged"]) == (12, 1)

@@ -154,10 +154,10 @@ def test_kernels_are_computed_in_their_type():
 def test_a_transformer_distinguishes_the_order_of_its_strips():
     network, x = Transformer(8, depth=2), jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 8, 1)))
     variables = network.init(jax.random.key(0), x)
-    outputs = network.apply(variables, x)
+    outputs, turned, one = (np.asarray(network.apply(variables, given)) for given in (x, x[:, ::-1], x[1:2]))
     assert outputs.shape == (3,)
-    assert not np.allclose(outputs, network.apply(variables, x[:, ::-1]), atol=1e-3)
-    np.testing.assert_allclose(network.apply(variables, x[1:2]), outputs[1:2], rtol=1e-5)
+    assert not np.allclose(outputs, turned, atol=1e-3)
+    np.testing.assert_allclose(one, outputs[1:2], rtol=1e-5)
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def rows():
                         "alpha": 6.0 - 2 * number + noise,
                         "flipped": 0.05 + noise,
                         "flipped_top": 0.001 * noise,
-                        "share": 0.55 + noise / 10,
+                        "share": 0.5 + noise / 10,
                         "share_exact": 0.5,
                         "weighted": 0.5,
                         "weighted_exact": 0.5,
@@ -197,12 +197,12 @@ def rows():
                         "davis_kahan": 0.2 + noise,
                         "loss_by_strength": 1.0,
                         "turn_by_gap": -1.0,
-                        "held": 5.0,
+                        "held": 15.0 if arm == "kernel in float32" else 1.0 + noise,
                         "strengths": [7.0, 6.0, 5.0, 4.0, 3.0],
                         "sine": [1e-6, 1e-5, None, None, None, None],
                         "kept": n if arm == "kernel in float32" else n - 4,
                         "kept_exact": n,
-                        "resolved": n - 8 + seed % 2,
+                        "resolved": n - (8 if arm == "float32" else 0) + seed % 2,
                         "decoupled": False,
                     }
                 )
@@ -222,9 +222,9 @@ def test_signatures_hold_for_rows_that_follow_theory_and_not_for_others(rows):
     assert all(held().values())
     for row in rows:
         if row["measure"] == "kernel":
-            row.update(kernel=4.0, weyl=1.5, davis_kahan=3.0, kept=10, resolved=10)
+            row.update(kernel=4.0, weyl=1.5, davis_kahan=3.0, held=2.0, resolved=10)
             for found in row["at"].values():
-                found.update(alpha=3.0, flipped=0.2, flipped_top=0.2, share=0.5)
+                found.update(alpha=3.0, flipped=0.2, flipped_top=0.2, share=0.6)
         row.update({"resolved": 10} if row["measure"] == "features" else {})
     assert not any(held().values())
 
