@@ -27,12 +27,11 @@
 
 # %%
 # %matplotlib inline
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gsjax import Ridge, data, diagnose, training
+from gsjax import Ridge, data, diagnose, networks, training
 
 jax.config.update("jax_enable_x64", True)
 
@@ -43,12 +42,13 @@ jax.config.update("jax_enable_x64", True)
 # random. Each image is red or green. The colour agrees with the label in nine of ten images: an easier feature than
 # the digit. We suspect that the network learns the colour in place of the digit. Replace `x`, `y`, `attribute` and
 # `network` by your own: any function `apply_fn(params, x)` with outputs `(n,)` works, and labels are $-1$ and $+1$.
+# The kernel has the precision of the parameters. A layer of flax makes them in float32 unless its `param_dtype` says
+# otherwise.
 
 # %%
 coloured = data.colored(jax.random.key(0), data.digit_images(), correlations=(0.9,), label_noise=0.1, stride=1)
-x, y, attribute = coloured.x[:200], coloured.y[:200], np.asarray(coloured.color[:200])
-layers = [nn.Dense(256), nn.tanh, nn.Dense(1)]
-network = nn.Sequential([lambda x: x.reshape(len(x), -1), *layers, lambda f: f[:, 0]])
+x, y, attribute = coloured.x[:300], coloured.y[:300], np.asarray(coloured.color[:300])
+network = networks.MLP((256,))
 params = network.init(jax.random.key(1), x)
 print(x.shape, y.shape, f"the colour agrees with the label in {np.mean((y > 0) == attribute):.0%}")
 
@@ -59,10 +59,11 @@ print(x.shape, y.shape, f"the colour agrees with the label in {np.mean((y > 0) =
 
 # %%
 apply_fn = lambda theta, x: network.apply(theta, x) - network.apply(params, x)  # noqa: E731
-penalty = Ridge(1.0)
-fit = jax.jit(lambda theta, x: training.fit(apply_fn, theta, x, y, penalty))(params, x)
-assert fit.converged
-print(f"accuracy {jnp.mean(y * fit.logits > 0):.1%}")
+penalty = Ridge(2.0)
+fit = jax.jit(lambda theta, x: training.fit(apply_fn, theta, x, y, penalty, max_steps=200))(params, x)
+print(
+    f"gradient {fit.gradient_norm / fit.initial_gradient_norm:.0e} of the initial one, accuracy {jnp.mean(y * fit.logits > 0):.1%}"
+)
 
 # %% [markdown]
 # ## The report

@@ -204,7 +204,9 @@ def _signs(report: Diagnosis) -> Caution | None:
         f"Of the {len(starving)} starving pairs, {len(unsure)} do not have the same sign on random halves of the data. "
         "Whether these starve is not known; the table marks them with ?."
     )
-    return Caution("unstable_signs", text, ("starvation", "pairs", "share"), {"pairs": [list(pair) for pair in unsure]})
+    return Caution(
+        "unstable_signs", text, ("starvation", "pairs", "starving"), {"pairs": [list(pair) for pair in unsure]}
+    )
 
 
 def _verdict(report: Diagnosis) -> Caution | None:

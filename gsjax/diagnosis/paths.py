@@ -117,13 +117,13 @@ def _effect(task: Task, raw: Solution, solution: Solution) -> Effect:
     rank, r = int(raw.rank), len(solution.s)
     if isinstance(task.penalty, Ridge) and rank == task.rows:
         return uniform(task, solution, assumed=False)
-    u, s = raw.u.reshape(task.rows, -1)[:, :rank], raw.s[:rank]
+    u, s = raw.u.reshape(task.rows, -1)[:, :rank], raw.s[:rank]  # in the precision of the parameters
     if task.classes:
         feats = multiclass.Features(u, s, None, task.y, rank)
         matched = multiclass.match(feats, task.penalty)
         response = multiclass.equilibrium(feats, matched.penalty).response
     else:
-        feats = features.Features(u, s, None, task.y, rank)
+        feats = features.Features(u, s, None, task.y.astype(u.dtype), rank)
         matched = dual.match(feats, task.penalty)
         response = dual.equilibrium(feats, matched.penalty).response
     sign = np.where(np.asarray(raw.response[:r]) < 0, -1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -105,6 +106,8 @@ def feature_columns(report: Diagnosis) -> list[Column]:
         told = f"{report.decoupling.kind} of strength {number(report.decoupling.strength)}"
         found.append(Column(f"z* {name}", [*map(number, report.decoupling.response)], f"the response under {told}"))
         found.append(Column("ratio", [*map(number, report.decoupling.ratio)], f"z* {name} / z*"))
+    if report.trained is not None:
+        found.append(Column("trained", [*map(number, report.trained.response)], "the response of the trained network"))
     found += [
         Column("starves", [*map(str, starves.sum(axis=0))], "the number of shown features that it starves"),
         Column("starved", [*map(str, starves.sum(axis=1))], "the number of shown features that starve it"),
@@ -117,8 +120,6 @@ def feature_columns(report: Diagnosis) -> list[Column]:
             ),
             Column("label", [*map(percent, report.alignment.label)], "the share of it that the label explains"),
         ]
-    if report.trained is not None:
-        found.append(Column("trained", [*map(number, report.trained.response)], "the response of the trained network"))
     if report.stability is not None:
         found.append(
             Column(
@@ -232,20 +233,22 @@ def _agreement(report: Diagnosis, pair: Pair) -> str:
 
 
 def _rows(columns: Sequence[Column]) -> list[str]:
-    """The lines of a table, aligned to the right; columns beyond the width follow below, with the first one again.
+    """The lines of a table, aligned to the right.
 
-    A last column of examples is aligned to the left and loses what is beyond the width.
+    A table that is too wide is divided into the smallest number of tables that fit, which all begin with its first
+    column. A last column of examples is aligned to the left and loses what is beyond the width.
     """
     listed = columns[-1].head == "examples"
-    aligned = columns[:-1] if listed else columns
-    blocks: list[list[list[str]]] = [[]]
-    for column in aligned:
+    padded = []
+    for column in columns[:-1] if listed else columns:
         cells = [column.head, *column.cells]
-        width = max(map(len, cells))
-        padded = [cell.rjust(width) for cell in cells]
-        if blocks[-1] and sum(2 + len(other[0]) for other in blocks[-1]) + width > WIDTH:
-            blocks.append([blocks[0][0]])
-        blocks[-1].append(padded)
+        padded.append([cell.rjust(max(map(len, cells))) for cell in cells])
+    first, rest = padded[0], padded[1:]
+    for count in range(1, len(rest) + 1):
+        ends = [round(part * len(rest) / count) for part in range(count + 1)]
+        blocks = [[first, *rest[low:high]] for low, high in itertools.pairwise(ends)]
+        if all(sum(2 + len(cells[0]) for cells in block) - 2 <= WIDTH for block in blocks):
+            break
     if listed:
         blocks[-1].append([columns[-1].head, *columns[-1].cells])
     lines = ["  ".join(row) for block in blocks for row in [*zip(*block, strict=True), ("",)]]

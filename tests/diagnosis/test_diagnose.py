@@ -123,6 +123,25 @@ def test_two_classes_with_opposite_logits_are_the_binary_task():
     np.testing.assert_allclose(other.decoupling.ratio, one.decoupling.ratio, rtol=1e-7)
 
 
+def test_parameters_in_float32_beside_64_bit_types():
+    """The kernel has the precision of the parameters; float32 cuts off its rank, and the match is still found."""
+    with jax.enable_x64(True):
+        params, x, y, group = problem()
+        x = x * [1.0, 1e-3, 1e-3, 1e-3]
+        single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+        moved = jax.tree.map(lambda leaf: 1.01 * leaf, single)
+        found = diagnose(network, single, x, y, penalty=RIDGE, top=3, group=group, trained_params=moved)
+        expected = diagnose(network, params, x, y, penalty=RIDGE, top=3, group=group)
+    assert found.dtype == "float32"
+    assert found.rank is not None
+    assert found.rank < N
+    assert "precision" in {caution.code for caution in found.cautions}
+    np.testing.assert_allclose(found.strengths[0], expected.strengths[0], rtol=1e-4)
+    np.testing.assert_allclose(found.response[0], expected.response[0], rtol=1e-4)
+    assert found.decoupling is not None
+    assert not found.decoupling.assumed
+
+
 def test_features_and_top():
     with jax.enable_x64(True):
         params, x, y, _ = problem()
