@@ -11,10 +11,11 @@ one of two ways, Gram matrices and gradients, to the upper triangle of the kerne
 kernel and of the factors held at a time, in float32.
 
 *Measurements* are made in a process for each kernel: the peak memory that the kernel adds to it, and seconds, the least
-of up to three repetitions after a first call, without tracing for kernels of one block. Speeds are relative to a product of two square matrices in the same
-process. Kernels with more multiplications than `--limit` are only counted, and those with more examples than
-`--decomposed` are not decomposed. The equilibrium is that of random labels under the ridge s_1^2 / 1e4. Since the same
-seed gives the same summary, seconds and megabytes are not in it, but in `seconds/` and in a figure.
+of up to three repetitions after a first call, without tracing for kernels of one block. Speeds are relative to a
+product of two square matrices in the same process. Kernels with more multiplications than `--limit` are only counted,
+and those with more examples than `--decomposed` are not decomposed. The equilibrium is that of random labels under the
+ridge s_1^2 / 1e4. Since the same seed gives the same summary, seconds and megabytes are not in it, but in `seconds/`
+and in a figure.
 
 Examples are random images of 32 x 32 x 3; costs do not depend on what they show. Networks have one output and standard
 sizes (`experiments/_cost_counts.py`), ResNet-18 a quarter of the usual channels, and batch norm uses its averages.
