@@ -55,7 +55,7 @@ class Config:
     """Kinds of networks."""
     images: Literal["digits", "mnist"] = "mnist"
     """Where the images of 3 and 8 are from."""
-    ns: Annotated[tuple[int, ...], Bound(least=16)] = (50, 200)
+    ns: Annotated[tuple[int, ...], Bound(least=16)] = (50, 100)
     """Numbers of examples, in increasing order; trajectories and training use the smallest, feature matrices the
     largest."""
     conditions: Annotated[tuple[float, ...], Bound(above=1)] = (1e2, 1e4, 1e6, 1e8)
