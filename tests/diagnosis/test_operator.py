@@ -107,7 +107,7 @@ def test_a_kernel_of_low_rank_has_fewer_features():
 def test_too_few_products_are_refused_by_name():
     with jax.enable_x64(True):
         params, x, y, _ = problem()
-        with pytest.raises(ValueError, match="^max_products: expected"):
+        with pytest.raises(ValueError, match=r"^max_products: expected"):
             diagnose(centred(params), params, x, y, penalty=RIDGE, top=4, path="operator", max_products=2)
 
 
