@@ -15,19 +15,24 @@ EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8
 # On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
-.PHONY: help ready verify test slow bench notebooks pair figures readme lint types lock
+.PHONY: help ready verify test slow browser bench notebooks docs pair figures readme report lint types lock wheel release
 
 help:
 	@echo 'make verify     check every numbered claim of the theory (python -m theory)'
 	@echo 'make test       the tests and doctests, warnings as errors; then those that need 8 (simulated) devices'
 	@echo 'make slow       the tests marked slow, including each benchmark once'
+	@echo 'make browser    the tests of the HTML pages in Chromium; SCREENSHOTS=DIR keeps a picture of each'
 	@echo 'make bench      the timings of tests/benchmarks'
 	@echo 'make notebooks  execute every notebook'
+	@echo 'make docs       build the documentation, docs/_build/html/index.html, and execute the notebooks for it'
 	@echo 'make pair       write the .ipynb of every notebook from its script'
 	@echo 'make figures    redraw the gallery of README.md, experiments/records/gallery'
 	@echo 'make readme     update the tables of README.md and docs/ from the records'
+	@echo 'make report     one page over everything that has been run: results/report.html'
 	@echo 'make lint       ruff: rules and formatting'
 	@echo 'make types      basedpyright'
+	@echo 'make wheel      build sdist and wheel, and use the wheel in environments of its own'
+	@echo 'make release    check that everything is ready for a release, build it, print the command that makes the tag'
 	@echo 'make lock       regenerate requirements.lock from pyproject.toml'
 
 verify: ready
@@ -37,19 +42,30 @@ verify: ready
 # newer code generator of fused operations; `make slow` runs as users do.
 test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: ready
-	$(PYTEST) $(WORKERS) -m 'not slow and not devices8'
+	$(PYTEST) $(WORKERS) -m 'not slow and not devices8 and not browser'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
 
 # Benchmarks print ratios of times, so they run one after the other.
 slow: ready
 	$(PYTEST) tests/benchmarks --benchmark-disable
-	$(PYTEST) $(WORKERS) -m 'slow and not devices8' --ignore tests/benchmarks
+	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' --ignore tests/benchmarks
+
+# A file of tests is a process with a browser of its own. The pages of the documentation are those that `make docs` built.
+browser: ready docs/_build/html/index.html
+	$(PYTEST) $(WORKERS) -m browser tests/browser
 
 bench: ready
 	$(PYTEST) tests/benchmarks
 
 notebooks: ready
 	$(PYTEST) --nbmake notebooks/*.ipynb
+
+docs/_build/html/index.html:
+	$(MAKE) docs
+
+docs: ready
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+	@echo docs/_build/html/index.html
 
 pair: ready
 	$(BIN)/python notebooks/pair.py
@@ -60,12 +76,22 @@ figures: ready
 readme: ready
 	$(BIN)/python -m experiments report --write
 
+report: ready
+	$(BIN)/python -m experiments report
+
 lint: ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 types: ready
 	$(BIN)/basedpyright
+
+wheel: ready
+	.ci/wheel
+
+# Uploads nothing and makes no tag: see docs/releasing.md.
+release: ready
+	$(BIN)/python .ci/release.py
 
 # neural-tangents declares TensorFlow and tf2jax, which nothing here imports: [tool.uv] gives them a marker that is never true.
 lock: ready

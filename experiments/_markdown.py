@@ -6,10 +6,11 @@ A table stands between a marker and `<!-- end -->`. The markers are:
 - `<!-- signatures: NAME ... -->`: the signatures, and whether they hold.
 - `<!-- crossed: NAME | A; B; ... | p; q; ... -->`: the rows "A: p", "A: q", "B: p", ... of a record, with a line for
   each of A, B, ... and a column for each of p, q, ...
+- `<!-- seconds: NAME -->`: what was timed, from the files in `seconds/` of a record, one object a file.
 - `<!-- claims: theory -->`: the claims of `theory/records/claims.json`.
 - `<!-- registry: NAME -->`: what is registered as methods, networks, probes, data or experiments.
 
-In the first three, NAME is EXPERIMENT/PRESET, or EXPERIMENT for its preset laptop. In the first two, several names give
+In the first four, NAME is EXPERIMENT/PRESET, or EXPERIMENT for its preset laptop. In the first two, several names give
 one table of those that have a record.
 """
 
@@ -23,16 +24,19 @@ from typing import Any
 
 from experiments import _options, _page
 from experiments._page import Summary
+from gsjax import files
 
 _MARKED = re.compile(
-    r"(<!-- (table|signatures|crossed|claims|registry): (\S+(?: \S+)*?) -->\n)((?:(?!<!-- \w+: ).)*?)(<!-- end -->)",
+    r"(<!-- (table|signatures|crossed|seconds|claims|registry): (\S+(?: \S+)*?) -->\n)"
+    r"((?:(?!<!-- \w+: ).)*?)(<!-- end -->)",
     re.DOTALL,
 )
 
 
 def pages(root: Path) -> list[Path]:
-    """The pages of a checkout that may have tables: README.md and all pages in docs/."""
-    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    """The pages of a checkout that may have tables: README.md and all pages in docs/ that are not made from others."""
+    found = sorted((root / "docs").rglob("*.md"))
+    return [root / "README.md", *(path for path in found if not {"_build", "generated"} & set(path.parts))]
 
 
 def tracked(folder: Path) -> dict[str, Summary]:
@@ -82,6 +86,8 @@ def fill(text: str, found: Mapping[str, Summary], checked: Sequence[Mapping[str,
         none = f"No record of {' or '.join(names.split())} yet.\n"
         if kind == "crossed":
             return begin + (crossed(recorded[0], *crossing) if recorded else none) + end
+        if kind == "seconds":
+            return begin + (timed(recorded[0]) if recorded else none) + end
         make = {"table": table, "signatures": signatures}[kind]
         return begin + (make(recorded, named=len(wanted) > 1) if recorded else none) + end
 
@@ -128,6 +134,25 @@ def crossed(summary: Summary, lines: str, columns: str) -> str:
     rows = [["", *heads], ["---"] * (len(heads) + 1), *([name, *line] for name, line in zip(names, cells, strict=True))]
     note = "\n\\* with a note in the complete table\n" if any("*" in cell for line in cells for cell in line) else ""
     return "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in rows) + note
+
+
+def timed(summary: Summary) -> str:
+    """The files in `seconds/` beside a summary as a table: a line per file, a column per field.
+
+    Raises:
+        ValueError: there are none, or one is damaged.
+    """
+    lines = []
+    for path in sorted((summary.path.parent / "seconds").glob("*.json")):
+        try:
+            content = files.parse(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); copy the results of the run again") from error
+        lines.append(content)
+    if not lines:
+        raise ValueError(f"seconds: {summary.name} has no files in seconds/ beside its summary")
+    head = list(dict.fromkeys(name for line in lines for name in line))
+    return _markdown(("", *head), [("", *(line.get(name) for name in head)) for line in lines], named=False)
 
 
 def table_of_claims(checked: Sequence[Mapping[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Summaries of experiments as one page of HTML that needs no other file."""
+"""Summaries of experiments: read from files, their numbers as text, and a run as an article of a page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from gsjax import files, pages, records
 from gsjax.pages import Html, element
 
+_LONG = 12  # rows; a longer table is folded
 _COLUMNS = ("measured [95% interval]", "seeds", "published", "what differs")
 
 
@@ -83,92 +84,102 @@ def number(value: Any) -> str:
 
 def measured(row: Mapping[str, Any]) -> str:
     """The number of a row and its interval."""
-    return _interval(row["measured"], row["interval"])
+    return interval(row["measured"], row["interval"])
 
 
 def valued(signature: Mapping[str, Any]) -> str:
     """The number of a signature and its interval."""
-    return _interval(signature["value"], signature["interval"])
+    return interval(signature["value"], signature["interval"])
 
 
-def page(summaries: Sequence[Summary], titles: Mapping[str, str]) -> str:
-    """One page of all summaries with their figures; `titles` has one line on each experiment."""
-    judged = [summary for summary in summaries if summary.judged]
-    signatures = [entry for summary in judged for entry in summary.content["signatures"]]
-    hold = sum(bool(entry["holds"]) for entry in signatures)
-    good = "soft" if not judged else "good" if hold == len(signatures) else "bad"
-    count = [f"{hold} of {len(signatures)} signatures hold, in {_runs(len(judged))}."] if judged else []
-    if len(judged) < len(summaries):
-        count.append(f"{_runs(len(summaries) - len(judged))} of the preset smoke: too short to judge by.")
-    return pages.page(
-        "Gradient starvation in practice",
-        element("p", element("strong", " ".join(count)), class_=good),
-        element(
-            "p",
-            "A signature is a number that shows an effect, or does not, by the criterion stated beside it. "
-            "Intervals are 95% intervals of Student's t over seeds, unless said otherwise. Signatures of one run are "
-            "judged together, by Holm's method. Published numbers are the paper's; what differs from its setting "
-            "stands beside them.",
-            class_="soft",
-        ),
-        (_overview(index, summary) for index, summary in enumerate(summaries)),
-        (_article(index, summary, titles) for index, summary in enumerate(summaries)),
-    )
+def article(summary: Summary, place: str, title: str, notes: Sequence[str], made: Mapping[str, Any]) -> Html:
+    """A run with its signatures, figures, numbers, data and configuration; long tables are folded.
 
-
-def _overview(index: int, summary: Summary) -> Html:
-    link = element("a", summary.name, href=f"#run{index}")
-    signatures = summary.content["signatures"]
-    if not signatures:
-        return element("p", link, ": no signatures")
-    rows = [
-        [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"], summary.judged)] for entry in signatures
-    ]
-    return pages.table([link, "value [95% interval]", "verdict"], rows, label=f"signatures of {summary.name}")
-
-
-def _article(index: int, summary: Summary, titles: Mapping[str, str]) -> Html:
+    Args:
+        summary: of the run.
+        place: the id of the article on the page.
+        title: one line on the experiment.
+        notes: in a few words each, where the run comes from, when it was made, and how long it took.
+        made: what else is known about the making of the run, by name.
+    """
     content = summary.content
-    took = "" if summary.seconds is None else f" · {number(float(round(summary.seconds, 1)))} s of computation"
-    filled = [
-        [_text(measured(row)), *map(_text, _cells(row, "seeds", "published", "differs"))] for row in content["rows"]
-    ]
-    keep = [0, *(column for column in range(1, 4) if any(cells[column] for cells in filled))]
-    rows = [
-        [_text(row["name"]), *(cells[column] for column in keep)]
-        for row, cells in zip(content["rows"], filled, strict=True)
-    ]
-    signatures = [
-        [_text(entry["name"]), _text(valued(entry)), _verdict(entry["holds"], summary.judged), _text(entry["why"])]
-        for entry in content["signatures"]
-    ]
-    criteria = ("signature", "value [95% interval]", "verdict", "criterion")
     return element(
         "article",
         element(
             "header",
-            element("h2", content["experiment"]),
-            element("span", f"preset {content['preset']}{took} · {_shown(summary.path.parent)}", class_="soft"),
+            element("h3", summary.name),
+            element("span", " · ".join(notes), class_="soft"),
         ),
-        element("p", titles.get(content["experiment"], "")),
-        element("h3", "Paper against measured"),
-        pages.table(["number", *(_COLUMNS[column] for column in keep)], rows, label=f"numbers of {summary.name}"),
-        [
-            element("h3", "Signatures"),
-            pages.table(criteria, signatures, label=f"signatures of {summary.name} with their criteria"),
-        ]
-        if signatures
-        else None,
-        element("h3", "Data"),
-        _data(content["data"], f"data of {summary.name}"),
+        element("p", title),
+        _signatures(summary),
         (_figure(path, summary.name) for path in summary.figures),
+        _numbers(summary),
+        element("h4", "Data"),
+        _data(content["data"], f"data of {summary.name}"),
         pages.fold(
-            "configuration and versions",
-            pages.facts({key: _text(_flat(entry)) for key, entry in content["config"].items()}),
-            pages.facts({key: _text(entry) for key, entry in content["versions"].items()}),
+            f"Configuration and versions of {summary.name}",
+            pages.facts({key: text(flat(entry)) for key, entry in content["config"].items()}),
+            pages.facts({key: text(entry) for key, entry in content["versions"].items()}),
+            pages.facts({key: text(flat(entry)) for key, entry in made.items()}) if made else None,
         ),
-        id=f"run{index}",
+        id=place,
     )
+
+
+def clock(seconds: float | None) -> str:
+    """The computing time in words."""
+    return "no clock" if seconds is None else f"{number(float(round(seconds, 1)))} s of computation"
+
+
+def verdict(holds: bool, judged: bool) -> Html:
+    """Whether a signature holds, or that the run is too short for a verdict."""
+    if not judged:
+        return pages.badge("too short to judge")
+    return pages.badge("holds" if holds else "does not hold", holds)
+
+
+def shown(name: str | Path) -> str:
+    """The name of a file as text; bytes that are not UTF-8 are shown by their codes."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def text(value: Any) -> Html:
+    """Text as HTML, with its numbers typeset."""
+    return pages.typeset(number(value))
+
+
+def _signatures(summary: Summary) -> list[Html] | None:
+    if not (signatures := summary.content["signatures"]):
+        return None
+    rows = [
+        [text(entry["name"]), text(valued(entry)), verdict(entry["holds"], summary.judged), text(entry["why"])]
+        for entry in signatures
+    ]
+    heads = ("signature", "value [95% interval]", "verdict", "criterion")
+    label = f"signatures of {summary.name} with their criteria"
+    return [
+        element("h4", "Signatures"),
+        _perhaps_folded(f"all {len(rows)} signatures", pages.table(heads, rows, label=label), rows),
+    ]
+
+
+def _numbers(summary: Summary) -> list[Html]:
+    content = summary.content
+    filled = [
+        [text(measured(row)), *map(text, _cells(row, "seeds", "published", "differs"))] for row in content["rows"]
+    ]
+    keep = [0, *(column for column in range(1, 4) if any(cells[column] for cells in filled))]
+    rows = [
+        [text(row["name"]), *(cells[column] for column in keep)]
+        for row, cells in zip(content["rows"], filled, strict=True)
+    ]
+    heads = ("number", *(_COLUMNS[column] for column in keep))
+    table = pages.table(heads, rows, label=f"numbers of {summary.name}")
+    return [element("h4", "Paper against measured"), _perhaps_folded(f"all {len(rows)} numbers", table, rows)]
+
+
+def _perhaps_folded(title: str, table: Html, rows: Sequence[Any]) -> Html:
+    return pages.fold(title, table) if len(rows) > _LONG else table
 
 
 def _data(data: Any, label: str) -> Html:
@@ -176,7 +187,7 @@ def _data(data: Any, label: str) -> Html:
     columns = list(dict.fromkeys(key for one in sets for key in one))
     rows = []
     for one in sets:
-        cells = {key: _text(_flat(entry)) for key, entry in one.items()}
+        cells = {key: text(flat(entry)) for key, entry in one.items()}
         if one.get("stand-in"):
             cells["stand-in"] = element("span", cells["stand-in"], class_="bad")
         rows.append([cells.get(column, "") for column in columns])
@@ -184,44 +195,25 @@ def _data(data: Any, label: str) -> Html:
 
 
 def _figure(path: Path, name: str) -> Html:
-    return pages.figure(path.read_bytes(), f"Figure {_shown(path.stem)} of {name}")
-
-
-def _runs(count: int) -> str:
-    return f"{count} {'run' if count == 1 else 'runs'}"
-
-
-def _verdict(holds: bool, judged: bool) -> Html:
-    if not judged:
-        return pages.badge("too short to judge")
-    return pages.badge("holds" if holds else "does not hold", holds)
+    return pages.figure(path.read_bytes(), f"Figure {shown(path.stem)} of {name}")
 
 
 def _cells(entry: Mapping[str, Any], *keys: str) -> tuple[str, ...]:
     return tuple(number(entry[key]) for key in keys)
 
 
-def _interval(value: Any, interval: Any) -> str:
+def interval(value: Any, interval: Any) -> str:
+    """A number and its interval; the number alone if there is none."""
     if interval is None:
         return number(value)
     low, high = map(number, interval)
     return f"{number(value)} [{low}, {high}]"
 
 
-def _shown(name: str | Path) -> str:
-    """The name of a file as text; bytes that are not UTF-8 are shown by their codes."""
-    return os.fsencode(name).decode(errors="backslashreplace")
-
-
-def _flat(value: Any) -> str:
+def flat(value: Any) -> str:
     """A JSON value in one line."""
     if isinstance(value, list):
-        return ", ".join(map(_flat, value))
+        return ", ".join(map(flat, value))
     if isinstance(value, dict):
-        return ", ".join(f"{key}: {_flat(entry)}" for key, entry in value.items())
+        return ", ".join(f"{key}: {flat(entry)}" for key, entry in value.items())
     return number(value)
-
-
-def _text(value: Any) -> Html:
-    """Text as HTML, with its numbers typeset."""
-    return pages.typeset(number(value))

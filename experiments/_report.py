@@ -1,7 +1,8 @@
-"""All results on one HTML page, and the tables of the documentation.
+"""Everything that has been run on one HTML page, and the tables of the documentation.
 
-The page is made from every `summary.json` under a folder of results. The tables are made from the tracked records
-`experiments/records/NAME/PRESET/summary.json` and `theory/records/claims.json`; see `experiments/_markdown.py`.
+The page is made from the tracked records, `experiments/records/NAME/PRESET/summary.json` and
+`theory/records/claims.json`, and from a folder of results; see `experiments/_gathered.py`. The tables are made from the
+tracked records alone; see `experiments/_markdown.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from experiments import _markdown, _options, _page
+from experiments import _bounds, _everything, _gathered, _markdown, _options, _page
 from gsjax import records
 
 ROOT = Path(__file__).parents[1]
@@ -25,14 +26,19 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Options:
-    """Gather all results into one page, paper against measured, with figures."""
+    """Gather everything that has been run into one page, with figures: claims, sweeps and experiments.
 
-    results: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("results")
+    The exit status is 0, or 2 if a file is damaged; the page then has everything else.
+    """
+
+    results: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: results)")] = None
     """Folder that is searched for results, with all its subfolders."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: report.html in DIR)")] = (
         None
     )
     """The HTML page."""
+    own: bool = False
+    """Leave out the tracked records of the repository."""
     tables: bool = False
     """Print the tables of all records as Markdown instead."""
     write: bool = False
@@ -51,8 +57,12 @@ def main(arguments: Sequence[str]) -> int:
     flags = (tyro.conf.FlagCreatePairsOff,)
     options = tyro.cli(Options, args=arguments, prog="python -m experiments report", config=flags)
     if not (options.tables or options.write or options.check):
-        gather(options.results, options.out or options.results / "report.html")
-        return 0
+        results = Path("results") if options.results is None else options.results
+        if options.own or options.results is not None:  # the tracked records would hide a wrong name
+            there = any(next(results.rglob(name), None) for name in ("summary.json", "rows.jsonl", "claims.json"))
+            expected = f"a summary.json, rows.jsonl or claims.json somewhere under {results}"
+            _bounds.expect(there, "--results", expected, "none; run an experiment")
+        return gather(results, options.out or results / "report.html", None if options.own else ROOT)
     found = _markdown.tracked(ROOT / "experiments" / "records")
     if options.tables:
         tables = (f"## {name}\n\n{_markdown.table([one])}" for name, one in found.items())
@@ -74,25 +84,31 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if stale else 0
 
 
-def gather(results: Path, out: Path) -> None:
-    """Writes the page of all summaries under `results` to `out`, and prints its path and which signatures hold.
+def gather(results: Path, out: Path, root: Path | None) -> int:
+    """Writes the page of everything to `out`, and prints what holds, its path and its size; returns the exit status.
 
     Raises:
-        ValueError: there is no summary, or one is damaged.
         OSError: a file cannot be read or written.
     """
-    summaries = [_page.read(path) for path in sorted(results.rglob("summary.json"))]
-    if not summaries:
-        raise ValueError(f"--results: expected a summary.json somewhere under {results}, got none; run an experiment")
+    found = _gathered.gather(results, root)
+    for line in found.damaged:
+        print(f"experiments: {_page.shown(line)}", file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
-    records.write(out, _page.page(summaries, _options.found()))
-    lines = Table("experiment", "signature", "value [95% interval]", "holds", box=None, pad_edge=False)
-    for summary in summaries:
-        for entry in summary.content["signatures"]:
+    content = _everything.page(found, _options.found())
+    records.write(out, content)
+    lines = Table("run", "signature", "value [95% interval]", "holds", box=None, pad_edge=False)
+    for run in found.runs:
+        if run.tracked:
+            continue  # in the tables of docs/
+        for entry in run.summary.content["signatures"]:
             verdict = Text("yes", "green") if entry["holds"] else Text("no", "bold red")
-            verdict = verdict if summary.judged else Text("too short to judge", "dim")
-            lines.add_row(*map(Text, (summary.name, str(entry["name"]), _page.valued(entry))), verdict)
-    console = Console()
+            verdict = verdict if run.summary.judged else Text("too short to judge", "dim")
+            lines.add_row(*map(Text, (run.summary.name, str(entry["name"]), _page.valued(entry))), verdict)
+    console = Console(highlight=False)
     if lines.row_count:
         console.print(lines)
-    console.print(Text(f"{out}: {len(summaries)} {'run' if len(summaries) == 1 else 'runs'}"), soft_wrap=True)
+    for count in _everything.counts(found):
+        console.print(Text(count.sentence), soft_wrap=True)
+    size = f"{len(content.encode()) / 1e6:.1f} MB"
+    console.print(Text(f"{out}: {size}, {content.count('<img ')} figures"), soft_wrap=True)
+    return 2 if found.damaged else 0

@@ -1,10 +1,10 @@
 """Gradient starvation from theory to practice: tangent features, dual dynamics and trained networks.
 
 The modules, in the order in which data flows through them, are `networks`, `tangent`, `features`, `objectives`, `dual`,
-`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting` and
-`diagnosis`, whose function `diagnose` answers the usual questions about a network at once. All of them can use `files`,
-`pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and each is imported when it is first
-used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
+`starvation`, `multiclass`, `linearized`, `training`, `methods`, `probes`, `data`, `records`, `sweeps`, `plotting`,
+`diagnosis`, whose function `diagnose` answers the usual questions about a network at once, and `cli`, the command
+`gsjax`. All of them can use `files`, `pages`, `progress` and `statistics`. After `import gsjax` all are attributes, and
+each is imported when it is first used. `gsjax.tangent.ntk` works at once, and only `gsjax.plotting` imports matplotlib.
 
 All functions share these conventions, and raise a `ValueError` that names the argument if they are violated:
 
@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gsjax import (
+        cli,
         data,
         diagnosis,
         dual,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Ridge",
     "SpectralDecoupling",
+    "cli",
     "data",
     "diagnose",
     "diagnosis",

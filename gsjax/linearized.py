@@ -109,7 +109,7 @@ def trajectories(
     """
     given, (ratio, delta, times) = (
         times,
-        (_check.floating(name, axis) for name, axis in (("ratio", ratio), ("delta", delta), ("times", times))),
+        (_check.single(name, axis) for name, axis in (("ratio", ratio), ("delta", delta), ("times", times))),
     )
     for name, axis in (("ratio", ratio), ("delta", delta)):
         _check.shape(name, axis, ndim=1)

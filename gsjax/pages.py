@@ -5,7 +5,8 @@ which only the functions of this module create. The allowed tags and attributes 
 files, so content cannot become code or a request.
 
 All pages share one style. It follows the light or dark scheme of the reader's system, and is readable from 375 to 1280
-pixels. Tables and figures wider than the window scroll in their own box, which can be reached with the keyboard.
+pixels. Tables and figures wider than the window scroll in their own box, which can be reached with the keyboard. The
+first link of a page skips to its content. `tests/browser` checks pages in a browser.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ _TAGS = frozenset(
         "img",
         "li",
         "main",
+        "nav",
         "ol",
         "p",
         "pre",
@@ -76,7 +78,10 @@ _TAGS = frozenset(
 )
 _VOID = frozenset({"br", "img"})
 _ATTRIBUTES = frozenset(
-    ["alt", "aria-label", "class", "height", "href", "id", "role", "scope", "src", "tabindex", "width"]
+    (
+        *("alt", "aria-label", "class", "decoding", "height", "href", "id", "loading", "open", "role", "scope", "src"),
+        *("tabindex", "width"),
+    )
 )
 _LINK = re.compile(r"#|https://")
 _IMAGE = "data:image/png;base64,"
@@ -84,6 +89,7 @@ _DOTS = 160  # per inch, in the figures of `gsjax.plotting`
 _SHOWN = 100  # pixels per inch on the page
 _LONG = 100  # characters; longer text gets a wide column
 _WIDE = 640  # pixels; a wider figure scrolls rather than shrinks below this width
+_CONTENT = "page-content"  # where the skip link leads
 
 # Every colour is a variable, so that the two schemes differ only in these variables.
 _STYLE = """
@@ -94,6 +100,7 @@ _STYLE = """
   --ink: #e4e7eb; --paper: #14171a; --soft: #a3adb8; --rule: #3a424b; --good: #5fd0a5; --bad: #ff9d66;
   --tint: #1e2328; --focus: #8ab4f8; } }
 * { box-sizing: border-box; }
+html:has(body > nav) { scroll-padding-top: 4rem; }
 body { color: var(--ink); background: var(--paper); max-width: 66rem; margin: 0 auto; padding: 2.5rem 1.5rem 4rem;
   font: 17px/1.55 Charter, "Bitstream Charter", "Iowan Old Style", Georgia, "Liberation Serif", serif;
   overflow-wrap: anywhere; }
@@ -104,6 +111,12 @@ h4 { font-size: 1rem; margin: 1.2rem 0 .2rem; }
 header :is(h2, h3, h4) { margin: 0; }
 a { color: inherit; text-decoration-color: var(--soft); text-underline-offset: .15em; }
 :focus-visible { outline: 3px solid var(--focus); outline-offset: 2px; }
+main:focus-visible { outline: none; }
+.skip { position: absolute; left: -99rem; top: .4rem; z-index: 2; padding: .4rem .8rem; background: var(--paper); }
+.skip:focus { left: .6rem; }
+body > nav { position: sticky; top: 0; z-index: 1; display: flex; flex-wrap: wrap; gap: .2rem 1.4rem;
+  margin: -2.5rem 0 2rem; padding: .6rem 0; background: var(--paper); border-bottom: 1px solid var(--rule);
+  font: .9rem/1.4 system-ui, "Helvetica Neue", Arial, sans-serif; }
 p { margin: .4rem 0; max-width: 48rem; }
 table, dl { font: .82rem/1.4 system-ui, "Helvetica Neue", Arial, sans-serif; font-variant-numeric: tabular-nums; }
 table { border-collapse: collapse; overflow-wrap: break-word; }
@@ -119,7 +132,7 @@ dd > .scroll, dd > dl { margin: 0; }
 dd > dl > :nth-last-child(2), dd > dl > :last-child { border-bottom: 0; }
 sup { line-height: 0; }
 .number { white-space: nowrap; overflow-wrap: normal; }
-.badge { font-weight: 600; }
+.badge { font-weight: 600; white-space: nowrap; }
 .soft { color: var(--soft); }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
@@ -133,11 +146,16 @@ figure { margin: 1rem 0; }
 figcaption { color: var(--soft); }
 img { max-width: 100%; height: auto; background: #ffffff; }
 details { margin: 1.2rem 0 0; }
-summary { color: var(--soft); cursor: pointer; }
+details + details { margin-top: .3rem; }
+summary { color: var(--soft); cursor: pointer; padding: .15rem 0; }
+summary > :is(h2, h3, h4) { display: inline; color: var(--ink); margin: 0; }
+details > article { border-top: 0; margin-top: 0; padding-top: .3rem; }
 pre { font-size: .75rem; line-height: 1.4; background: var(--tint); padding: .7rem 1rem; margin: 0;
   white-space: pre-wrap; }
 @media (max-width: 40rem) {
   body { padding: 1.2rem 1rem 3rem; }
+  body > nav { margin-top: -1.2rem; }
+  html:has(body > nav) { scroll-padding-top: 5.5rem; }
   dl { grid-template-columns: minmax(0, 1fr); }
   dt { border-bottom: 0; padding-bottom: 0; }
   dd { padding-top: 0; }
@@ -147,6 +165,7 @@ pre { font-size: .75rem; line-height: 1.4; background: var(--tint); padding: .7r
 @media print {
   @page { margin: 16mm 14mm; }
   body { font-size: 10.5pt; padding: 0; max-width: none; }
+  .skip, body > nav { display: none; }
   figure, .box, tr { break-inside: avoid; }
   h2, h3, header { break-after: avoid; }
 }
@@ -317,7 +336,8 @@ def figure(image: bytes, alt: str, caption: Child = None) -> Html:
         raise ValueError("alt: expected what the figure shows, got nothing")
     source = _IMAGE + base64.b64encode(image).decode()
     wide = width > _WIDE
-    shown = element("img", alt=alt, width=width, height=height, class_="wide" if wide else None, src=source)
+    lazily = {"loading": "lazy", "decoding": "async"}  # a page of many figures is decoded where the reader is
+    shown = element("img", alt=alt, width=width, height=height, class_="wide" if wide else None, **lazily, src=source)
     if wide:
         shown = element("div", shown, class_="scroll", role="group", aria_label=alt, tabindex=0)
     return element("figure", shown, None if caption is None else element("figcaption", caption))
@@ -347,26 +367,35 @@ def badge(text: str, good: bool | None = None) -> Html:
     return element("span", mark, text, class_=f"badge {kind}")
 
 
-def fold(title: str, *children: Child) -> Html:
-    """Content that is hidden until the reader opens it, under a title."""
-    return element("details", element("summary", title), *children)
+def fold(title: Child, *children: Child, id: str | None = None) -> Html:
+    """Content that is hidden until the reader opens it, under a title; `id` is its place on the page."""
+    return element("details", element("summary", title), *children, id=id)
 
 
-def page(title: str, *children: Child) -> str:
-    """A complete page; `title` is the title of the window and the first heading.
+def page(title: str, *children: Child, sections: Mapping[str, str] | None = None) -> str:
+    """A complete page.
+
+    Args:
+        title: the title of the window and the first heading.
+        children: the content, as for `element`.
+        sections: `id`s of places on the page by their names, for a bar of links that stays at the top of the window.
 
     >>> print(page("Two", "1 + 1"))
     <!DOCTYPE html>
     <html lang="en">
     ...
     <body>
-    <main>
+    <a class="skip" href="#page-content">Skip to the content</a>
+    <main id="page-content" tabindex="-1">
     <h1>Two</h1>
     1 + 1
     </main>
     </body>
     </html>
     """
+    skip = element("a", "Skip to the content", class_="skip", href=f"#{_CONTENT}")
+    links = [element("a", name, href=f"#{place}") for name, place in (sections or {}).items()]
+    bar = element("nav", links, aria_label="Sections") + "\n" if links else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -376,7 +405,8 @@ def page(title: str, *children: Child) -> str:
 <style>{_STYLE}</style>
 </head>
 <body>
-<main>
+{skip}
+{bar}<main id="{_CONTENT}" tabindex="-1">
 {element("h1", title)}
 {_content(children)}
 </main>

@@ -25,7 +25,7 @@ import jax
 from gsjax import _check, _locks, files
 from gsjax.files import write
 
-__all__ = ["Table", "read", "seconds", "summary", "versions", "write"]
+__all__ = ["Table", "provenance", "read", "rows", "seconds", "summary", "versions", "write"]
 
 _PACKAGES = ("gsjax", "jax", "jaxlib", "flax", "optax", "numpy")
 _DELETE = "delete the folder, or name another one"
@@ -164,7 +164,7 @@ class Table:
             "platform": platform.platform(),
             "devices": {"kind": devices[0].device_kind, "count": len(devices), "processes": jax.process_count()},
         }
-        runs = _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
+        runs = provenance(self.folder)
         if runs[-1:] != [run]:
             files.write(path, files.json_document({"runs": [*runs, run]}))
 
@@ -298,6 +298,39 @@ def seconds(folder: str | os.PathLike[str]) -> float:
     """
     clocks = [clock for path in sorted(Path(folder).rglob("timing.jsonl")) for clock in _read_clocks(path)]
     return math.fsum(clock["seconds"] or 0 for clock in clocks)
+
+
+def rows(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows in the `rows.jsonl` of `folder`, in the order in which they were added; none if there is no such file.
+
+    Unlike `Table`, this only reads: the folder may be in use by another process.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+
+    >>> import tempfile
+    >>> rows(tempfile.gettempdir() + "/no such folder")
+    []
+    """
+    return _read_lines(Path(folder) / "rows.jsonl")
+
+
+def provenance(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The runs in the `provenance.json` of `folder`, the last one last; none if there is no such file.
+
+    Each has `command`, `versions`, `platform` and `devices`.
+
+    Raises:
+        ValueError: the file is damaged.
+        OSError: it cannot be read.
+
+    >>> import tempfile
+    >>> provenance(tempfile.gettempdir() + "/no such folder")
+    []
+    """
+    path = Path(folder) / "provenance.json"
+    return _read(path, _is_provenance, advice="delete that file")["runs"] if path.exists() else []
 
 
 def _check_summary(content: Mapping[str, Any]) -> None:

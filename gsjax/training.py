@@ -1,8 +1,11 @@
-"""Training of finite networks on Eqs. 5 and 17 of Pezeshki et al. (2021): to the optimum, or by gradient descent.
+r"""Training of finite networks on Eqs. 5 and 17 of Pezeshki et al. (2021): to the optimum, or by gradient descent.
 
 Outputs and parameters are centred at their values at initialisation, theta_0, as in Eq. 3:
 
-    L(theta) = sum_i log(1 + exp(-y_i yhat_i)) + penalty(theta - theta_0, yhat),   yhat = f(theta) - f(theta_0),
+.. math::
+
+    L(\theta) = \sum_i \log(1 + \exp(-y_i \hat y_i)) + \text{penalty}(\theta - \theta_0, \hat y),
+    \qquad \hat y = f(\theta) - f(\theta_0),
 
 a sum over examples, in nats (module `objectives`). For a network that is linear in its parameters, `dual.equilibrium`
 computes the minimum of L, and gradient descent follows `linearized.flow`.

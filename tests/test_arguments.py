@@ -413,6 +413,14 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     **rows("probes.contamination.projections", call_with(probes.contamination.projections, np.eye(3)), core=(WHOLE, 2)),
     **rows("probes.contamination.components", call_with(probes.contamination.components, np.eye(3)), core=(WHOLE, 2)),
+    **rows(
+        "probes.contamination.growth",
+        call_with(probes.contamination.growth, core=2, background=2),
+        core=(WHOLE, 2),
+        background=(WHOLE, 2),
+        mean=DECAY,
+        deviation=DECAY,
+    ),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, step_size=0.1), radius=(NUMBERS, 0.5)),
     **rows("probes.margins.pgd", call_with(probes.margins.pgd, score, X, Y, radius=0.1), step_size=(NUMBERS, 0.5)),
     **rows(

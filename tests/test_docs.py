@@ -11,16 +11,23 @@ import tyro
 
 import theory
 from experiments import _markdown, _options, _report
+from gsjax.cli import command as installed
 from theory import command
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path.relative_to(ROOT).as_posix(): path for path in _markdown.pages(ROOT)}
-LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md")}
+LINKING = PAGES | {name: ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")}
 # tests/test_readme.py runs the first, also under jit. tests/test_docs_frameworks.py runs the second, with a model per
 # framework.
 ELSEWHERE = {"README.md", "docs/frameworks.md"}
-LONG = {"docs/sweeps.md", "docs/training_dynamics.md"}
-CONTINUED = {"docs/training_dynamics.md"}  # each block uses the names of the blocks before it
+STUDIES = {name for name in PAGES if name.startswith("docs/studies/")}
+LONG = {"docs/sweeps.md", "docs/training_dynamics.md", *STUDIES}
+# Each block uses the names of the blocks before it.
+CONTINUED = {
+    "docs/choosing_the_penalty.md",
+    "docs/training_dynamics.md",
+    *STUDIES - {"docs/studies/gradient_starvation.md"},
+}
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -67,7 +74,9 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_code_blocks_are_python_or_bash():
     for path in PAGES.values():
         fences = re.findall(r"^```(.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
-        assert set(fences[::2]) <= {"python", "bash"}, path
+        languages = {fence for fence in fences[::2] if not re.fullmatch(r"\{(include|toctree)\}.*", fence)}
+        # Fragments for several frameworks are "py": tests/test_readme.py compares them with tested ones.
+        assert languages <= {"python", "bash", *({"py"} if path.name == "README.md" else ())}, path
         assert set(fences[1::2]) <= {""}, path
 
 
@@ -80,6 +89,12 @@ def test_a_command_exists(command_line):
         return
     if (first, rest) == ("pip", ["install", "."]):
         assert (ROOT / "pyproject.toml").exists()
+        return
+    if first == "gsjax":
+        name, *arguments = rest
+        assert name == "diagnose"
+        if arguments != ["--help"]:
+            installed.parse(name, installed.Diagnose, arguments)
         return
     assert (first, rest[0]) == ("python", "-m")
     program, *arguments = rest[1:]
@@ -109,13 +124,16 @@ def test_links_are_found_in_prose_and_not_in_code():
     assert targets(text) == ["b.md#c", "d.png"]
 
 
-def test_readme_and_index_lead_to_every_page():
-    for page in ("README.md", "docs/index.md"):
-        path = PAGES[page]
-        linked = {
-            (path.parent / target.partition("#")[0]).resolve() for target in targets(path.read_text(encoding="utf-8"))
-        }
-        assert {other for other in PAGES.values() if other != path} <= linked | {path}, page
+def test_the_index_leads_to_every_page_and_the_readme_to_the_index():
+    """By the toctrees, which are the navigation of the site."""
+    text = PAGES["docs/index.md"].read_text(encoding="utf-8")
+    entries = re.findall(
+        r"^[\w/]+$", "\n".join(re.findall(r"^```\{toctree\}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)), re.M
+    )
+    pages = {name.removeprefix("docs/").removesuffix(".md") for name in PAGES if name.startswith("docs/")}
+    assert pages - set(entries) == {"index"}
+    assert {entry for entry in entries if not entry.startswith("generated/")} <= pages
+    assert "docs/index.md" in targets(PAGES["README.md"].read_text(encoding="utf-8"))
 
 
 def test_every_record_has_its_tables_on_the_page_of_its_experiment():
@@ -125,3 +143,26 @@ def test_every_record_has_its_tables_on_the_page_of_its_experiment():
         marked = " ".join(re.findall(r"<!-- table: (.*) -->", text)).split()
         assert (experiment if preset == "laptop" else name) in marked, name
     assert {Path(page).stem for page in PAGES if page.startswith("docs/results/")} <= {*_options.names(), "theory"}
+
+
+@pytest.mark.parametrize("page", sorted(STUDIES))
+def test_a_study_leads_from_every_claim_to_a_result(page):
+    """A section with a claim has an equation, code, a figure of a record, and its result in numbers, in this order."""
+    text = PAGES[page].read_text(encoding="utf-8")
+    head, *sections = re.split(r"^## ", text, flags=re.MULTILINE)
+    claims = [section for section in sections if re.search(r"^\*\*(Claim|Not a claim)", section, re.MULTILINE)]
+    assert len(claims) >= 4
+    parts = (r"\*\*(Claim|Not a claim)", r"\$\$", "```python", r"!\[.+records/", r"\*\*Result", r"\*\*Not shown")
+    for section in claims:
+        name = section.splitlines()[0]
+        found = [re.search(f"^{part}", section, re.MULTILINE) for part in parts]
+        places = [match.start() for match in found if match]
+        assert len(places) == len(parts), name
+        assert places == sorted(places), name
+        result = section[places[4] : places[5]]
+        assert re.search(r"\.md[#)]", result), name
+        assert re.search(r"\[-?[\d.]+,\s-?[\d.]+\]|claims|proof", result), name
+    listed = set(targets(head))
+    headings = {"#" + anchor for anchor in anchors(PAGES[page])}
+    assert listed <= headings | {target for target in listed if ".md" in target}
+    assert sum(target.startswith("#") for target in listed) == len(claims)

@@ -211,4 +211,24 @@ def test_values_of_json_are_typeset(content, shown):
 def test_invalid_and_control_characters_are_escaped():
     page = pages.page("a\udce9", "b\0\x1b[31m")
     page.encode()
-    assert Reader(page).text.split() == ["a\\udce9", "a\\udce9", "b\\x00\\x1b[31m"]
+    assert Reader(page).text.replace("Skip to the content", "").split() == ["a\\udce9", "a\\udce9", "b\\x00\\x1b[31m"]
+
+
+def test_a_page_begins_with_a_link_to_its_content_and_links_to_its_sections():
+    reader = Reader(pages.page("a", element("h2", "<b>", id="b"), sections={"<b>": "b"}))
+    links = [attributes["href"] for tag, attributes in reader.tags if tag == "a"]
+    [main] = [attributes["id"] for tag, attributes in reader.tags if tag == "main"]
+    assert links == [f"#{main}", "#b"]
+    assert [tag for tag, _ in reader.tags if tag in ("a", "nav", "main")] == ["a", "nav", "a", "main"]
+    assert "nav" not in [tag for tag, _ in Reader(pages.page("a")).tags]
+
+
+def test_images_are_decoded_where_the_reader_is():
+    [image] = [attributes for tag, attributes in Reader(pages.figure(png(), "a")).tags if tag == "img"]
+    assert (image["loading"], image["decoding"]) == ("lazy", "async")
+
+
+def test_a_fold_has_a_title_of_elements_and_a_place():
+    reader = Reader(pages.fold([element("h4", "a"), " b"], "c", id="d"))
+    assert [tag for tag, _ in reader.tags] == ["details", "summary", "h4"]
+    assert (reader.tags[0][1], reader.text) == ({"id": "d"}, "a bc")

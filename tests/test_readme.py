@@ -1,7 +1,8 @@
-"""The README: it is short, and its example prints the same numbers with and without jit."""
+"""The README: it is short, and its example prints a diagnosis and writes a page."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,19 +12,6 @@ import numpy as np
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-
-# The example after the kernel, as a function of the kernel that returns what the example prints.
-JITTED = """
-def program(kernel):
-    shown = []
-    print = lambda *values: shown.append(values)
-{body}
-    return shown
-
-print("jitted")
-for values in jax.jit(program)(kernel):
-    print(*values)
-"""
 
 
 def example() -> str:
@@ -36,22 +24,33 @@ def test_it_can_be_read_in_a_few_minutes():
     assert len([line for line in example().splitlines() if line]) <= 15
 
 
-def test_the_example_prints_what_the_text_says_and_the_same_under_jit():
-    code = example()
-    body = code[code.index("feats = ") :]
-    source = code + JITTED.format(body="\n".join(f"    {line}" for line in body.splitlines()))
+def test_the_example_prints_a_diagnosis_and_writes_a_page(tmp_path):
+    """In a process of its own, with warnings as errors, as a user would run it."""
+    code = f"{example()}\nprint('checked', *report.strengths[:5], *report.response[:5])"
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", source], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
-    eager, jitted = run.stdout.split("jitted\n")
-    assert eager == jitted
-    shown = re.fullmatch(r"\[(.*?)\] \[(.*?)\] (\w+)\n(\S+)\n", eager, re.DOTALL)
-    assert shown, eager
-    strengths, responses, converged, share = shown.groups()
-    strengths, responses = (np.array(row.split(), float) for row in (strengths, responses))
-    assert len(strengths) == len(responses) == 5
+    table, _, numbers = run.stdout.partition("checked")
+    assert max(map(len, table.splitlines())) <= 100
+    strengths, responses = np.array(numbers.split(), float).reshape(2, 5)
     assert (strengths > 0).all()
     assert (np.diff(strengths) < 0).all()
-    assert converged == "True"
-    assert 0.5 < float(share) < 0.6
+    assert (responses > 0).all()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert "<img" in page
+
+
+def test_the_lines_for_other_frameworks_are_those_that_are_tested():
+    """`tests/test_docs_frameworks.py` runs docs/frameworks.md with a model of each framework."""
+    [lines] = re.findall(r"```py\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    tested = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    statements = [line.partition("  #")[0].strip() for line in lines.splitlines() if line.strip()]
+    assert len(statements) == 4
+    assert [line for line in statements if line not in tested] == []

@@ -82,7 +82,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from scipy import integrate, optimize, stats
+from scipy import integrate, stats
 
 from gsjax import methods, networks, objectives
 from gsjax.data import structured
@@ -434,23 +434,6 @@ GROWTH = (1, 2, 4, 8, 16, 24, 32, 64)
 HALF = GROWTH.index(UNIT // 2)  # the mean margin is 1/2, and nearly all margins are below 1
 
 
-def fixed_point(core: float, background: float) -> tuple[float, float, float]:
-    """The ratio r and the rate P of (G), and the factor rho of (S)."""
-    c, b = np.sqrt(core), np.sqrt(background)
-
-    def height(r):
-        return MEAN / DEVIATION * (b * r - c) / np.hypot(1, r)
-
-    def excess(r):
-        p = stats.norm.cdf(height(r))
-        return r - b / c * (1 - p) / (1 + p)
-
-    r: Any = optimize.brentq(excess, 0, b / c)
-    h = height(r)
-    rho = (stats.norm.pdf(h) - h * stats.norm.cdf(-h)) * DEVIATION / MEAN * np.hypot(1, r) / (c + b * r)
-    return float(r), float(stats.norm.cdf(h)), float(rho)
-
-
 def growth(mean: float = MEAN) -> Observation:
     """The ratio of the background's to the core's growth against (G)."""
     return _compare("B / C", 0, lambda one: one.background / one.core, 0.03, mean=mean)
@@ -467,7 +450,7 @@ def _compare(name, entry, measure, tolerance, *, mean: float = MEAN, activation:
     for core, background in FEATURES:
         run = course(Setting(core, background, GROWTH, mean=mean), activation)
         value, low, high = map(float, average(measure(run)[:, HALF]))
-        theory = fixed_point(core, background)[entry]
+        theory = contamination.growth(core, background, mean=MEAN, deviation=DEVIATION)[entry]
         predicted.append([theory, theory])
         ends.append([low, high])
         row = {"core": core, "background": background, f"{name}, theory": theory, f"{name}, networks": value}
@@ -519,8 +502,8 @@ def other_class(factor: int = 1) -> Observation:
     d = np.array([core + factor * core for core in cores])
     runs = [course(Setting(core, factor * core, GROWTH)) for core in cores]
     found = np.stack([run.other[:, HALF] for run in runs], axis=1)
-    theory = np.array([fixed_point(size / 2, size / 2)[1] for size in d])
-    far = np.array([fixed_point(size / 2, size / 2)[1] for size in (1e6, 1e8)])
+    theory = np.array([contamination.growth(core, core).other for core in d // 2])
+    far = np.array([contamination.growth(core, core).other for core in (5 * 10**5, 5 * 10**7)])
     rows = [
         {"d": int(size), "P, theory for b = c": float(p), **_interval(average(one))}
         for size, p, one in zip(d, theory, found.T, strict=True)
@@ -570,7 +553,7 @@ def late(core: int, activation: str = "relu", mean: float = MEAN) -> Course:
 
 def risk_theory(core: int, activation: str = "relu", mean: float = MEAN) -> np.ndarray:
     """The risk by (R) at the steps of `late`."""
-    r, e, speed = fixed_point(core, core)[0], DEVIATION / (MEAN * np.sqrt(core)), 1.0
+    r, e, speed = contamination.growth(core, core).ratio, DEVIATION / (MEAN * np.sqrt(core)), 1.0
     if activation == "relu" and mean:
         e *= np.hypot(1, r) / (1 + r)
     else:  # no background

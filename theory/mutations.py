@@ -167,7 +167,7 @@ MUTATIONS = (
     ),
     Mutation(
         "softmax-not-centred",
-        "gsjax/multiclass.py",
+        "gsjax/multiclass/softmax.py",
         "(rows - means[:, None])",
         "(rows - 0 * means[:, None])",
         "multiclass-starvation",

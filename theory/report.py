@@ -1,4 +1,4 @@
-"""The files of a run: `claims.json`, `report.html` and a PNG file for each figure.
+"""The files of a run: `claims.json`, `provenance.json`, `report.html` and a PNG file for each figure.
 
 Files are written atomically and updated after each claim, so an interrupted run leaves all finished results. JSON has
 no NaN or infinity: such numbers are null in `claims.json`, and `report.html` shows which one it was.
@@ -72,7 +72,7 @@ def write(
     planned: int,
     provenance: Mapping[str, str],
 ) -> None:
-    """Writes `claims.json` and `report.html` of the records so far.
+    """Writes `claims.json`, `provenance.json` and `report.html` of the records so far.
 
     Args:
         records: of the claims that were run, in order.
@@ -84,6 +84,7 @@ def write(
     Raises:
         OSError: a file cannot be written.
     """
+    files.write(out / "provenance.json", files.json_document(provenance))
     content = files.json_document([to_json(record) for record in records])
     for path in (out / "claims.json", *([json_path] if json_path else [])):
         files.write(path, content)

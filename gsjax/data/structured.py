@@ -1,6 +1,9 @@
-"""Structured features (Zhang et al., ICML 2024): a core that depends on the label, and a background that does not.
+r"""Structured features (Zhang et al., ICML 2024): a core that depends on the label, and a background that does not.
 
-    x = sum over core of y z_j m_j + sum over background of z_j m_j,    m_j orthonormal, z_j independent.
+.. math::
+
+    x = \sum_{j \in \text{core}} y z_j m_j + \sum_{j \in \text{background}} z_j m_j,
+    \qquad m_j \text{ orthonormal, } z_j \text{ independent.}
 
 A change of the distribution of the background, whose mean is not zero, is the distribution shift. The label says
 nothing about the background, neither before nor after the shift.

@@ -10,10 +10,9 @@ import numpy as np
 from gsjax.diagnosis import text
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from gsjax.diagnosis.examples import Pair
     from gsjax.diagnosis.report import Diagnosis
+    from gsjax.plotting import Figure
 
 __all__ = ["Drawn", "draw", "illustrated"]
 

@@ -22,7 +22,7 @@ from gsjax.diagnosis.verdict import Verdict
 from gsjax.objectives import Penalty
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from gsjax.plotting import Figure
 
 __all__ = ["Diagnosis", "plain"]
 

@@ -84,7 +84,7 @@ def decoupling_for(
 
 
 def match(feats: Features, penalty: Penalty) -> Match:
-    """The penalty of the other kind with the same total confidence `sum_i sigma(m_i)` at the optimum.
+    r"""The penalty of the other kind with the same total confidence `sum_i sigma(m_i)` at the optimum.
 
     For `Ridge` this is a `SpectralDecoupling` and vice versa. From ridge at full row rank, it is
     `decoupling_for(confidence=mean)`. Otherwise the strength is a root of the difference of mean confidences, found by
@@ -93,7 +93,9 @@ def match(feats: Features, penalty: Penalty) -> Match:
 
     The total confidence need not decrease with the strength of ridge. In the notation of `starvation.matrix`,
 
-        d(sum_i alpha_i) / d(1 / lambda) = -1^T (D^-1 + K / lambda)^-1 K alpha,
+    .. math::
+
+        \frac{d \sum_i \alpha_i}{d (1 / \lambda)} = -\mathbf{1}^\top (D^{-1} + K / \lambda)^{-1} K \alpha,
 
     can have either sign where examples of small confidence oppose the others. If several strengths have the wanted
     confidence, the result is the one in the first bracket. If there is none (spectral decoupling cannot reach 1/2 or

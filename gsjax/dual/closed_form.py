@@ -50,7 +50,7 @@ def permutation(
     >>> [f"{z:.3f}" for z in permutation(jnp.array([0.0, 1.0]), 1.0)[1]]
     ['0.000', '0.426']
     """
-    s2 = _check.floating("s2", s2)
+    s2 = _check.single("s2", s2)
     _check.shape("s2", s2, ndim=1)
     alpha = _uncoupled(s2, strength)
     return alpha, s2 / strength * alpha
@@ -80,11 +80,14 @@ def lemma1(u: Float[Array, "n n"], s2: Float[Array, " n"], strength: float | Flo
 def theorem2_slope(
     delta: float | Float[Array, ""], s2: Float[Array, " 2"], strength: float | Float[Array, ""]
 ) -> Float[Array, ""]:
-    """`d z_2* / d(s_1^2)` to first order in `delta`, for the U of Eq. 15 and `s2 = (s_1^2, s_2^2)` (Theorem 2).
+    r"""`d z_2* / d(s_1^2)` to first order in `delta`, for the U of Eq. 15 and `s2 = (s_1^2, s_2^2)` (Theorem 2).
 
     With `x_i = s_i^2/lambda + 1`, `W_i = W(x_i)` and `a_i = W_i / x_i`:
 
-        -delta s_2^2 / (lambda (s_2^2 + lambda)) W_1 / (x_1 (1 + W_1)) W_2 / (1 + W_2) (1 - a_1 / a_2),
+    .. math::
+
+        -\frac{\delta s_2^2}{\lambda (s_2^2 + \lambda)} \, \frac{W_1}{x_1 (1 + W_1)} \, \frac{W_2}{1 + W_2}
+        \left(1 - \frac{a_1}{a_2}\right),
 
     which is negative for `delta > 0` and `s_1^2 > s_2^2`. The error is of second order in `delta`.
 
@@ -94,7 +97,7 @@ def theorem2_slope(
     >>> bool(theorem2_slope(0.1, jnp.array([4.0, 1.0]), 0.1) < 0)
     True
     """
-    s2 = _check.floating("s2", s2)
+    s2 = _check.single("s2", s2)
     _check.require(s2.shape == (2,), "s2", "shape (2,)", f"shape {s2.shape}")
     _check.positive("s2", s2)
     _check.number("strength", strength, "(0, inf)")
@@ -116,7 +119,7 @@ def _uncoupled(s2, strength):
 
 
 def _orthogonal(u):
-    u = _check.floating("u", u)
+    u = _check.single("u", u)
     _check.shape("u", u, ndim=2)
     _check.require(u.shape[0] == u.shape[1], "u", "a square matrix", f"shape {u.shape}")
     defect = jnp.max(jnp.abs(u.T @ u - jnp.eye(u.shape[0], dtype=u.dtype)))

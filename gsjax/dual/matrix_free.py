@@ -11,10 +11,10 @@ of the kernel are known, and precondition it: without the others, the matrix is 
 `G = L^T U S / sqrt(lambda)`, whose inverse takes a matrix of the size of the number of features. What remains has the
 condition number `1 + max(W) s^2 / lambda`, where s is the strongest feature that is not known.
 
-For the starvation matrix among the known features, let `K = U S^2 U^T + R` with `R U = 0`. Eliminating the other
-features leaves the equations of `starvation.sensitivity`, in which the curvature `U^T W U` is replaced by
-
-    C = U^T (W^-1 + R / lambda)^-1 U = (L^T U)^T (I + L^T R L / lambda)^-1 (L^T U).
+The system is solved up to a defect `d = L^T dm - q`, which is known without a further product. Since
+`b^T (I + L^T K L / lambda)^-1 b <= lambda / s_j^2` for `b = L^T u_j`, the step of a response is then wrong by at most
+`s_j |d| / sqrt(lambda)`, and that of a margin by at most `s_1 |d| / sqrt(lambda)`. The estimate of the error includes
+these bounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -34,24 +33,28 @@ from scipy.sparse import linalg as sparse
 
 from gsjax import _check, progress
 from gsjax.features import Features, require_binary
+from gsjax.features.leading import check_operator
 from gsjax.features.products import Kernel, held
 from gsjax.objectives import Penalty, Ridge, SpectralDecoupling, per_example
 
 __all__ = [
     "Curve",
     "OperatorEquilibrium",
+    "OutOfProductsError",
     "Products",
     "Solved",
-    "check_operator",
-    "effective_gram",
+    "check_features",
     "equilibrium_from_operator",
+    "linear_operator",
     "logistic",
     "minimise",
+    "tolerances",
 ]
 
 _NEWTON = 40  # iterations at each strength
 _HALVINGS = 30
 _FACTOR, _ROUGH = 8.0, 0.3  # between strengths on the path, and the error at which the next one is begun
+_ALIEN = 0.05  # relative residual from which on given features are refused
 _PATIENCE = 2  # iterations without progress, after which only rounding errors remain
 
 Vector = Float[np.ndarray, " n"]
@@ -85,7 +88,8 @@ class OperatorEquilibrium(NamedTuple):
     - `alpha (n,)`: the dual variables; `margins (n,)`: `y yhat`.
     - `response (r,)`: the responses `z* = U^T margins` to the given features, with the signs of `feats.u`.
     - `residual`: the max-norm of `margins - Y K Y alpha / lambda`, divided by 1 + the max-norm of its second term.
-    - `error`: the larger of the next Newton step in a margin and its relative size in a response.
+    - `error`: the larger of the next Newton step in a margin and its relative size in a response, with a bound on what
+      the solver of its linear system leaves.
     - `iterations`: Newton iterations; `products`: products with the kernel.
     - `converged`: whether residual and error are small enough.
     - `decoupled`: whether full row rank was assumed (spectral decoupling), so that every alpha solves its own equation.
@@ -111,19 +115,19 @@ class Products:
         self._kernel = Kernel(held(operator), np.asarray(y, dtype))
 
     def __call__(self, vector: Vector) -> Vector:
-        """The product; products beyond `most` raise `OutOfProducts`."""
+        """The product; products beyond `most` raise `OutOfProductsError`."""
         size = float(np.linalg.norm(vector))
         if size == 0:
             return np.zeros_like(vector)
         self.made += 1
         if self.made > self._most:
-            raise _OutOfProducts
+            raise OutOfProductsError
         image = self._kernel.product((vector / size).astype(self.dtype))
         _check.require(np.all(np.isfinite(image)), "operator", "finite products", "NaN or infinite entries")
         return np.ldexp(image * size, self._kernel.exponent)
 
 
-class _OutOfProducts(Exception):
+class OutOfProductsError(Exception):
     """The largest number of products has been made."""
 
 
@@ -154,9 +158,10 @@ def equilibrium_from_operator(
 
     `feats` are leading features of the same kernel, from `features.from_operator`. They only speed up the solver, by
     the preconditioner of this module, and name the responses that are returned: the equilibrium is that of the full
-    kernel. The more of them are known, the fewer products are needed. A Newton iteration takes two products and one for
-    each step of conjugate gradients. Like those of `features.from_operator`, products are made by a compiled program,
-    with a matrix up to n = 8192 for the kernel of a network, and everything else is computed on the host in float64.
+    kernel. The more of them are known, the fewer products are needed. One product checks that they are features of this
+    kernel. A Newton iteration takes two products and one for each step of conjugate gradients. Like those of
+    `features.from_operator`, products are made by a compiled program, with a matrix up to n = 8192 for the kernel of a
+    network, and everything else is computed on the host in float64.
 
     `converged` means that residual and error (see `OperatorEquilibrium`) are at most `tolerance`. With `tolerance=None`
     the solver aims at `eps ** (2 / 3)` of the operator's dtype, and accepts up to `eps ** (1 / 2)`. If `max_products`
@@ -175,7 +180,7 @@ def equilibrium_from_operator(
 
     Raises:
         ValueError: `operator` is not a symmetric operator on vectors `(n,)` in float32 or float64, is traced, or has
-            products that are not finite; y is not `n` labels -1 or +1; `feats` are not features of `n` examples with
+            products that are not finite; y is not `n` labels -1 or +1; `feats` are not features of this kernel with
             these labels; an unknown `penalty`, or arrays of the wrong length; `tolerance` is not positive.
 
     >>> from gsjax.features import from_operator
@@ -191,7 +196,7 @@ def equilibrium_from_operator(
     _check.labels("y", y, n)
     same = feats.u.shape[0] == n and bool(jnp.all(feats.y == y))
     _check.require(same, "feats", f"features of these {n} examples and labels", f"those of {feats.u.shape[0]}")
-    tolerances = _tolerances(tolerance, operator)
+    aims = tolerances(tolerance, operator)
     max_products = _check.whole("max_products", max_products, least=1)
     dtype = operator.in_structure().dtype
     if not isinstance(penalty, Ridge):
@@ -201,7 +206,8 @@ def equilibrium_from_operator(
     else:
         _check.scalar("penalty.strength", penalty.strength)
         products = Products(operator, y, max_products)
-        solved = minimise(products, logistic(), float(penalty.strength), feats.u, feats.s, tolerances)
+        check_features(products, feats.u, feats.s)
+        solved = minimise(products, logistic(), float(penalty.strength), feats.u, feats.s, aims)
         made = products.made
     response = np.asarray(feats.u, np.float64).T @ solved.outputs
     return OperatorEquilibrium(
@@ -217,38 +223,21 @@ def equilibrium_from_operator(
     )
 
 
-def check_operator(operator: lx.AbstractLinearOperator) -> int:
-    """The number n of entries of the vectors `(n,)` that a symmetric operator takes.
-
-    Raises:
-        ValueError: it is something else, see `equilibrium_from_operator`.
-    """
-    symmetric = isinstance(operator, lx.AbstractLinearOperator) and lx.is_symmetric(operator)
-    _check.require(symmetric, "operator", "a lineax operator that is tagged symmetric", type(operator).__name__)
-    structure = operator.in_structure()
-    vectors = isinstance(structure, jax.ShapeDtypeStruct) and len(structure.shape) == 1
-    _check.require(vectors, "operator", "one on vectors (n,)", structure)
-    kinds = (jnp.float32, jnp.float64)
-    _check.require(structure.dtype in kinds, "operator", "one in float32 or float64", structure.dtype)
-    _check.require(_check.is_concrete(operator), "operator", "one that is not traced", "a tracer")
-    return structure.size
-
-
 def minimise(
     products: Products,
     curve: Curve,
     strength: float,
     u: Float[Array, "n r"],
     s: Float[Array, " r"],
-    tolerances: tuple[float, float],
+    aims: tuple[float, float],
 ) -> Solved:
     """The minimum of `loss(m) + a.m / 2` over `m = K a / strength`; see the module.
 
     The solver follows the minima of decreasing strengths, since Newton's method from afar takes many damped steps where
-    labels are separable and the strength is small. The first of the `tolerances` is the aim, and what is below the
-    second counts as converged.
+    labels are separable and the strength is small. The first of the `aims` is the tolerance that the solver tries
+    to reach, and what is below the second counts as converged.
     """
-    aim, accepted = tolerances
+    aim, accepted = aims
     basis, singular = np.asarray(u, np.float64), np.asarray(s, np.float64)
     first = max(strength, float(singular[0]) ** 2 / 4)
     steps = math.ceil(math.log(first / strength) / math.log(_FACTOR))
@@ -271,7 +260,8 @@ def minimise(
                     products, current, apply, transpose, basis * (singular / current**0.5), lacking, residual
                 )
                 da, dm = rest - apply(q), lacking - products(apply(q)) / current
-                error = _error(basis, m, dm)
+                defect = float(np.linalg.norm(transpose(dm) - q)) / current**0.5
+                error = _error(basis, m, dm, singular * defect)
                 worst = max(residual, error)
                 idle = idle + 1 if worst >= max(best.residual, best.error) else 0
                 if not idle:
@@ -280,16 +270,17 @@ def minimise(
                     break
                 step = _step(curve, a, m, da, dm)
                 a, m = a + step * da, m + step * dm
-    except _OutOfProducts:
+    except OutOfProductsError:
         return best._replace(converged=False) if before != path[-1] else best
     return best
 
 
-def _error(basis: np.ndarray, m: Vector, dm: Vector) -> float:
-    response, change = basis.T @ m, basis.T @ dm
+def _error(basis: np.ndarray, m: Vector, dm: Vector, defects: Float[np.ndarray, " r"]) -> float:
+    """The error of m from a Newton step dm; `defects` bound the errors of the responses of dm."""
+    response, change = basis.T @ m, np.abs(basis.T @ dm) + defects
     # A response that is zero up to rounding of the margins counts as accurate.
     size = np.maximum(np.abs(response), np.finfo(np.float32).eps * np.linalg.norm(m))
-    return float(max(np.max(np.abs(dm)), np.max(np.abs(change) / np.where(size > 0, size, 1), initial=0.0)))
+    return float(max(np.max(np.abs(dm)) + np.max(defects), np.max(change / np.where(size > 0, size, 1))))
 
 
 def _step(curve: Curve, a: Vector, m: Vector, da: Vector, dm: Vector) -> float:
@@ -329,50 +320,34 @@ def _preconditioned(
         return v - factor @ linalg.cho_solve(cholesky, factor.T @ v)
 
     rtol = max(min(1e-3, residual), 10 * float(np.finfo(products.dtype).eps))
-    matrix, preconditioner = _operator(size, product), _operator(size, inverse)
+    matrix, preconditioner = linear_operator(size, product), linear_operator(size, inverse)
     return sparse.cg(matrix, transpose(lacking), rtol=rtol, maxiter=500, M=preconditioner)[0]
 
 
-def _operator(size: tuple[int, int], product: Callable[[Vector], Vector]) -> Any:
+def linear_operator(size: tuple[int, int], product: Callable[[Vector], Vector]) -> Any:
+    """For SciPy."""
     return sparse.LinearOperator(size, matvec=product, dtype=np.float64)  # pyright: ignore[reportCallIssue]
 
 
-def effective_gram(
-    products: Products,
-    curve: Curve,
-    strength: float,
-    u: Float[Array, "n r"],
-    outputs: Vector,
-    *,
-    tolerance: float | None = None,
-) -> tuple[Float[np.ndarray, "r r"], bool]:
-    """The C of the module, which contains the effect of all other features, and whether its systems were solved."""
-    basis = np.asarray(u, np.float64)
-    apply, transpose = curve.root(outputs)
-    right = transpose(basis)
+def check_features(products: Products, u: Float[Array, "n r"], s: Float[Array, " r"]) -> None:
+    """One product refuses what are no features of a kernel: that with `sum_j +-u_j / s_j^2` should be `sum_j +-u_j`.
 
-    def complement(v: Vector) -> Vector:
-        return v - basis @ (basis.T @ v)
-
-    def product(v: Vector) -> Vector:
-        return v + transpose(complement(products(complement(apply(v))))) / strength
-
-    size = (len(outputs), len(outputs))
-    matrix = _operator(size, product)
-    eps = float(np.finfo(products.dtype).eps)
-    rtol = tolerance if tolerance is not None else eps**0.5 / 10
-    solved, converged = np.zeros_like(right), True
-    try:
-        for column in progress.track(range(right.shape[1]), "features"):
-            solved[:, column], status = sparse.cg(matrix, right[:, column], rtol=rtol, maxiter=2000)
-            converged &= status == 0
-    except _OutOfProducts:
-        converged = False
-    gram = right.T @ solved
-    return (gram + gram.T) / 2, bool(converged)
+    Raises:
+        ValueError: it is not, with a relative error above 0.05; features of `features.from_operator` are at most
+            `eps^(1/4)` from it.
+    """
+    basis, s2 = np.asarray(u, np.float64), np.asarray(s, np.float64) ** 2
+    kept = s2 > 0
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], kept.sum())
+    wanted = basis[:, kept] @ signs
+    size = np.linalg.norm(wanted)
+    found = products(basis[:, kept] @ (signs / s2[kept]))
+    error = float(np.linalg.norm(found - wanted) / size) if size > 0 else np.inf
+    _check.require(error <= _ALIEN, "feats", "features of this operator", f"a relative residual of {error:.1e}")
 
 
-def _tolerances(tolerance: float | None, operator: lx.AbstractLinearOperator) -> tuple[float, float]:
+def tolerances(tolerance: float | None, operator: lx.AbstractLinearOperator) -> tuple[float, float]:
+    """The error that a solver aims at, and the largest that it accepts."""
     if tolerance is not None:
         _check.number("tolerance", tolerance, "(0, inf)")
         return float(tolerance), float(tolerance)

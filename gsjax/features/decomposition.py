@@ -8,9 +8,12 @@ feature `j`, `s_j^2` is the strength of the feature, and `z_j` is how far the ne
 from __future__ import annotations
 
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
@@ -96,13 +99,14 @@ def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | 
             are zero.
 
     Warns:
-        UserWarning: the singular values have no gap above the rounding error, so the rank depends on the precision.
+        UserWarning: the singular values have no gap above the rounding error, so the rank depends on the precision; or
+            `phi` was float64 and has a larger rank there, but 64-bit types are off.
 
     >>> feats = from_ntrf(jnp.array([[3.0, 0.0, 0.0], [0.0, 2.0, 0.0]]), jnp.array([1.0, -1.0]))
     >>> feats.s.tolist(), feats.rank
     ([3.0, 2.0], 2)
     """
-    phi, y = _check.single("phi", phi), jnp.asarray(y)
+    given, phi, y = phi, _check.single("phi", phi), jnp.asarray(y)
     if phi.ndim == 3:
         _check.one_output("phi", "shape (n, m)", phi.shape, phi.shape[1])
     _check.shape("phi", phi, ndim=2)
@@ -115,6 +119,7 @@ def from_ntrf(phi: Float[Array, "n m"], y: Float[Array, " n"], *, rtol: float | 
     keep = s > (rounding if rtol is None else rtol) * s[0]
     if rtol is None:
         _warn_without_gap("phi", s, keep, rounding)
+        _warn_if_narrowed("phi", given, keep, lambda matrix: np.linalg.svd(matrix, compute_uv=False))
     return _truncate(u, s, vt, Origin(phi, False, y), keep, "phi")
 
 
@@ -130,12 +135,13 @@ def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | N
             labels -1 or +1, or all strengths are zero.
 
     Warns:
-        UserWarning: the eigenvalues have no gap above the rounding error, so the rank depends on the precision.
+        UserWarning: the eigenvalues have no gap above the rounding error, so the rank depends on the precision; or
+            `ntk` was float64 and has a larger rank there, but 64-bit types are off.
 
     >>> from_ntk(jnp.array([[4.0, 0.0], [0.0, 9.0]]), jnp.array([1.0, -1.0])).s.tolist()
     [3.0, 2.0]
     """
-    ntk, y = _check.single("ntk", ntk), jnp.asarray(y)
+    given, ntk, y = ntk, _check.single("ntk", ntk), jnp.asarray(y)
     if ntk.ndim == 4:
         _check.one_output("ntk", "shape (n, n)", ntk.shape, ntk.shape[-1])
     _check.shape("ntk", ntk, ndim=2)
@@ -149,6 +155,7 @@ def from_ntk(ntk: Float[Array, "n n"], y: Float[Array, " n"], *, rtol: float | N
     keep = s2 > (rounding if rtol is None else rtol) * s2[0]
     if rtol is None:
         _warn_without_gap("ntk", s2, keep, rounding)
+        _warn_if_narrowed("ntk", given, keep, lambda matrix: np.linalg.eigvalsh(matrix)[::-1])
     s = jnp.where(keep, jnp.sqrt(jnp.where(keep, s2, 1)), 0)
     return _truncate(u, s, None, Origin(ntk, True, y), keep, "ntk")
 
@@ -174,7 +181,8 @@ def eigenfeatures(kernel: Float[Array, "n n"]) -> tuple[Float[Array, " n"], Floa
 def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array, " n"] | None = None) -> Features:
     """Features given by orthonormal `u (n, r)` and singular values `s (r,)` >= 0; order and signs stay as given.
 
-    `y` defaults to ones, i.e. logits are taken as margins. Every `s_j > 0` counts towards the rank.
+    `y` defaults to ones, i.e. logits are taken as margins. Every `s_j > 0` counts towards the rank. Half precision
+    is converted to float32.
 
     Raises:
         ValueError: `u` has columns that are not orthonormal (to `sqrt(eps)`), `s` is negative, not finite or not
@@ -183,7 +191,7 @@ def from_spectrum(u: Float[Array, "n r"], s: Float[Array, " r"], y: Float[Array,
     >>> from_spectrum(jnp.eye(2), jnp.array([1.0, 3.0])).s2.tolist()
     [1.0, 9.0]
     """
-    u, s = _check.floating("u", u), _check.floating("s", s)
+    u, s = _check.single("u", u), _check.single("s", s)
     dtype = jnp.result_type(u, s)
     u, s = u.astype(dtype), s.astype(dtype)
     _check.shape("u", u, ndim=2)
@@ -213,7 +221,7 @@ def planar(delta: float | Float[Array, ""], s2: Float[Array, " 2"]) -> Features:
     >>> planar(0.6, jnp.array([4.0, 1.0])).u.tolist()
     [[0.8, -0.6], [0.6, 0.8]]
     """
-    s2 = _check.floating("s2", s2)
+    s2 = _check.single("s2", s2)
     _check.number("delta", delta, "(-1, 1)")
     delta = jnp.asarray(delta, s2.dtype)
     _check.require(s2.shape == (2,), "s2", "shape (2,), two strengths", f"shape {s2.shape}")
@@ -267,6 +275,27 @@ def _warn_without_gap(name: str, values: Float[Array, " k"], keep: Bool[Array, "
         warnings.warn(
             f"{name}: {values.dtype} resolves {kept} of {total} features; the others are below its rounding error. "
             "Quantities that count features depend on this: compute the kernel in float64, or choose rtol",
+            stacklevel=3,
+        )
+
+
+def _warn_if_narrowed(
+    name: str, given: Any, keep: Bool[Array, " k"], spectrum: Callable[[np.ndarray], np.ndarray]
+) -> None:
+    """Warns if a NumPy matrix in float64 has features that its conversion to float32 has lost.
+
+    JAX converts without a word where 64-bit types are off, and the lost features may lie far below the gap that
+    `_warn_without_gap` looks at. The spectrum is computed in float64 only if features are missing.
+    """
+    narrowed = isinstance(given, np.ndarray) and given.dtype == np.float64 and not jax.config.read("jax_enable_x64")
+    if not narrowed or not _check.is_concrete(keep) or bool(jnp.all(keep)):
+        return
+    values = spectrum(given)
+    kept, found = int(jnp.sum(keep)), int(np.sum(values > max(given.shape) * np.finfo(float).eps * values[0]))
+    if found > kept:
+        warnings.warn(
+            f"{name}: 64-bit types are off, so a float64 array became float32, which resolves {kept} of its {found} "
+            "features; call this within jax.enable_x64(True), or choose rtol",
             stacklevel=3,
         )
 

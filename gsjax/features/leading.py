@@ -16,7 +16,7 @@ from gsjax import _check, progress
 from gsjax.features.decomposition import Features
 from gsjax.features.products import Kernel, held
 
-__all__ = ["from_operator"]
+__all__ = ["check_operator", "check_symmetric", "from_operator", "leading"]
 
 # A second start misses a feature this much stronger than the weakest one found with at most this probability.
 _EXCESS, _MISS = 0.1, 1e-3
@@ -30,13 +30,15 @@ def from_operator(
     tolerance: float | None = None,
     max_products: int = 2000,
 ) -> Features:
-    """The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
+    r"""The `top` strongest features of a kernel given by its products, e.g. `gsjax.tangent.ntk_operator`; `vt` is None.
 
     This is for n so large that K cannot be decomposed. The leading eigenpairs of `Y K Y`, strongest first, are computed
     by Lanczos' algorithm with full reorthogonalisation, in Krylov spaces of growing dimension, until every feature is
     resolved,
 
-        |Y K Y u_j - s_j^2 u_j| <= tolerance s_j^2,
+    .. math::
+
+        \lVert Y K Y u_j - s_j^2 u_j \rVert \le \text{tolerance} \cdot s_j^2,
 
     where the residual is computed by a product with the returned u_j. Each s_j^2 is then within `tolerance s_j^2` of a
     strength of the kernel, and the angle of u_j is about `tolerance s_j^2` over the distance to the next strength. With
@@ -83,18 +85,49 @@ def from_operator(
     >>> from_operator(kernel, jnp.array([1.0, -1.0, 1.0]), top=2).s.tolist()
     [3.0, 2.0]
     """
+    n = check_operator(operator)
+    y = jnp.asarray(y)
+    _check.labels("y", y, n)
+    _check.require(_check.is_concrete(y), "y", "labels that are not traced, see the docstring", "a tracer")
+    return leading(operator, y, top=top, tolerance=tolerance, max_products=max_products)
+
+
+def check_operator(operator: lx.AbstractLinearOperator) -> int:
+    """The number n of entries of the vectors `(n,)` that a symmetric operator takes.
+
+    Raises:
+        ValueError: it is something else, see `from_operator`.
+    """
+    shape = check_symmetric(operator)
+    if len(shape) == 2:
+        _check.one_output("operator", "one on vectors (n,)", shape, shape[1])
+    _check.require(len(shape) == 1, "operator", "one on vectors (n,)", f"one on shape {shape}")
+    return shape[0]
+
+
+def check_symmetric(operator: lx.AbstractLinearOperator) -> tuple[int, ...]:
+    """The shape of the arrays that a symmetric operator takes; a `ValueError` as in `from_operator` otherwise."""
     symmetric = isinstance(operator, lx.AbstractLinearOperator) and lx.is_symmetric(operator)
     _check.require(symmetric, "operator", "a lineax operator that is tagged symmetric", type(operator).__name__)
     structure = operator.in_structure()
-    _check.require(isinstance(structure, jax.ShapeDtypeStruct), "operator", "one on vectors (n,)", structure)
-    if len(structure.shape) == 2:
-        _check.one_output("operator", "one on vectors (n,)", structure.shape, structure.shape[1])
-    _check.require(len(structure.shape) == 1, "operator", "one on vectors (n,)", structure)
-    n, dtype = structure.size, structure.dtype
-    _check.require(dtype in (jnp.float32, jnp.float64), "operator", "one in float32 or float64", dtype)
-    y = jnp.asarray(y)
-    _check.labels("y", y, n)
-    _check.require(_check.is_concrete(operator, y), "operator", "one that is not traced, see the docstring", "a tracer")
+    single = isinstance(structure, jax.ShapeDtypeStruct)
+    _check.require(single, "operator", "one on a single array", structure)
+    kinds = (jnp.float32, jnp.float64)
+    _check.require(structure.dtype in kinds, "operator", "one in float32 or float64", structure.dtype)
+    _check.require(_check.is_concrete(operator), "operator", "one that is not traced, see the docstring", "a tracer")
+    return structure.shape
+
+
+def leading(
+    operator: lx.AbstractLinearOperator,
+    y: Float[Array, " n"],
+    *,
+    top: int,
+    tolerance: float | None,
+    max_products: int,
+) -> Features:
+    """`from_operator` for an operator on arrays of any shape with n entries, as vectors in C order."""
+    n, dtype = operator.in_size(), operator.in_structure().dtype
     top = _check.whole("top", top, least=1)
     _check.require(top <= n, "top", f"a whole number from 1 to n = {n}", top)
     max_products = _check.whole("max_products", max_products, least=1)

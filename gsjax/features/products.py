@@ -40,6 +40,7 @@ def held(operator: lx.AbstractLinearOperator) -> lx.AbstractLinearOperator:
 class Kernel:
     """Products with Y K Y, made on the device one by one; the vectors are scaled and combined on the host.
 
+    Vectors are those of the entries, in C order, of the arrays that the operator takes.
     In a compiled loop, XLA would run convolutions without its fast kernels on CPUs.
     """
 
@@ -82,6 +83,6 @@ def _product() -> Callable[..., Float[Array, " n"]]:
 
     def product(operator: lx.AbstractLinearOperator, vector: Float[Array, " n"]) -> Float[Array, " n"]:
         with jax.default_matmul_precision("highest"):
-            return operator.mv(vector)
+            return operator.mv(vector.reshape(operator.in_structure().shape)).ravel()
 
     return eqx.filter_jit(product)

@@ -69,9 +69,11 @@ def refit(
     max_steps: int = 10_000,
     batch_size: int = 256,
 ) -> Refit:
-    """Fits a new last layer on a batch, balanced over groups: DFR of Kirichenko et al. 2023 for any trained network.
+    r"""Fits a new last layer on a batch, balanced over groups: DFR of Kirichenko et al. 2023 for any trained network.
 
-        min over W, b of  (1 / G) sum_g L_g + l1 sum |W| + (l2 / 2) sum W^2,    outputs z W + b,
+    .. math::
+
+        \min_{W, b} \; \frac{1}{G} \sum_g L_g + l_1 \sum |W| + \frac{l_2}{2} \sum W^2, \qquad \text{outputs } z W + b,
 
     with L_g the mean loss of the examples of group g in nats, and G the number of groups that have examples. z are the
     inputs of the last layer in evaluation mode, minus their mean and divided by their standard deviation over the batch

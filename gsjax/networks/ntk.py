@@ -106,13 +106,15 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolutional network in the NTK parametrisation, with global average pooling and a linear readout.
+    r"""Convolutional network in the NTK parametrisation, with global average pooling and a linear readout.
 
     It is Eq. 1 (Pezeshki et al. 2021) at every position p of the image, with c_l channels in place of d_l and a sum
     over the q x q offsets o of the kernel:
 
-        h^(0) = x / sqrt(c_0),
-        f^(l)(p) = (1/q) sum_o W^(l)_o h^(l-1)(p + o),    h^(l) = sqrt(gamma / c_l) xi(f^(l)),
+    .. math::
+
+        h^{(0)} = \frac{x}{\sqrt{c_0}}, \qquad f^{(l)}(p) = \frac{1}{q} \sum_o W^{(l)}_o h^{(l-1)}(p + o),
+        \qquad h^{(l)} = \sqrt{\frac{\gamma}{c_l}} \, \xi(f^{(l)}),
 
     and yhat = W mean_p h^(L)(p). Each layer thus divides by the root of its fan-in q q c_(l-1), like `stax.Conv` of
     neural-tangents with `parameterization="ntk"`. With "CIRCULAR" padding and stride 1, the variance of f^(l) over the

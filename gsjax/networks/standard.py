@@ -38,9 +38,12 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class FullyConnected(nn.Module):
-    """Fully connected network in standard parametrisation.
+    r"""Fully connected network in standard parametrisation.
 
-        h^(0) = x,    h^(l) = dropout(xi(norm(W^(l) h^(l-1) + b^(l)))),    f = W^(L+1) h^(L) + b^(L+1)
+    .. math::
+
+        h^{(0)} = x, \qquad h^{(l)} = \text{dropout}(\xi(\text{norm}(W^{(l)} h^{(l-1)} + b^{(l)}))),
+        \qquad f = W^{(L+1)} h^{(L)} + b^{(L+1)}
 
     `init(key, x)` returns variables. `apply(variables, x)` flattens x `(n, ...)` to `(n, d_0)` and returns `(n,)` for
     one output and `(n, k)` for k. With `train=True` dropout needs the rng "dropout", and batch norm updates the

@@ -27,9 +27,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 class TwoLayer(nn.Module):
-    """Network with two layers, the second one frozen at +-1/width or trained (Zhang et al. 2024).
+    r"""Network with two layers, the second one frozen at +-1/width or trained (Zhang et al. 2024).
 
-        f = scale (a^T xi(W^T x + b) + c),    a_k = 1/width for k < width // 2, else -1/width
+    .. math::
+
+        f = \text{scale} \, (a^\top \xi(W^\top x + b) + c), \qquad
+        a_k = \pm \frac{1}{\text{width}}, \text{ positive for the first half of the units}
 
     The initialisation is the published one: W, b and c are uniform in +-1/sqrt(fan_in), PyTorch's default, where the
     fan-in is the dimension of x for W and b, and the width for c. A trained a is drawn in the same way as c. A frozen

@@ -64,11 +64,13 @@ def warn(
     first: int = 1,
     information: bool = False,
 ) -> Warnings:
-    """Warns of runs whose early mass lies above what clean runs show, at any of the recorded steps.
+    r"""Warns of runs whose early mass lies above what clean runs show, at any of the recorded steps.
 
     At each step the threshold is the upper end of the one-sided prediction interval of Student's t for a further run,
 
-        mean + t_{n-1, 1 - rate/c} s sqrt(1 + 1/n),
+    .. math::
+
+        \text{mean} + t_{n-1, \, 1 - \text{rate}/c} \; s \sqrt{1 + 1/n},
 
     from the mean and the standard deviation s of the n runs of the reference. There are c comparisons: T steps, or 2 T
     with `information`. By Bonferroni's inequality the rate of false alarms over all of them is at most `rate` if the

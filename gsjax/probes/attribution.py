@@ -45,9 +45,12 @@ def gradcam(
     position: str,
     target: Real[ArrayLike, "*n"] | None = None,
 ) -> Float[Array, "n height width"]:
-    """Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2): which parts of an image speak for a class, seen from a stage.
+    r"""Grad-CAM (Selvaraju et al. 2017, Eqs. 1 and 2): which parts of an image speak for a class, seen from a stage.
 
-        alpha_k = (1/P) sum_ij d score / d A_ijk,    map_ij = max(0, sum_k alpha_k A_ijk)
+    .. math::
+
+        \alpha_k = \frac{1}{P} \sum_{ij} \frac{\partial \, \text{score}}{\partial A_{ijk}},
+        \qquad \text{map}_{ij} = \max\left(0, \sum_k \alpha_k A_{ijk}\right)
 
     where A is the stage, an image of P pixels. The map is then resized to the input, linearly between the centres of
     pixels. For a stage that is followed by the mean over the image and a linear readout it is 1/P times the positive

@@ -18,12 +18,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, ArrayLike, Float, Real
+from scipy import optimize, special
 
 from gsjax import _check
 from gsjax.methods.protocol import check_logits
 from gsjax.methods.terms import losses
 
-__all__ = ["Components", "Parts", "Rates", "activation_rates", "components", "gradient", "norms", "projections"]
+__all__ = [
+    "Components",
+    "Growth",
+    "Parts",
+    "Rates",
+    "activation_rates",
+    "components",
+    "gradient",
+    "growth",
+    "norms",
+    "projections",
+]
 
 Kernel = Real[ArrayLike, "dimension width"]
 Basis = Real[ArrayLike, "features dimension"]
@@ -52,6 +64,19 @@ class Rates(NamedTuple):
 
     own: Float[Array, " width"]
     other: Float[Array, " width"]
+
+
+class Growth(NamedTuple):
+    """What theory expects of the first layer of a ReLU network.
+
+    `ratio` is that of the growth of a neuron's weights along the background to that along the core, both as norms.
+    `other` is its rate of activation on the other class. `margin` is the mean margin after the background's sign has
+    been reversed, relative to that before.
+    """
+
+    ratio: float
+    other: float
+    margin: float
 
 
 def projections(
@@ -234,6 +259,58 @@ def gradient(
         return losses(logits, y, loss).mean()
 
     return jax.grad(value)(jnp.asarray(kernel))
+
+
+def growth(core: int, background: int, *, mean: float = 0.5, deviation: float = 12**-0.5) -> Growth:
+    """To which ratio a ReLU network with two layers and a frozen output learns background and core features.
+
+    The features are those of `data.structured`, c of the core and b of the background, whose z_j are independent with
+    one mean mu and one standard deviation s. The weights of a neuron grow by equal amounts C / sqrt(c) along each core
+    feature, with its own sign, and B / sqrt(b) along each background feature, with r = B / C. With the normal
+    distribution Phi and its density phi,
+
+        r = sqrt(b / c) (1 - P) / (1 + P),    P = Phi(h),    h = (mu / s) (sqrt(b) r - sqrt(c)) / sqrt(1 + r^2),
+
+    whose solution is unique, as h increases with r. P is the rate of activation on the other class, and the mean margin
+    falls by the factor
+
+        (phi(h) - h Phi(-h)) (s / mu) sqrt(1 + r^2) / (sqrt(c) + sqrt(b) r)
+
+    where the background is reversed. Derived in `theory/feature_contamination.py`, for many features, while all margins
+    are below those at which the loss lets go of an example, and once the initial weights are forgotten. The claims
+    `contamination-growth` and `contamination-shift` of `python -m theory` compare both with trained networks.
+
+    Args:
+        core: c.
+        background: b.
+        mean: mu, above zero; by default that of the uniform distribution on [0, 1).
+        deviation: s, above zero; by default the same.
+
+    Raises:
+        ValueError: `core` or `background` not whole numbers of at least 1; `mean` or `deviation` not a finite number
+            above zero.
+
+    >>> found = growth(32, 32)
+    >>> round(found.ratio, 2), round(found.margin, 2), round(growth(32, 8).margin, 2)
+    (0.83, 0.1, 0.6)
+    """
+    core, background = _check.whole("core", core, least=1), _check.whole("background", background, least=1)
+    _check.number("mean", mean, "(0, inf)")
+    _check.number("deviation", deviation, "(0, inf)")
+    c, b, size = np.sqrt(core), np.sqrt(background), float(mean) / float(deviation)
+
+    def height(r: Any) -> Any:
+        return size * (b * r - c) / np.hypot(1, r)
+
+    def excess(r: Any) -> Any:
+        other = special.ndtr(height(r))
+        return r - b / c * (1 - other) / (1 + other)
+
+    r: Any = optimize.brentq(excess, 0, b / c)
+    h = height(r)
+    density = np.exp(-(h**2) / 2) / np.sqrt(2 * np.pi)
+    margin = (density - h * special.ndtr(-h)) / size * np.hypot(1, r) / (c + b * r)
+    return Growth(float(r), float(special.ndtr(h)), float(margin))
 
 
 def _checked(

@@ -1,13 +1,18 @@
-"""Usable information: how many bits about the labels a family of networks can extract from the inputs.
+r"""Usable information: how many bits about the labels a family of networks can extract from the inputs.
 
 For a family V of predictors f[x](y), which may also ignore the input (f[null]), Xu et al. 2020, "A Theory of Usable
 Information under Computational Constraints", define
 
-    I_V(X -> Y) = H_V(Y | null) - H_V(Y | X),    H_V(Y | X) = inf_{f in V} E[-log2 f[X](Y)].
+.. math::
+
+    I_V(X \to Y) = H_V(Y \mid \varnothing) - H_V(Y \mid X),
+    \qquad H_V(Y \mid X) = \inf_{f \in V} \mathrm{E}[-\log_2 f[X](Y)].
 
 Ethayarajh et al. 2022, "Understanding Dataset Difficulty with V-Usable Information", split it into numbers per example,
 
-    PVI(x -> y) = -log2 g_null[null](y) + log2 g[x](y),
+.. math::
+
+    \text{PVI}(x \to y) = -\log_2 g_\varnothing[\varnothing](y) + \log_2 g[x](y),
 
 where g is trained on the examples, and g_null on an empty input with the same labels. All numbers here are in bits.
 

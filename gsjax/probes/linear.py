@@ -22,9 +22,11 @@ def linear_probe(
     tolerance: float | None = None,
     max_steps: int = 1000,
 ) -> LinearProbe:
-    """Multinomial logistic regression on a bank: a linear probe of its labels (Alain and Bengio 2016).
+    r"""Multinomial logistic regression on a bank: a linear probe of its labels (Alain and Bengio 2016).
 
-        min over W, b of  sum_i loss(y_i, W^T x_i + b) + (strength / 2) |W|^2,
+    .. math::
+
+        \min_{W, b} \; \sum_i \text{loss}(y_i, W^\top x_i + b) + \frac{\text{strength}}{2} \lVert W \rVert^2,
 
     where the loss is the softmax cross-entropy in nats. Here x is centred, and divided by the root of the mean of |x|^2
     over the bank, so that the units of x do not matter; the result has the weights for x as given. The bias has no

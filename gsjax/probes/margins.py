@@ -77,9 +77,12 @@ def pgd(
     bounds: Bounds = None,
     key: Key[Array, ""] | None = None,
 ) -> Float[Array, "n ..."]:
-    """Adversarial examples: gradient ascent on the loss within ||delta / radius|| <= 1 (Madry et al. 2018, Eq. 2.1).
+    r"""Adversarial examples: gradient ascent on the loss within ||delta / radius|| <= 1 (Madry et al. 2018, Eq. 2.1).
 
-        delta <- project(delta + step_size d),    d = sign(g) ("linf")  or  radius g / ||radius g||_2  ("l2"),
+    .. math::
+
+        \delta \leftarrow \text{project}(\delta + \text{step size} \cdot d), \qquad d = \text{sign}(g) \; (\text{linf})
+        \; \text{ or } \; \frac{\text{radius} \cdot g}{\lVert \text{radius} \cdot g \rVert_2} \; (\text{l2}),
 
     where g is the gradient of log(exp(loss) - 1), the log-odds against the label. This gradient has the direction of
     that of the cross-entropy, and does not vanish where the network is confident. x + delta is then clipped to the
@@ -149,9 +152,11 @@ def margins(
     bisections: int = 10,
     bounds: Bounds = None,
 ) -> Margins:
-    """The smallest perturbation found that flips each example (Pezeshki et al. 2021, Fig. 2), an upper bound.
+    r"""The smallest perturbation found that flips each example (Pezeshki et al. 2021, Fig. 2), an upper bound.
 
-        margin(x) = min ||delta||  such that  x + delta is not classified as y
+    .. math::
+
+        \text{margin}(x) = \min \lVert \delta \rVert \text{ such that } x + \delta \text{ is not classified as } y
 
     The search starts with PGD within `max_radius` and then bisects the radius separately for each example. An attack
     within a smaller ball starts from the closest adversarial example so far, projected into that ball, and its steps

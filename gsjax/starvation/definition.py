@@ -16,12 +16,14 @@ __all__ = ["matrix", "orient", "pulls", "sensitivity", "share"]
 
 
 def matrix(feats: Features, penalty: Penalty, *, form: Form = "exact", oriented: bool = True) -> Float[Array, "r r"]:
-    """The starvation matrix `(r, r)`, `d z_j* / d(s_i^2)` at entry `[j, i]`; i starves j if the entry is negative.
+    r"""The starvation matrix `(r, r)`, `d z_j* / d(s_i^2)` at entry `[j, i]`; i starves j if the entry is negative.
 
     By the implicit function theorem on Eqs. 9 and 11, with `C = U^T D U`, `D = diag(alpha* (1 - alpha*))`
     (`alpha* / (1 + alpha*)` for `form="linearized"`, Eq. 10) and `c = U^T alpha*`,
 
-        d z* / d s^2 = (1 / lambda) (I + S^2 C / lambda)^-1 diag(c),
+    .. math::
+
+        \frac{\partial z^*}{\partial s^2} = \frac{1}{\lambda} \left(I + S^2 C / \lambda\right)^{-1} \text{diag}(c),
 
     which takes one linear solve. Under spectral decoupling the optimum does not depend on the strengths, and the matrix
     is zero. `oriented=True` multiplies row j by the sign of `z_j*` (of `c_j`, where `s_j` is zero). Without it the sign

@@ -64,7 +64,7 @@ def phase_diagram(
     [[False, False], [True, True]]
     """
     axes = {"ratio": ratio, "delta": delta, "strength": strength}
-    axes = {name: _check.floating(name, axis) for name, axis in axes.items()}
+    axes = {name: _check.single(name, axis) for name, axis in axes.items()}
     oriented = _check.flag("oriented", oriented)
     for name, axis in axes.items():
         _check.shape(name, axis, ndim=1)

@@ -98,7 +98,7 @@ def ensemble(
     >>> ensemble(bases, jnp.array([4.0, 1.0]), Ridge(0.1)).share.tolist()
     [0.0, 1.0]
     """
-    u, s2 = _check.floating("u", u), _check.floating("s2", s2)
+    u, s2 = _check.single("u", u), _check.single("s2", s2)
     link(form)  # raises for an unknown form
     _check.shape("u", u, ndim=3)
     k, n, r = u.shape

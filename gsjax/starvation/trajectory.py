@@ -32,7 +32,7 @@ class Trajectory(NamedTuple):
 
 
 def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], oriented: bool = True) -> Trajectory:
-    """The starvation matrix at `times (T,)` of training: `d z_j(t) / d(s_i^2)` along `linearized.flow`, from theta = 0.
+    r"""The starvation matrix at `times (T,)` of training: `d z_j(t) / d(s_i^2)` by `linearized.flow` from theta = 0.
 
     Time is that of gradient flow with learning rate 1 on the objective of Eq. 5 or 17 of Pezeshki et al. (2021), a sum
     over the examples (module `objectives`). The singular vectors U and the labels Y are fixed while a strength changes.
@@ -40,7 +40,10 @@ def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], 
     spectral decoupling with strengths L and targets t it is `f = sigma(-m) - L (m - Y t)`, and lambda is 0. (Under
     ridge, L below is 0.) The derivative `W = dz / d(s^2)` obeys
 
-        dW/dt = diag(U^T f) - S^2 U^T diag(sigma(m) sigma(-m) + L) U W - lambda W,  W(0) = 0.
+    .. math::
+
+        \frac{dW}{dt} = \text{diag}(U^\top f) - S^2 U^\top \text{diag}(\sigma(m) \sigma(-m) + L) U W - \lambda W,
+        \qquad W(0) = 0.
 
     It is integrated by forward-mode differentiation of each step of Kvaerno's method, with step sizes chosen for the
     responses. As t grows, W tends to `starvation.matrix` if all strengths are positive: to the derivative of the
@@ -48,7 +51,9 @@ def trajectory(feats: Features, penalty: Penalty, *, times: Float[Array, " T"], 
 
     To leading order in small t, with `c = U^T f(0)` and `G = U^T diag(1/4 + L) U`,
 
-        W_jj = t c_j,  W_ji = -t^2 s_j^2 G_ji c_i / 2.
+    .. math::
+
+        W_{jj} = t c_j, \qquad W_{ji} = -\frac{t^2 s_j^2 G_{ji} c_i}{2}.
 
     Under ridge, or if L is the same for all examples, G is diagonal at any rank. Starvation then starts only when the
     curvature of the loss changes: `W_ji = t^4 s_j^2 c_i (U^T diag(U S^2 c)^2 U)_ji / 64`. The cancelling lower orders

@@ -49,13 +49,15 @@ def starvation(
     change: float = 0.1,
     mesh: Mesh | None = None,
 ) -> Starvation:
-    """Starvation (Definition 2) in networks that are retrained after the strength of one feature was changed.
+    r"""Starvation (Definition 2) in networks that are retrained after the strength of one feature was changed.
 
     With v_i = Phi^T Y u_i / s_i and A = I + (c - 1) v_i v_i^T, consider the network f(theta_0 + A (theta - theta_0)).
     It has the same outputs at initialisation and can express the same functions. Its tangent features are U S' V^T with
     s_i' = c s_i and all other strengths unchanged. Training it with c^2 = 1 + `change` and c^2 = 1 - `change` gives
 
-        d z_j / d(s_i^2)  ~  (z_j(+) - z_j(-)) / (2 change s_i^2),
+    .. math::
+
+        \frac{\partial z_j}{\partial (s_i^2)} \approx \frac{z_j(+) - z_j(-)}{2 \, \text{change} \, s_i^2},
 
     a central difference with an error of second order in `change`. For a linear network it approximates
     `gsjax.starvation.matrix`. Responses are those to the features at initialisation, z = U^T Y yhat.

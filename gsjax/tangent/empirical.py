@@ -15,15 +15,16 @@ from jaxtyping import Array, Float, PyTree, Real
 
 from gsjax import _check
 from gsjax.tangent import blocks
+from gsjax.tangent.blocks import Grid
 from gsjax.tangent.cache import Blocks
 from gsjax.tangent.calls import ApplyFn, check_call, check_examples, trainable
 from gsjax.tangent.explanation import warn_if_slow
-from gsjax.tangent.factors import Given, factors, plan
+from gsjax.tangent.factors import Given, Plan, factors, plan
 from gsjax.tangent.gradients import Gradients, gradients
 from gsjax.tangent.products import leaves, ordinary
 from gsjax.tangent.programs import digest, shaped
 
-__all__ = ["METHODS", "kernel", "ntk", "ntrf", "program_inputs"]
+__all__ = ["METHODS", "kernel", "ntk", "ntrf", "planned", "program_inputs"]
 
 METHODS = ("auto", "structured", "jacobian")
 
@@ -166,11 +167,7 @@ def kernel(
     k, n, m = math.prod(outputs), len(x1), None if x2 is None else len(x2)
     if mesh is not None:
         n, m = -(-n // mesh.shape[mesh.axis_names[0]]), m or n  # per device
-    block_plan = functools.partial(plan, found, ordinary(found) if method == "jacobian" else leaves(found))
-    if batch_size is None:
-        batch_size = max(1, min(_FACTORS // max(1, block_plan(n, m or n).numbers), math.isqrt(_BLOCK) // k))
-    grid = blocks.grid(n, m, batch_size)
-    best = block_plan(grid.size, grid.width)
+    best, grid = planned(found, n, m, method=method, batch_size=batch_size)
     if method != "jacobian" and params is not None:
         warn_if_slow(best, params, n, m or n)
 
@@ -188,6 +185,22 @@ def kernel(
             kept = Blocks(cache, digest("cache", found.program, *given, x1, x2, method, grid))
         matrix = blocks.in_steps(best, grid, given, x1, x2, kept)
     return matrix.reshape(len(x1), k, -1, k).transpose(0, 2, 1, 3) if outputs else matrix
+
+
+def planned(
+    found: Gradients, n: int, m: int | None = None, *, method: str = "auto", batch_size: int | None = None
+) -> tuple[Plan, Grid]:
+    """How the kernel of n by m examples, or a symmetric one (m None), is computed: the plan of a block, and the blocks.
+
+    All arguments are those of `kernel`, already checked.
+    """
+    forms = ordinary(found) if method == "jacobian" else leaves(found)
+    block_plan = functools.partial(plan, found, forms)
+    if batch_size is None:
+        k = math.prod(shaped(found.cotangent).shape)
+        batch_size = max(1, min(_FACTORS // max(1, block_plan(n, m or n).numbers), math.isqrt(_BLOCK) // k))
+    grid = blocks.grid(n, m, batch_size)
+    return block_plan(grid.size, grid.width), grid
 
 
 def program_inputs(found: Gradients, params: PyTree) -> Given:

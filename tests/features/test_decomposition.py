@@ -241,3 +241,30 @@ def test_planar_features_are_those_of_eq_15():
 def test_bad_planar_features_are_named(argument, delta, s2):
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
         features.planar(delta, np.array(s2))
+
+
+def test_features_that_the_conversion_to_float32_loses_are_noticed():
+    """JAX turns float64 into float32 without a word where 64-bit types are off; here this changes the rank."""
+    kernel, phi, y = np.diag([1.0, 1e-4, 1e-9]), np.diag([1.0, 1e-3, 1e-8]), np.ones(3)
+    with jax.enable_x64(False):
+        for name, construct, matrix in (("ntk", features.from_ntk, kernel), ("phi", features.from_ntrf, phi)):
+            with pytest.warns(UserWarning, match=rf"^{name}: 64-bit types are off.* resolves 2 of its 3 features"):
+                assert construct(matrix, y).rank == 2
+            # No features are lost by these, or none that float64 has.
+            assert construct(matrix.astype(np.float32), y).rank == 2
+            assert construct(np.diag([1.0, 0.0]), y[:2]).rank == 1
+            assert construct(np.diag([1.0, 1e-2]), y[:2]).rank == 2
+            # Nothing can be said while values are traced.
+            assert jax.jit(lambda construct=construct, matrix=matrix: construct(matrix, y).rank)() == 2
+            assert construct(matrix, y, rtol=1e-2 if name == "phi" else 1e-4).rank < 3
+    with jax.enable_x64(True):
+        assert features.from_ntk(kernel, y).rank == features.from_ntrf(phi, y).rank == 3
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_given_features_in_half_precision_become_single(dtype):
+    with jax.enable_x64(False):
+        feats = features.from_spectrum(jnp.eye(2, dtype=dtype), jnp.array([1.0, 2.0], dtype))
+        assert feats.u.dtype == feats.s.dtype == features.planar(0.5, jnp.ones(2, dtype)).u.dtype == jnp.float32
+        alpha = dual.equilibrium(feats, Ridge(1.0), form="linearized").alpha
+        np.testing.assert_allclose(alpha, dual.closed_form.permutation(feats.s2.astype(dtype), 1.0)[0], rtol=1e-6)

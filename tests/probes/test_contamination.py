@@ -14,7 +14,7 @@ from scipy.special import expit
 
 from gsjax.data.structured import random_basis, sample
 from gsjax.networks import FullyConnected, TwoLayer
-from gsjax.probes.contamination import Parts, activation_rates, components, gradient, norms, projections
+from gsjax.probes.contamination import Parts, activation_rates, components, gradient, growth, norms, projections
 
 RNG = np.random.default_rng(0)
 KEY = jax.random.key(0)
@@ -259,6 +259,52 @@ def test_seeds_are_one_program():
     chex.clear_trace_counter()
     one = measures(keys[1], bases[1])
     jax.tree.map(lambda stacked, single: np.testing.assert_allclose(stacked[1], single, atol=1e-6), found, one)
+
+
+def grown(core: int, background: int, r: float) -> tuple[float, float, float]:
+    """By simulation: dB/dt / dC/dt, the activation on the other class, and the shifted margin relative to the margin.
+
+    One neuron with a > 0 has the weight 1/sqrt(core) on core and r/sqrt(background) on background features.
+    """
+    rng = np.random.default_rng(0)
+    n = 200_000
+    u, v = (rng.random((n, count), np.float32).sum(axis=1) / np.sqrt(count) for count in (core, background))
+    own, other = u + r * v > 0, -u + r * v > 0
+    ratio = (own * v - other * v).sum() / (own * u + other * u).sum()
+    return float(ratio), float(other.mean()), float(np.maximum(u - r * v, 0).mean() / (u + r * v).mean())
+
+
+@pytest.mark.parametrize(("core", "background"), [(32, 32), (48, 24), (24, 48)])
+def test_the_ratio_of_the_growth_reproduces_itself(core, background):
+    r, p, rho = growth(core, background)
+    ratio, rate, margin = grown(core, background, r)
+    assert abs(ratio - r) < 0.01
+    assert abs(rate - p) < 0.005
+    assert abs(margin - rho) < 0.005
+    assert abs(grown(core, background, 0.8 * r)[0] - 0.8 * r) > 0.02  # other ratios do not
+
+
+def test_limits_of_many_features():
+    for core, background in ((10**9, 10**8), (3 * 10**9, 10**9)):
+        r, p, rho = growth(core, background)
+        assert r == pytest.approx(np.sqrt(background / core))
+        assert p == pytest.approx(0)
+        assert rho == pytest.approx((core - background) / (core + background))
+    r, p, rho = growth(10**9, 2 * 10**9)
+    assert p == pytest.approx(1 / 3, abs=1e-3)
+    assert rho < 1e-3
+    equal = [growth(size, size) for size in (10**4, 10**6, 10**8)]
+    np.testing.assert_allclose([p for _, p, _ in equal], [(1 - r) / (1 + r) for r, _, _ in equal], rtol=1e-6)
+    first, second = np.diff(np.log([p for _, p, _ in equal])) / np.log(100)
+    assert -0.5 < second < first < -0.4  # approaches -1/2 slowly
+
+
+@pytest.mark.parametrize("factor", [0.25, 3.0])
+def test_growth_depends_on_the_ratio_of_mean_and_deviation(factor):
+    """A constant factor of all z_j changes neither directions nor relative margins."""
+    scaled = growth(16, 24, mean=0.5 * factor, deviation=0.4 * factor)
+    np.testing.assert_allclose(scaled, growth(16, 24, mean=0.5, deviation=0.4), rtol=1e-9)
+    assert scaled.other != growth(16, 24).other
 
 
 @pytest.mark.parametrize(

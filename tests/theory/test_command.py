@@ -84,7 +84,7 @@ def verdicts(path):
 def test_claims_that_hold_with_controls_that_fail_exit_0(install, tmp_path, capsys):
     install(numbers=[claim("one"), claim("two", lambda shift=0.0: two_plus(shift, figure=figure))])
     assert main(["--out", str(tmp_path), "--json", str(tmp_path / "else" / "where.json")]) == 0
-    assert sorted(os.listdir(tmp_path)) == ["claims.json", "else", "report.html", "two.png"]
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "else", "provenance.json", "report.html", "two.png"]
     assert (tmp_path / "else" / "where.json").read_bytes() == (tmp_path / "claims.json").read_bytes()
     out = capsys.readouterr().out
     assert "1/2 ✓ one" in out
@@ -251,7 +251,8 @@ def test_the_report_needs_no_other_file_and_escapes_its_text(install, tmp_path):
     assert "1.5 × 10−13" in page.text
     assert "RuntimeError: no convergence" in page.text
     assert not re.search(r"https?:|url\(|@import", text)
-    assert page.links == ["#shown", "#bad"]
+    assert page.links[4:] == ["#shown", "#bad"]
+    assert page.links[:4] == ["#page-content", "#page-content", "#page-claims", "#page-made-with"]
     (source,) = page.sources
     kind, image = source.split(",")
     assert kind == "data:image/png;base64"
@@ -344,7 +345,7 @@ main(["--jobs", "{jobs}", "--out", {str(tmp_path)!r}])
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, timeout=60)
     assert done.returncode == 9
     assert verdicts(tmp_path / "claims.json") == {"one" if jobs == 1 else "two": (True, False)}
-    assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "provenance.json", "report.html"]
 
 
 def test_a_full_disk_is_one_line_and_keeps_the_last_complete_files(install, tmp_path, capsys, monkeypatch):
@@ -354,7 +355,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_complete_files(install, tmp_
 
     def full(self, target):
         written.append(target)
-        if len(written) > 3:  # both files of the first claim, one of the second
+        if len(written) > 5:  # the three files of the first claim, two of the second
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
         return replace(self, target)
 
@@ -364,7 +365,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_complete_files(install, tmp_
     assert printed.err == f"theory: cannot write {tmp_path / 'report.html'}: No space left on device\n"
     assert "2 of 3 claims hold" in printed.out
     assert len(verdicts(tmp_path / "claims.json")) == 2
-    assert sorted(os.listdir(tmp_path)) == ["claims.json", "report.html"]
+    assert sorted(os.listdir(tmp_path)) == ["claims.json", "provenance.json", "report.html"]
 
 
 PLANT = "<script>alert('1')</script>&\"'<b>"

@@ -1,0 +1,80 @@
+"""The documentation site: `make docs` builds docs/_build/html from these pages, the notebooks, and the docstrings.
+
+The theme and MyST-NB are those of the documentation of JAX, Flax and Optax. A built page loads nothing from elsewhere:
+formulas are MathML, which browsers draw by themselves, so there is no script for them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+
+import _site  # noqa: E402
+
+project, author, copyright = "gsjax", "the authors of gsjax", "the authors of gsjax"
+version = release = _site.version()
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
+source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
+
+myst_enable_extensions = ["dollarmath", "colon_fence"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
+nb_execution_timeout = 600
+nb_execution_raise_on_error = True
+nb_output_stderr = "remove-warn"  # a warning of a cell becomes a warning of the build, and so an error
+nb_merge_streams = True
+
+default_role = "code"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+autodoc_member_order = "bysource"
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+add_module_names = False
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+html_theme = "sphinx_book_theme"
+html_title = "gsjax"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_math_renderer = "mathml"
+pygments_style = "a11y-high-contrast-light"
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+    "show_toc_level": 2,
+    "home_page_in_toc": False,
+    "use_download_button": False,
+    "use_fullscreen_button": False,
+    "navigation_with_keys": False,
+    "navbar_persistent": [],
+}
+
+_site.generate()
+
+
+def setup(app):
+    """The pages that are made when the site is built, and formulas in MathML."""
+    app.connect("source-read", _site.relink)
+    app.connect("autodoc-process-docstring", _site.docstring)
+    app.connect("autodoc-skip-member", _site.skip)
+    app.add_html_math_renderer("mathml", (_site.inline_math, None), (_site.displayed_math, None))
+    return {"parallel_read_safe": True}

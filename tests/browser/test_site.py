@@ -1,0 +1,48 @@
+"""Pages of the documentation, as `make docs` builds them, in a browser."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.browser import checks
+
+SITE = Path(__file__).parents[2] / "docs" / "_build" / "html"
+
+PAGES = {
+    "start": "index.html",
+    "api": "generated/api/gsjax.features.html",
+    "notebook": "generated/notebooks/2_from_network_to_features.html",
+    "results": "results/two_moons.html",
+    "gallery": "generated/gallery.html",
+}
+
+
+@pytest.fixture(scope="session")
+def site(serve) -> str:
+    """The address of the documentation."""
+    missing = [page for page in PAGES.values() if not (SITE / page).is_file()]
+    if missing:
+        pytest.fail(f"expected the pages of the documentation, got none of {', '.join(missing)}: make docs", False)
+    return serve(SITE)
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page(site, look, name):
+    look(f"{site}/{PAGES[name]}", f"site-{name}")
+
+
+def test_the_start_page_also_opens_as_a_file(site, browser):
+    with checks.visit(browser, (SITE / "index.html").as_uri(), 1280, "light") as (page, heard):
+        assert page.locator("h1").is_visible()
+        assert heard == []
+
+
+def test_the_chosen_scheme_is_the_one_that_is_shown(site, browser):
+    """Without a choice of the reader, pages follow the scheme of the system."""
+    colours = []
+    for scheme in checks.SCHEMES:
+        with checks.visit(browser, f"{site}/index.html", 1280, scheme) as (page, _):
+            colours.append(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert len(set(colours)) == 2
