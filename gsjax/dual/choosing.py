@@ -98,8 +98,8 @@ def match(feats: Features, penalty: Penalty) -> Match:
         \frac{d \sum_i \alpha_i}{d (1 / \lambda)} = -\mathbf{1}^\top (D^{-1} + K / \lambda)^{-1} K \alpha,
 
     can have either sign where examples of small confidence oppose the others. If several strengths have the wanted
-    confidence, the result is the one in the first bracket. If there is none (spectral decoupling cannot reach 1/2 or
-    less, and at a rank below n confidence is bounded), `converged` is False.
+    confidence, the result is the one in the first bracket. If there is none, `converged` is False: no mean confidence of
+    1/2 or less can be matched, since only targets lead there, and at a rank below n confidence is bounded from above.
 
     This runs on the host, not under `jit`.
 
@@ -135,7 +135,10 @@ def matched(
     if not known or not 0 < wanted < 1:
         return Match(_other(decoupled, 1.0), math.nan, 1 - wanted, False)
     others = (classes or 2) - 1
-    if wanted < others / (others + 1):
+    # The loss at an optimum is at most that of outputs 0, so, by Jensen's inequality, its mean confidence is above that
+    # of a guess. Only targets lead below, and only equal outputs, of an infinite strength, lead there.
+    reachable = wanted < others / (others + 1)
+    if reachable:
         # The outputs of the other classes are equal; with one output, this gap is the margin.
         gap = math.log(others * (1 - wanted) / wanted)
         strength = wanted / gap * (1 if classes is None else (others + 1) / others)
@@ -150,7 +153,7 @@ def matched(
     value, reached = missing(feats, found)
     dtype = feats.u.dtype
     close = abs(float(value) - wanted) <= float(jnp.finfo(dtype).eps) ** 0.5 * wanted
-    return Match(found, 1 - float(value), 1 - wanted, bool(reached) and close)
+    return Match(found, 1 - float(value), 1 - wanted, bool(reached) and close and reachable)
 
 
 def _root(excess: Callable[[float], float], start: float) -> float:
