@@ -61,9 +61,8 @@ print(x.shape, y.shape, f"the colour agrees with the label in {np.mean((y > 0) =
 apply_fn = lambda theta, x: network.apply(theta, x) - network.apply(params, x)  # noqa: E731
 penalty = Ridge(2.0)
 fit = jax.jit(lambda theta, x: training.fit(apply_fn, theta, x, y, penalty, max_steps=200))(params, x)
-print(
-    f"gradient {fit.gradient_norm / fit.initial_gradient_norm:.0e} of the initial one, accuracy {jnp.mean(y * fit.logits > 0):.1%}"
-)
+print(f"gradient {fit.gradient_norm / fit.initial_gradient_norm:.0e} of the initial one", end=", ")
+print(f"accuracy {jnp.mean(y * fit.logits > 0):.1%}")
 
 # %% [markdown]
 # ## The report

@@ -30,6 +30,7 @@ from gsjax import (
     Ridge,
     SpectralDecoupling,
     data,
+    diagnosis,
     dual,
     features,
     linearized,
@@ -45,6 +46,7 @@ from gsjax import (
     tangent,
     training,
 )
+from gsjax.diagnosis.task import check_task
 from gsjax.methods import Batch
 from gsjax.starvation import structures
 from gsjax.starvation.diagram import PhaseDiagram
@@ -217,6 +219,8 @@ EARLY = (networks.MLP((2,)), drawn(networks.MLP((2,))), "h1", X, Y, X, Y)
 READOUT = call_with(probes.early_readout, *EARLY)
 TRAINED = call_with(probes.early_readout, *EARLY, depth=1, width=2, steps=1, key=KEY)
 OF_CLASSES = call_with(probes.early_readout, *EARLY[:4], np.arange(N) % 2, X, np.arange(N) % 2)
+
+DIAGNOSE = call_with(diagnosis.diagnose, linear, W, X, Y, penalty=Ridge(1.0))
 
 ARGUMENTS: dict[str, Argument] = {
     **rows("objectives.Ridge", call_with(Ridge), strength=(NUMBERS, 0.5)),
@@ -517,6 +521,8 @@ ARGUMENTS: dict[str, Argument] = {
     **rows(
         "sweeps.program", call_with(sweeps.program, sweep(), width=4, train=DATASET, test=DATASET), depth=(WHOLE, 1)
     ),
+    **rows("diagnosis.diagnose", DIAGNOSE, top=(WHOLE, 2), shown=(WHOLE, 2), batch_size=(WHOLE, 2, True)),
+    **rows("diagnosis.diagnose", DIAGNOSE, max_products=(WHOLE, 2), seed=(WHOLE, 2), path=(CHOICE, "exact")),
     **rows("plotting.panels", call_with(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
     **rows(
         "plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)
@@ -613,7 +619,7 @@ def parameters(function: Callable[..., Any]) -> list[str]:
 def public() -> dict[str, Callable[..., Any]]:
     """All functions, networks and configurations in the `__all__` of the rooms."""
     found = {}
-    for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling"}:
+    for room in set(gsjax.__all__) - {*ELSEWHERE, "Ridge", "SpectralDecoupling", "diagnose"}:
         modules = {room: getattr(gsjax, room)}
         if room == "probes":
             modules = {f"probes.{name}": probes.get(name) for name in probes.NAMES}
@@ -773,6 +779,7 @@ NETWORKS: dict[str, Callable[[nn.Module], Any]] = {
         logits_function(network), X, Y, max_radius=0.1, steps=1, bisections=0
     ),
     "prediction_depth": lambda network: probes.prediction_depth(network, drawn(network), (X, Y), X, k=1),
+    "check_task": lambda network: check_task(network.apply, drawn(network), X, Y, Ridge(1.0)),
     "saliency": lambda network: probes.saliency(network, drawn(network), X),
     "correct": lambda network: probes.margins.correct(logits_function(network)(X), Y),
 }

@@ -39,6 +39,6 @@ def problem(n: int = N, classes: int | None = None, dtype: Any = np.float64, see
     x[:, 1] += 1.0 * y
     shape = (WIDTH,) if classes is None else (WIDTH, classes)
     params = {"first": random.normal(size=(INPUTS, WIDTH)) / 2, "last": random.normal(size=shape)}
-    params = {name: jnp.asarray(value, dtype) for name, value in params.items()}
+    params = {name: value.astype(dtype) for name, value in params.items()}
     labels = y if classes is None else np.arange(n) % classes
     return Problem(params, x.astype(dtype), labels, group)

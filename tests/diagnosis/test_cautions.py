@@ -112,7 +112,7 @@ def test_a_caution_appears_where_its_reason_holds(code, clean):
     assert codes(bad) == {code}
     assert code not in codes(good)
     [caution] = cautions.find(bad)
-    assert caution.text[0].isupper() or caution.text.startswith("float")
+    assert caution.text[0].isupper() or caution.text[0].isdigit() or caution.text.startswith("float")
     assert caution.text.endswith((".", "?."))
     fields = {field.name for field in dataclasses.fields(bad)} | {"strengths"}
     assert set(caution.touches) <= fields

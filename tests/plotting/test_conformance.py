@@ -59,6 +59,11 @@ DRAWINGS = {
     "saliency maps": lambda ax=None: plotting.saliency_maps(
         np.ones((2, 3, 4, 3)), {"a": np.zeros((2, 3, 4))}, ax=ax, xlabel="label", ylabel="method"
     ),
+    "responses": lambda ax=None: plotting.responses({"a": [2.0, -0.5, 0.0], "b": [1.0, np.nan, 3.0]}, ax),
+    "alignments": lambda ax=None: plotting.alignments([0.9, np.nan], [0.1, 0.2], ax, chance=0.05),
+    "pictures": lambda ax=None: plotting.pictures(
+        {"feature 1": np.ones((2, 3, 4, 3))}, {"feature 1": ["+0.5", "-0.2"]}, ax, xlabel="row", ylabel="feature"
+    ),
     "a phase diagram of nothing": lambda ax=None: plotting.phase_diagram(
         DIAGRAM._replace(converged=np.zeros((2, 3, 1), bool)), ax
     ),
@@ -197,6 +202,19 @@ assert "matplotlib.pyplot" not in sys.modules
         ("maps", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {"a": np.ones((1, 3, 2))})),
         ("maps", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {"a": -np.ones((1, 2, 3))})),
         ("labels", lambda: plotting.saliency_maps(np.ones((1, 2, 3)), {}, labels=["a", "b"])),
+        ("series", lambda: plotting.responses({})),
+        ("series", lambda: plotting.responses({"a": [1.0], "b": [1.0, 2.0]})),
+        ("series", lambda: plotting.responses({"a": [np.inf]})),
+        ("series", lambda: plotting.responses({"a": "b"})),
+        ("series", lambda: plotting.alignments([0.5], [0.5, 0.5])),
+        ("chance", lambda: plotting.alignments([0.5], [0.5], chance=2.0)),
+        ("rows", lambda: plotting.pictures({}, {})),
+        ("rows", lambda: plotting.pictures({"a": np.ones((1, 2, 2))}, {"a": ["1"]})),
+        ("rows", lambda: plotting.pictures({"a": np.ones((1, 2, 2, 2))}, {"a": ["1"]})),
+        ("rows", lambda: plotting.pictures({"a": np.full((1, 2, 2, 1), np.nan)}, {"a": ["1"]})),
+        ("rows", lambda: plotting.pictures({"a": np.ones((1, 2, 2, 1)), "b": np.ones((2, 2, 2, 1))}, {"a": ["1"]})),
+        ("captions", lambda: plotting.pictures({"a": np.ones((1, 2, 2, 1))}, {"a": ["1", "2"]})),
+        ("captions", lambda: plotting.pictures({"a": np.ones((1, 2, 2, 1))}, {"b": ["1"]})),
         ("x", lambda: plotting.sign_map([1.0, 0.0], [0.0, 1.0], np.ones((2, 2)))),
         ("y", lambda: plotting.sign_map([0.0, 1.0], [1.0], np.ones((1, 2)))),
         ("y", lambda: plotting.sign_map([0.0, 1.0], [0.0, 1.0], np.ones((2, 2)), logy=True)),
