@@ -50,6 +50,7 @@ copybutton_prompt_is_regexp = True
 
 html_theme = "sphinx_book_theme"
 html_title = "gsjax"
+templates_path = ["_templates"]
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
@@ -76,5 +77,6 @@ def setup(app):
     app.connect("source-read", _site.relink)
     app.connect("autodoc-process-docstring", _site.docstring)
     app.connect("autodoc-skip-member", _site.skip)
+    app.connect("html-page-context", _site.accessible)
     app.add_html_math_renderer("mathml", (_site.inline_math, None), (_site.displayed_math, None))
     return {"parallel_read_safe": True}

@@ -378,7 +378,7 @@ def page(title: str, *children: Child, sections: Mapping[str, str] | None = None
     Args:
         title: the title of the window and the first heading.
         children: the content, as for `element`.
-        sections: `id`s of places on the page by their names, for a bar of links that stays at the top of the window.
+        sections: places on the page (`id`) by their names, for a bar of links that stays at the top of the window.
 
     >>> print(page("Two", "1 + 1"))
     <!DOCTYPE html>

@@ -60,7 +60,8 @@ def look(browser: Browser, window: tuple[int, str]) -> Callable[[str, str], None
                 "sideways": checks.overflowing(page),
                 "console and requests": heard,
             }
-        assert {what: complaints for what, complaints in found.items() if complaints} == {}
+        if lines := [f"{what}: {line}" for what, complaints in found.items() for line in complaints]:
+            pytest.fail("\n".join([f"{len(lines)} complaints about {url}", *lines]), pytrace=False)
 
     return look
 
