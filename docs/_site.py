@@ -62,7 +62,11 @@ def _notebooks() -> dict[str, str]:
         f"# Notebooks\n\nThey are executed when this site is built.\n\n```{{toctree}}\n:maxdepth: 1\n\n{listing}\n```\n"
     )
     found = {f"notebooks/{path.name}": path.read_text(encoding="utf-8") for path in files}
-    return {**found, "notebooks/index.md": index}
+    # They are executed where they lie, so the records that they read have to lie in the same place beside them.
+    records = {name for text in found.values() for name in re.findall(r"\.\./(experiments/[\w/]+\.json)", text)}
+    copies = {name: (ROOT / name).read_text(encoding="utf-8") for name in sorted(records)}
+    found = {name: text.replace("](../docs/", "](../../") for name, text in found.items()}
+    return {**found, **copies, "notebooks/index.md": index}
 
 
 def rooms() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, PyTree, Real, Shaped
+from jaxtyping import ArrayLike, PyTree, Real, Shaped
 
 from gsjax import _check
 from gsjax.diagnosis import cautions, examples, figures, paths, stability, trained, verdict
@@ -29,14 +29,14 @@ _DRIFT = 1000  # the most examples of which the movement of the kernel is comput
 def diagnose(
     apply_fn: ApplyFn,
     params: PyTree,
-    x: Real[Array, "n ..."],
-    y: Shaped[Array, " n"],
+    x: Real[ArrayLike, "n ..."],
+    y: Shaped[ArrayLike, " n"],
     *,
     penalty: Penalty,
     top: int = 10,
     trained_params: PyTree | None = None,
-    group: Shaped[Array, " n"] | None = None,
-    inputs: Real[Array, "n h w"] | Real[Array, "n h w c"] | None = None,
+    group: Shaped[ArrayLike, " n"] | None = None,
+    inputs: Real[ArrayLike, "n h w"] | Real[ArrayLike, "n h w c"] | None = None,
     shown: int = 6,
     path: str = "auto",
     batch_size: int | None = None,
