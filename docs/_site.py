@@ -259,7 +259,8 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
     """Repairs what axe-core complains about in a page.
 
     The theme's box in which a wide table scrolls can be reached with the keyboard. Sphinx writes a signature of several lines
-    as definitions without a term, which screen readers announce as broken lists; they become plain boxes.
+    as definitions without a term, which screen readers announce as broken lists; they become plain boxes. The empty
+    corner of a table is no heading.
     """
     if "body" not in context:
         return
@@ -267,5 +268,6 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
         lambda found: f'<div class="lines">{found[1].replace("<dd>", "<div>").replace("</dd>", "</div>")}</div>',
         context["body"],
     )
+    body = body.replace('<th class="head"><p></p></th>', "<td></td>")
     box = '<div class="pst-scrollable-table-container"'
     context["body"] = body.replace(f"{box}>", f'{box} role="group" aria-label="table" tabindex="0">')

@@ -51,6 +51,7 @@ copybutton_prompt_is_regexp = True
 html_theme = "sphinx_book_theme"
 html_title = "gsjax"
 templates_path = ["_templates"]
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
@@ -63,6 +64,7 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
     "show_toc_level": 2,
     "home_page_in_toc": False,
+    "collapse_navbar": True,  # the theme's buttons that open a branch have no name for screen readers
     "use_download_button": False,
     "use_fullscreen_button": False,
     "navigation_with_keys": False,

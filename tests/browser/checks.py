@@ -54,16 +54,23 @@ window.looked = (() => {
   const outlined = (element) => shown(element).some((part) => {
     const style = getComputedStyle(part);
     const transparent = /rgba\\(.*, 0\\)|transparent/.test(style.outlineColor);
-    return style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1 && !transparent;
+    const sized = [...part.getClientRects()].some((box) => box.width > 0 && box.height > 0);
+    return sized && style.outlineStyle !== "none" && parseFloat(style.outlineWidth) >= 1 && !transparent;
   });
+  // The boxes of an element, and that of a link which covers a card: of the card, by a part that it generates.
+  const boxes = (element) => {
+    const after = getComputedStyle(element, "::after");
+    const card = after.position === "absolute" && after.content !== "none" ? element.offsetParent : null;
+    return [...element.getClientRects(), ...(card ? card.getClientRects() : [])];
+  };
   // Some point of the element is inside the window, and nothing else is on top of it.
-  const uncovered = (element) => shown(element).some((part) => [...part.getClientRects()].some((box) => {
+  const uncovered = (element) => shown(element).some((part) => boxes(part).some((box) => {
     const left = Math.max(box.left, 0), right = Math.min(box.right, innerWidth);
     const top = Math.max(box.top, 0), bottom = Math.min(box.bottom, innerHeight);
     if (right - left < 1 || bottom - top < 1) return false;
     return [0.5, 0.1, 0.9].some((x) => [0.5, 0.1, 0.9].some((y) => {
       const hit = document.elementFromPoint(left + x * (right - left), top + y * (bottom - top));
-      return hit !== null && (part.contains(hit) || hit.contains(part));
+      return hit !== null && (part.contains(hit) || (hit.contains(part) && hit !== document.body));
     }));
   }));
   return {
@@ -129,6 +136,7 @@ window.looked = (() => {
       for (let fold of kinds.values()) {
         for (; fold; fold = fold.parentElement.closest("details")) fold.open = true;
       }
+      return kinds.size;
     },
     // Takes out of the page what closed folds hide, and what repeats: of the rows of a table, all but three of each
     // kind, and the bytes of images. axe-core would spend nearly all of its time there. `attach` puts it back.
@@ -266,8 +274,9 @@ def violations(page: Page) -> list[str]:
     """What axe-core finds, with all of its rules: with all folds closed, then with a fold of each kind open."""
     page.evaluate("looked.fold()")
     closed = _violations(page)
-    page.evaluate("looked.unfold_kinds()")
-    return closed or [f"unfolded: {line}" for line in _violations(page)]
+    if closed or not page.evaluate("looked.unfold_kinds()"):
+        return closed
+    return [f"unfolded: {line}" for line in _violations(page)]
 
 
 def _violations(page: Page) -> list[str]:
