@@ -144,10 +144,11 @@ def _what(found: Gathered, placed: Sequence[tuple[Run, str]]) -> list[Html]:
     heads = ("what", "from", "when", "as they should", "figures", "time")
     further = [f"{shown(one.path)}: {_number(one.rows, 'row')}, not finished" for one in found.unfinished]
     further += [f"{shown(path)}: an older run of the claims, not shown" for path in found.older]
+    listed = [element("ul", (element("li", line) for line in further))] if further else []
     return [
         element("h2", "What was run"),
         pages.table(heads, rows, label="everything that has been run", right=[4]),
-        element("ul", (element("li", line) for line in further)) if further else None,
+        *listed,
         element("p", _ORIGINS, class_="soft"),
     ]
 
@@ -251,7 +252,7 @@ def _sweep(sweep: Swept, place: str) -> Html:
         image,
         pages.fold(
             f"Configuration and versions of {shown(sweep.path)}",
-            pages.facts({key: text(_page.flat(entry)) for key, entry in (sweep.config | sweep.provenance).items()}),
+            pages.facts({key: text(_page.flat(entry)) for key, entry in {**sweep.config, **sweep.provenance}.items()}),
         ),
         id=place,
     )

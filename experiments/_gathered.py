@@ -147,7 +147,7 @@ def gather(results: Path, root: Path | None) -> Gathered:
             unfinished.append(Unfinished(path.parent, len(rows)))
     return Gathered(
         _without_repeats([one for one in checked if one is not None]),
-        older,
+        [one for one in older if one is not None],
         [one for one in found if one is not None],
         [one for one in sweeps if one is not None],
         unfinished,

@@ -75,7 +75,7 @@ def equilibrium_from_operator(
     >>> [f"{logit:+.3f}" for logit in found.logits.ravel()]
     ['+0.337', '-0.337', '-0.337', '+0.337']
     """
-    labels, n, k = _check_arguments(operator, labels, feats)
+    classes, n, k = _check_arguments(operator, labels, feats)
     aims = tolerances(tolerance, operator)
     max_products = _check.whole("max_products", max_products, least=1)
     dtype = operator.in_structure().dtype
@@ -83,11 +83,11 @@ def equilibrium_from_operator(
         _check.scalar("penalty.strength", penalty.strength)
         products = Products(operator, jnp.ones(n * k), max_products)
         check_features(products, feats.u, feats.s)
-        solved = minimise(products, cross_entropy(labels, k), float(penalty.strength), feats.u, feats.s, aims)
+        solved = minimise(products, cross_entropy(classes, k), float(penalty.strength), feats.u, feats.s, aims)
         made = products.made
     else:
         per_example(penalty, n * k, float)
-        outputs = _decoupled(penalty, labels, k)
+        outputs = _decoupled(penalty, classes, k)
         solved, made = Solved(outputs, outputs, 0.0, 0.0, 0, bool(np.all(np.isfinite(outputs)))), 0
     return OperatorEquilibrium(
         jnp.asarray(solved.outputs.reshape(n, k), dtype),
@@ -136,7 +136,7 @@ def starvation_from_operator(
     >>> bool((jnp.diag(starvation_from_operator(kernel, labels, Ridge(1.0), feats=feats).matrix) > 0).all())
     True
     """
-    labels, n, k = _check_arguments(operator, labels, feats)
+    classes, n, k = _check_arguments(operator, labels, feats)
     oriented = _check.flag("oriented", oriented)
     if tolerance is not None:
         _check.number("tolerance", tolerance, "(0, inf)")
@@ -150,7 +150,7 @@ def starvation_from_operator(
         return decoupled(feats.s, equilibrium.converged)
     products = Products(operator, jnp.ones(n * k), max_products)
     arrays = (feats.u, feats.s, equilibrium.logits.ravel(), equilibrium.response)
-    curve, strength = cross_entropy(labels, k), float(penalty.strength)
+    curve, strength = cross_entropy(classes, k), float(penalty.strength)
     found = from_products(products, curve, strength, *arrays, oriented=oriented, tolerance=tolerance)
     return found if equilibrium.converged else failed(found)
 

@@ -1,5 +1,6 @@
 """The page of a diagnosis in a browser: of a binary task with everything that it can show."""
 
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import jax

@@ -2,6 +2,7 @@
 
 # pyright: reportOptionalMemberAccess=false
 
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import dataclasses

@@ -1,5 +1,6 @@
 """On data whose spurious feature is known by construction, the verdict names it; with another attribute it does not."""
 
+# pyright: reportOptionalMemberAccess=false, reportOperatorIssue=false
 from __future__ import annotations
 
 import jax

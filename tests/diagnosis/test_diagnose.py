@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false
 # Bad input is of any type.
 
+# pyright: reportOptionalMemberAccess=false, reportCallIssue=false, reportArgumentType=false
 from __future__ import annotations
 
 import dataclasses

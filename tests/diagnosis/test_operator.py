@@ -1,5 +1,6 @@
 """Without the matrix of the kernel, a diagnosis has the same numbers."""
 
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import jax

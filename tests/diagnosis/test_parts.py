@@ -1,5 +1,6 @@
 """The parts of a diagnosis against independent computations."""
 
+# pyright: reportArgumentType=false
 from __future__ import annotations
 
 import dataclasses

@@ -34,7 +34,7 @@ def test_every_margin_at_the_optimum_is_the_wanted_one(margin, x64):
     assert penalty.strength * margin == pytest.approx(1 - confidence, rel=1e-12)
     found = dual.equilibrium(problem(0), penalty)
     assert found.converged
-    np.testing.assert_allclose(found.margins, margin, rtol=1e3 * jnp.finfo(x64).eps)
+    np.testing.assert_allclose(found.margins, margin, rtol=1e3 * float(jnp.finfo(x64).eps))
     if margin > 0.1:
         again = dual.decoupling_for(confidence=confidence)
         assert again.strength == pytest.approx(penalty.strength, rel=1e-9)
