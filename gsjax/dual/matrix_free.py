@@ -270,9 +270,12 @@ def minimise(
                     break
                 step = _step(curve, a, m, da, dm)
                 a, m = a + step * da, m + step * dm
+        # The outputs are a sum of products, whose rounding errors only a product with the result shows.
+        image = products(best.dual) / strength
     except OutOfProductsError:
-        return best._replace(converged=False) if before != path[-1] else best
-    return best
+        return best._replace(converged=False)
+    residual = float(np.max(np.abs(best.outputs - image)) / (1 + np.max(np.abs(image))))
+    return best._replace(residual=residual, converged=best.converged and residual <= accepted)
 
 
 def _error(basis: np.ndarray, m: Vector, dm: Vector, defects: Float[np.ndarray, " r"]) -> float:

@@ -43,6 +43,7 @@ from gsjax.starvation.definition import orient, sensitivity
 
 __all__ = ["OperatorMatrix", "decoupled", "failed", "from_products", "matrix_from_operator"]
 
+_AIM = 1e-3  # part of the accepted error that is aimed at, since entries off the diagonal may be small
 _SOLVES = 4  # of each linear system, each for the residual of the one before
 
 
@@ -214,7 +215,7 @@ def _solve(
                 break
             # C has a relative error of |rest|^2 / C.
             known = right[:, column] @ solved[:, column] if np.any(solved[:, column]) else size**2
-            wanted = 0.3 * (accepted * known) ** 0.5
+            wanted = 0.5 * (_AIM * accepted * known) ** 0.5
             rtol = float(np.clip(min(wanted / size, accepted**0.5), 10 * eps, 0.1))
             step, _ = cg(matrix, rest[:, column], rtol=rtol, maxiter=2000)
             trial = solved[:, column] + step
@@ -222,6 +223,6 @@ def _solve(
             if np.linalg.norm(following) >= size:  # only rounding errors remain
                 break
             solved[:, column], rest[:, column] = trial, following
-            if np.linalg.norm(following) ** 2 <= 0.1 * accepted * abs(right[:, column] @ trial):
+            if np.linalg.norm(following) ** 2 <= _AIM * accepted * abs(right[:, column] @ trial):
                 break
     return solved, rest
