@@ -523,6 +523,7 @@ ARGUMENTS: dict[str, Argument] = {
     ),
     **rows("diagnosis.diagnose", DIAGNOSE, top=(WHOLE, 2), shown=(WHOLE, 2), batch_size=(WHOLE, 2, True)),
     **rows("diagnosis.diagnose", DIAGNOSE, max_products=(WHOLE, 2), seed=(WHOLE, 2), path=(CHOICE, "exact")),
+    **rows("plotting.alignments", call_with(plotting.alignments, [0.5], [0.5]), chance=(*DECAY, True)),
     **rows("plotting.panels", call_with(plotting.panels), rows=(WHOLE, 2), columns=(WHOLE, 2)),
     **rows(
         "plotting.phase_diagram", call_with(plotting.phase_diagram, DIAGRAM), strength=(WHOLE, 1), colorbar=(FLAG, True)

@@ -3,7 +3,7 @@
 from gsjax.diagnosis.alignment import Alignment
 from gsjax.diagnosis.cautions import Caution
 from gsjax.diagnosis.decoupling import Effect
-from gsjax.diagnosis.diagnose import diagnose
+from gsjax.diagnosis.front import diagnose
 from gsjax.diagnosis.examples import Examples, Pair
 from gsjax.diagnosis.report import Diagnosis
 from gsjax.diagnosis.solution import Status
