@@ -36,6 +36,8 @@ nb_output_stderr = "remove-warn"  # a warning of a cell becomes a warning of the
 nb_merge_streams = True
 
 default_role = "code"
+# Two rooms have a Trajectory each, and annotations name them without their rooms.
+suppress_warnings = ["ref.python"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
