@@ -201,6 +201,11 @@ ERRORS = np.array([[2.0, 1.0], [2.2, 0.9]])
 DECAY = (NUMBER, 0.5)
 
 FEATS = features.planar(0.6, jnp.array([4.0, 1.0]))
+# Either the margin or the confidence is None.
+DECOUPLING = {
+    "margin": lambda value: dual.decoupling_for(margin=value, confidence=0.75 if value is None else None),
+    "confidence": lambda value: dual.decoupling_for(confidence=value, margin=1.0 if value is None else None),
+}
 CLASSES = multiclass.from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
 _Z = np.ones((1, 1, 2, 2))
 PLANE = linearized.Trajectories(
@@ -209,6 +214,14 @@ PLANE = linearized.Trajectories(
 TIMES = jnp.array([0.0, 1.0])
 KERNEL = lx.MatrixLinearOperator(jnp.diag(jnp.array([4.0, 2.0, 1.0])), lx.positive_semidefinite_tag)
 KEY = jax.random.key(0)
+LEADING_THREE = features.from_operator(KERNEL, Y[:3], top=1)
+SOLVED = call_with(dual.equilibrium_from_operator, KERNEL, Y[:3], Ridge(1.0), feats=LEADING_THREE)
+ENTRIES = call_with(starvation.matrix_from_operator, KERNEL, Y[:3], Ridge(1.0), feats=LEADING_THREE)
+FOUR = lx.MatrixLinearOperator(jnp.diag(jnp.array([4.0, 2.0, 1.0, 3.0])), lx.positive_semidefinite_tag)
+LEADING = call_with(multiclass.from_operator, FOUR, [0, 1], top=1)
+LEADING_FOUR = multiclass.from_operator(FOUR, jnp.array([0, 1]), top=1)
+SOLVED_CLASSES = call_with(multiclass.equilibrium_from_operator, FOUR, [0, 1], Ridge(1.0), feats=LEADING_FOUR)
+ENTRIES_CLASSES = call_with(multiclass.starvation_from_operator, FOUR, [0, 1], Ridge(1.0), feats=LEADING_FOUR)
 FIT = functools.partial(training.fit, linear, W, X, Y, Ridge(1.0))
 DESCEND = functools.partial(training.descend, linear, W, X, Y, Ridge(1.0))
 FORM = (CHOICE, "exact")
@@ -236,6 +249,15 @@ ARGUMENTS: dict[str, Argument] = {
     **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), learning_rate=DECAY, form=FORM),
     **rows("dual.integrate", call_with(dual.integrate, FEATS, Ridge(1.0), times=TIMES), initial=(NUMBERS, 0.5)),
     **rows("starvation.matrix", call_with(starvation.matrix, FEATS, Ridge(1.0)), form=FORM, oriented=(FLAG, True)),
+    **rows("dual.decoupling_for", DECOUPLING.__getitem__, margin=(*DECAY, True), confidence=(NUMBER, 0.75, True)),
+    **rows("dual.equilibrium_from_operator", SOLVED, tolerance=(*DECAY, True), max_products=(WHOLE, 99)),
+    **rows("starvation.matrix_from_operator", ENTRIES, tolerance=(*DECAY, True), max_products=(WHOLE, 99)),
+    **rows("starvation.matrix_from_operator", ENTRIES, oriented=(FLAG, True)),
+    **rows("multiclass.from_operator", call_with(multiclass.from_operator, FOUR, [0, 1]), top=(WHOLE, 2)),
+    **rows("multiclass.from_operator", LEADING, tolerance=(*DECAY, True), max_products=(WHOLE, 99)),
+    **rows("multiclass.equilibrium_from_operator", SOLVED_CLASSES, tolerance=(*DECAY, True), max_products=(WHOLE, 99)),
+    **rows("multiclass.starvation_from_operator", ENTRIES_CLASSES, tolerance=(*DECAY, True), max_products=(WHOLE, 99)),
+    **rows("multiclass.starvation_from_operator", ENTRIES_CLASSES, oriented=(FLAG, True)),
     **rows("starvation.share", call_with(starvation.share, FEATS, Ridge(1.0)), form=FORM, weighted=(FLAG, True)),
     **rows("starvation.phase_diagram", call_with(starvation.phase_diagram, [1.0], [0.1], [1.0]), oriented=(FLAG, True)),
     **rows(

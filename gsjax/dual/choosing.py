@@ -98,8 +98,8 @@ def match(feats: Features, penalty: Penalty) -> Match:
         \frac{d \sum_i \alpha_i}{d (1 / \lambda)} = -\mathbf{1}^\top (D^{-1} + K / \lambda)^{-1} K \alpha,
 
     can have either sign where examples of small confidence oppose the others. If several strengths have the wanted
-    confidence, the result is the one in the first bracket. If there is none, `converged` is False: no mean confidence
-    of 1/2 or less can be matched, since only targets lead there, and at a rank below n there is an upper bound.
+    confidence, the result is the one in the first bracket. If there is none, `converged` is False: a mean confidence of
+    1/2 or less cannot be matched, since only targets lead there, and at a rank below n confidence is bounded above.
 
     This runs on the host, not under `jit`.
 

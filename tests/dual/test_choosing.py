@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from gsjax import Ridge, SpectralDecoupling, dual, features, multiclass
+from tests.instances import primal_minimum
 
 N = 12
+Y = np.where(np.arange(N) % 3, 1.0, -1.0)
 
 
 def problem(seed, rank=N):
@@ -83,6 +85,36 @@ def test_a_confidence_out_of_reach_is_not_converged():
     assert found.wanted > 0.6
     assert not found.converged
     assert found.confidence < 5 / 9 + 1e-3
+
+
+@pytest.mark.parametrize("penalty", [SpectralDecoupling(1.0, -2.0 * Y), Ridge(0.3)], ids=["targets", "guess"])
+def test_a_confidence_of_a_guess_or_less_is_not_converged(penalty):
+    """Targets of the wrong sign lead below 1/2; features on which every label cancels leave all outputs at zero."""
+    u = jnp.eye(N) if isinstance(penalty, SpectralDecoupling) else jnp.tile(jnp.array([[0.5], [-0.5]]), (N // 2, 1))
+    feats = features.from_spectrum(u / jnp.linalg.norm(u, axis=0), jnp.ones(u.shape[1]), jnp.asarray(Y))
+    found = dual.match(feats, penalty)
+    assert found.wanted <= 0.5
+    assert not found.converged
+
+
+def test_the_optimum_in_the_parameters_has_the_wanted_margin():
+    """By minimisation over the parameters of a linear model, without this library's features and solver."""
+    phi, penalty = np.random.default_rng(4).normal(size=(N, 20)), dual.decoupling_for(margin=1.5)
+    theta = primal_minimum(phi, Y, SpectralDecoupling(float(penalty.strength)))
+    np.testing.assert_allclose(Y * (phi @ theta), 1.5, rtol=1e-6)
+
+
+def test_the_total_confidence_under_ridge_need_not_fall_with_its_strength(x64):
+    """Two features of opposed examples: it rises with the strength, then falls, so a match is one of two."""
+    phi = np.array([[-1, 0.4], [0.9, -0.6], [1.7, 0.4], [2.7, 0], [0.5, -0.4]]) @ [[3.1, -2.91], [0, 1.35]]
+    feats = features.from_ntrf(jnp.asarray(phi, x64), jnp.ones(5, x64))
+    weak, middle, strong = (mean_confidence(feats, Ridge(strength)) for strength in (1e-3, 0.1, 10.0))
+    assert middle > max(weak, strong) + 5e-4
+    decoupling = dual.match(feats, Ridge(0.01))
+    assert decoupling.converged
+    back = dual.match(feats, decoupling.penalty)
+    assert back.converged
+    assert mean_confidence(feats, back.penalty) == pytest.approx(mean_confidence(feats, Ridge(0.01)), abs=1e-4)
 
 
 def test_the_match_of_classes_has_the_same_confidence():

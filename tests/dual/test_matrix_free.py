@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from gsjax import Ridge, SpectralDecoupling, dual, features, networks, starvation, tangent
 from tests.operators import hidden, kernel, logistic, optimum
@@ -102,30 +103,32 @@ def test_a_tolerance_out_of_reach_is_not_converged():
 
 @pytest.mark.slow
 def test_a_network_of_thousands_of_examples_without_its_kernel():
-    """By products with the network alone, against the decomposed kernel."""
-    n, penalty = 3000, Ridge(1.0)
-    x = np.random.default_rng(0).normal(size=(n, 12))
-    labels = np.where(x[:, 0] + 0.5 * np.sin(3 * x[:, 1]) + 0.3 * x[:, 2] * x[:, 3] > 0, 1.0, -1.0)
+    """By products with the network alone, against dense linear algebra with its kernel."""
+    n, strength, rng = 3000, 1.0, np.random.default_rng(0)
+    x = rng.normal(size=(n, 12))
+    y = np.where(x[:, 0] + 0.5 * np.sin(3 * x[:, 1]) + 0.3 * x[:, 2] * x[:, 3] > 0, 1.0, -1.0)
     with jax.enable_x64(True):
-        x, y = jnp.asarray(x), jnp.asarray(labels)
         network = networks.MLP((64, 64))
         params = network.init(jax.random.key(0), x)
         known = tangent.ntk_operator(network.apply, params, x)
         # Of another type than that of `tangent`, so that it is not replaced by its matrix.
         operator = lx.FunctionLinearOperator(known.fn, known.in_structure(), known.tags, closure_convert=False)
         feats = features.from_operator(operator, y, top=6)
-        found = dual.equilibrium_from_operator(operator, y, penalty, feats=feats)
-        slopes = starvation.matrix_from_operator(operator, y, penalty, feats=feats, equilibrium=found)
-        whole = features.from_ntk(tangent.ntk(network.apply, params, x), y)
-        expected = dual.equilibrium(whole, penalty)
-        matrix = starvation.matrix(whole, penalty)[:6, :6]
+        found = dual.equilibrium_from_operator(operator, y, Ridge(strength), feats=feats)
+        slopes = starvation.matrix_from_operator(operator, y, Ridge(strength), feats=feats, equilibrium=found)
+        kernel = y[:, None] * np.asarray(tangent.ntk(network.apply, params, x)) * y
     assert found.converged
     assert slopes.converged
     assert found.products + slopes.products < n / 2
-    sign = np.sign(np.sum(np.asarray(feats.u) * np.asarray(whole.u[:, :6]), axis=0))
-    np.testing.assert_allclose(found.margins, expected.margins, rtol=1e-7, atol=1e-8)
-    np.testing.assert_allclose(sign * np.asarray(found.response), expected.response[:6], rtol=1e-6)
-    np.testing.assert_allclose(slopes.matrix, matrix, rtol=1e-5)
+    m, u = np.asarray(found.margins), np.asarray(feats.u)
+    a, curvature = expit(-m), expit(m) * expit(-m)
+    lacking = kernel @ a / strength - m
+    # The Newton step of the dense problem is the error of the margins.
+    steps = np.linalg.solve(np.eye(n) + kernel * curvature / strength, np.column_stack([lacking, u]))
+    assert np.max(np.abs(steps[:, 0])) < 1e-8
+    np.testing.assert_allclose(found.response, u.T @ (m + steps[:, 0]), rtol=1e-8)
+    expected = np.where(u.T @ m < 0, -1, 1)[:, None] * (u.T @ steps[:, 1:]) * (u.T @ a) / strength
+    np.testing.assert_allclose(slopes.matrix, expected, rtol=1e-6)
 
 
 OPERATOR = hidden(kernel(20, 1), np.float32)
