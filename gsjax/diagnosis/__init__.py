@@ -3,8 +3,8 @@
 from gsjax.diagnosis.alignment import Alignment
 from gsjax.diagnosis.cautions import Caution
 from gsjax.diagnosis.decoupling import Effect
-from gsjax.diagnosis.front import diagnose
 from gsjax.diagnosis.examples import Examples, Pair
+from gsjax.diagnosis.front import diagnose
 from gsjax.diagnosis.report import Diagnosis
 from gsjax.diagnosis.solution import Status
 from gsjax.diagnosis.stability import Stability
