@@ -121,9 +121,9 @@ def _convergence(report: Diagnosis) -> Caution | None:
     if report.status.converged:
         return None
     text = (
-        f"The optimum was not found to the tolerance (residual {report.status.residual:.1e} after "
-        f"{report.status.iterations} iterations). Responses and everything that follows from them may be wrong; a "
-        "stronger penalty or float64 helps."
+        f"The optimum, or the starvation matrix at it, was not found to the tolerance (residual "
+        f"{report.status.residual:.1e} after {report.status.iterations} iterations). Responses and everything that "
+        "follows from them may be wrong; a stronger penalty or float64 helps."
     )
     touches = ("response", "starvation", "pairs", "decoupling", "trained")
     return Caution("convergence", text, touches, {"residual": report.status.residual})
