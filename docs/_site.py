@@ -254,9 +254,9 @@ _LINES = re.compile(r"<dl>\n((?:<dd>(?:(?!</?d[dlt]>).)*</dd>\n)+)</dl>", re.DOT
 def accessible(app: Any, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """Repairs what axe-core complains about in a page.
 
-    The theme's box in which a wide table scrolls can be reached with the keyboard. Sphinx writes a signature of several lines
-    as definitions without a term, which screen readers announce as broken lists; they become plain boxes. The empty
-    corner of a table is no heading.
+    The theme's box in which a wide table scrolls can be reached with the keyboard. Sphinx writes a signature of several
+    lines as definitions without a term, which screen readers announce as broken lists; they become plain boxes. The
+    empty corner of a table is no heading.
     """
     if "body" not in context:
         return
