@@ -232,6 +232,15 @@ def run(claim: Claim) -> Record:
     return Record(claim, observation, control, time.perf_counter() - start, error, control_error)
 
 
+def holds(claim: Claim) -> bool:
+    """The verdict on a claim, without its control; false if its check raises.
+
+    >>> holds(Claim("two", "arithmetic", "1 + 1 = 2", lambda a=1: Observation.equal(2, 1 + a, 0), Control("", "", {})))
+    True
+    """
+    return _observe(claim.check, NOTHING)[0].holds
+
+
 def _verdict(observation: Observation, error: str | None) -> str:
     if error is not None:
         return "error"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -129,8 +130,10 @@ def mutate(selected: Sequence[Claim], options: Options) -> int:
     if untouched := mutations.noticing_claims(None, names):
         print(f"theory: without any error these do not hold: {', '.join(untouched)}", file=sys.stderr)
         return 1
-    with ThreadPoolExecutor(options.jobs) as pool:
-        found = pool.map(lambda mutation: mutations.noticing_claims(mutation, names), mutations.MUTATIONS)
+    with tempfile.TemporaryDirectory() as cache, ThreadPoolExecutor(options.jobs) as pool:
+        found = pool.map(
+            lambda mutation: mutations.noticing_claims(mutation, names, cache=Path(cache)), mutations.MUTATIONS
+        )
         for mutation, claims_ in zip(mutations.MUTATIONS, found, strict=True):
             survivors += [] if claims_ else [mutation.name]
             print(f"{mutation.name:24}{mutation.file:40}{', '.join(claims_) or 'SURVIVES'}", flush=True)

@@ -181,9 +181,9 @@ def plant(mutation: Mutation | None, folder: Path) -> None:
     Raises:
         ValueError: the text to be replaced does not occur exactly once in the file.
     """
+    # The copies keep the times of their files, so that Python takes the bytecode of all files but the changed one.
     for package in ("gsjax", "theory", "experiments"):
-        ignored = shutil.ignore_patterns("__pycache__", "records")
-        shutil.copytree(ROOT / package, folder / package, ignore=ignored, dirs_exist_ok=True)
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("records"), dirs_exist_ok=True)
     if mutation is not None:
         path = folder / mutation.file
         text = path.read_text(encoding="utf-8")
@@ -194,19 +194,31 @@ def plant(mutation: Mutation | None, folder: Path) -> None:
         path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
 
 
-def noticing_claims(mutation: Mutation | None, only: Sequence[str] = ()) -> list[str]:
+_CHECK = """
+import json, pathlib, sys, jax, theory
+from theory.claim import holds
+found = theory.claims()
+with jax.enable_x64(True):
+    failed = [name for name in sys.argv[1:] or found if not holds(found[name][1])]
+pathlib.Path("failed.json").write_text(json.dumps(failed), encoding="utf-8")
+"""
+
+
+def noticing_claims(mutation: Mutation | None, only: Sequence[str] = (), *, cache: Path | None = None) -> list[str]:
     """The claims, of those in `only` or of all, that do not hold on a copy with the error; None plants no error.
+
+    Controls are not run. In the folder `cache` compiled programs are kept for further runs, most of which share them.
 
     Raises:
         RuntimeError: the run on the copy ends before every requested claim has a verdict.
     """
     with tempfile.TemporaryDirectory() as folder:
         plant(mutation, Path(folder))
-        command = [sys.executable, "-m", "theory", "--jobs", "1", "--out", "out", *(["--only", *only] if only else [])]
-        done = subprocess.run(
-            command, cwd=folder, env=os.environ | {"PYTHONPATH": folder}, capture_output=True, text=True, check=False
-        )
-        if done.returncode not in (0, 1):
+        env = os.environ | {"PYTHONPATH": folder, "OPENBLAS_NUM_THREADS": "1"}
+        if cache is not None:
+            env |= {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        command = [sys.executable, "-c", _CHECK, *only]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
             raise RuntimeError(f"{mutation.name if mutation else 'no error'}: {done.stderr.strip()[-500:]}")
-        records = json.loads((Path(folder) / "out" / "claims.json").read_text(encoding="utf-8"))
-    return [record["name"] for record in records if not record["holds"]]
+        return json.loads((Path(folder) / "failed.json").read_text(encoding="utf-8"))

@@ -24,11 +24,11 @@ def test_every_error_can_be_planted_and_names_a_claim(tmp_path):
 
 
 @pytest.mark.slow
-def test_no_error_goes_unnoticed():
+def test_no_error_goes_unnoticed(tmp_path):
     expected = sorted({mutation.claim for mutation in mutations.MUTATIONS})
     cases = [(None, expected), *((mutation, [mutation.claim]) for mutation in mutations.MUTATIONS)]
     with ThreadPoolExecutor(2) as pool:
-        untouched, *caught = pool.map(lambda case: mutations.noticing_claims(*case), cases)
+        untouched, *caught = pool.map(lambda case: mutations.noticing_claims(*case, cache=tmp_path), cases)
     assert not untouched  # the claims hold on a copy without any error
     survivors = [mutation.name for mutation, claims in zip(mutations.MUTATIONS, caught, strict=True) if not claims]
     assert not survivors
