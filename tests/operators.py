@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,14 +28,18 @@ def kernel(n: int, decades: float, seed: int = 0) -> np.ndarray:
 
 
 def hidden(
-    matrix: np.ndarray, dtype: object, shape: tuple[int, ...] | None = None, calls: list[None] | None = None
+    matrix: np.ndarray, dtype: Any, shape: tuple[int, ...] | None = None, calls: list[None] | None = None
 ) -> lx.FunctionLinearOperator:
     """An operator that shows its products only, on arrays of a `shape`; `calls` grows by one entry per product."""
     held = jnp.asarray(matrix, dtype)
 
+    def count() -> None:
+        if calls is not None:
+            calls.append(None)
+
     def product(v):
         if calls is not None:
-            jax.debug.callback(lambda: calls.append(None))
+            jax.debug.callback(count)
         return (held @ v.ravel()).reshape(v.shape)
 
     structure = jax.ShapeDtypeStruct(shape or (len(matrix),), held.dtype)

@@ -148,7 +148,7 @@ def check_operator(operator: lx.AbstractLinearOperator, labels: Array) -> tuple[
         shape = (len(labels), shape[0] // len(labels))
     expected = "one on outputs (n, k) of k >= 2 classes, or on vectors (n k,) (for one output, see gsjax.features)"
     _check.require(len(shape) == 2 and shape[1] >= 2, "operator", expected, f"one on shape {shape}")
-    n, k = shape[0], shape[1]
+    n, k = shape[0], shape[-1]
     check_labels(labels, n, k)
     return n, k
 

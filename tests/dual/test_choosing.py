@@ -87,7 +87,9 @@ def test_a_confidence_out_of_reach_is_not_converged():
     assert found.confidence < 5 / 9 + 1e-3
 
 
-@pytest.mark.parametrize("penalty", [SpectralDecoupling(1.0, -2.0 * Y), Ridge(0.3)], ids=["targets", "guess"])
+@pytest.mark.parametrize(
+    "penalty", [SpectralDecoupling(1.0, jnp.asarray(-2.0 * Y)), Ridge(0.3)], ids=["targets", "guess"]
+)
 def test_a_confidence_of_a_guess_or_less_is_not_converged(penalty):
     """Targets of the wrong sign lead below 1/2; features on which every label cancels leave all outputs at zero."""
     u = jnp.eye(N) if isinstance(penalty, SpectralDecoupling) else jnp.tile(jnp.array([[0.5], [-0.5]]), (N // 2, 1))
