@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gsjax import Ridge, SpectralDecoupling, dual, features, multiclass
+from gsjax.dual.choosing import matched
 from tests.instances import primal_minimum
 
 N = 12
@@ -112,11 +113,24 @@ def test_the_total_confidence_under_ridge_need_not_fall_with_its_strength(x64):
     feats = features.from_ntrf(jnp.asarray(phi, x64), jnp.ones(5, x64))
     weak, middle, strong = (mean_confidence(feats, Ridge(strength)) for strength in (1e-3, 0.1, 10.0))
     assert middle > max(weak, strong) + 5e-4
-    decoupling = dual.match(feats, Ridge(0.01))
-    assert decoupling.converged
-    back = dual.match(feats, decoupling.penalty)
-    assert back.converged
-    assert mean_confidence(feats, back.penalty) == pytest.approx(mean_confidence(feats, Ridge(0.01)), abs=1e-4)
+    # Spectral decoupling, on the same two features, comes no further than weak ridge.
+    assert not dual.match(feats, Ridge(0.01)).converged
+
+
+@pytest.mark.parametrize(("wanted", "converged"), [(0.3, True), (0.15, True), (0.05, False), (0.45, False)])
+def test_a_root_is_found_where_there_are_two_or_none(wanted, converged):
+    """What is missing falls from 0.4 to 0.1 and rises again to 0.4, as the strength of ridge grows."""
+
+    def missing(_, penalty):
+        log = np.log(penalty.strength)
+        value = wanted if isinstance(penalty, SpectralDecoupling) else 0.4 - 0.3 * np.exp(-(log**2) / 8)
+        return jnp.asarray(value), jnp.asarray(True)
+
+    found = matched(problem(0), SpectralDecoupling(0.1), missing, full=True, classes=None)
+    assert found.converged == converged
+    assert found.wanted == pytest.approx(1 - wanted, rel=1e-6)
+    if converged:
+        assert found.confidence == pytest.approx(1 - wanted, rel=1e-4)
 
 
 def test_the_match_of_classes_has_the_same_confidence():
