@@ -243,8 +243,7 @@ def _rows(columns: Sequence[Column]) -> list[str]:
     for column in columns[:-1] if listed else columns:
         cells = [column.head, *column.cells]
         padded.append([cell.rjust(max(map(len, cells))) for cell in cells])
-    first, rest = padded[0], padded[1:]
-    blocks = [padded]
+    first, rest, blocks = padded[0], padded[1:], [padded]
     for count in range(1, len(rest) + 1):
         ends = [round(part * len(rest) / count) for part in range(count + 1)]
         blocks = [[first, *rest[low:high]] for low, high in itertools.pairwise(ends)]

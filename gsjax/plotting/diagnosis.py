@@ -159,7 +159,7 @@ def pictures(
     ax.imshow(canvas, interpolation="nearest")
     figure = ax.get_figure(root=True)
     if new and figure is not None:
-        figure.set_size_inches(canvas.shape[1] / inch + 0.3 + 0.09 * max(map(len, given)), canvas.shape[0] / inch + 0.3)
+        figure.set_size_inches(canvas.shape[1] / inch + 0.5 + 0.09 * max(map(len, given)), canvas.shape[0] / inch + 0.3)
     ax.grid(visible=False)
     ax.tick_params(length=0, labelsize=10)
     ax.spines[:].set_visible(False)
