@@ -126,9 +126,10 @@ def gather(results: Path, root: Path | None) -> Gathered:
     recorded_ = sorted((root / "experiments" / "records").glob("*/*/summary.json")) if root is not None else []
     found += [intact(lambda path=path: run(path, dates.get(path), root)) for path in recorded_]
 
-    *older, last = sorted(results.rglob("claims.json"), key=lambda path: path.stat().st_mtime) or [None]
+    older = sorted(results.rglob("claims.json"), key=lambda path: path.stat().st_mtime)
     checked = []
-    if last is not None:
+    if older:
+        last = older.pop()
         checked.append(intact(lambda: claims(last, written(last), None)))
     if root is not None and (path := root / "theory" / "records" / "claims.json").exists():
         checked.append(intact(lambda: claims(path, dates.get(path), root)))

@@ -109,7 +109,7 @@ def _group(rows: list[Mapping[str, Any]]) -> Group:
     widths, errors = sweeps.against_width(rows)
     if not widths:
         errors = np.empty((len({row["seed"] for row in rows}), 0))
-    positive = np.atleast_1d((np.nan_to_num(errors, nan=0.0) > 0).all(axis=0))  # NaN where a number was not finite
+    positive = np.all(np.nan_to_num(errors, nan=0.0) > 0, axis=0).tolist()  # NaN where a number was not finite
     kept = [width for width, good in zip(widths, positive, strict=True) if good]
     errors = errors[:, positive]
     every = sorted({row["width"] for row in rows})

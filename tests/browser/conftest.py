@@ -67,7 +67,7 @@ def look(browser: Browser, window: tuple[int, str]) -> Callable[[str, str], None
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format: str, *_: Any) -> None:
         """Says nothing."""
 
 

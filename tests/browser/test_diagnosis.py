@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 import pytest
 
 import gsjax
@@ -17,9 +17,10 @@ def diagnosis(tmp_path_factory) -> str:
     """The page of a network with an attribute, pictures of the examples, and parameters after some training."""
     path = tmp_path_factory.mktemp("diagnosis") / "page.html"
     with jax.enable_x64(True):
-        params, x, y, group = problem()
+        params, *arrays = problem()
+        x, y, group = map(jnp.asarray, arrays)
         trained = {name: value * 1.1 for name, value in params.items()}
-        pictures = np.random.default_rng(1).uniform(size=(len(x), 6, 6, 3))
+        pictures = jax.random.uniform(jax.random.key(1), (len(x), 6, 6, 3))
         made = gsjax.diagnose(
             network, params, x, y, penalty=Ridge(0.1), top=5, trained_params=trained, group=group, inputs=pictures
         )
