@@ -62,6 +62,8 @@ html_math_renderer = "mathml"
 pygments_style = "a11y-high-contrast-light"
 html_context = {"default_mode": "auto"}
 html_theme_options = {
+    # Without a depth below the pages of the list: the theme's buttons that unfold it have no names.
+    "max_navbar_depth": 1,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
     "show_toc_level": 2,
