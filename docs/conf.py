@@ -68,7 +68,6 @@ html_theme_options = {
     "pygments_dark_style": "a11y-high-contrast-dark",
     "show_toc_level": 2,
     "home_page_in_toc": False,
-    "collapse_navbar": True,  # the theme's buttons that open a branch have no name for screen readers
     "use_download_button": False,
     "use_fullscreen_button": False,
     "navigation_with_keys": False,
