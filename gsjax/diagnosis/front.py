@@ -78,6 +78,7 @@ def diagnose(
             `max_products` do not suffice for the features.
 
     >>> import jax.numpy as jnp
+    >>> from gsjax import Ridge
     >>> x, y = jnp.diag(jnp.array([3.0, 2.0, 1.0, 0.5])), jnp.array([1, -1, 1, -1])
     >>> report = diagnose(lambda w, x: x @ w, jnp.zeros(4), x, y, penalty=Ridge(0.1), top=3)
     >>> report.strengths.tolist(), [caution.code for caution in report.cautions]

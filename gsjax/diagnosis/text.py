@@ -77,6 +77,7 @@ def headline(report: Diagnosis) -> str:
 def penalty_in_words(penalty: Penalty) -> str:
     """A penalty with its numbers, or their range: "Ridge(0.1)".
 
+    >>> import jax.numpy as jnp
     >>> from gsjax.objectives import SpectralDecoupling
     >>> penalty_in_words(SpectralDecoupling(jnp.array([0.1, 0.5]), target=1.0))
     'SpectralDecoupling(0.1 to 0.5, target 1)'

@@ -28,6 +28,7 @@ def match(feats: Features, penalty: Penalty) -> choosing.Match:
     Raises:
         ValueError: as `dual.match`, for features that are not `gsjax.multiclass.Features`.
 
+    >>> from gsjax import Ridge
     >>> from gsjax.multiclass import from_ntrf
     >>> feats = from_ntrf(jnp.eye(4).reshape(2, 2, 4), jnp.array([0, 1]))
     >>> found = match(feats, Ridge(1.0))
