@@ -174,7 +174,7 @@ def test_forward_and_second_derivatives_of_the_equilibrium():
 
 
 SINGLE = {
-    "entry": lambda feats, state: feats.u[0, 1],
+    "weighted entries": lambda feats, state: V @ feats.u[:, 1],
     "s": lambda feats, state: feats.s[1],
     "s2": lambda feats, state: feats.s2[1],
     "response": lambda feats, state: state.response[2],
