@@ -301,7 +301,8 @@ def _node(node: dict[str, Any]) -> str:
 def photograph(page: Page, folder: Path, name: str, *, part: int = 5000) -> None:
     """Pictures of the whole page from top to bottom, each at most `part` pixels high."""
     folder.mkdir(parents=True, exist_ok=True)
-    page.evaluate("looked.fold(); scrollTo(0, 0)")
+    page.evaluate("looked.fold(); looked.undrawn()")  # figures far down are drawn only when somebody looks
+    page.wait_for_timeout(100)
     width, height = page.evaluate("[document.documentElement.clientWidth, document.documentElement.scrollHeight]")
     for number, top in enumerate(range(0, height, part)):
         clip: Any = {"x": 0, "y": top, "width": width, "height": min(part, height - top)}
