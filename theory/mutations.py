@@ -183,7 +183,9 @@ def plant(mutation: Mutation | None, folder: Path) -> None:
     """
     # The copies keep the times of their files, so that Python takes the bytecode of all files but the changed one.
     for package in ("gsjax", "theory", "experiments"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("records"), dirs_exist_ok=True)
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("records", "*.pyc.*"), dirs_exist_ok=True
+        )
     if mutation is not None:
         path = folder / mutation.file
         text = path.read_text(encoding="utf-8")
