@@ -80,8 +80,8 @@ def alignments(
         ValueError: shapes that differ, infinite numbers, a `chance` outside [0, 1], or `ax` that is not matplotlib
             axes.
 
-    >>> alignments([0.9, 0.0], [0.1, 0.8], chance=0.05).get_ylim()
-    (0.0, 1.0)
+    >>> alignments([0.9, 0.0], [0.1, 0.8], chance=0.05).get_ylabel()
+    'share explained'
     """
     rows = _rows("series", {"the attribute, within labels": group, "the label": label})
     if chance is not None:

@@ -16,7 +16,7 @@ import pytest
 from gsjax import methods
 from gsjax.methods import Info, Method
 from tests.methods.learners import TOYS, sieve, stage_value, taught, variables
-from tests.methods.toys import Noisy, batch, compiled, leaves
+from tests.methods.toys import Noisy, batch, close, compiled, leaves
 
 DATA, KEY = batch(), jax.random.key(0)
 BELOW = {"Dense_0"}  # the layers that the stage of that name depends on
@@ -129,7 +129,7 @@ def test_a_readout_without_forgetting_does_not_change_erm(course):
     state, update, losses = method.init(KEY, DATA), compiled(method.update), []
     for expected in course[1:]:
         state, info = update(state, DATA)
-        assert not changed(expected, state._replace(others={}))
+        close(state._replace(others={}), expected)
         losses.append(float(info.penalty))
     assert losses == sorted(losses, reverse=True)  # it learns
 
@@ -138,11 +138,14 @@ def test_forgetting_changes_only_layers_up_to_its_stage(course):
     method = toy("forgetting", rate=0.01, every=2)
     state, update = method.init(KEY, DATA), compiled(method.update)
     first, _ = update(state, DATA)
-    assert not changed(course[1], first._replace(others={}))  # the first forgetting step is the second one
+    close(first._replace(others={}), course[1])  # the first forgetting step is the second one
     second, _ = update(first, DATA)
-    assert changed(course[2].params, second.params) == paths(second.params, *BELOW)
+    assert changed(course[2].params, second.params) >= paths(second.params, *BELOW)
+    above = [{name: tree for name, tree in state.params.items() if name not in BELOW} for state in (second, course[2])]
+    assert above[0]
+    close(*above)
     for field in ("collections", "optimizer", "step", "key", "memory"):
-        assert not changed(getattr(course[2], field), getattr(second, field))
+        close(getattr(second, field), getattr(course[2], field))
     # The squared output of the readout is smaller than without forgetting.
     readout = second.others["readout"].params["Dense_0"]
     sizes = [

@@ -120,10 +120,13 @@ def test_the_loss_of_forgetting(x64, k):
 
 
 # ---- what a step may change
+#
+# What a step leaves alone is the same to the bit. Two programs that make the same step are compiled on their own, and
+# the last bits of what they compute depend on the processor: see `compare` for the options with which they agree.
 
 
 def test_the_readout_changes_nothing_of_the_network():
-    """Without forgetting the network is that of ERM, bit for bit, and everything of the readout is trained."""
+    """Without forgetting the network is that of ERM, and everything of the readout is trained."""
     erm, method = methods.get("erm")(Noisy(), ORDINARY), sieve(Noisy(), forget_rate=0.0)
     expected, state = erm.init(KEY, DATA), method.init(KEY, DATA)
     assert not changed(expected, state._replace(others={}))
@@ -132,8 +135,8 @@ def test_the_readout_changes_nothing_of_the_network():
         before = state.others["readout"]
         expected, erm_info = course(expected, DATA)
         state, info = updater(forget_rate=0.0)(state, DATA)
-        assert not changed(expected, state._replace(others={}))
-        assert (info.objective, info.loss) == (erm_info.objective, erm_info.loss)
+        close(state._replace(others={}), expected)
+        close((info.objective, info.loss), (erm_info.objective, erm_info.loss))
         after = state.others["readout"]
         unused = {"['Dense_0']['bias']"}  # Adam
         assert changed(before.params, after.params) >= set(paths_of(before.params)) - unused
@@ -156,13 +159,13 @@ def test_forgetting_changes_only_parameters_up_to_its_stage():
     expected, _ = compiled(methods.get("erm")(Noisy(), still).update)(
         state._replace(params=after.params, others={}), DATA
     )
-    assert not changed(expected, after._replace(others={}))
+    close(after._replace(others={}), expected)
     assert changed(state.optimizer, after.optimizer) == set(paths_of(state.optimizer))
     assert changed(state.collections, after.collections) == set(paths_of(state.collections))
     # The readout takes one step, forgetting or not.
     without, _ = updater(optimizer=still, every=7)(state, DATA)
     assert not changed(state.params, without.params)
-    assert not changed(without.others["readout"], after.others["readout"])
+    close(without.others["readout"], after.others["readout"])
     assert changed(state.others["readout"].params, after.others["readout"].params)
 
 
@@ -173,9 +176,9 @@ def test_the_ordinary_step_follows_the_forgetting_step():
         state._replace(params=forgotten.params, others={}), DATA
     )
     after, info = updater()(state, DATA)
-    assert not changed(expected, after._replace(others={}))
-    assert not changed(forgotten.others, after.others)
-    assert (info.objective, info.loss) == (erm_info.objective, erm_info.loss)
+    close(after._replace(others={}), expected)
+    close(forgotten.others, after.others)
+    close((info.objective, info.loss), (erm_info.objective, erm_info.loss))
 
 
 @pytest.mark.parametrize(("every", "start", "forgets"), [(1, 0, "12345"), (2, 0, "24"), (2, 2, "4"), (3, 1, "3")])
