@@ -175,14 +175,10 @@ def cross_entropy(labels: Int[np.ndarray, " n"], k: int) -> Curve:
     def root(m: Float[np.ndarray, " nk"]) -> tuple[Callable, Callable]:
         p = special.softmax(m.reshape(n, k), axis=1)[..., None]
         q, label = np.sqrt(p), right[..., None]
-        rest = np.where(label, 0, p).sum(axis=1, keepdims=True)
 
         def apply(v: np.ndarray) -> np.ndarray:
             rows = v.reshape(n, k, -1)
-            others = np.where(label, 0, q * rows).sum(axis=1, keepdims=True)
-            inner = others + np.where(label, q * rows, 0).sum(axis=1, keepdims=True)
-            # For the label, 1 - q^2 is the sum of the other p.
-            return (q * np.where(label, rows * rest - q * others, rows - q * inner)).reshape(v.shape)
+            return (q * (rows - q * (q * rows).sum(axis=1, keepdims=True))).reshape(v.shape)
 
         def transpose(v: np.ndarray) -> np.ndarray:
             rows = v.reshape(n, k, -1)
