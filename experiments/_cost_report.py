@@ -33,11 +33,11 @@ COUNTS: Mapping[str, Callable[[Mapping[str, Any]], float | None]] = {
     "matrix-free product / kernel": lambda row: row["product"] / row["total"],
     "products for 10 features": lambda row: row["products"],
     "matrix-free / kernel": lambda row: row["products"] and row["products"] * row["product"] / row["total"],
-    "eigendecomposition / kernel": lambda row: 4 * row["n"] ** 3 / 3 / row["total"],
+    "eigendecomposition / kernel": lambda row: 2 * row["n"] ** 3 / 3 / row["total"],
     "Newton steps": lambda row: row["iterations"],
 }
 """Numbers of the summary, by what they are called there. The reduction of a symmetric matrix to tridiagonal form takes
-4 n^3 / 3 floating point operations (Golub and Van Loan 2013, Section 8.3), half of them multiplications."""
+4 n^3 / 3 floating point operations (Golub and Van Loan 2013, Section 8.3). Half of them are multiplications."""
 
 
 def report(rows: Rows, config: Config, seconds: Callable[[], list[dict[str, Any]]]) -> Report:
@@ -99,6 +99,6 @@ def draw_seconds(lines: Sequence[Mapping[str, Any]], config: Config, path: Path)
         left.loglog([line["n"] for line in solved], [line[f"{name}, seconds"] for line in solved], style, label=name)
     left.legend(fontsize=8)
     left.set(xlabel="n", ylabel="seconds", title="kernel in float32, the rest in float64")
-    middle.set(xlabel="n", ylabel="multiplications a second / those of a matrix product")
+    middle.set(xlabel="n", ylabel="speed / speed of a matrix product")
     right.set(xlabel="n", ylabel="seconds in float64 / in float32")
     plotting.save(figure, path)

@@ -74,10 +74,12 @@ def _seconds(content: Any) -> float:
 def number(value: Any) -> str:
     """A number with three significant digits, or all digits of its integer part; text unchanged; "" for None.
 
-    >>> number(0.98765), number(12345.6), number(8), number(True), number(None)
-    ('0.988', '12346', '8', 'yes', '')
+    From a hundred million on, three significant digits and a power of ten.
+
+    >>> number(0.98765), number(12345.6), number(4.3e9), number(8), number(True), number(None)
+    ('0.988', '12346', '4.3e+09', '8', 'yes', '')
     """
-    if isinstance(value, float) and abs(value) >= 1000:
+    if isinstance(value, float) and 1000 <= abs(value) < 1e8:
         return f"{value:.0f}"
     return pages.number(value, 3)
 

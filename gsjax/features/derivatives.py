@@ -10,7 +10,9 @@ quotient, which amounts to a choice of the basis. A function that depends on thi
 
 - In reverse mode, all uses of u and s have reached the rule as cotangents, X of Z and sigma of s. A function is
   invariant under rotations among tied features only if X is symmetric there and the entries of sigma are equal;
-  otherwise the derivative is NaN.
+  otherwise the derivative is NaN. Where the basis has zeros, X can be symmetric by chance, as for the entry u[0, 1]
+  with u[0, 2] = 0. So the derivative is NaN as well if only some of the tied vectors are used. This refuses an
+  invariant function whose cotangent of a tied vector is exactly zero.
 - In forward mode, where the use is not known, the tangents of tied features are NaN.
 """
 
@@ -113,7 +115,8 @@ def _poison(
         # A projection on tied features does not use s, gives a symmetric x, and does not depend on the kernel's entries
         # among them. The kernel recomputed from u and s gives a symmetric x as well, but depends on these entries.
         unclear = (jnp.abs(x + x.T) > rounding) & ~(unused & projects)
-        bad = tied & (turned | uneven | unclear)
+        used = jnp.any(x != 0, axis=0)
+        bad = tied & (turned | uneven | unclear | (used[:, None] != used))
         return jnp.where(bad, jnp.nan, 0), jnp.zeros_like(sigma)
 
     # The only public operation with a custom transpose that also works under vmap, jvp and jit.

@@ -197,6 +197,23 @@ def test_one_of_several_features_of_equal_strength_has_no_derivative(construct):
 
 
 @pytest.mark.parametrize("construct", ["kernel", "matrix"])
+def test_single_entries_of_a_basis_with_zeros_have_no_derivative(construct):
+    """Here the basis among the tied features consists of unit vectors, and most entries do not turn at first order."""
+    x = np.diag(np.array([4.0, 1.0, 1.0, 1.0, 0.1]) ** (1.0 if construct == "kernel" else 0.5))
+    make = features.from_ntk if construct == "kernel" else features.from_ntrf
+    y, v = np.ones(N), np.random.default_rng(0).standard_normal((N, N))
+
+    def tied(x):
+        return make(x, y).u[:, 1:4]
+
+    entries = jax.jit(jax.jacrev(tied))
+    projection = jax.jit(jax.grad(lambda x: jnp.sum(v * (lambda u: u @ u.T)(tied(x)))))
+    with jax.enable_x64(True):
+        assert np.all(np.isnan(entries(x)))
+        assert np.all(np.isfinite(projection(x)))
+
+
+@pytest.mark.parametrize("construct", ["kernel", "matrix"])
 def test_features_outside_a_tie_have_derivatives(construct):
     """The first and the last feature of `ties`, and the sum of the strengths that are equal."""
     phi, kernel, y, rng = problem("ties")
