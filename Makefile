@@ -12,6 +12,10 @@ PYTEST := $(BIN)/python -m pytest
 WORKERS := -n 2 --dist loadfile
 EIGHT_DEVICES := XLA_FLAGS="$$XLA_FLAGS --xla_force_host_platform_device_count=8"
 
+# The files with tests that have a mark. Importing all others, only to leave out their tests, would take longer than most
+# of these tests. A test checks that every file names the marks of its tests.
+marked = $$(grep -rl --include='test_*.py' --exclude-dir=benchmarks 'mark\.$(1)\b' tests)
+
 # On small matrices two BLAS threads mostly wait for each other, even more so beside the threads of XLA.
 export OPENBLAS_NUM_THREADS := 1
 
@@ -43,12 +47,12 @@ verify: ready
 test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8 and not browser'
-	$(EIGHT_DEVICES) $(PYTEST) -m devices8 tests
+	$(EIGHT_DEVICES) $(PYTEST) -m devices8 $(call marked,devices8)
 
 # Benchmarks print ratios of times, so they run one after the other.
 slow: ready
 	$(PYTEST) tests/benchmarks --benchmark-disable
-	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' --ignore tests/benchmarks
+	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' $(call marked,slow)
 
 # A file of tests is a process with a browser of its own. The pages of the documentation are those that `make docs` built.
 browser: ready docs/_build/html/index.html

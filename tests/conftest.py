@@ -10,7 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from _pytest.doctest import DoctestModule
 from hypothesis import HealthCheck, settings
+
+from tests.marks import SELECTED, unnamed
 
 # Examples depend only on the test, and there are no deadlines: what passes here passes everywhere.
 settings.register_profile(
@@ -24,6 +27,8 @@ settings.load_profile("reproducible")
 os.environ.setdefault("MPLBACKEND", "Agg")  # read when matplotlib is first imported; subprocesses inherit it
 
 os.environ.setdefault("GSJAX_OFFLINE", "1")  # no test fetches data
+
+UNNAMED = pytest.StashKey[list[tuple[Path, str]]]()
 
 jax.devices()  # fixes their number: the command line of the experiments would use one per core
 
@@ -42,12 +47,28 @@ def _compiled_programs_are_dropped() -> Iterator[None]:
     jax.clear_caches()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks timings as slow, so that `make test` skips them."""
-    benchmarks = Path(__file__).parent / "benchmarks"
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Iterator[None]:
+    """No doctests here: a search for them in all that the tests define takes as long as the tests' own collection."""
+    return [found for found in (yield) if not isinstance(found, DoctestModule)]
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks timings as slow, so that `make test` skips them, and notes marks that the file of a test does not name."""
+    benchmarks, found = Path(__file__).parent / "benchmarks", set()
     for item in items:
         if benchmarks in item.path.parents:
             item.add_marker(pytest.mark.slow)
+        else:
+            found |= {(item.path, mark) for mark in SELECTED if item.get_closest_marker(mark)}
+    config.stash[UNNAMED] = unnamed(found)
+
+
+@pytest.fixture
+def unnamed_marks(request: pytest.FixtureRequest) -> list[tuple[Path, str]]:
+    """The collected files with a mark that they do not name."""
+    return request.config.stash[UNNAMED]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

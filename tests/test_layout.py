@@ -17,6 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import gsjax
+from tests.marks import unnamed
 
 ROOT = Path(__file__).parents[1]
 
@@ -286,6 +287,20 @@ def test_public_names_of_the_contract_exist(name, names):
     assert set(names.split()) <= set(module.__all__)
     for entry in names.split():
         assert getattr(module, entry) is not None
+
+
+def test_every_file_names_the_marks_of_its_tests(unnamed_marks):
+    """`make slow` and the run with 8 devices read only the files that name their mark."""
+    assert unnamed_marks == []
+
+
+def test_a_mark_that_its_file_does_not_name_is_found(tmp_path):
+    named, unmarked, other = (tmp_path / name for name in ("test_named.py", "test_unmarked.py", "slow.py"))
+    named.write_text("pytestmark = pytest.mark.slow")
+    unmarked.write_text("from tests import slowly  # pytest.mark.slowly")
+    other.write_text("pytest.mark.slow")
+    found = [(path, "slow") for path in (named, unmarked, other)] + [(named, "devices8")]
+    assert unnamed(found) == [(other, "slow"), (named, "devices8"), (unmarked, "slow")]
 
 
 def test_experiments_are_listed():

@@ -146,3 +146,20 @@ def test_an_old_python_is_named(make, tmp_path):
     status, said, called = make()
     assert (status, called) == (2, [])
     assert f"gsjax needs Python 3.11 or newer as '{python}'" in said
+
+
+def test_a_mark_is_looked_for_in_the_files_that_name_it(make, root, tmp_path):
+    for name, text in {
+        "test_slow.py": "@pytest.mark.slow\ndef test(): ...",
+        "test_param.py": "pytest.param(1, marks=pytest.mark.slow)",
+        "test_quick.py": "def test(): ...",
+        "test_devices.py": "pytestmark = pytest.mark.devices8",
+        "benchmarks/test_timing.py": "pytest.mark.slow",
+        "conftest.py": "pytest.mark.slow",
+    }.items():
+        (root / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "tests" / name).write_text(text)
+    for target, files in (("slow", {"test_slow.py", "test_param.py"}), ("test", {"test_devices.py"})):
+        assert make(target)[0] == 0
+        last = (tmp_path / "calls").read_text().splitlines()[-1].split()
+        assert {word for word in last if word.startswith("tests/")} == {f"tests/{name}" for name in files}
