@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib
 import inspect
@@ -13,6 +14,7 @@ from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
+from sphinx.ext.napoleon import GoogleDocstring
 
 
 @functools.cache
@@ -92,6 +94,10 @@ def _entry(room: str, name: str, value: Any) -> list[str]:
         return [f".. py:data:: {name}", "", f"   ``{value.__module__}.{value.__qualname__}``, for use in types.", ""]
     if inspect.isclass(value) and not isinstance(value, types.GenericAlias):
         return [f".. autoclass:: {full}", "   :members:", ""]
+    if isinstance(value, types.MethodType):  # of an entry of a catalogue, which autodoc takes for a method of a class
+        text = str(GoogleDocstring(inspect.getdoc(value) or "", what="function")).split("\n")
+        docstring(None, "function", full, value, None, text)
+        return [f".. py:function:: {name}{inspect.signature(value)}", "", *(f"   {line}".rstrip() for line in text), ""]
     if inspect.isroutine(value):
         return [f".. autofunction:: {full}", ""]
     return [f".. py:data:: {name}", "", f"   {_constant(value)}", ""]
@@ -209,7 +215,22 @@ def _scope(module: str | None, name: str | None) -> dict[str, Any]:
     for part in (name or "").split("."):
         value = getattr(value, part, None)
     home = sys.modules.get(getattr(value, "__module__", None) or module or "")
-    return {} if home is None else vars(home)
+    return {} if home is None else {**_imported_for_types(home), **vars(home)}
+
+
+@functools.cache
+def _imported_for_types(module: types.ModuleType) -> dict[str, Any]:
+    """What a module of the library imports from others of the library only `if TYPE_CHECKING`."""
+    if not module.__name__.startswith("gsjax"):
+        return {}
+    tests = [node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.If)]
+    imports = [node for test in tests for node in test.body if isinstance(node, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: getattr(importlib.import_module(node.module), alias.name)
+        for node in imports
+        for alias in node.names
+        if node.module and node.module.startswith("gsjax.")
+    }
 
 
 def _meant(name: str, scope: dict[str, Any]) -> Any:

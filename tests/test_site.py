@@ -114,7 +114,9 @@ def test_a_type_means_what_it_means_in_its_module():
     assert target("gsjax.dual", "integrate", "Trajectory") == "gsjax.dual.Trajectory"
     assert target("gsjax.starvation", "trajectory", "Trajectory") == "gsjax.starvation.Trajectory"
     assert target("gsjax.dual", "integrate", "gsjax.starvation.trajectory.Trajectory") == "gsjax.starvation.Trajectory"
-    assert target("gsjax", "diagnose", "Ridge") == "gsjax.objectives.Ridge"
+    assert target("gsjax.dual", "match", "Ridge") == "gsjax.objectives.Ridge"
+    # Imported for types alone.
+    assert target("gsjax.plotting", "starvation_over_time", "Trajectory") == "gsjax.starvation.Trajectory"
     # A class of no page does not lead to one of the same name, and an unknown name is left to Sphinx.
     assert target("gsjax.data", "load_images", "Path") == "pathlib.Path"
     assert target("gsjax.dual", "integrate", "Unknown") == "Unknown"
@@ -142,7 +144,9 @@ def test_a_formula_that_cannot_be_converted_is_a_warning_with_its_place(tmp_path
         check=False,
     )
     assert run.returncode != 0
-    places = re.findall(r"(index\.rst:\d+): WARNING: a formula cannot be converted to MathML \(.+\): (.*)", run.stderr)
+    places = re.findall(
+        r"(index\.rst:\d+): WARNING: a formula cannot be converted to MathML \(.+\): (.*) \[formula\]", run.stderr
+    )
     assert places == [("index.rst:6", r"\nothing{x < y}"), ("index.rst:10", "a & b")]
     page = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
     assert page.count("<math") == 1
