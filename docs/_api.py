@@ -53,23 +53,22 @@ def names() -> dict[str, str]:
 
 
 def pages() -> dict[str, str]:
-    """A page for every room, and the index, which has the names of `gsjax` itself."""
-    found = {f"api/{room}.rst": _page(room) for room in rooms()}
-    listing = "\n".join(f"   {room}" for room in rooms())
-    title, entries = "API", _entries("gsjax")
-    found["api/index.rst"] = "\n".join(
-        [title, "=" * len(title), "", *_module("gsjax"), *entries, ".. toctree::", "   :maxdepth: 1", "", listing, ""]
-    )
+    """A page for every room, and the index, which has the names of `gsjax` itself and a list of the rooms."""
+    found = {f"api/{room}.rst": "\n".join([*_head(f"``{room}``", room), *_entries(room), ""]) for room in rooms()}
+    modules = ["Modules", "-------", "", *(line for room in rooms() for line in _listed(room))]
+    pages = [".. toctree::", "   :hidden:", "", *(f"   {room}" for room in rooms()), ""]
+    found["api/index.rst"] = "\n".join([*_head("API", "gsjax"), *_entries("gsjax"), *modules, *pages])
     return found
 
 
-def _page(room: str) -> str:
-    title = f"``{room}``"
-    return "\n".join([title, "=" * len(title), "", *_module(room), *_entries(room), ""])
+def _head(title: str, room: str) -> list[str]:
+    return [title, "=" * len(title), "", f".. automodule:: {room}", "   :no-members:", ""]
 
 
-def _module(room: str) -> list[str]:
-    return [f".. automodule:: {room}", "   :no-members:", ""]
+def _listed(room: str) -> list[str]:
+    """An entry of the list of modules; modules inside of a room are a list within it."""
+    summary = escaped((importlib.import_module(room).__doc__ or "").partition("\n")[0])
+    return [f"{'  ' * (room.count('.') - 1)}- :py:mod:`{room}`: {summary}", ""]
 
 
 def _entries(room: str) -> list[str]:
@@ -116,9 +115,9 @@ def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: lis
     """Indented blocks of docstrings that are not lists, directives or doctests are code: they keep their lines.
 
     Bars in prose, as in |x|, are escaped, since they have a meaning in reStructuredText. Those in formulas, code and
-    doctests are left alone.
+    doctests are left alone. Neither is a letter that is all of a field's text, as in "core: c.", the number of an item.
     """
-    lines[:] = _with_code(lines)
+    lines[:] = [re.sub(r"^(\s*:\w+ [^:]+: )(?=\w\.(\s|$))", r"\1\\", line) for line in _with_code(lines)]
     number = 0
     while number < len(lines):
         end = number
@@ -186,6 +185,21 @@ def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) 
     return True if text.startswith("Alias for field number") else None
 
 
+def signature(
+    app: Any, what: str, name: str, obj: Any, options: Any, text: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Signatures as a user writes them, without what flax adds to the fields of all modules.
+
+    Sphinx parses a signature, and shows one that it cannot parse with all its marks: it has to be Python.
+    """
+    if text is not None:
+        text = re.sub(r"(, )?parent: .*_Sentinel object>, name: str \| None = None\)$", ")", text)
+        text = text.replace("<factory>", "...")
+        # A default with letters beyond ASCII: its end is a number of bytes, which is taken for one of letters.
+        text = re.sub(r"([\"']),,", r"\1,", text)
+    return text, returned
+
+
 def annotations(app: Any, doctree: nodes.document) -> None:
     """Types in signatures lead to what their own module means by them, not to whatever has the same name.
 
@@ -201,6 +215,9 @@ def annotations(app: Any, doctree: nodes.document) -> None:
                 reference["reftarget"] = homes[id(value)]
             elif hasattr(value, "__qualname__"):  # of no page: its whole name does not match by chance
                 reference["reftarget"] = f"{value.__module__}.{value.__qualname__}"
+        for text in list(signature.findall(nodes.Text)):
+            if "jaxlib._jax." in text:  # where jax.Array is made, a name that nobody writes
+                text.parent.replace(text, nodes.Text(text.replace("jaxlib._jax.", "")))
 
 
 def _public(full: str) -> Any:

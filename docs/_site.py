@@ -7,10 +7,12 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import _api
+from docutils import nodes
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -93,6 +95,22 @@ def _figure(caption: str, path: Path) -> list[str]:
     return [f":::{{figure}} {_relative(path, GENERATED)}", f":alt: {name}", ":loading: lazy", "", caption, ":::", ""]
 
 
+def enlargeable(app: Any, doctree: nodes.document) -> None:
+    """Figures of records, which are larger than a column, lead to the images: Sphinx links those that have a width."""
+    for image in doctree.findall(nodes.image):
+        if "experiments/records/" in image["uri"]:
+            image["width"] = "100%"
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """A hash of the names and the contents of files of the repository."""
+    lines = (
+        f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for path in sorted(paths)
+    )
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
 def notebook_cache() -> str:
     """The folder of executed notebooks, made anew if the library, a record or a dependency has changed.
 
@@ -101,11 +119,8 @@ def notebook_cache() -> str:
     """
     records = [ROOT / name for name in _notebooks() if name.startswith("experiments/")]
     library = [path for path in (ROOT / "gsjax").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    digest = hashlib.sha256(platform.python_version().encode())
-    for path in sorted([*library, *records, ROOT / "requirements.lock"]):
-        content = hashlib.sha256(path.read_bytes()).hexdigest()
-        digest.update(f"{path.relative_to(ROOT).as_posix()} {content}\n".encode())
-    folder = DOCS / "_build" / "notebooks" / digest.hexdigest()[:16]
+    state = f"{platform.python_version()} {digest([*library, *records, ROOT / 'requirements.lock'])}"
+    folder = DOCS / "_build" / "notebooks" / hashlib.sha256(state.encode()).hexdigest()[:16]
     for other in folder.parent.glob("*"):
         if other != folder:
             shutil.rmtree(other) if other.is_dir() else other.unlink()

@@ -50,6 +50,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the types of fields are in the signature of the class
 add_module_names = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -79,14 +80,18 @@ html_theme_options = {
 }
 
 _site.generate()
+site_code = _site.digest(_DOCS.glob("_*.py"))  # pages are read anew if it changes
 
 
 def setup(app):
-    """The pages that are made when the site is built, and formulas in MathML."""
+    """What happens while the site is built, and formulas in MathML."""
+    app.add_config_value("site_code", "", "env", str)
     app.connect("source-read", _site.relink)
     app.connect("autodoc-process-docstring", _api.docstring)
+    app.connect("autodoc-process-signature", _api.signature)
     app.connect("autodoc-skip-member", _api.skip)
     app.connect("doctree-read", _api.annotations)
+    app.connect("doctree-read", _site.enlargeable)
     app.connect("html-page-context", _site.accessible)
     app.add_html_math_renderer("mathml", (_formulas.inline, None), (_formulas.displayed, None))
     return {"parallel_read_safe": True}

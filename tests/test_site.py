@@ -93,11 +93,28 @@ def test_the_hook_leaves_formulas_and_code_alone(kept):
         (":raises ValueError: |x| is not\n    |y|.", ":raises ValueError: \\|x\\| is not\n    \\|y\\|."),
         ("- |x|\n- `|y|`", "- \\|x\\|\n- `|y|`"),
         ("A lone ` and |x|.", "A lone ` and \\|x\\|."),
+        (":param core: c.\n:param n: n, of |x|.", ":param core: \\c.\n:param n: n, of \\|x\\|."),
         ("As in\n\n    a | b\n    c\n\nwith |b|.", "As in\n\n::\n\n    a | b\n    c\n\nwith \\|b\\|."),
     ],
 )
 def test_the_hook_escapes_bars_in_prose_and_marks_code(text, expected):
     assert hooked(text) == expected
+
+
+def test_a_signature_is_python_without_what_flax_adds():
+    flax = (
+        "(width: int = 2, parent: ~flax.Module | None = <flax.linen.module._Sentinel object>, name: str | None = None)"
+    )
+    shown = {
+        flax: "(width: int = 2)",
+        flax.replace("width: int = 2, ", ""): "()",
+        "(parent: int, name: str)": "(parent: int, name: str)",
+        "(sizes: dict = <factory>)": "(sizes: dict = ...)",
+        '(x: str = "▲",, y: int)': '(x: str = "▲", y: int)',
+    }
+    for text, expected in shown.items():
+        assert _api.signature(None, "class", "C", None, None, text, "int") == (expected, "int")
+    assert _api.signature(None, "module", "m", None, None, None, None) == (None, None)
 
 
 def target(module: str, name: str, written: str) -> str:
