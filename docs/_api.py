@@ -103,7 +103,7 @@ def _entry(room: str, name: str, value: Any) -> list[str]:
 
 
 def _constant(value: Any) -> str:
-    text = repr(value)
+    text = re.sub(r"\b(jaxlib\._jax|jaxtyping|typing)\.", "", repr(value))  # in a type
     return (
         f"``{text}``"
         if len(text) <= 400 and "\n" not in text and " at 0x" not in text

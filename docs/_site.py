@@ -13,6 +13,7 @@ from typing import Any
 
 import _api
 from docutils import nodes
+from PIL import Image
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -96,18 +97,21 @@ def _figure(caption: str, path: Path) -> list[str]:
 
 
 def enlargeable(app: Any, doctree: nodes.document) -> None:
-    """Figures of records, which are larger than a column, lead to the images: Sphinx links those that have a width."""
+    """Figures of records, which are larger than a column, lead to the images: Sphinx links those that have a size.
+
+    With their sizes, pages do not move while figures are loaded.
+    """
     for image in doctree.findall(nodes.image):
-        if "experiments/records/" in image["uri"]:
-            image["width"] = "100%"
+        _, folder, name = image["uri"].partition("experiments/records/")
+        if folder:
+            with Image.open(ROOT / folder / name) as drawn:
+                image["width"], image["height"] = (f"{size}px" for size in drawn.size)
 
 
 def digest(paths: Iterable[Path]) -> str:
     """A hash of the names and the contents of files of the repository."""
-    lines = (
-        f"{path.relative_to(ROOT).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
-        for path in sorted(paths)
-    )
+    hashes = ((path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(paths))
+    lines = [f"{path.relative_to(ROOT).as_posix()} {content}\n" for path, content in hashes]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -172,6 +176,8 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
     The theme's box in which a wide table scrolls can be reached with the keyboard. Sphinx writes a signature of several
     lines as definitions without a term, which screen readers announce as broken lists; they become plain boxes. The
     empty corner of a table is no heading.
+
+    The size of an image is an attribute, which browsers know as a ratio, where docutils writes it as a style.
     """
     if "body" not in context:
         return
@@ -180,5 +186,6 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
         context["body"],
     )
     body = body.replace('<th class="head"><p></p></th>', "<td></td>")
+    body = re.sub(r'style="width: (\d+)px; height: (\d+)px;"', r'width="\1" height="\2"', body)
     box = '<div class="pst-scrollable-table-container"'
     context["body"] = body.replace(f"{box}>", f'{box} role="group" aria-label="table" tabindex="0">')

@@ -102,9 +102,7 @@ def test_the_hook_escapes_bars_in_prose_and_marks_code(text, expected):
 
 
 def test_a_signature_is_python_without_what_flax_adds():
-    flax = (
-        "(width: int = 2, parent: ~flax.Module | None = <flax.linen.module._Sentinel object>, name: str | None = None)"
-    )
+    flax = "(width: int = 2, parent: ~flax.Module | None = <flax.module._Sentinel object>, name: str | None = None)"
     shown = {
         flax: "(width: int = 2)",
         flax.replace("width: int = 2, ", ""): "()",
