@@ -21,7 +21,7 @@ PAGES = {
     "notebook": "generated/notebooks/2_from_network_to_features.html",
     "results": "results/two_moons.html",
     "gallery": "generated/gallery.html",
-    "formulas": "generated/api/gsjax.methods.html",
+    "module": "generated/api/gsjax.methods.spectral_decoupling.html",
 }
 
 
