@@ -1,16 +1,19 @@
-"""What Sphinx does not do by itself: pages from docstrings, notebooks and records, links out of docs/, formulas."""
+"""What Sphinx does not do by itself: pages from docstrings, notebooks and records, and links out of docs/."""
 
 from __future__ import annotations
 
-import importlib
-import inspect
+import hashlib
+import os
+import platform
 import re
-import types
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import _api
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from PIL import Image
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -25,6 +28,8 @@ PAGES = {
     "notebooks/README.md": "generated/notebooks/index.md",
 }
 
+_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)")
+
 
 def version() -> str:
     """The version of the library."""
@@ -35,7 +40,7 @@ def version() -> str:
 
 def generate() -> None:
     """Writes the pages under docs/generated/ that have changed, and removes those that are not made any more."""
-    texts = {**_copies(), **_notebooks(), **_api(), **_gallery()}
+    texts = {**_copies(), **_notebooks(), **_api.pages(), **_gallery()}
     for name, text in texts.items():
         path = GENERATED / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,93 +74,61 @@ def _notebooks() -> dict[str, str]:
     return {**found, **copies, "notebooks/index.md": index}
 
 
-def rooms() -> list[str]:
-    """The public modules of the library with an `__all__`, rooms first, then the modules that rooms export."""
-    import gsjax
-
-    found = []
-    for name in gsjax.__all__:
-        module = getattr(gsjax, name)
-        if isinstance(module, types.ModuleType):
-            found.append(module.__name__)
-            found += [
-                inner.__name__
-                for inner in map(module.__dict__.get, module.__all__)
-                if isinstance(inner, types.ModuleType)
-            ]
-    return list(dict.fromkeys(found))
-
-
-def _api() -> dict[str, str]:
-    pages = {}
-    names = rooms()
-    for name in names:
-        module = importlib.import_module(name)
-        title = f"``{name}``"
-        lines = [title, "=" * len(title), "", f".. automodule:: {name}", "   :no-members:", ""]
-        for entry in module.__all__:
-            lines += _entry(name, entry, getattr(module, entry))
-        pages[f"api/{name}.rst"] = "\n".join(lines) + "\n"
-    listing = "\n".join(f"   {name}" for name in names)
-    pages["api/index.rst"] = f"""API
-===
-
-.. automodule:: gsjax
-   :no-members:
-
-.. toctree::
-   :maxdepth: 1
-
-{listing}
-"""
-    return pages
-
-
-def _entry(module: str, name: str, value: Any) -> list[str]:
-    """The directive for one public name."""
-    full = f"{module}.{name}"
-    if isinstance(value, types.ModuleType):
-        return []
-    if inspect.isclass(value) and not value.__module__.startswith("gsjax"):
-        return [f".. py:data:: {full}", "", f"   ``{value.__module__}.{value.__qualname__}``, for use in types.", ""]
-    if inspect.isclass(value) and not isinstance(value, types.GenericAlias):
-        return [f".. autoclass:: {full}", "   :members:", ""]
-    if isinstance(value, types.MethodType):  # of an entry of a catalogue: its signature is that of the function
-        text = inspect.getdoc(value) or ""
-        body = [f"   {line}" for line in text.splitlines()]
-        return [f".. py:function:: {full}{inspect.signature(value)}", "", *body, ""]
-    if inspect.isroutine(value):
-        return [f".. autofunction:: {full}", ""]
-    return [f".. py:data:: {full}", "", f"   {_constant(value)}", ""]
-
-
-def _constant(value: Any) -> str:
-    text = repr(value)
-    return (
-        f"``{text}``"
-        if len(text) <= 400 and "\n" not in text and " at 0x" not in text
-        else f"A ``{type(value).__name__}``."
-    )
-
-
 def _gallery() -> dict[str, str]:
-    """Every figure on a results page, with its caption and a link to the page."""
-    lines = [
-        "# Gallery",
-        "",
-        "Every figure of a tracked run. A title leads to the page with all that was measured.",
-        "",
-    ]
+    """Every figure of the tracked records, with its description as its caption, below a link to the page of results."""
+    lines = ["# Gallery", "", "A title leads to the page with everything that was measured.", ""]
     for page in sorted((DOCS / "results").glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        figures = re.findall(r"!\[([^\]]*)\]\(([^)\s]+\.png)\)", text)
+        figures = [(alt, (page.parent / source).resolve()) for alt, source in _IMAGE.findall(text)]
         if figures:
             title = re.findall(r"^# (.*)", text, re.MULTILINE)[0]
             lines += [f"## [{title}](../results/{page.name})", ""]
-            for alt, source in figures:
-                target = Path(*("..", source)) if not source.startswith("../../") else Path("../..", source[6:])
-                lines += [f"![{alt}]({target.as_posix()})", ""]
+            lines += [line for alt, path in figures for line in _figure(alt, path)]
+    readme = re.findall(r'<img src="([^"]+)"[^>]*alt="([^"]*)"', (ROOT / "README.md").read_text(encoding="utf-8"))
+    lines += ["## Pictures of the idea", "", "They begin the README; `make figures` draws them with the library.", ""]
+    lines += [line for source, alt in readme for line in _figure(alt, ROOT / source)]
     return {"gallery.md": "\n".join(lines)}
+
+
+def _figure(caption: str, path: Path) -> list[str]:
+    """A figure with its caption. As the caption describes it, its alternative text only names it."""
+    name = "/".join(path.with_suffix("").parts[-3:]).removeprefix("records/")
+    return [f":::{{figure}} {_relative(path, GENERATED)}", f":alt: {name}", ":loading: lazy", "", caption, ":::", ""]
+
+
+def enlargeable(app: Any, doctree: nodes.document) -> None:
+    """Figures of records, which are larger than a column, lead to the images: Sphinx links those that have a size.
+
+    With their sizes, pages do not move while figures are loaded.
+    """
+    for image in doctree.findall(nodes.image):
+        _, folder, name = image["uri"].partition("experiments/records/")
+        if folder:
+            with Image.open(ROOT / folder / name) as drawn:
+                image["width"], image["height"] = (f"{size}px" for size in drawn.size)
+
+
+def digest(paths: Iterable[Path]) -> str:
+    """A hash of the names and the contents of files of the repository."""
+    hashes = ((path, hashlib.sha256(path.read_bytes()).hexdigest()) for path in sorted(paths))
+    lines = [f"{path.relative_to(ROOT).as_posix()} {content}\n" for path, content in hashes]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def notebook_cache() -> str:
+    """The folder of executed notebooks, made anew if the library, a record or a dependency has changed.
+
+    The cache itself goes by the code of the notebooks alone. So the name of its folder stands for all else that their
+    outputs depend on, and the folders of other states are removed.
+    """
+    records = [ROOT / name for name in _notebooks() if name.startswith("experiments/")]
+    library = [path for path in (ROOT / "gsjax").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    state = f"{platform.python_version()} {digest([*library, *records, ROOT / 'requirements.lock'])}"
+    folder = DOCS / "_build" / "notebooks" / hashlib.sha256(state.encode()).hexdigest()[:16]
+    for other in folder.parent.glob("*"):
+        if other != folder:
+            shutil.rmtree(other) if other.is_dir() else other.unlink()
+    return str(folder)
 
 
 def relink(app: Any, docname: str, source: list[str]) -> None:
@@ -191,65 +164,7 @@ def _moved(text: str, origin: Path, folder: Path) -> str:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    import os
-
     return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def docstring(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Indented blocks of docstrings that are not lists, directives or doctests are code: they keep their lines.
-
-    Bars in prose, as in |x|, are escaped, since they have a meaning in reStructuredText.
-    """
-    found: list[str] = []
-    inside = False
-    for number, line in enumerate(lines):
-        indented = line.startswith("    ") and not inside_directive(lines, number)
-        before = next((other for other in reversed(lines[:number]) if other.strip()), "")
-        begins = indented and not lines[number - 1].strip() and not before.startswith((" ", "-", "*", ".. ", ":"))
-        if begins and not inside and not re.match(r"\s+(>>>|- |\* )", line):
-            found += ["::", ""]
-            inside = True
-        elif line.strip() and not line.startswith(" "):
-            inside = False
-        literal = inside or line.lstrip().startswith((">>>", "..."))
-        found.append(line if literal else re.sub(r"(`[^`]*`)|\|", lambda bar: bar[1] or r"\|", line))
-    lines[:] = found
-
-
-def inside_directive(lines: list[str], number: int) -> bool:
-    """Whether a line belongs to a directive or a field, whose content is indented."""
-    for other in reversed(lines[:number]):
-        if other.strip() and not other.startswith(" "):
-            return other.startswith((".. ", ":", "- ", "* "))
-    return False
-
-
-def skip(app: Any, what: str, name: str, obj: Any, skipped: bool, options: Any) -> bool | None:
-    """Fields of named tuples are in the docstrings of their classes."""
-    text = getattr(obj, "__doc__", None) or ""
-    return True if text.startswith("Alias for field number") else None
-
-
-def inline_math(translator: Any, node: nodes.math) -> None:
-    """A formula within a line, as MathML."""
-    translator.body.append(_mathml(node.astext(), displayed=False))
-    raise nodes.SkipNode
-
-
-def displayed_math(translator: Any, node: nodes.math_block) -> None:
-    """A formula of its own, as MathML, in a box that scrolls if it is too wide."""
-    label = "formula"
-    translator.body.append(f'<div class="formula" role="group" aria-label="{label}" tabindex="0">')
-    translator.body.append(_mathml(node.astext(), displayed=True))
-    translator.body.append("</div>\n")
-    raise nodes.SkipNode
-
-
-def _mathml(text: str, *, displayed: bool) -> str:
-    text = re.sub(r"^(?=[\^_])", "{}", text.strip())  # as in $^p$, an exponent of the word before it
-    tree = latex2mathml.tex2mathml(text, as_block=displayed)
-    return tree if isinstance(tree, str) else tree.toxml()
 
 
 _LINES = re.compile(r"<dl>\n((?:<dd>(?:(?!</?d[dlt]>).)*</dd>\n)+)</dl>", re.DOTALL)
@@ -261,6 +176,8 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
     The theme's box in which a wide table scrolls can be reached with the keyboard. Sphinx writes a signature of several
     lines as definitions without a term, which screen readers announce as broken lists; they become plain boxes. The
     empty corner of a table is no heading.
+
+    The size of an image is an attribute, which browsers know as a ratio, where docutils writes it as a style.
     """
     if "body" not in context:
         return
@@ -269,5 +186,6 @@ def accessible(app: Any, pagename: str, templatename: str, context: dict[str, An
         context["body"],
     )
     body = body.replace('<th class="head"><p></p></th>', "<td></td>")
+    body = re.sub(r'style="width: (\d+)px; height: (\d+)px;"', r'width="\1" height="\2"', body)
     box = '<div class="pst-scrollable-table-container"'
     context["body"] = body.replace(f"{box}>", f'{box} role="group" aria-label="table" tabindex="0">')

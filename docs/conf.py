@@ -6,11 +6,17 @@ formulas are MathML, which browsers draw by themselves, so there is no script fo
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+_DOCS = Path(__file__).parent
+sys.path[:0] = [str(_DOCS), str(_DOCS.parent)]
+# Notebooks run in processes of their own, which would import an installed gsjax: they run the code beside them.
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_DOCS.parent), os.environ.get("PYTHONPATH")]))
 
+import _api  # noqa: E402
+import _formulas  # noqa: E402
 import _site  # noqa: E402
 
 project, author, copyright = "gsjax", "the authors of gsjax", "the authors of gsjax"
@@ -29,15 +35,13 @@ source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtex
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "cache"
-nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
+nb_execution_cache_path = _site.notebook_cache()
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_output_stderr = "remove-warn"  # a warning of a cell becomes a warning of the build, and so an error
 nb_merge_streams = True
 
 default_role = "code"
-# Two rooms have a Trajectory each, and annotations name them without their rooms.
-suppress_warnings = ["ref.python"]
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -46,6 +50,7 @@ python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 napoleon_use_rtype = False
 napoleon_use_ivar = True
+napoleon_attr_annotations = False  # the types of fields are in the signature of the class
 add_module_names = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
@@ -75,13 +80,18 @@ html_theme_options = {
 }
 
 _site.generate()
+site_code = _site.digest(_DOCS.glob("_*.py"))  # pages are read anew if it changes
 
 
 def setup(app):
-    """The pages that are made when the site is built, and formulas in MathML."""
+    """What happens while the site is built, and formulas in MathML."""
+    app.add_config_value("site_code", "", "env", str)
     app.connect("source-read", _site.relink)
-    app.connect("autodoc-process-docstring", _site.docstring)
-    app.connect("autodoc-skip-member", _site.skip)
+    app.connect("autodoc-process-docstring", _api.docstring)
+    app.connect("autodoc-process-signature", _api.signature)
+    app.connect("autodoc-skip-member", _api.skip)
+    app.connect("doctree-read", _api.annotations)
+    app.connect("doctree-read", _site.enlargeable)
     app.connect("html-page-context", _site.accessible)
-    app.add_html_math_renderer("mathml", (_site.inline_math, None), (_site.displayed_math, None))
+    app.add_html_math_renderer("mathml", (_formulas.inline, None), (_formulas.displayed, None))
     return {"parallel_read_safe": True}

@@ -262,19 +262,24 @@ def gradient(
 
 
 def growth(core: int, background: int, *, mean: float = 0.5, deviation: float = 12**-0.5) -> Growth:
-    """To which ratio a ReLU network with two layers and a frozen output learns background and core features.
+    r"""To which ratio a ReLU network with two layers and a frozen output learns background and core features.
 
     The features are those of `data.structured`, c of the core and b of the background, whose z_j are independent with
     one mean mu and one standard deviation s. The weights of a neuron grow by equal amounts C / sqrt(c) along each core
     feature, with its own sign, and B / sqrt(b) along each background feature, with r = B / C. With the normal
     distribution Phi and its density phi,
 
-        r = sqrt(b / c) (1 - P) / (1 + P),    P = Phi(h),    h = (mu / s) (sqrt(b) r - sqrt(c)) / sqrt(1 + r^2),
+    .. math::
+
+        r = \sqrt{\frac{b}{c}} \, \frac{1 - P}{1 + P}, \qquad P = \Phi(h), \qquad
+        h = \frac{\mu}{s} \, \frac{\sqrt{b} \, r - \sqrt{c}}{\sqrt{1 + r^2}},
 
     whose solution is unique, as h increases with r. P is the rate of activation on the other class, and the mean margin
     falls by the factor
 
-        (phi(h) - h Phi(-h)) (s / mu) sqrt(1 + r^2) / (sqrt(c) + sqrt(b) r)
+    .. math::
+
+        \left( \phi(h) - h \, \Phi(-h) \right) \frac{s}{\mu} \, \frac{\sqrt{1 + r^2}}{\sqrt{c} + \sqrt{b} \, r}
 
     where the background is reversed. Derived in `theory/feature_contamination.py`, for many features, while all margins
     are below those at which the loss lets go of an example, and once the initial weights are forgotten. The claims

@@ -28,8 +28,8 @@ window.looked = (() => {
   const seen = [];  // elements that have had the focus, in order
   let last = null;  // the element that has it, and its look
   const described = (element) => {
-    const named = element.id ? "#" + element.id : element.className && element.className.toString
-      ? "." + element.getAttribute("class").trim().split(/\\s+/).join(".") : "";
+    const classes = (element.getAttribute("class") || "").trim();  // also of formulas, whose className is no string
+    const named = element.id ? "#" + element.id : classes ? "." + classes.split(/\\s+/).join(".") : "";
     const text = (element.getAttribute("aria-label") || element.alt || element.textContent || "").trim();
     return element.localName + named + (text ? " '" + text.replace(/\\s+/g, " ").slice(0, 40) + "'" : "");
   };
