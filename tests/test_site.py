@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from docutils import nodes
+from docutils.utils import new_document
 from sphinx import addnodes
 
 import gsjax
@@ -117,7 +117,7 @@ def test_a_signature_is_python_without_what_flax_adds():
 
 def target(module: str, name: str, written: str) -> str:
     """Where a type in the signature of a public object leads, if it is written in this way."""
-    document = nodes.document(None, None)
+    document = new_document("page")
     signature = addnodes.desc_signature(module=module, fullname=name)
     signature += addnodes.pending_xref(reftarget=written)
     document += signature
