@@ -77,12 +77,12 @@ def _notebooks() -> dict[str, str]:
 def _gallery() -> dict[str, str]:
     """Every figure of the tracked records, with its description as its caption, below a link to the page of results."""
     lines = ["# Gallery", "", "A title leads to the page with everything that was measured.", ""]
-    for page in sorted((DOCS / "results").glob("*.md")):
+    for page in [*sorted((DOCS / "results").glob("*.md")), DOCS / "cost.md"]:
         text = page.read_text(encoding="utf-8")
         figures = [(alt, (page.parent / source).resolve()) for alt, source in _IMAGE.findall(text)]
         if figures:
             title = re.findall(r"^# (.*)", text, re.MULTILINE)[0]
-            lines += [f"## [{title}](../results/{page.name})", ""]
+            lines += [f"## [{title}]({_relative(page, GENERATED)})", ""]
             lines += [line for alt, path in figures for line in _figure(alt, path)]
     readme = re.findall(r'<img src="([^"]+)"[^>]*alt="([^"]*)"', (ROOT / "README.md").read_text(encoding="utf-8"))
     lines += ["## Pictures of the idea", "", "They begin the README; `make figures` draws them with the library.", ""]
