@@ -81,11 +81,28 @@ def nearly_equal(s2: np.ndarray, n: int) -> list[list[int]]:
     return runs
 
 
+def _rounding(report: Diagnosis) -> float:
+    """The error of the squared strengths."""
+    eps, s2 = float(np.finfo(report.dtype).eps), float(report.s[0]) ** 2
+    return (report.rows if report.path == "exact" else 4 * np.sqrt(report.rows)) * eps * s2
+
+
+def _cut_off(report: Diagnosis) -> bool:
+    """Whether features are missing because of rounding, and not because the kernel has no more."""
+    if report.rank is None or report.rank == report.rows or report.weakest is None:
+        return False
+    return bool(report.weakest**2 < _NO_GAP * _rounding(report))
+
+
 def _rank(report: Diagnosis) -> Caution | None:
     if report.rank is None or report.rank == report.rows:
         return None
     text = (
-        f"The kernel has {report.rank} features for {report.rows} outputs, so its rows are not independent. Spectral "
+        f"{report.dtype} resolves {report.rank} features for {report.rows} outputs. With the others missing, spectral "
+        "decoupling does not decouple the examples (Eq. 18 does not hold). This is due to rounding, and need not be so "
+        "in a higher precision."
+        if _cut_off(report)
+        else f"The kernel has {report.rank} features for {report.rows} outputs, so its rows are not independent. Spectral "
         "decoupling then does not decouple the examples (Eq. 18 does not hold), and repeated inputs, or fewer "
         "parameters than outputs, limit what any training can fit."
     )
@@ -93,15 +110,8 @@ def _rank(report: Diagnosis) -> Caution | None:
 
 
 def _precision(report: Diagnosis) -> Caution | None:
-    s2, eps = report.s.astype(float) ** 2, float(np.finfo(report.dtype).eps)
-    rounding = (report.rows if report.path == "exact" else 4 * np.sqrt(report.rows)) * eps * s2[0]
-    weak = np.flatnonzero(s2 < _TWO_DIGITS * rounding).tolist()
-    cut = (
-        report.rank is not None
-        and report.rank < report.rows
-        and report.weakest is not None
-        and report.weakest**2 < _NO_GAP * rounding
-    )
+    weak = np.flatnonzero(report.s.astype(float) ** 2 < _TWO_DIGITS * _rounding(report)).tolist()
+    cut = _cut_off(report)
     if not weak and not cut:
         return None
     parts = []
@@ -112,9 +122,12 @@ def _precision(report: Diagnosis) -> Caution | None:
             f"{report.dtype} resolves {report.rank} of {report.rows} features; the others are rounding errors."
         )
     if report.dtype == "float32":
-        parts.append('Compute in float64: jax.config.update("jax_enable_x64", True), with x and params in float64.')
+        parts.append(
+            'Compute in float64: jax.config.update("jax_enable_x64", True), with x and params in float64. Most '
+            "frameworks make float32 parameters even then: params = jax.tree.map(lambda leaf: leaf.astype(float), params)."
+        )
     touches = ("strengths", "response", "starvation", "rank")
-    return Caution("precision", " ".join(parts), touches, {"features": weak, "cut_off": bool(cut)})
+    return Caution("precision", " ".join(parts), touches, {"features": weak, "cut_off": cut})
 
 
 def _convergence(report: Diagnosis) -> Caution | None:
@@ -295,8 +308,13 @@ def _drift(report: Diagnosis) -> Caution | None:
         return None
     moved = report.trained.kernel
     text = (
-        f"Training has moved the kernel by {moved.relative:.0%} of its size (cosine {moved.cosine:.3f}). The features "
-        "at params are no longer those of the trained network; starvation at params describes the start of training."
+        f"Training has moved the kernel by {moved.relative:.0%} of its size (cosine {moved.cosine:.3f}). "
+        + (
+            "Mostly its scale has changed: features keep their directions, but not their strengths. "
+            if moved.turned < _DRIFT
+            else "The features at params are no longer those of the trained network. "
+        )
+        + "Responses and starvation at params describe the start of training."
     )
     return Caution("kernel_drift", text, ("starvation", "response", "trained"), {"relative": moved.relative})
 

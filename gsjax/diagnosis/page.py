@@ -40,7 +40,7 @@ def _sections(report: Diagnosis, heading: str) -> list[pages.Child]:
     parts: list[pages.Child] = [element("p", text.headline(report))]
     if report.verdict is not None:
         title = "Does the starving feature align with the attribute?"
-        parts += section(title, element("p", report.verdict.text))
+        parts += section(title, element("p", text.answer(report)))
     cautions = element("ul", (element("li", caution.text) for caution in report.cautions))
     parts += section("What not to conclude", cautions if report.cautions else element("p", "No cautions."))
     parts += section("Features", *_table(text.feature_columns(report), "features"), figure("responses"))

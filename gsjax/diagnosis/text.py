@@ -20,6 +20,7 @@ __all__ = [
     "PAIRS",
     "WIDTH",
     "Column",
+    "answer",
     "comparison",
     "feature_columns",
     "headline",
@@ -53,7 +54,7 @@ def table(report: Diagnosis) -> str:
         parts += ["", *_rows(pairs), ""]
         parts += [line for column in pairs for line in _wrapped(f"{column.head}: {column.meaning}", first="  ")]
     if report.verdict is not None:
-        parts += ["", "Does the starving feature align with the attribute?", *_wrapped(report.verdict.text)]
+        parts += ["", "Does the starving feature align with the attribute?", *_wrapped(answer(report))]
     if report.trained is not None:
         parts += ["", "The trained network"]
         parts += [line for name, value in comparison(report) for line in _wrapped(f"{name}: {value}", first="  ")]
@@ -62,6 +63,17 @@ def table(report: Diagnosis) -> str:
         parts += _wrapped(caution.text, first="- ")
     parts += ["", "What was done", *(line for note in report.notes for line in _wrapped(note, first="- "))]
     return "\n".join(line.rstrip() for line in parts)
+
+
+def answer(report: Diagnosis) -> str:
+    """The verdict in words, which begins with its doubt where it may be due to chance; "" without a verdict."""
+    if report.verdict is None:
+        return ""
+    unsure = any(caution.code == "unsure_verdict" for caution in report.cautions)
+    doubt = (
+        "This may be due to chance, since halves of the data do not agree about who starves whom. " if unsure else ""
+    )
+    return doubt + report.verdict.text
 
 
 def headline(report: Diagnosis) -> str:
@@ -160,7 +172,7 @@ def pair_columns(report: Diagnosis) -> list[Column]:
                 " ".join(f"{'-' if term < 0 else '+'}{k}" for k, term in zip(pair.rows, pair.term, strict=True))
                 for pair in pairs
             ],
-            "rows of x with the largest terms of C_ij, with sign: + for i starves j",
+            "rows of x, from 0, with the largest terms of C_ij, with sign: + for i starves j",
         )
     )
     return found
@@ -195,7 +207,8 @@ def comparison(report: Diagnosis) -> list[tuple[str, str]]:
         ("gradient of the objective, relative to that at params", number(found.gradient)),
         (
             f"movement of the kernel on {moved.examples} examples",
-            f"{percent(moved.relative)} of its size; cosine {moved.cosine:.4f}; rescaled {percent(moved.turned)}",
+            f"{percent(moved.relative)} of its size; cosine {moved.cosine:.4f}; after the best rescaling "
+            f"{percent(moved.turned)}",
         ),
     ]
 

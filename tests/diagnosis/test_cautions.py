@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gsjax import Ridge, SpectralDecoupling, diagnose
-from gsjax.diagnosis import cautions
+from gsjax.diagnosis import cautions, text
 from gsjax.diagnosis.alignment import Alignment
 from gsjax.diagnosis.decoupling import Effect
 from gsjax.diagnosis.solution import Status
@@ -127,6 +127,14 @@ def test_the_verdict_rests_on_signs_that_agree(clean):
     unsure[:, starver] = 0.5
     bad = dataclasses.replace(clean, stability=clean.stability._replace(agreement=unsure))
     assert codes(bad) == {"unsure_verdict", "unstable_signs"}
+    assert text.answer(clean) == "Yes."
+    assert text.answer(dataclasses.replace(bad, cautions=cautions.find(bad))).startswith("This may be due to chance")
+
+
+def test_a_kernel_that_has_mostly_grown_keeps_its_directions(clean):
+    for turned, words in ((0.1, "Mostly its scale has changed"), (0.3, "are no longer those of the trained network")):
+        [found] = cautions.find(dataclasses.replace(clean, **trained(clean, kernel=Movement(0.5, 0.9, turned, 40))))
+        assert words in found.text
 
 
 def test_every_check_has_a_case(clean):
@@ -155,7 +163,8 @@ def test_repeated_inputs_lower_the_rank():
     rows = np.repeat(np.arange(N // 2), 2)
     found = diagnosed(x=x[rows], y=y[rows])
     assert found.rank == N // 2
-    assert "rank" in {caution.code for caution in found.cautions}
+    [rank] = [caution for caution in found.cautions if caution.code == "rank"]
+    assert "repeated inputs" in rank.text
     assert "rank" not in {caution.code for caution in diagnosed().cautions}
 
 
@@ -167,6 +176,9 @@ def test_float32_cuts_off_weak_features():
     [caution] = [caution for caution in found.cautions if caution.code == "precision"]
     assert caution.numbers["cut_off"]
     assert "jax_enable_x64" in caution.text
+    [rank] = [caution for caution in found.cautions if caution.code == "rank"]
+    assert "due to rounding" in rank.text
+    assert "repeated inputs" not in rank.text
     assert "precision" not in {caution.code for caution in diagnosed().cautions}
 
 
