@@ -97,15 +97,18 @@ def _cut_off(report: Diagnosis) -> bool:
 def _rank(report: Diagnosis) -> Caution | None:
     if report.rank is None or report.rank == report.rows:
         return None
-    text = (
-        f"{report.dtype} resolves {report.rank} features for {report.rows} outputs. With the others missing, spectral "
-        "decoupling does not decouple the examples (Eq. 18 does not hold). This is due to rounding, and need not be so "
-        "in a higher precision."
-        if _cut_off(report)
-        else f"The kernel has {report.rank} features for {report.rows} outputs, so its rows are not independent. Spectral "
-        "decoupling then does not decouple the examples (Eq. 18 does not hold), and repeated inputs, or fewer "
-        "parameters than outputs, limit what any training can fit."
-    )
+    if _cut_off(report):
+        text = (
+            f"{report.dtype} resolves {report.rank} features for {report.rows} outputs. With the others missing, "
+            "spectral decoupling does not decouple the examples (Eq. 18 does not hold). This is due to rounding, and "
+            "need not be so in a higher precision."
+        )
+    else:
+        text = (
+            f"The kernel has {report.rank} features for {report.rows} outputs, so its rows are not independent. "
+            "Spectral decoupling then does not decouple the examples (Eq. 18 does not hold), and repeated inputs, or "
+            "fewer parameters than outputs, limit what any training can fit."
+        )
     return Caution("rank", text, ("rank", "decoupling"), {"rank": report.rank, "rows": report.rows})
 
 
@@ -124,7 +127,8 @@ def _precision(report: Diagnosis) -> Caution | None:
     if report.dtype == "float32":
         parts.append(
             'Compute in float64: jax.config.update("jax_enable_x64", True), with x and params in float64. Most '
-            "frameworks make float32 parameters even then: params = jax.tree.map(lambda leaf: leaf.astype(float), params)."
+            "frameworks make float32 parameters even then: params = jax.tree.map(lambda leaf: leaf.astype(float), "
+            "params)."
         )
     touches = ("strengths", "response", "starvation", "rank")
     return Caution("precision", " ".join(parts), touches, {"features": weak, "cut_off": cut})
