@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from _pytest.doctest import DoctestModule
 from hypothesis import HealthCheck, settings
 
 from tests.marks import SELECTED, unnamed
@@ -27,6 +27,9 @@ settings.load_profile("reproducible")
 os.environ.setdefault("MPLBACKEND", "Agg")  # read when matplotlib is first imported; subprocesses inherit it
 
 os.environ.setdefault("GSJAX_OFFLINE", "1")  # no test fetches data
+
+# Tracing makes many objects that live long: with the default of 700 the collector looks through them again and again.
+gc.set_threshold(50_000, 20, 100)
 
 UNNAMED = pytest.StashKey[list[tuple[Path, str]]]()
 
@@ -45,12 +48,6 @@ def _compiled_programs_are_dropped() -> Iterator[None]:
     """Each compiled program has memory maps of its own, and XLA crashes where a process runs out of them."""
     yield
     jax.clear_caches()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collect_file() -> Iterator[None]:
-    """No doctests here: a search for them in all that the tests define takes as long as the tests' own collection."""
-    return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected

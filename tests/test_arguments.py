@@ -84,7 +84,7 @@ class Identity(nn.Module):
 
 
 def drawn(network: nn.Module) -> Any:
-    return network.init(jax.random.key(1), X)
+    return jax.jit(network.init)(jax.random.key(1), X)  # one program, in place of one for each operation
 
 
 # ---- numbers
