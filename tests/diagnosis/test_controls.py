@@ -58,7 +58,10 @@ def test_a_shortcut_is_named(task):
         report = diagnosed(x, y, group)
     named = report.verdict.aligned
     assert named is not None
-    assert correlation_within_labels(report, y, group, named) > 0.9
+    # A correlation over both labels is a lower bound, since the effect of the attribute may differ between labels.
+    correlation = correlation_within_labels(report, y, group, named)
+    assert correlation**2 > 0.7
+    assert correlation**2 <= report.alignment.group[named] <= 1.05 * correlation**2
     assert np.argmax(report.response) == named, "the network relies on it"
     # Examples whose attribute misleads have negative weight, the others have not.
     misled = (y > 0) != group
