@@ -77,7 +77,7 @@ def _notebooks() -> dict[str, str]:
 def _gallery() -> dict[str, str]:
     """Every figure of the tracked records, with its description as its caption, below a link to the page of results."""
     lines = ["# Gallery", "", "A title leads to the page with everything that was measured.", ""]
-    for page in [*sorted((DOCS / "results").glob("*.md")), DOCS / "cost.md"]:
+    for page in sorted((DOCS / "results").glob("*.md")):
         text = page.read_text(encoding="utf-8")
         figures = [(alt, (page.parent / source).resolve()) for alt, source in _IMAGE.findall(text)]
         if figures:
