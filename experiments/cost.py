@@ -1,7 +1,7 @@
 """What a tangent kernel costs, by kind of network and number of examples: multiplications, memory and seconds.
 
     python -m experiments cost --preset smoke      a minute on 2 cores, nearly all of it compilation
-    python -m experiments cost --preset laptop     ten minutes on 2 idle cores; clocks mean little on a busy machine
+    python -m experiments cost --preset laptop     half an hour on 2 idle cores, half of it VGG-11
 
 *Counts* are exact, of the programs that `tangent.ntk` runs (`experiments/_multiplications.py`): the multiplications of
 matrix products and convolutions, in the passes through the network, in gradients and in their contraction. Factors of

@@ -51,8 +51,8 @@ def correlation_within_labels(report, y, group, feature):
     return abs(np.corrcoef(direction, attribute)[0, 1])
 
 
-@pytest.mark.parametrize("task", [coloured, dominoes])
-def test_a_shortcut_is_named(task):
+@pytest.mark.parametrize(("task", "least"), [(coloured, 0.9), (dominoes, 0.85)])
+def test_a_shortcut_is_named(task, least):
     with jax.enable_x64(True):
         x, y, group = task()
         report = diagnosed(x, y, group)
@@ -60,7 +60,7 @@ def test_a_shortcut_is_named(task):
     assert named is not None
     # A correlation over both labels is a lower bound, since the effect of the attribute may differ between labels.
     correlation = correlation_within_labels(report, y, group, named)
-    assert correlation**2 > 0.7
+    assert correlation > least
     assert correlation**2 <= report.alignment.group[named] <= 1.05 * correlation**2
     assert np.argmax(report.response) == named, "the network relies on it"
     # Examples whose attribute misleads have negative weight, the others have not.
