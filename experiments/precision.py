@@ -1,7 +1,7 @@
 """Float32 against float64: which numbers of the theory survive single precision, and what they depend on.
 
     python -m experiments precision --preset smoke      a minute on 2 cores, nearly all of it compilation
-    python -m experiments precision --preset laptop     hours on 2 cores, nearly all of it training of the residual networks
+    python -m experiments precision --preset laptop     hours on 2 cores, most of it for the residual networks
 
 Everything is computed twice, from the same float32 parameters and examples: in float64, which counts as exact, and in
 float32 with 64-bit types off, as a user has it who does not switch them on. Two more rows mix the types. In "kernel in
