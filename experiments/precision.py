@@ -1,7 +1,7 @@
 """Float32 against float64: which numbers of the theory survive single precision, and what they depend on.
 
     python -m experiments precision --preset smoke      a minute on 2 cores, nearly all of it compilation
-    python -m experiments precision --preset laptop     hours on 2 cores, most of it for the residual networks
+    python -m experiments precision --preset laptop     half an hour on 2 cores, most of it for training
 
 Everything is computed twice, from the same float32 parameters and examples: in float64, which counts as exact, and in
 float32 with 64-bit types off, as a user has it who does not switch them on. Two more rows mix the types. In "kernel in
@@ -17,7 +17,8 @@ ones of the largest. The ridge is `s_1^2 / c` for several condition numbers c; s
 strengths and the responses to single features. A feature is resolved if its strength and those of all stronger ones
 are right to 1%. The angle of a singular vector is compared with the distance of its strength to the next one. Signs of
 starvation are compared pair by pair, among the ten strongest features and among all that float32 keeps. Trajectories
-are those of `linearized.flow` and `dual.integrate`. Networks are also trained to their optimum (`training.fit`).
+are those of `linearized.flow` and `dual.integrate`. The first two networks are also trained to their optimum
+(`training.fit`); on 2 cores the residual network and the transformer would need hours.
 
 Accelerators are not measured. There, the products of the kernel ask for the highest precision, as the library always
 does; `docs/precision.md` says where.
@@ -64,10 +65,14 @@ class Config:
     """Networks of each kind, each with its own examples."""
     width: Annotated[int, Bound(least=4)] = 64
     """Width of the fully connected network; the others have a fraction of it."""
+    trained: tuple[Kind, ...] = ("mlp", "cnn")
+    """Those of `kinds` that are also trained to their optimum."""
 
 
 PRESETS = {
-    "smoke": Config(kinds=("mlp",), images="digits", ns=(16, 24), conditions=(1e2, 1e6), seeds=2, width=8),
+    "smoke": Config(
+        kinds=("mlp",), images="digits", ns=(16, 24), conditions=(1e2, 1e6), seeds=2, width=8, trained=("mlp",)
+    ),
     "laptop": Config(),
 }
 
@@ -78,12 +83,14 @@ def check(config: Config) -> None:
     """Checks what the bounds of single fields do not.
 
     Raises:
-        ValueError: numbers that do not increase, or a width that the other networks cannot have a quarter of.
+        ValueError: numbers that do not increase, a width that the other networks cannot have a quarter of, or training
+            of a kind that is not among `kinds`.
     """
     for name in ("ns", "conditions"):
         values = getattr(config, name)
         expect(sorted(values) == list(values), name, "increasing numbers", values)
     expect(config.width % 4 == 0, "width", "a multiple of 4", config.width)
+    expect(set(config.trained) <= set(config.kinds), "trained", f"only kinds of {config.kinds}", config.trained)
 
 
 @functools.cache
@@ -108,7 +115,7 @@ PATH: Mapping[str, Any] = {"logits": float, "converged": bool, "converged_exact"
 
 
 def study(config: Config, *, out: Path, seed: int) -> Study:
-    """For each kind and seed, a cell for all kernels, one for trajectories and one for training."""
+    """For each kind and seed, cells for all kernels, feature matrices, trajectories, and training where asked for."""
     columns = {
         "n": int,
         "arm": str,
@@ -131,6 +138,8 @@ def study(config: Config, *, out: Path, seed: int) -> Study:
                 ("paths", bench.paths, {**PATH, "dual": float}, 1),
                 ("trained", bench.trained, {**PATH, "penalty": str, "objective": float}, 2),
             ):
+                if measure == "trained" and kind not in config.trained:
+                    continue
                 key = {"kind": kind, "seed": number, "measure": measure}
                 cells.append(Cell(key, functools.partial(rows, key, compute), fields, size))
     source = {"name": f"{config.images}, test split, classes 3 and 8", "train": max(config.ns), "stand-in": False}

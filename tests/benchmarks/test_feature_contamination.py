@@ -18,7 +18,7 @@ import sys
 import textwrap
 
 RACE = textwrap.dedent("""
-    import functools, importlib, importlib.util, json, time
+    import functools, importlib, importlib.util, json, sys, time
     import jax, jax.numpy as jnp, numpy as np, optax
     from jax import lax
     from experiments import _contamination_program as program
@@ -27,7 +27,7 @@ RACE = textwrap.dedent("""
     from gsjax._devices import over_devices, over_seeds
     from gsjax.networks import TwoLayer
 
-    SEEDS, STEPS, ROUNDS = max(2, len(jax.devices())), 500, 3
+    SEEDS, STEPS, ROUNDS = max(2, len(jax.devices())), *map(int, sys.argv[1:])
     RATE, DECAY = 1e-3, 1e-3
     sizes = program.Sizes(32, 32, 256, 256, 1000, 1000, (0, STEPS))
     numbers = keys(0, range(SEEDS))
@@ -128,11 +128,13 @@ RACE = textwrap.dedent("""
 """)
 
 
-def test_steps_per_second(capsys):
+def test_steps_per_second(capsys, once):
     cores = os.cpu_count() or 1
     flags = f"--xla_force_host_platform_device_count={cores}"
+    steps, rounds = ("100", "1") if once else ("500", "3")
+    command = [sys.executable, "-c", RACE, steps, rounds]
     process = subprocess.run(
-        [sys.executable, "-c", RACE], env={**os.environ, "XLA_FLAGS": flags}, check=True, capture_output=True, text=True
+        command, env={**os.environ, "XLA_FLAGS": flags}, check=True, capture_output=True, text=True
     )
     found = json.loads(process.stdout.splitlines()[-1])
     assert found["difference"] < 1e-3

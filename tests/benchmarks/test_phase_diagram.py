@@ -69,20 +69,21 @@ def solve_generally(points):
     return jax.vmap(one)(points)
 
 
-def test_phase_diagram_against_loops(capsys):
+def test_phase_diagram_against_loops(capsys, once):
+    sample = 200 if once else SAMPLE
     ratio, delta, strength = np.geomspace(0.1, 100, 200), np.linspace(-0.99, 0.99, 200), np.geomspace(1e-3, 1, 5)
     grid = np.stack(np.meshgrid(ratio, delta, strength, indexing="ij"), axis=-1).reshape(-1, 3)
-    rows = np.random.default_rng(0).choice(len(grid), SAMPLE, replace=False)
+    rows = np.random.default_rng(0).choice(len(grid), sample, replace=False)
     points = grid[rows]
     with jax.enable_x64(True):
         ways = {
             "phase_diagram": (len(grid), lambda: starvation.phase_diagram(ratio, delta, strength)),
-            "scipy.optimize.root, a loop": (SAMPLE, lambda: solve_with_scipy(points)),
-            "starvation.matrix, vmapped": (SAMPLE, lambda: solve_generally(points)),
+            "scipy.optimize.root, a loop": (sample, lambda: solve_with_scipy(points)),
+            "starvation.matrix, vmapped": (sample, lambda: solve_generally(points)),
         }
         results = {name: jax.block_until_ready(run()) for name, (_, run) in ways.items()}
         fastest = dict.fromkeys(ways, np.inf)
-        for _ in range(ROUNDS):
+        for _ in range(1 if once else ROUNDS):
             for name, (count, run) in ways.items():
                 start = time.perf_counter()
                 jax.block_until_ready(run())
@@ -101,4 +102,4 @@ def test_phase_diagram_against_loops(capsys):
         print(f"{'':30} {'µs a point':>10} {'times as long':>14}")
         for name, seconds in fastest.items():
             print(f"{name:30} {1e6 * seconds:10.2f} {seconds / fastest['phase_diagram']:14.0f}")
-        print(f"SciPy: {failed} of {SAMPLE} not solved, {agrees.mean():.1%} as ours")
+        print(f"SciPy: {failed} of {sample} not solved, {agrees.mean():.1%} as ours")

@@ -41,12 +41,15 @@ def planned(n):
     return lowered.compile().memory_analysis().temp_size_in_bytes
 
 
-def test_neighbours_of_ten_stages_against_scipy(capsys):
+def test_neighbours_of_ten_stages_against_scipy(capsys, once):
+    queries = N // 20 if once else N
     network = FullyConnected((D,) * STAGES, outputs=CLASSES)
     rng = np.random.default_rng(0)
     labels = np.arange(M) % CLASSES
     bank = (rng.normal(size=(M, D)) + rng.normal(size=(CLASSES, D))[labels]).astype(np.float32)
-    x = (rng.normal(size=(N, D)) + rng.normal(size=(CLASSES, D))[rng.integers(0, CLASSES, N)]).astype(np.float32)
+    x = (rng.normal(size=(queries, D)) + rng.normal(size=(CLASSES, D))[rng.integers(0, CLASSES, queries)]).astype(
+        np.float32
+    )
     variables = jax.jit(network.init)(jax.random.key(0), x[:2])
     apply = jax.jit(lambda x: list(stages.apply(network, variables, x)[1].values()))
     known, layers = apply(bank), apply(x)
@@ -71,7 +74,7 @@ def test_neighbours_of_ten_stages_against_scipy(capsys):
     scipy = seconds(distances)
     memory = {n: planned(n) for n in (N, 2 * N)}
     with capsys.disabled():
-        print(f"\n{STAGES} stages, {N} x {M} distances of {D} features; in brackets the share of SciPy's time")
+        print(f"\n{STAGES} stages, {queries} x {M} distances of {D} features; in brackets the share of SciPy's time")
         print(f"  {'cdist, cityblock':20} {scipy[0]:7.2f} s wall          {scipy[1]:7.2f} s processor")
         for name, both in taken.items():
             wall, processor = (
@@ -82,8 +85,9 @@ def test_neighbours_of_ten_stages_against_scipy(capsys):
             f"  planned for {N} queries {memory[N] / 2**20:.1f} MB, for {2 * N} {memory[2 * N] / 2**20:.1f} MB;", end=""
         )
         print(f" largest process before SciPy's distances {peak:.0f} MB")
-    assert taken["knn, l1"][0] < scipy[0] / 2
-    assert taken["prediction_depth"][0] < scipy[0] / 2
-    queries = 4 * N * D
-    assert memory[N] < 2 * queries + 2**24  # a padded copy and its blocks, and 16 MB
-    assert memory[2 * N] - memory[N] < 2.1 * queries
+    if not once:
+        assert taken["knn, l1"][0] < scipy[0] / 2
+        assert taken["prediction_depth"][0] < scipy[0] / 2
+    size = 4 * N * D
+    assert memory[N] < 2 * size + 2**24  # a padded copy and its blocks, and 16 MB
+    assert memory[2 * N] - memory[N] < 2.1 * size

@@ -16,25 +16,25 @@ import subprocess
 import sys
 import time
 
-COUNT, AT_ONCE = 2000, 125
+COUNT, AT_ONCE, FEW = 2000, 125, 12
 FIRST = 1000  # others than in tests/tangent
 
 
-def run(first: int) -> str:
+def run(first: int, count: int) -> str:
     # Most of the time is compilation, which these flags make three times faster.
     faster = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
     flags = f"{os.environ.get('XLA_FLAGS', '')} {faster}".strip()
     environment = {**os.environ, "XLA_FLAGS": flags, "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error", "-m", "tests.tangent.random_networks", str(first), str(first + AT_ONCE)]
+    command = [sys.executable, "-W", "error", "-m", "tests.tangent.random_networks", str(first), str(first + count)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
 
 
-def test_thousands_of_networks(capsys, request):
+def test_thousands_of_networks(capsys, once):
     """`make bench` draws all of them, `make slow` only the first ones."""
-    count = AT_ONCE if request.config.getoption("benchmark_disable") else COUNT
+    size, count = (FEW, FEW * (os.cpu_count() or 1)) if once else (AT_ONCE, COUNT)
     start = time.perf_counter()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        outputs = list(pool.map(run, range(FIRST, FIRST + count, AT_ONCE)))
+        outputs = list(pool.map(lambda first: run(first, size), range(FIRST, FIRST + count, size)))
     lines = [line for output in outputs for line in output.splitlines()]
     finished = [line for line in lines if line.endswith("failed")]
     failed = [line for line in lines if line not in finished]
@@ -44,5 +44,5 @@ def test_thousands_of_networks(capsys, request):
             *failed,
             sep="\n",
         )
-    assert len(finished) == count // AT_ONCE, "a process ended early"
+    assert len(finished) == count // size, "a process ended early"
     assert not failed

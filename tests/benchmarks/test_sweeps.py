@@ -25,12 +25,12 @@ from gsjax import Ridge, networks, sweeps, tangent, training
 from gsjax.data import Dataset
 
 RACE = textwrap.dedent("""
-    import importlib, importlib.util, json, time
+    import importlib, importlib.util, json, sys, time
     import jax, jax.numpy as jnp, numpy as np
     from jax.sharding import Mesh, PartitionSpec
     from gsjax import Ridge, data, networks, training
 
-    SEEDS, ROUNDS, TOLERANCE, STRENGTH = 16, 5, 1e-3, 10.0
+    SEEDS, ROUNDS, TOLERANCE, STRENGTH = 16, int(sys.argv[1]), 1e-3, 10.0
     x, y = data.digits((3, 8), n=256, key=jax.random.key(0))
     network, penalty = networks.MLP((256,), activation="tanh"), Ridge(STRENGTH)
     keys = jax.random.split(jax.random.key(1), SEEDS)
@@ -124,12 +124,11 @@ RACE = textwrap.dedent("""
 """)
 
 
-def test_seeds_per_second(capsys):
+def test_seeds_per_second(capsys, once):
     cores = os.cpu_count() or 1
     flags = f"--xla_force_host_platform_device_count={cores}"
-    process = subprocess.run(
-        [sys.executable, "-c", RACE], env={**os.environ, "XLA_FLAGS": flags}, check=True, capture_output=True, text=True
-    )
+    command, environment = [sys.executable, "-c", RACE, "1" if once else "5"], {**os.environ, "XLA_FLAGS": flags}
+    process = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     found = json.loads(process.stdout.splitlines()[-1])
     assert found["difference"] < 0.02
     with capsys.disabled():
