@@ -51,15 +51,15 @@ test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8 and not browser'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 $(call marked,devices8)
 
-# Benchmarks print ratios of times, so they run one after the other.
+# Benchmarks run on little here, and print no times.
 slow: ready
-	$(PYTEST) tests/benchmarks --benchmark-disable
-	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' $(call marked,slow)
+	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' --benchmark-disable tests/benchmarks $(call marked,slow)
 
 # A file of tests is a process with a browser of its own. The pages of the documentation are those that `make docs` built.
 browser: ready docs/_build/html/index.html
 	$(PYTEST) $(WORKERS) -m browser tests/browser
 
+# Benchmarks print ratios of times, so they run one after the other.
 bench: ready
 	$(PYTEST) tests/benchmarks
 

@@ -12,6 +12,7 @@ import pytest
 from scipy.special import softmax
 
 from gsjax import Ridge, SpectralDecoupling, features, multiclass, starvation
+from gsjax.multiclass import softmax as cross_entropy
 from tests.instances import ROUNDING, central_differences, dense, equilibrium, instance, softmax_minimum
 
 N, K, M = 5, 3, 18
@@ -190,3 +191,22 @@ FEATS = multiclass.from_ntrf(PHI, LABELS)
 def test_bad_input_is_named(argument, call):
     with pytest.raises(ValueError, match=rf"^{argument}: expected .+, got "):
         call()
+
+
+def test_problems_of_the_same_shape_share_a_program(monkeypatch):
+    """Labels are data of the program, so neither a second call nor other labels trace it again."""
+    original, traced = cross_entropy.gram, []
+
+    def counted(*args):
+        traced.append(None)
+        return original(*args)
+
+    monkeypatch.setattr(cross_entropy, "gram", counted)
+    labels = np.arange(7) % K
+    counts, classes = [], []
+    for shift in (0, 0, 1):
+        feats = multiclass.from_ntrf(np.eye(7 * K).reshape(7, K, -1), (labels + shift) % K)
+        classes.append(np.asarray(multiclass.equilibrium(feats, Ridge(1.0 + shift)).logits).argmax(1))
+        counts.append(len(traced))
+    assert 0 < counts[0] == counts[1] == counts[2]
+    np.testing.assert_array_equal(classes, [labels, labels, (labels + 1) % K])

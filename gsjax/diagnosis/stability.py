@@ -61,7 +61,7 @@ def stability(task: Task, solution: Solution, kernel: Callable[[np.ndarray], Arr
     sign = np.ones(task.rows) if task.classes else np.asarray(task.y, np.float64)
     size = len(parts[0][0])
     overlaps, agreements = [], []
-    for first, second in progress.track(parts, "halves of the data"):
+    for first, second in progress.track(parts, "random splits of the data into halves"):
         both = kernel(np.concatenate([first, second]))
         found = [
             _half(task, solution, rows, both[low : low + size, low : low + size])

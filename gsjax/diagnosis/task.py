@@ -113,7 +113,10 @@ def check_group(group: Any, n: int) -> np.ndarray:
     _check.require(_is_array(group), "group", expected, type(group).__name__)
     given = np.asarray(group)
     whole = np.issubdtype(given.dtype, np.integer)
-    _check.require(whole and given.shape == (n,), "group", expected, f"{given.dtype} of shape {given.shape}")
+    words = given.dtype.kind in "USO"
+    write = ": number the groups by np.unique(group, return_inverse=True)[1]" if words and given.shape == (n,) else ""
+    got = f"{given.dtype} of shape {given.shape}{write}"
+    _check.require(whole and given.shape == (n,), "group", expected, got)
     return given
 
 

@@ -6,6 +6,7 @@ import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax.dual import newton, problem
@@ -92,9 +93,9 @@ def equilibrium(
 @functools.cache
 def _loss(rule: Link) -> newton.Loss:
     return newton.Loss(
-        value=lambda m: jnp.sum(rule.loss(m)),
-        dual=rule.alpha,
-        gram=lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis),
-        bound=lambda m, a: rule.curvature(m) * a,
-        absorbed=lambda m: rule.absorbed(rule.alpha(m)),
+        value=Partial(lambda m: jnp.sum(rule.loss(m))),
+        dual=Partial(rule.alpha),
+        gram=Partial(lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis)),
+        bound=Partial(lambda m, a: rule.curvature(m) * a),
+        absorbed=Partial(lambda m: rule.absorbed(rule.alpha(m))),
     )

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.linalg import cho_factor, cho_solve
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax import _check
@@ -33,18 +34,18 @@ _FLOOR = 32  # a component within this many rounding errors of the inputs counts
 
 
 class Loss(NamedTuple):
-    """A convex loss on `m (n,)`.
+    """A convex loss on `m (n,)`: a pytree of `Partial`, so that losses that differ only in arrays share a program.
 
     It consists of its `value`; the dual variables `dual(m) = -loss'(m) (n,)`; the curvature
     `gram(m, B) = B^T loss''(m) B (r, r)`; an elementwise bound `bound(m, a) >= |loss''(m)| a (n,)` for `a >= 0`; and
     `absorbed(m) (n,)`, the part of the linear term that the loss includes, which the residual adds to the linear term.
     """
 
-    value: Callable[[Float[Array, " n"]], Float[Array, ""]]
-    dual: Callable[[Float[Array, " n"]], Float[Array, " n"]]
-    gram: Callable[[Float[Array, " n"], Float[Array, "n r"]], Float[Array, "r r"]]
-    bound: Callable[[Float[Array, " n"], Float[Array, " n"]], Float[Array, " n"]]
-    absorbed: Callable[[Float[Array, " n"]], Float[Array, " n"]] = jnp.zeros_like
+    value: Partial
+    dual: Partial
+    gram: Partial
+    bound: Partial
+    absorbed: Partial = Partial(jnp.zeros_like)
 
 
 class Info(NamedTuple):
@@ -104,8 +105,8 @@ def minimise(
             warnings.warn(
                 f"tolerance {tolerance} is below the precision of {basis.dtype} ({8 * eps:.1e})", stacklevel=3
             )
-    # One program for all problems of the same shape, if `loss` is the same object.
-    solve = jax.jit(_minimise, static_argnums=(0, 4))
+    # One program for all problems of the same shape, if the functions of `loss` are the same objects.
+    solve = jax.jit(_minimise, static_argnums=4)
     return solve(loss, basis, centre, readout, None if tolerance is None else float(tolerance), max_iterations)
 
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jaxtyping import Array, Bool, Float, Int
 
 from gsjax.dual import newton, problem
@@ -49,23 +50,29 @@ def equilibrium(feats: Features, penalty: Penalty, *, tolerance: float | None = 
     ['+0.337', '-0.337', '-0.337', '+0.337']
     """
     require_several(feats)
-    k = feats.classes
-    one_hot = jax.nn.one_hot(feats.labels, k, dtype=feats.u.dtype)
+    one_hot = jax.nn.one_hot(feats.labels, feats.classes, dtype=feats.u.dtype)
     whitened = problem.whiten(feats.unlabelled(), penalty)
-
-    def value(outputs):
-        logits = outputs.reshape(-1, k)
-        return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - jnp.sum(one_hot * logits, axis=-1))
-
-    loss = newton.Loss(
-        value=value,
-        dual=lambda outputs: softmax.residuals(softmax.probabilities(outputs, k), one_hot).ravel(),
-        gram=lambda outputs, b: softmax.gram(softmax.probabilities(outputs, k), b),
-        bound=lambda outputs, a: softmax.bound(softmax.probabilities(outputs, k), a),
-    )
+    loss = newton.Loss(*(Partial(function, one_hot) for function in (_value, _dual, _gram, _bound)))
     readout = whitened.readout if whitened.readout.ndim == 2 else None
     w, info = newton.minimise(loss, whitened.basis, whitened.centre, readout, tolerance=tolerance)
     outputs, response = whitened.basis @ w, whitened.response(w)
     if isinstance(penalty, Ridge):
         outputs, response = smooth(loss, feats.origin, feats.u, feats.s, penalty.strength, outputs, response)
-    return Equilibrium(outputs.reshape(-1, k), response, info.residual, info.iterations, info.converged)
+    return Equilibrium(outputs.reshape(one_hot.shape), response, info.residual, info.iterations, info.converged)
+
+
+def _value(one_hot: Float[Array, "n k"], outputs: Float[Array, " nk"]) -> Float[Array, ""]:
+    logits = outputs.reshape(one_hot.shape)
+    return jnp.sum(jax.nn.logsumexp(logits, axis=-1) - jnp.sum(one_hot * logits, axis=-1))
+
+
+def _dual(one_hot: Float[Array, "n k"], outputs: Float[Array, " nk"]) -> Float[Array, " nk"]:
+    return softmax.residuals(softmax.probabilities(outputs, one_hot.shape[1]), one_hot).ravel()
+
+
+def _gram(one_hot: Float[Array, "n k"], outputs: Float[Array, " nk"], b: Float[Array, "nk r"]) -> Float[Array, "r r"]:
+    return softmax.gram(softmax.probabilities(outputs, one_hot.shape[1]), b)
+
+
+def _bound(one_hot: Float[Array, "n k"], outputs: Float[Array, " nk"], a: Float[Array, " nk"]) -> Float[Array, " nk"]:
+    return softmax.bound(softmax.probabilities(outputs, one_hot.shape[1]), a)

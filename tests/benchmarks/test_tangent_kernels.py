@@ -35,6 +35,7 @@ from tests.frameworks.networks import Conv, cnn, mlp, residual, transformer
 
 # Of each way; after three rounds those that have taken longer sit out, after one by far longer.
 ROUNDS, SECONDS = 15, 5.0
+FEW = 8  # examples, where nothing is timed
 
 
 class MLP(nn.Module):
@@ -182,8 +183,8 @@ def seconds(ways: dict[str, Callable[[], Any]], rounds_of_each: int) -> dict[str
 
 @pytest.mark.parametrize("case", CASES)
 def test_against_peers_and_floor(case, capsys, once):
-    network, shape = CASES[case]
-    x = jax.random.normal(jax.random.key(1), shape)
+    network, (n, *shape) = CASES[case]
+    x = jax.random.normal(jax.random.key(1), (FEW if once else n, *shape))
     variables = jax.jit(network.init)(jax.random.key(2), x)
     apply_fn = network.apply
 
@@ -222,7 +223,7 @@ PLACES = {
 @pytest.mark.parametrize("case", PLACES)
 def test_other_frameworks_beside_linen(case, capsys, once):
     network, n = PLACES[case]
-    variables, x = single_precision(network, n)
+    variables, x = single_precision(network, FEW if once else n)
     ways = {}
     for name, build in {"flax.linen": in_linen.build, **OTHERS}.items():
         apply_fn, params = build(network, variables)

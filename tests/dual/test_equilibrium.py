@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.tree_util import Partial
 from scipy.special import expit, lambertw
 
 from gsjax import Ridge, SpectralDecoupling, dual, features
@@ -373,10 +374,10 @@ def test_per_example_strengths_and_targets_have_derivatives():
 def test_convergence_is_quadratic(form):
     rule = link(form)
     loss = newton.Loss(
-        value=lambda m: jnp.sum(rule.loss(m)),
-        dual=rule.alpha,
-        gram=lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis),
-        bound=lambda m, a: rule.curvature(m) * a,
+        value=Partial(lambda m: jnp.sum(rule.loss(m))),
+        dual=Partial(rule.alpha),
+        gram=Partial(lambda m, basis: basis.T @ (rule.curvature(m)[:, None] * basis)),
+        bound=Partial(lambda m, a: rule.curvature(m) * a),
     )
 
     @jax.jit
