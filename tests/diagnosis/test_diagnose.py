@@ -390,7 +390,7 @@ ONES = np.ones(N, int)
         (r"^penalty.target: expected a scalar or shape \(40,\)", {"penalty": SpectralDecoupling(0.1, jnp.ones(3))}),
         (r"^group: expected whole numbers \(40,\).* got int64 of shape \(39,\)", {"group": ONES[:-1]}),
         (r"^group: expected whole numbers", {"group": ONES / 2}),
-        (r"^group: .* got <U5 of shape \(40,\): number the groups by np.unique", {"group": np.where(ONES > 0, "water", "")}),
+        (r"^group: .* got <U5 of shape \(40,\): number the groups by np.unique", {"group": np.full(N, "water")}),
         (r"^group: expected whole numbers", {"group": "colour"}),
         (r"^inputs: expected pictures \(40, h, w\).* got shape \(40, 8\)", {"inputs": np.ones((N, 8))}),
         (r"^inputs: expected pictures", {"inputs": np.ones((N, 8, 8, 2))}),
