@@ -312,6 +312,6 @@ def draw_conditions(rows: Rows, config: Config, path: Path) -> None:
                 exact = [_mean(own, at(str(c), "share_exact")) for c in range(len(config.conditions))]
                 ax.semilogx(config.conditions, exact, "x:", color=plotting.OKABE_ITO[number])
         ax.set(xlabel="s_1^2 / lambda", ylabel=title)
-    axes.flat[0].legend(fontsize=8)
+    axes.flat[4].legend(fontsize=8, loc="center", bbox_to_anchor=(0.5, 0.55))
     axes.flat[-1].set_title("dotted: float64")
     plotting.save(figure, path)
