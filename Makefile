@@ -43,10 +43,10 @@ verify: ready
 	$(BIN)/python -m theory
 
 # Most of the time of a test is compilation, which XLA does faster if it optimises less, and twice as fast without its
-# newer code generator of fused operations. Tracing is faster if no operation notes the line it comes from. `make slow`
-# runs as users do.
-test: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
-test: export JAX_TRACEBACK_IN_LOCATIONS_LIMIT := 0
+# newer code generator of fused operations. Tracing is faster if no operation notes the line it comes from. With the
+# default options run `make verify`, `make docs` with all notebooks, and `make bench`.
+test slow: export XLA_FLAGS += --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+test slow: export JAX_TRACEBACK_IN_LOCATIONS_LIMIT := 0
 test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8 and not browser'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 $(call marked,devices8)

@@ -307,9 +307,9 @@ def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any,
             print(f"  {name:40} {1e3 * value:9.1f} ms   {value / taken[unit]:7.2f}")
 
 
-def test_many_examples_in_bounded_memory(capsys, once):
+def test_many_examples_in_bounded_memory(capsys):
     """The peak memory of a separate process, for 20,000 examples."""
-    n, width = 8_000 if once else 20_000, 128
+    n, width = 20_000, 128
     script = textwrap.dedent(f"""
         import pathlib, re, time, jax
         from gsjax.networks import MLP
