@@ -159,7 +159,7 @@ def test_a_mark_is_looked_for_in_the_files_that_name_it(make, root, tmp_path):
     }.items():
         (root / "tests" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "tests" / name).write_text(text)
-    for target, files in (("slow", {"test_slow.py", "test_param.py"}), ("test", {"test_devices.py"})):
+    for target, files in (("slow", {"benchmarks", "test_slow.py", "test_param.py"}), ("test", {"test_devices.py"})):
         assert make(target)[0] == 0
         last = (tmp_path / "calls").read_text().splitlines()[-1].split()
         assert {word for word in last if word.startswith("tests/")} == {f"tests/{name}" for name in files}
