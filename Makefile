@@ -51,7 +51,7 @@ test: ready
 	$(PYTEST) $(WORKERS) -m 'not slow and not devices8 and not browser'
 	$(EIGHT_DEVICES) $(PYTEST) -m devices8 $(call marked,devices8)
 
-# Benchmarks run on little here, and print no times.
+# Benchmarks run once here, on fewer examples, and their times are not judged.
 slow: ready
 	$(PYTEST) $(WORKERS) -m 'slow and not devices8 and not browser' --benchmark-disable tests/benchmarks $(call marked,slow)
 

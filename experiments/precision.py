@@ -1,7 +1,7 @@
 """Float32 against float64: which numbers of the theory survive single precision, and what they depend on.
 
     python -m experiments precision --preset smoke      a minute on 2 cores, nearly all of it compilation
-    python -m experiments precision --preset laptop     half an hour on 2 cores, most of it for training
+    python -m experiments precision --preset laptop     20 minutes on 2 cores, most of it for training
 
 Everything is computed twice, from the same float32 parameters and examples: in float64, which counts as exact, and in
 float32 with 64-bit types off, as a user has it who does not switch them on. Two more rows mix the types. In "kernel in
@@ -18,7 +18,7 @@ strengths and the responses to single features. A feature is resolved if its str
 are right to 1%. The angle of a singular vector is compared with the distance of its strength to the next one. Signs of
 starvation are compared pair by pair, among the ten strongest features and among all that float32 keeps. Trajectories
 are those of `linearized.flow` and `dual.integrate`. The first two networks are also trained to their optimum
-(`training.fit`); on 2 cores the residual network and the transformer would need hours.
+(`training.fit`). `--trained` adds others; a residual network takes far longer than the first two.
 
 Accelerators are not measured. There, the products of the kernel ask for the highest precision, as the library always
 does; `docs/precision.md` says where.

@@ -1,4 +1,4 @@
-"""Whether a benchmark times anything: `make bench` does, `make slow` only runs each once."""
+"""Whether a benchmark is timed (`make bench`) or only has to work (`make slow`)."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def once(request: pytest.FixtureRequest) -> bool:
-    """Run every way once, on less, and time nothing that is judged (`--benchmark-disable`)."""
+    """Whether each benchmark runs once, on fewer examples, without judging times (`--benchmark-disable`)."""
     return bool(request.config.getoption("benchmark_disable"))

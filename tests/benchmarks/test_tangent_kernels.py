@@ -168,10 +168,10 @@ def torch_kernel(x: jax.Array, params: Any) -> Callable[[], Any] | None:
     return kernel
 
 
-def seconds(ways: dict[str, Callable[[], Any]], rounds_of_each: int) -> dict[str, float]:
+def seconds(ways: dict[str, Callable[[], Any]]) -> dict[str, float]:
     """The fastest of several rounds over all ways, which are compiled."""
     rounds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds_of_each):
+    for _ in range(ROUNDS):
         for name, way in ways.items():
             if sum(rounds[name]) > (SECONDS if len(rounds[name]) > 2 else 2 * SECONDS):
                 continue
@@ -295,12 +295,14 @@ def floor_of_a_transformer(n: int, length: int, width: int, heads: int, tokens: 
 
 
 def table(case: str, ways: dict[str, Callable[[], Any]], unit: str, capsys: Any, once: bool) -> None:
-    """Checks that all ways give the same kernel; prints their times and ratios to the way `unit`."""
+    """Checks that all ways give the same kernel; prints their times and ratios to the way `unit`, unless run `once`."""
     expected = np.asarray(ways[unit]())
     jax.block_until_ready(ways["floor"]() if "floor" in ways else None)
     for name in ways.keys() - {unit, "floor"}:
         np.testing.assert_allclose(ways[name](), expected, rtol=0, atol=2e-5 * np.abs(expected).max(), err_msg=name)
-    taken = seconds(ways, 1 if once else ROUNDS)
+    if once:
+        return
+    taken = seconds(ways)
     with capsys.disabled():
         print(f"\n{case}")
         for name, value in taken.items():

@@ -566,7 +566,7 @@ def check_random_program(seed):
     return found
 
 
-@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 200), marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("seeds", [range(20), pytest.param(range(20, 400), marks=pytest.mark.slow)], ids=str)
 def test_no_random_program_that_mixes_is_called_separate(seeds):
     with jax.enable_x64(True):
         found = [check_random_program(seed) for seed in seeds]
