@@ -42,7 +42,7 @@ def planned(n):
 
 
 def test_neighbours_of_ten_stages_against_scipy(capsys, once):
-    queries = N // 20 if once else N
+    queries = N // 200 if once else N
     network = FullyConnected((D,) * STAGES, outputs=CLASSES)
     rng = np.random.default_rng(0)
     labels = np.arange(M) % CLASSES

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 
-COUNT, AT_ONCE, FEW = 2000, 125, 12
+COUNT, AT_ONCE, FEW = 2000, 125, 3
 FIRST = 1000  # others than in tests/tangent
 
 
