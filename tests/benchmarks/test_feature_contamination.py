@@ -131,7 +131,7 @@ RACE = textwrap.dedent("""
 def test_steps_per_second(capsys, once):
     cores = os.cpu_count() or 1
     flags = f"--xla_force_host_platform_device_count={cores}"
-    steps, rounds = ("20", "1") if once else ("500", "3")
+    steps, rounds = ("100", "1") if once else ("500", "3")
     command = [sys.executable, "-c", RACE, steps, rounds]
     process = subprocess.run(
         command, env={**os.environ, "XLA_FLAGS": flags}, check=True, capture_output=True, text=True
